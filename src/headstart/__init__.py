@@ -1,0 +1,1 @@
+"""Transfer learning on a folder of pictures: a new head on a frozen, pre-trained backbone."""

@@ -1,0 +1,136 @@
+"""What the two scripts share: overrides made ready for Hydra, and errors told in one sentence."""
+
+import os
+import re
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headstart.errors import HeadstartError
+from headstart.settings import unknown_key
+
+# The groups whose entries take arguments of a Lightning class that need not stand in conf/.
+OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
+# What Hydra itself leaves in the folder of a run before the project writes there.
+HYDRA_FILES = {".hydra", "train.log"}
+
+
+def start(main: Callable[[], Any], schema: type) -> None:
+    """Runs a script's Hydra main; `schema` holds the keys it knows.
+
+    What is wrong with the command line ends as one sentence and status 1.
+    """
+    tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    # Without it Hydra would print errors, and the advice to set it, by itself.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv[1:] = list(_overrides_for_hydra(sys.argv[1:]))
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        if tracebacks:
+            raise
+        _fail(_sentence(error, schema))
+    except ValueError as error:
+        # Hydra's own, for model=5: the name of a group's option must be text.
+        if tracebacks or not str(error).startswith("Config group override"):
+            raise
+        _fail(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Ends the program with one sentence and status 1 where the user's input or machine is at fault."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        _discard_empty_run_folder()
+        raise
+    except (HeadstartError, OSError) as error:
+        _discard_empty_run_folder()
+        _fail(str(error) if isinstance(error, HeadstartError) else _system_sentence(error))
+
+
+def register_resolvers() -> None:
+    """Makes the resolvers of conf/train.yaml known: `run_name` and `unique_name`."""
+    OmegaConf.register_resolver("run_name", _run_name, replace=True)
+    OmegaConf.register_resolver("unique_name", _unique_name, use_cache=True, replace=True)
+
+
+def _run_name(root: str, arch: str) -> str:
+    """ "zoo10-mobilenet_v2" for ("../pictures/zoo10/", "mobilenet_v2")."""
+    return re.sub(r"[^\w.-]+", "_", f"{Path(root).resolve().name}-{arch}")
+
+
+def _unique_name() -> str:
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+
+
+def _overrides_for_hydra(arguments: list[str]) -> Iterator[str]:
+    """The command line as Hydra needs it.
+
+    A resumed run repeats the overrides of the run it goes on with, before those given now. `trainer.x=1` becomes
+    `++trainer.x=1`: Hydra refuses keys that conf/ does not list, and headstart.settings checks them all the same.
+    """
+    given = {_key(argument) for argument in arguments}
+    for override in [o for o in _overrides_of_resumed_run(arguments) if _key(o) not in given] + arguments:
+        yield f"++{override}" if OPEN_GROUPS.match(override) else override
+
+
+def _overrides_of_resumed_run(arguments: list[str]) -> list[str]:
+    for argument in arguments:
+        if _key(argument) == "ckpt_path":
+            checkpoint = Path(argument.partition("=")[2].strip("'\""))
+            record = checkpoint.absolute().parent.parent / ".hydra" / "overrides.yaml"
+            if record.is_file():
+                return [str(o) for o in OmegaConf.load(record) if _key(str(o)) not in ("ckpt_path", "task")]
+    return []
+
+
+def _key(override: str) -> str:
+    return override.lstrip("+~").partition("=")[0]
+
+
+def _discard_empty_run_folder() -> None:
+    """Removes the folder that Hydra made for a run that then could not start, and parents left empty by that."""
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if HydraConfig.get().output_subdir is None or {p.name for p in folder.iterdir()} - HYDRA_FILES:
+        return
+    shutil.rmtree(folder)
+    for parent in folder.parents:
+        try:
+            parent.rmdir()
+        except OSError:
+            return
+
+
+def _sentence(error: Exception, schema: type) -> str:
+    key = getattr(error.__cause__, "full_key", None)
+    if key and str(error).startswith("Could not override"):
+        return str(unknown_key(key, schema))
+    if isinstance(error, OSError) and not isinstance(error, HydraException):
+        return _system_sentence(error)
+    lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
+    kept = [line for line in lines if line and not line.startswith(("See https", "^", "full_key", "object_type"))]
+    return "; ".join(kept)
+
+
+def _system_sentence(error: OSError) -> str:
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+
+
+def _fail(sentence: str) -> NoReturn:
+    sys.stdout.flush()
+    print(f"error: {sentence}", file=sys.stderr)
+    sys.exit(1)

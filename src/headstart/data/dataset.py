@@ -1,0 +1,24 @@
+"""Pictures by (view, index)."""
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from headstart.data.images import read_rgb
+from headstart.data.manifest import Split
+from headstart.data.transforms import Transform
+
+
+class ImageDataset(Dataset[tuple[Tensor, int]]):
+    """The samples of a split. `dataset[view, index]` is a uint8 picture (3, image_size, image_size) and its label."""
+
+    def __init__(self, split: Split, transform: Transform) -> None:
+        self.split = split
+        self._transform = transform
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
+        view, index = key
+        image = read_rgb(self.split.root / self.split.paths[index])
+        return self._transform(image, view, index), self.split.labels[index]

@@ -1,0 +1,45 @@
+"""The order of the samples, as a pure function of (seed, epoch)."""
+
+from collections.abc import Iterator
+
+import torch
+from torch.utils.data import Sampler
+
+from headstart.seeds import derive_seed
+
+
+class ViewSampler(Sampler[tuple[int, int]]):
+    """Yields `(view, index)` of every sample once an epoch.
+
+    Args:
+        length: the number of samples.
+        seed: of the order; None keeps the order of the samples, and view 0.
+        epoch: the first epoch; Lightning calls `set_epoch` before each later one.
+        rank, world_size: this process takes every `world_size`-th sample from `rank` on. Like PyTorch's
+            DistributedSampler, processes get equally many: the first samples come again at the end.
+    """
+
+    def __init__(self, length: int, *, seed: int | None, epoch: int = 0, rank: int = 0, world_size: int = 1) -> None:
+        self._length = length
+        self._seed = seed
+        self._epoch = epoch
+        self._rank = rank
+        self._world_size = world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self._length // self._world_size)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        view = 0 if self._seed is None else self._epoch
+        order = self._order()
+        padded = order + order[: len(self) * self._world_size - self._length]
+        return iter([(view, index) for index in padded[self._rank :: self._world_size]])
+
+    def _order(self) -> list[int]:
+        if self._seed is None:
+            return list(range(self._length))
+        generator = torch.Generator().manual_seed(derive_seed("order", self._seed, self._epoch))
+        return torch.randperm(self._length, generator=generator).tolist()

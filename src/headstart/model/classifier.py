@@ -1,0 +1,147 @@
+"""The LightningModule: a frozen backbone, a new head, NLLLoss, Adam."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+from headstart.model.backbone import Backbone
+from headstart.model.head import build_head
+from headstart.model.weights import BackboneSource
+from headstart.seeds import derive_seed
+
+FROZEN = "backbone."
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that a classifier is made from, besides its weights. A checkpoint holds it as plain values."""
+
+    classes: tuple[str, ...]
+    backbone: BackboneSource
+    preprocessing: Preprocessing
+    hidden_dim: int
+    dropout: float
+    lr: float
+    weight_decay: float
+    seed: int
+    data_fingerprint: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """As numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
+        plain = asdict(self)
+        return plain | {"classes": list(self.classes), "preprocessing": self.preprocessing.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        return cls(
+            **values
+            | {
+                "classes": tuple(values["classes"]),
+                "backbone": BackboneSource(**values["backbone"]),
+                "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
+            }
+        )
+
+
+class Classifier(LightningModule):
+    """Pictures (uint8, N×3×H×W) or their features (float, N×embedding_dim) → log-probabilities (N, classes).
+
+    Its checkpoints leave out the frozen backbone, which `Recipe.backbone` names.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+        super().__init__()
+        self.save_hyperparameters(recipe.as_dict(), logger=False)
+        self.recipe = recipe
+        self.backbone = backbone
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(derive_seed("head", recipe.seed))
+            self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
+        self._loss = nn.NLLLoss()
+        self.train_metrics = _metrics(len(recipe.classes), "train/")
+        self.valid_metrics = _metrics(len(recipe.classes), "valid/")
+        self.test_metrics = _metrics(len(recipe.classes), "test/")
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = x if x.ndim == 2 else self.backbone(x)
+        return self.head(features)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.head.parameters(), lr=self.recipe.lr, weight_decay=self.recipe.weight_decay)
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout as a function of (seed, epoch): a resumed run draws what the whole one would have drawn.
+        torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, self.global_rank))
+
+    def training_step(self, batch: Batch) -> Tensor:
+        return self._step(batch, "train", self.train_metrics)
+
+    def validation_step(self, batch: Batch) -> None:
+        self._step(batch, "valid", self.valid_metrics)
+
+    def test_step(self, batch: Batch) -> None:
+        self._step(batch, "test", self.test_metrics)
+
+    def _step(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
+        x, labels = batch
+        log_probs = self(x)
+        loss: Tensor = self._loss(log_probs, labels)
+        metrics.update(log_probs, labels)
+        # Means over examples, logged once an epoch; headstart.training.history hands them to the loggers.
+        self.log(
+            f"{split}/loss",
+            loss,
+            batch_size=len(labels),
+            on_step=False,
+            on_epoch=True,
+            sync_dist=True,
+            logger=False,
+        )
+        self.log_dict(metrics, on_step=False, on_epoch=True, logger=False)
+        return loss
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: v for key, v in state.items() if not key.startswith(FROZEN)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.check_same_recipe(checkpoint["hyper_parameters"])
+        frozen = {key: v for key, v in self.state_dict().items() if key.startswith(FROZEN)}
+        checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
+
+    def check_same_recipe(self, saved: dict[str, Any]) -> None:
+        """The data may have changed since, and the file of the weights may have moved; nothing else.
+
+        Raises:
+            HeadstartError: names what differs between the recipe `saved` in a checkpoint and this one.
+        """
+        found = _essence(saved)
+        for key, value in _essence(self.recipe.as_dict()).items():
+            if found[key] != value:
+                raise HeadstartError(
+                    f"the checkpoint cannot go on with this configuration: its {key} is {found[key]}, not {value}"
+                )
+
+
+def _metrics(classes: int, prefix: str) -> MetricCollection:
+    # validate_args would look at the values on the host, a synchronisation of the GPU at each step.
+    return MetricCollection(
+        {
+            "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
+            "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
+        },
+        prefix=prefix,
+    )
+
+
+def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
+    backbone = {f"backbone {key}": recipe["backbone"][key] for key in ("arch", "sha256")}
+    return backbone | {key: v for key, v in recipe.items() if key not in ("backbone", "data_fingerprint")}

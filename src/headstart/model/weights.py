@@ -1,0 +1,168 @@
+"""The backbone's weights: from torchvision by name, from a file, or random by seed; never one for another."""
+
+import hashlib
+import os
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import Tensor
+
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+from headstart.model.backbone import Backbone, build_network, check_architecture, cut, state_sha256
+
+StateDict = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """Where a frozen backbone comes from, as a checkpoint names it instead of holding its weights."""
+
+    arch: str
+    weights: str | None
+    seed: int
+    sha256: str
+
+
+def load_backbone(
+    arch: str, weights: str | None, *, seed: int, preprocessing: Preprocessing
+) -> tuple[Backbone, BackboneSource]:
+    """Builds the backbone `arch` with `weights`: a torchvision weights name, a state_dict file, or None for random.
+
+    Raises:
+        HeadstartError: says what cannot be had, or does not fit, and what to do.
+    """
+    network = build_network(arch, seed)
+    classifier, embedding_dim = cut(network)
+    if weights is not None:
+        state, origin = _read_weights(arch, weights)
+        kept = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
+        _load_into(network, kept, f"model.weights={origin} are not those of model.arch={arch}")
+        weights = origin
+    backbone = Backbone(network, embedding_dim, preprocessing)
+    backbone.check_input(preprocessing.image_size)
+    return backbone, BackboneSource(arch, weights, seed, state_sha256(network))
+
+
+def restore_backbone(source: BackboneSource, *, moved_to: str | None, preprocessing: Preprocessing) -> Backbone:
+    """The backbone that a checkpoint names; `moved_to` is where its weights are now, None for where they were.
+
+    Raises:
+        HeadstartError: the weights are gone, or are not the ones the checkpoint was trained with.
+    """
+    backbone, found = load_backbone(
+        source.arch, moved_to or source.weights, seed=source.seed, preprocessing=preprocessing
+    )
+    if found.sha256 != source.sha256:
+        origin = found.weights or f"random, of seed {source.seed}"
+        raise HeadstartError(
+            f"the backbone's weights ({origin}) are not those of the checkpoint: it was trained with SHA-256 "
+            f"{source.sha256[:16]}…, these have {found.sha256[:16]}…"
+        )
+    return backbone
+
+
+def _read_weights(arch: str, weights: str) -> tuple[StateDict, str]:
+    """The state_dict, and the name or absolute path it was found under."""
+    check_architecture(arch)
+    names = torchvision.models.get_model_weights(arch)
+    if weights in names.__members__:
+        return _download(weights, names[weights].url), weights
+    path = Path(weights).expanduser()
+    if path.exists():
+        return read_tensors(path), str(path.resolve())
+    if path.suffix or os.sep in weights:
+        raise HeadstartError(f"the weights file {weights} does not exist: give another with model.weights=FILE")
+    raise HeadstartError(
+        f"model.weights={weights} is neither a file nor torchvision weights of {arch}, "
+        f"which are {', '.join(names.__members__)}"
+    )
+
+
+def read_tensors(path: Path) -> StateDict:
+    """The state_dict in the file `path`, read with `weights_only=True`: no code in it is run.
+
+    Raises:
+        HeadstartError: not a file of tensors by name.
+    """
+    state = read_safely(path)
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise HeadstartError(f"{path} is not a state_dict: it must hold tensors by name, and nothing else")
+    return state
+
+
+def read_safely(path: Path) -> Any:
+    """What torch.save wrote to `path`, as long as it is made of tensors and plain values.
+
+    Raises:
+        HeadstartError: the file is missing, damaged, or holds something that could run code.
+    """
+    if not path.is_file():
+        raise HeadstartError(f"{path} does not exist, or is a folder")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise HeadstartError(
+                f"{path} is refused: it holds more than tensors and plain values, which could run code"
+            ) from None
+        raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
+    except (RuntimeError, EOFError, ValueError, KeyError):
+        raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
+
+
+def _load_into(network: torch.nn.Module, state: StateDict, what: str) -> None:
+    expected = network.state_dict()
+    # Files from before PyTorch 0.4.1 lack the counters of BatchNorm, which a frozen one never reads.
+    missing = [key for key in expected if key not in state and not key.endswith("num_batches_tracked")]
+    extra = [key for key in state if key not in expected]
+    if missing or extra:
+        parts = [
+            f"{len(keys)} tensors {verb}, such as {keys[0]}"
+            for keys, verb in ((missing, "are missing"), (extra, "have no place"))
+            if keys
+        ]
+        raise HeadstartError(f"{what}: {'; '.join(parts)}")
+    for key, value in state.items():
+        if value.shape != expected[key].shape:
+            raise HeadstartError(f"{what}: {key} is {tuple(value.shape)}, not {tuple(expected[key].shape)}")
+    network.load_state_dict(state, strict=False)
+
+
+def _download(name: str, url: str) -> StateDict:
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=_hash_prefix(cached))
+        except (URLError, OSError, RuntimeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise HeadstartError(
+                f"the weights {name} could not be downloaded from {url} ({reason}): with a file from elsewhere, "
+                f"set model.weights=FILE or put it at {cached}"
+            ) from None
+    _check_hash(cached)
+    return read_tensors(cached)
+
+
+def _hash_prefix(path: Path) -> str | None:
+    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return match.group(1) if match else None
+
+
+def _check_hash(path: Path) -> None:
+    """torch.hub checks a download once; what has lain on the disk since is checked here."""
+    expected = _hash_prefix(path)
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if expected and not found.startswith(expected):
+        raise HeadstartError(
+            f"{path} is damaged: its SHA-256 begins with {found[:8]}, its name says {expected}; delete it and run again"
+        )

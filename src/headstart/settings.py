@@ -1,0 +1,262 @@
+"""The settings of the two scripts: their keys, their types, and what values can work. Defaults live in conf/."""
+
+import difflib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, TypeVar, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
+
+from headstart.errors import HeadstartError
+from headstart.signatures import parameters_of
+
+TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
+# What the project itself hands to the Trainer; each has a place of its own in conf/.
+NOT_FOR_USERS = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler"}
+
+
+def limited(says: str, test: Callable[[Any], bool]) -> Any:
+    """A field whose value must pass `test`; `says` completes the sentence "it must be …"."""
+    return field(metadata={"says": says, "test": test})
+
+
+def positive_int() -> Any:
+    return limited("a whole number above 0", lambda v: v > 0)
+
+
+def one_of(*choices: str) -> Any:
+    return limited(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+def worker_count() -> Any:
+    return limited("auto or a whole number, 0 or more", lambda v: v == "auto" or _is_int(v, least=0))
+
+
+def _is_int(value: Any, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _is_share(value: Any) -> bool:
+    return _is_int(value, least=1) or (isinstance(value, float) and 0 < value < 1)
+
+
+@dataclass
+class SplitSettings:
+    """How many pictures of a class go to the train and the valid split: counts or fractions."""
+
+    train: int | float = limited("a count (60) or a fraction (0.7)", _is_share)
+    valid: int | float = limited("a count (10) or a fraction (0.15)", _is_share)
+
+
+@dataclass
+class DataSettings:
+    root: str
+    split: SplitSettings
+    batch_size: int = positive_int()
+    num_workers: int | str = worker_count()
+    resize_size: int = positive_int()
+    image_size: int = positive_int()
+
+
+@dataclass
+class ModelSettings:
+    arch: str
+    weights: str | None
+    hidden_dim: int = positive_int()
+    dropout: float = limited("a probability, at least 0 and below 1", lambda v: 0 <= v < 1)
+    lr: float = limited("a number above 0", lambda v: 0 < v < float("inf"))
+    weight_decay: float = limited("a number, 0 or more", lambda v: 0 <= v < float("inf"))
+
+
+@dataclass
+class TrainSettings:
+    """Everything of `train.py`. `trainer`, `callbacks` and `logger` are arguments of Lightning's classes."""
+
+    data: DataSettings
+    model: ModelSettings
+    trainer: dict[str, Any]
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    run_dir: str
+    ckpt_path: str | None
+    task: str = one_of("train", "test")
+    seed: int = limited("a whole number, 0 or more", lambda v: v >= 0)
+
+
+@dataclass
+class PredictDataSettings:
+    batch_size: int = positive_int()
+    num_workers: int | str = worker_count()
+
+
+@dataclass
+class PredictModelSettings:
+    weights: str | None
+
+
+@dataclass
+class PredictSettings:
+    """Everything of `predict.py`."""
+
+    ckpt_path: str
+    source: str
+    output: str | None
+    annotate: bool
+    data: PredictDataSettings
+    model: PredictModelSettings
+    topk: int = positive_int()
+    accelerator: str = one_of("auto", "cpu", "cuda", "mps")
+
+
+Settings = TypeVar("Settings", TrainSettings, PredictSettings)
+
+
+def check_train(config: DictConfig) -> TrainSettings:
+    """The settings of `train.py`.
+
+    Raises:
+        HeadstartError: names the unknown key, or the value that cannot work.
+    """
+    settings = _typed(TrainSettings, config)
+    _check_split(settings.data.split)
+    if settings.data.image_size > settings.data.resize_size:
+        raise HeadstartError(
+            f"data.image_size={settings.data.image_size} cannot be cut from pictures of "
+            f"data.resize_size={settings.data.resize_size} pixels"
+        )
+    _check_trainer(settings.trainer)
+    _check_targets("callbacks", settings.callbacks)
+    _check_targets("logger", settings.logger)
+    if settings.task == "test" and settings.ckpt_path is None:
+        raise HeadstartError("task=test needs ckpt_path=RUN/checkpoints/best.ckpt")
+    return settings
+
+
+def check_predict(config: DictConfig) -> PredictSettings:
+    """The settings of `predict.py`.
+
+    Raises:
+        HeadstartError: names the unknown or missing key, or the value that cannot work.
+    """
+    for key in ("ckpt_path", "source"):
+        if OmegaConf.is_missing(config, key):
+            raise HeadstartError(
+                f"{key} is missing: python predict.py ckpt_path=RUN/checkpoints/best.ckpt source=FILE|DIR|GLOB"
+            )
+    settings = _typed(PredictSettings, config)
+    if settings.annotate and settings.output is None:
+        raise HeadstartError("annotate=true needs a folder for the pictures: output=DIR")
+    return settings
+
+
+def unknown_key(key: str, schema: type) -> HeadstartError:
+    """The sentence for a key that `schema` does not know, with the nearest one that it does."""
+    known = list(_keys_of(schema))
+    return HeadstartError(f"unknown key '{key}'{_nearest(key, known)}")
+
+
+def _typed(schema: type[Settings], config: DictConfig) -> Settings:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), config)
+        settings: Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
+    except ConfigKeyError as error:
+        raise unknown_key(str(error.full_key), schema) from None
+    except ValidationError as error:
+        raise HeadstartError(f"{error.full_key} cannot work: {_first_line(error)}") from None
+    except OmegaConfBaseException as error:
+        raise HeadstartError(_first_line(error)) from None
+    _check_limits(settings, prefix="")
+    return settings
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _check_limits(settings: Any, prefix: str) -> None:
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            _check_limits(value, f"{prefix}{item.name}.")
+        elif "test" in item.metadata and not item.metadata["test"](value):
+            raise HeadstartError(f"{prefix}{item.name}={value} cannot work: it must be {item.metadata['says']}")
+
+
+def _check_split(split: SplitSettings) -> None:
+    if isinstance(split.train, int) != isinstance(split.valid, int):
+        raise HeadstartError(
+            f"data.split.train={split.train} and data.split.valid={split.valid} cannot work together: "
+            "give two counts or two fractions"
+        )
+    # Decimal fractions do not sum exactly: 0.7 + 0.2 + 0.1 is a little less than 1.
+    if isinstance(split.train, float) and split.train + split.valid > 1 + 1e-9:
+        raise HeadstartError(
+            f"data.split.train={split.train} and data.split.valid={split.valid} cannot work: "
+            "together they are more than the whole"
+        )
+
+
+def _check_trainer(trainer: dict[str, Any]) -> None:
+    known = _trainer_keys()
+    for key in trainer:
+        if key in NOT_FOR_USERS:
+            raise HeadstartError(f"trainer.{key} is set by the project itself and cannot be given")
+        if known and key not in known:
+            raise HeadstartError(
+                f"unknown key 'trainer.{key}'{_nearest(f'trainer.{key}', [f'trainer.{k}' for k in known])}"
+            )
+    epochs = trainer.get("max_epochs")
+    if epochs is not None and not (_is_int(epochs, least=1) or epochs == -1):
+        raise HeadstartError(
+            f"trainer.max_epochs={epochs} cannot work: it must be a whole number above 0, or -1 for no end"
+        )
+
+
+def _trainer_keys() -> list[str]:
+    return sorted((parameters_of(TRAINER) or frozenset()) - NOT_FOR_USERS)
+
+
+def _check_targets(group: str, entries: dict[str, Any]) -> None:
+    for name, entry in entries.items():
+        if entry is None:
+            continue
+        if not isinstance(entry, dict) or "_target_" not in entry:
+            others = [f"{group}.{other}" for other in entries if other != name]
+            raise HeadstartError(
+                f"unknown key '{group}.{name}'{_nearest(f'{group}.{name}', others)} "
+                "(an entry of one's own needs a _target_, the class to make)"
+            )
+        known = parameters_of(entry["_target_"])
+        for key in entry:
+            if known is not None and key not in known | {"_target_"}:
+                path = f"{group}.{name}.{key}"
+                raise HeadstartError(
+                    f"unknown key '{path}'{_nearest(path, [f'{group}.{name}.{k}' for k in sorted(known)])}"
+                )
+
+
+def _keys_of(schema: type, prefix: str = "") -> Iterator[str]:
+    for name, hint in get_type_hints(schema).items():
+        if name == "trainer":
+            yield from (f"trainer.{key}" for key in _trainer_keys())
+        elif is_dataclass(hint):
+            yield from _keys_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            yield f"{prefix}{name}"
+
+
+def _nearest(key: str, known: list[str]) -> str:
+    """The end of the sentence: the known key that was most likely meant, by its last part, or its siblings."""
+    group, _, leaf = key.rpartition(".")
+    siblings = [name for name in known if name.startswith(f"{group}.")] if group else _first_parts(known)
+    for names, cutoff in ((siblings, 0.6), (known, 0.75)):
+        by_leaf = {name.rpartition(".")[2]: name for name in reversed(names)}
+        matches = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff)
+        if matches:
+            return f": did you mean '{by_leaf[matches[0]]}'?"
+    return f": known are {', '.join(siblings or _first_parts(known))}"
+
+
+def _first_parts(keys: list[str]) -> list[str]:
+    return list(dict.fromkeys(key.partition(".")[0] for key in keys))

@@ -1,0 +1,85 @@
+"""The epochs of a run: one row each, to history.csv, the loggers and the terminal."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from headstart.files import write_text
+
+Row = dict[str, float]
+
+CHARTS = {
+    "train and valid": {
+        "loss": ["Multiline", ["train/loss", "valid/loss"]],
+        "accuracy": ["Multiline", ["train/acc", "valid/acc"]],
+    }
+}
+
+
+class History(Callback):
+    """Collects a row an epoch: epoch, lr, {train,valid}/{loss,acc,f1}. A checkpoint holds the rows so far."""
+
+    def __init__(self, path: Path) -> None:
+        self.rows: list[Row] = []
+        self._path = path
+        self._validated = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows = [dict(row) for row in state_dict["rows"]]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_custom_scalars(CHARTS)
+        # A resumed run's folder and charts begin with the epochs before.
+        for row in self.rows:
+            self._log(trainer, row)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._validated = True
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        row = {"epoch": trainer.current_epoch, "lr": trainer.optimizers[0].param_groups[0]["lr"]}
+        for name, value in sorted(trainer.callback_metrics.items()):
+            # After an epoch without validation the metrics still hold those of an earlier one.
+            if name.startswith("train/") or (name.startswith("valid/") and self._validated):
+                row[name] = float(value)
+        self._validated = False
+        self.rows.append(row)
+        self._log(trainer, row)
+        if trainer.is_global_zero:
+            write_text(self._path, to_csv(self.rows))
+            if trainer.progress_bar_callback is None:
+                print(describe(row, trainer.max_epochs), flush=True)
+
+    def _log(self, trainer: Trainer, row: Row) -> None:
+        values = {key: value for key, value in row.items() if key != "epoch"}
+        for logger in trainer.loggers:
+            logger.log_metrics(values, step=int(row["epoch"]))
+
+
+def to_csv(rows: list[Row]) -> str:
+    """The rows as CSV, the columns in the order in which they first occur."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def describe(row: Row, max_epochs: int | None) -> str:
+    """One line for the terminal, such as "epoch 3/20  train loss 0.2101 acc 0.932  valid loss 0.1450 acc 0.950"."""
+    end = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
+    parts = [f"epoch {int(row['epoch']) + 1}{end}"]
+    for split in ("train", "valid"):
+        if f"{split}/loss" in row:
+            parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.3f}")
+    return "  ".join(parts)

@@ -1,0 +1,172 @@
+"""What `task=` chooses: train a classifier, or test one. Here the parts are put together."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import Trainer
+from pytorch_lightning.utilities import rank_zero_only
+
+from headstart.data.manifest import Manifest, scan
+from headstart.data.module import PictureDataModule, check_all_readable
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+from headstart.files import write_json, write_text
+from headstart.model.checkpoint import load_classifier, read_checkpoint
+from headstart.model.classifier import Classifier, Recipe
+from headstart.model.weights import load_backbone
+from headstart.report.curves import draw_curves
+from headstart.report.record import RunRecord
+from headstart.settings import TrainSettings
+from headstart.training.checkpoints import BestAndLast, is_trial_run
+from headstart.training.history import History, Row
+from headstart.training.trainer import build_trainer, sigterm_ends_with_143
+
+
+def run_task(settings: TrainSettings, config: DictConfig) -> float | None:
+    """Runs the task; returns the best valid/loss of a training, for a sweep to minimise."""
+    if settings.task == "test":
+        test(settings, config)
+        return None
+    return train(settings, config)
+
+
+def train(settings: TrainSettings, config: DictConfig) -> float:
+    """Trains a head, tests the best epoch once, writes the run's folder. Returns the best valid/loss.
+
+    Raises:
+        HeadstartError: the data, the weights, the checkpoint or a setting cannot be used.
+    """
+    record = RunRecord(Path(settings.run_dir))
+    with record.stage("data"):
+        manifest = _read_data(settings)
+    with record.stage("model"):
+        classifier = _new_classifier(settings, manifest)
+        _check_resume(settings.ckpt_path, classifier)
+    history = History(record.folder / "history.csv")
+    trainer = build_trainer(settings, [history])
+    datamodule = _data_module(settings, manifest, classifier.recipe.preprocessing)
+    _begin(record, settings, config, classifier.recipe)
+    with record.stage("fit"), sigterm_ends_with_143():
+        trainer.fit(classifier, datamodule, ckpt_path=settings.ckpt_path)
+    best_path, best_row = _best(trainer, history.rows)
+    metrics = {name: value for name, value in best_row.items() if name.startswith("valid/")}
+    metrics |= {"best_epoch": int(best_row["epoch"]), "epochs": len(history.rows)}
+    if "test" in manifest.splits:
+        with record.stage("test"):
+            metrics |= _test(trainer, classifier, datamodule, best_path)
+    with record.stage("report"):
+        draw_curves(history.rows, int(best_row["epoch"]), record.folder / "report" / "curves.png")
+    _finish(record, metrics)
+    return float(best_row.get("valid/loss", float("nan")))
+
+
+def test(settings: TrainSettings, config: DictConfig) -> None:
+    """Scores the checkpoint `ckpt_path` on the test split of the data."""
+    record = RunRecord(Path(settings.run_dir))
+    with record.stage("model"):
+        classifier = load_classifier(Path(str(settings.ckpt_path)))
+    with record.stage("data"):
+        manifest = _read_data(settings)
+    if "test" not in manifest.splits:
+        raise HeadstartError(f"{manifest.root} has no test split")
+    if manifest.classes != classifier.recipe.classes:
+        raise HeadstartError(
+            f"{manifest.root} has the classes {', '.join(manifest.classes)}; the checkpoint knows "
+            f"{', '.join(classifier.recipe.classes)}"
+        )
+    trainer = build_trainer(settings, [])
+    datamodule = _data_module(settings, manifest, classifier.recipe.preprocessing)
+    _begin(record, settings, config, classifier.recipe)
+    with record.stage("test"):
+        metrics = _test(trainer, classifier, datamodule, None)
+    _finish(record, metrics)
+
+
+def _read_data(settings: TrainSettings) -> Manifest:
+    manifest = scan(settings.data.root, settings.data.split, settings.seed)
+    check_all_readable(manifest)
+    _say(manifest.describe())
+    return manifest
+
+
+def _new_classifier(settings: TrainSettings, manifest: Manifest) -> Classifier:
+    model = settings.model
+    preprocessing = Preprocessing(settings.data.resize_size, settings.data.image_size)
+    backbone, source = load_backbone(model.arch, model.weights, seed=settings.seed, preprocessing=preprocessing)
+    recipe = Recipe(
+        classes=manifest.classes,
+        backbone=source,
+        preprocessing=preprocessing,
+        hidden_dim=model.hidden_dim,
+        dropout=model.dropout,
+        lr=model.lr,
+        weight_decay=model.weight_decay,
+        seed=settings.seed,
+        data_fingerprint=manifest.fingerprint,
+    )
+    return Classifier(backbone, recipe)
+
+
+def _check_resume(ckpt_path: str | None, classifier: Classifier) -> None:
+    """What Lightning would find out only after the run has begun to write."""
+    if ckpt_path is None:
+        return
+    checkpoint = read_checkpoint(Path(ckpt_path))
+    classifier.check_same_recipe(checkpoint["hyper_parameters"])
+    if checkpoint["hyper_parameters"]["data_fingerprint"] != classifier.recipe.data_fingerprint:
+        warnings.warn("the data have changed since the checkpoint was written", stacklevel=2)
+
+
+def _data_module(settings: TrainSettings, manifest: Manifest, preprocessing: Preprocessing) -> PictureDataModule:
+    return PictureDataModule(
+        manifest,
+        preprocessing=preprocessing,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        seed=settings.seed,
+    )
+
+
+@rank_zero_only
+def _begin(record: RunRecord, settings: TrainSettings, config: DictConfig, recipe: Recipe) -> None:
+    """The first files of the run: from here on there is something worth keeping."""
+    record.begin(backbone=recipe.as_dict()["backbone"], data_fingerprint=recipe.data_fingerprint)
+    write_text(record.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    _say(f"run folder: {record.folder}")
+
+
+def _best(trainer: Trainer, rows: list[Row]) -> tuple[Path | None, Row]:
+    """The best epoch's checkpoint and row; without checkpoints the last row, which the weights in memory belong to."""
+    keeper = next((c for c in trainer.checkpoint_callbacks if isinstance(c, BestAndLast)), None)
+    if keeper is None or is_trial_run(trainer):
+        return None, rows[-1]
+    if keeper.best_path is None:
+        raise HeadstartError(f"{keeper.monitor} was never a number: try a smaller model.lr")
+    return keeper.best_path, next(row for row in rows if row["epoch"] == keeper.best_epoch)
+
+
+def _test(
+    trainer: Trainer, classifier: Classifier, datamodule: PictureDataModule, ckpt_path: Path | None
+) -> dict[str, float]:
+    trainer.test(classifier, datamodule, ckpt_path=ckpt_path, verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
+
+
+@rank_zero_only
+def _finish(record: RunRecord, metrics: dict[str, Any]) -> None:
+    record.end()
+    write_json(record.folder / "metrics.json", metrics | {"seconds": record.seconds()})
+    named = [
+        f"{name} {metrics[name]:.4f}"
+        for name in ("valid/loss", "valid/acc", "test/loss", "test/acc")
+        if name in metrics
+    ]
+    epoch = f"best epoch {metrics['best_epoch'] + 1}: " if "best_epoch" in metrics else ""
+    _say(f"{epoch}{'  '.join(named)}  ({record.seconds():.0f} s)")
+
+
+@rank_zero_only
+def _say(line: str) -> None:
+    print(line, flush=True)

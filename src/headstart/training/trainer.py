@@ -1,0 +1,88 @@
+"""Lightning's Trainer, made from the configuration."""
+
+import logging
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from lightning_fabric.utilities.exceptions import MisconfigurationException
+from pytorch_lightning import Callback, Trainer
+
+from headstart.errors import HeadstartError
+from headstart.model.checkpoint import SafeCheckpointIO
+from headstart.settings import TrainSettings
+
+
+def build_trainer(settings: TrainSettings, own_callbacks: list[Callback]) -> Trainer:
+    """A Trainer with the callbacks and loggers of the configuration, and `own_callbacks`.
+
+    Raises:
+        HeadstartError: a value that Lightning refuses.
+    """
+    _quieten_lightning()
+    callbacks = own_callbacks + _make_all("callbacks", settings.callbacks)
+    # Progress bars on a terminal; elsewhere headstart.training.history prints a line an epoch.
+    defaults: dict[str, Any] = {"enable_progress_bar": sys.stdout.isatty()}
+    try:
+        return Trainer(
+            **(defaults | settings.trainer),
+            callbacks=callbacks,
+            logger=_make_all("logger", settings.logger) or False,
+            plugins=[SafeCheckpointIO()],
+            default_root_dir=settings.run_dir,
+            # headstart.data.sampler shards by itself.
+            use_distributed_sampler=False,
+        )
+    except (MisconfigurationException, TypeError, ValueError) as error:
+        raise HeadstartError(f"Lightning refuses the trainer settings: {' '.join(str(error).split())}") from None
+
+
+def _make_all(group: str, entries: dict[str, Any]) -> list[Any]:
+    made = []
+    for name, entry in entries.items():
+        if entry is not None:
+            try:
+                made.append(instantiate(entry))
+            except InstantiationException as error:
+                cause = error.__cause__ or error
+                raise HeadstartError(f"{group}.{name} cannot be made: {' '.join(str(cause).split())}") from None
+    return made
+
+
+def _quieten_lightning() -> None:
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for text in (
+        # This project logs once an epoch, and knows the number of its workers.
+        ".*smaller than the logging interval.*",
+        ".*does not have many workers.*",
+        # The frozen backbone is meant to be in eval mode.
+        ".*modules? in eval mode at the start of training.*",
+        # A checkpoint is copied into a folder that is there already.
+        ".*Checkpoint directory .* exists and is not empty.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)
+
+
+@contextmanager
+def sigterm_ends_with_143() -> Iterator[None]:
+    """Lets SIGTERM end the program with status 143; Lightning by itself would end with status 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
