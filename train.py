@@ -20,4 +20,4 @@ def main(config: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    cli.start(main, TrainSettings)
+    cli.start(main, TrainSettings, resumes=True)

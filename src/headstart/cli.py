@@ -17,6 +17,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headstart.errors import HeadstartError
+from headstart.files import RUN_RECORD
 from headstart.settings import unknown_key
 
 # The groups whose entries take arguments of a Lightning class that need not stand in conf/.
@@ -25,17 +26,22 @@ OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 HYDRA_FILES = {".hydra", "train.log"}
 
 
-def start(main: Callable[[], Any], schema: type) -> None:
+def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
     """Runs a script's Hydra main; `schema` holds the keys it knows.
 
+    With `resumes`, a command line that names a checkpoint begins with the overrides of the run it came from.
     What is wrong with the command line ends as one sentence and status 1.
     """
     tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
     # Without it Hydra would print errors, and the advice to set it, by itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv[1:] = list(_overrides_for_hydra(sys.argv[1:]))
+    repeated = _overrides_of_resumed_run(sys.argv[1:]) if resumes else []
+    sys.argv[1:] = list(_overrides_for_hydra(repeated, sys.argv[1:]))
     try:
+        _refuse_used_run_folder(sys.argv[1:])
         main()
+    except HeadstartError as error:
+        _fail(str(error))
     except (HydraException, OmegaConfBaseException, OSError) as error:
         if tracebacks:
             raise
@@ -77,14 +83,14 @@ def _unique_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
 
 
-def _overrides_for_hydra(arguments: list[str]) -> Iterator[str]:
-    """The command line as Hydra needs it.
+def _overrides_for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:
+    """The command line as Hydra needs it: what is repeated from an earlier run, unless given anew, then `arguments`.
 
-    A resumed run repeats the overrides of the run it goes on with, before those given now. `trainer.x=1` becomes
-    `++trainer.x=1`: Hydra refuses keys that conf/ does not list, and headstart.settings checks them all the same.
+    `trainer.x=1` becomes `++trainer.x=1`: Hydra refuses keys that conf/ does not list, and headstart.settings checks
+    them all the same.
     """
     given = {_key(argument) for argument in arguments}
-    for override in [o for o in _overrides_of_resumed_run(arguments) if _key(o) not in given] + arguments:
+    for override in [o for o in repeated if _key(o) not in given] + arguments:
         yield f"++{override}" if OPEN_GROUPS.match(override) else override
 
 
@@ -102,6 +108,15 @@ def _key(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def _refuse_used_run_folder(arguments: list[str]) -> None:
+    """Before Hydra writes its own files into it."""
+    for argument in arguments:
+        if _key(argument) == "hydra.run.dir":
+            folder = Path(argument.partition("=")[2].strip("'\""))
+            if (folder / RUN_RECORD).exists():
+                raise HeadstartError(f"{folder} already holds a run: choose another folder for this one")
+
+
 def _discard_empty_run_folder() -> None:
     """Removes the folder that Hydra made for a run that then could not start, and parents left empty by that."""
     folder = Path(HydraConfig.get().runtime.output_dir)
@@ -109,10 +124,10 @@ def _discard_empty_run_folder() -> None:
         return
     shutil.rmtree(folder)
     for parent in folder.parents:
-        try:
-            parent.rmdir()
-        except OSError:
+        # A folder above the current one was not made by Hydra, even if it is empty.
+        if Path.cwd() not in parent.parents or any(parent.iterdir()):
             return
+        parent.rmdir()
 
 
 def _sentence(error: Exception, schema: type) -> str:

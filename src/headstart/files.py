@@ -8,6 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+# The file that tells that a folder holds a run.
+RUN_RECORD = "run.json"
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:

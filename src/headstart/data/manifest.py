@@ -194,6 +194,7 @@ def _check_same_classes(train: Path, expected: tuple[str, ...], folder: Path, fo
 def _other_files(root: Path, folders: Iterable[Path]) -> Iterator[str]:
     """Files in the class folders that are no pictures by their names, relative to `root`."""
     for folder in folders:
-        for base, _, files in os.walk(folder, followlinks=True):
+        for base, inside, files in os.walk(folder, followlinks=True):
+            inside[:] = [name for name in inside if _is_seen(name)]
             if Path(base) != folder:
                 yield from (Path(base, f).relative_to(root).as_posix() for f in files if not is_picture(f))

@@ -65,6 +65,8 @@ class PictureDataModule(LightningDataModule):
             sampler=self._sampler(len(dataset), training),
             num_workers=self._num_workers,
             pin_memory=torch.cuda.is_available(),
+            # Each iterator draws a seed for its workers; from here, and not from the stream that dropout draws from.
+            generator=torch.Generator(),
             **options,
         )
 

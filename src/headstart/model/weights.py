@@ -6,7 +6,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -106,15 +106,20 @@ def read_safely(path: Path) -> Any:
     """
     if not path.is_file():
         raise HeadstartError(f"{path} does not exist, or is a folder")
+    with path.open("rb") as file:
+        return _unpickle(file, path)
+
+
+def _unpickle(file: BinaryIO, path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise HeadstartError(
                 f"{path} is refused: it holds more than tensors and plain values, which could run code"
             ) from None
         raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
-    except (RuntimeError, EOFError, ValueError, KeyError):
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError):
         raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
 
 

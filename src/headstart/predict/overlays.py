@@ -1,5 +1,6 @@
 """A picture with its top classes written on it."""
 
+import math
 from pathlib import Path
 
 import matplotlib
@@ -8,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from headstart.files import replacing
 from headstart.predict.predictor import Prediction
 
-SMALLEST_EDGE = 320  # pixels; smaller pictures are enlarged, or no text would be readable on them
+SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged, or no text would be readable on them
+MOST_PIXELS = 2e7  # of an enlarged picture: a strip of a few pixels' height would grow without end
 SMALLEST_FONT = 11  # pixels
 LINES_AN_EDGE = 18  # the text's height as a share of the short edge
 WIDEST_PANEL = 0.95  # of the picture's width
@@ -49,13 +51,10 @@ def save(image: Image.Image, path: Path) -> None:
 
 
 def _enlarged(image: Image.Image) -> Image.Image:
-    scale = SMALLEST_EDGE / min(image.size)
+    scale = min(SMALLEST_EDGE / min(image.size), math.sqrt(MOST_PIXELS / (image.width * image.height)))
     if scale <= 1:
         return image
-    # A thin strip would otherwise become as long as a book.
-    scale = min(scale, max(1.0, 4 * SMALLEST_EDGE / max(image.size)))
-    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(size, Image.Resampling.BICUBIC)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
 
 
 def _fit(lines: list[str], size: int, room: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:

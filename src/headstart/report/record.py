@@ -13,27 +13,20 @@ from typing import Any
 
 import torch
 
-from headstart.errors import HeadstartError
-from headstart.files import write_json
+from headstart.files import RUN_RECORD, write_json
 
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
 
 
 class RunRecord:
-    """The record of the run in `folder`; written when the run begins, and completed when it ends.
-
-    Raises:
-        HeadstartError: the folder already holds a run.
-    """
+    """The record of the run in `folder`; written when the run begins, and completed when it ends."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._path = folder / "run.json"
+        self._path = folder / RUN_RECORD
         self._start = time.perf_counter()
         self._stages: dict[str, float] = {}
         self._values: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
-        if self._path.exists():
-            raise HeadstartError(f"{folder} already holds a run: choose another folder for this one")
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:

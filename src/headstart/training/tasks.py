@@ -1,6 +1,6 @@
 """What `task=` chooses: train a classifier, or test one. Here the parts are put together."""
 
-import warnings
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,7 @@ def _check_resume(ckpt_path: str | None, classifier: Classifier) -> None:
     checkpoint = read_checkpoint(Path(ckpt_path))
     classifier.check_same_recipe(checkpoint["hyper_parameters"])
     if checkpoint["hyper_parameters"]["data_fingerprint"] != classifier.recipe.data_fingerprint:
-        warnings.warn("the data have changed since the checkpoint was written", stacklevel=2)
+        print("warning: the data have changed since the checkpoint was written", file=sys.stderr)
 
 
 def _data_module(settings: TrainSettings, manifest: Manifest, preprocessing: Preprocessing) -> PictureDataModule:

@@ -19,6 +19,9 @@ from headstart.errors import HeadstartError
 from headstart.model.checkpoint import SafeCheckpointIO
 from headstart.settings import TrainSettings
 
+# What a _target_ may be. A resumed run repeats the overrides it finds in a folder, maybe somebody else's.
+TARGETS = ["pytorch_lightning.callbacks.*", "pytorch_lightning.loggers.*", "headstart.*"]
+
 
 def build_trainer(settings: TrainSettings, own_callbacks: list[Callback]) -> Trainer:
     """A Trainer with the callbacks and loggers of the configuration, and `own_callbacks`.
@@ -49,10 +52,9 @@ def _make_all(group: str, entries: dict[str, Any]) -> list[Any]:
     for name, entry in entries.items():
         if entry is not None:
             try:
-                made.append(instantiate(entry))
-            except InstantiationException as error:
-                cause = error.__cause__ or error
-                raise HeadstartError(f"{group}.{name} cannot be made: {' '.join(str(cause).split())}") from None
+                made.append(instantiate(entry, _execution_whitelist_=TARGETS))
+            except (InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
+                raise HeadstartError(f"{group}.{name} cannot be made: {' '.join(str(error).split())}") from None
     return made
 
 
@@ -64,9 +66,9 @@ def _quieten_lightning() -> None:
         ".*smaller than the logging interval.*",
         ".*does not have many workers.*",
         # The frozen backbone is meant to be in eval mode.
-        ".*modules? in eval mode at the start of training.*",
-        # A checkpoint is copied into a folder that is there already.
-        ".*Checkpoint directory .* exists and is not empty.*",
+        r".*module\(s\) in eval mode at the start of training.*",
+        # Lightning's own affair.
+        ".*treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=text)
 

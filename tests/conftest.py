@@ -1,0 +1,112 @@
+"""Small pictures and small backbones, drawn and made anew; nothing is downloaded."""
+
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+ARCH = "shufflenet_v2_x0_5"
+# A backbone and pictures so small that a run takes a second.
+SMALL = (
+    f"model.arch={ARCH}",
+    "model.weights=null",
+    "data.resize_size=40",
+    "data.image_size=32",
+    "data.num_workers=0",
+    "data.batch_size=8",
+    "trainer.accelerator=cpu",
+    "trainer.max_epochs=3",
+)
+COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
+
+
+def draw(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (48, 40)) -> None:
+    """A picture of one colour with noise, in the format of its extension."""
+    noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
+    pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def draw_classes(folder: Path, count: int, first_seed: int = 0) -> Path:
+    """`folder`/<colour>/0.jpg … for three colours, `count` pictures each."""
+    for number, (name, colour) in enumerate(COLOURS.items()):
+        for index in range(count):
+            draw(folder / name / f"{index}.jpg", colour, first_seed + 1000 * number + index)
+    return folder
+
+
+@pytest.fixture
+def flat(tmp_path: Path) -> Path:
+    """Flat class folders, 12 pictures each."""
+    return draw_classes(tmp_path / "flat", 12)
+
+
+@pytest.fixture
+def split_folders(tmp_path: Path) -> Path:
+    """train/ (8 pictures a class), val/ (4) and test/ (4)."""
+    root = tmp_path / "pictures"
+    for seed, (name, count) in enumerate({"train": 8, "val": 4, "test": 4}.items()):
+        draw_classes(root / name, count, first_seed=100 * seed)
+    return root
+
+
+@dataclass
+class Result:
+    status: int
+    out: str
+    err: str
+
+
+Script = Callable[..., Result]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Script:
+    """Runs train.py or predict.py with arguments in this process, in an empty folder, as `__main__`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+
+    def run(name: str, *arguments: str) -> Result:
+        # Set by the scripts for themselves; left over, it would turn sentences into tracebacks.
+        monkeypatch.setenv("HYDRA_FULL_ERROR", "")
+        monkeypatch.setattr(sys, "argv", [str(ROOT / name), *arguments])
+        capfd.readouterr()
+        status = 0
+        try:
+            runpy.run_path(str(ROOT / name), run_name="__main__")
+        except SystemExit as stop:
+            status = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        captured = capfd.readouterr()
+        return Result(status, captured.out, captured.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on pictures drawn in `trained.parent / "pictures"`."""
+    base = tmp_path_factory.mktemp("trained")
+    draw_classes(base / "pictures", 12)
+    run = base / "run"
+    arguments = [f"data.root={base / 'pictures'}", "data.split.train=6", "data.split.valid=3", *SMALL]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, f"hydra.run.dir={run}"])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    return run
+
+
+@pytest.fixture(autouse=True)
+def same_random_state() -> Iterator[None]:
+    """A test neither sees nor leaves a random state of another."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        yield

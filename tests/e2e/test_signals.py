@@ -1,0 +1,84 @@
+"""Runs that are stopped from outside, as real processes."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, SMALL
+
+ARGUMENTS = (
+    "data.split.train=6",
+    "data.split.valid=3",
+    *SMALL,
+    "trainer.max_epochs=400",
+    "callbacks.early_stopping=null",
+)
+
+
+def start(flat: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), f"data.root={flat}", *ARGUMENTS, f"hydra.run.dir={run}", *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+
+
+def wait_for_epochs(process: subprocess.Popen[str], count: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.startswith("epoch "):
+            count -= 1
+        if count <= 0:
+            return
+    pytest.fail(process.stderr.read() if process.stderr else "")
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, {143}), (signal.SIGINT, {1, 130}), (signal.SIGKILL, {-9})]
+)
+def test_stopped__a_usable_checkpoint_and_an_exact_resume(
+    flat: Path, tmp_path: Path, number: signal.Signals, status: set[int]
+) -> None:
+    process = start(flat, tmp_path / "part")
+    wait_for_epochs(process, 3)
+    time.sleep(random.uniform(0, 0.1))
+    process.send_signal(number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode in status
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["epoch"] >= 2
+    assert not list((tmp_path / "part").rglob("*.tmp")) or number == signal.SIGKILL
+    if number != signal.SIGKILL:
+        assert f"to go on: python train.py ckpt_path={last}" in err
+        assert "Traceback" not in err
+    epochs = "trainer.max_epochs=" + str(torch.load(last, weights_only=True)["epoch"] + 4)
+    for run, more in (("resumed", [f"ckpt_path={last}"]), ("whole", [])):
+        done = start(flat, tmp_path / run, epochs, *more)
+        _, err = done.communicate(timeout=120)
+        assert done.returncode == 0, err
+    resumed, whole = ((tmp_path / run / "history.csv").read_text() for run in ("resumed", "whole"))
+    assert resumed == whole
+    resumed, whole = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("resumed", "whole"))
+    assert resumed | {"seconds": 0} == whole | {"seconds": 0}
+
+
+def test_stopped__in_the_first_epoch(flat: Path, tmp_path: Path) -> None:
+    # So many batches of one picture, decoded by nobody else, that the first epoch lasts.
+    process = start(flat, tmp_path / "run", "data.batch_size=1", "model.arch=resnet50", "data.image_size=40")
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    while not last.exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 143
+    assert torch.load(last, weights_only=True)["global_step"] == 0

@@ -1,0 +1,43 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from headstart.predict.overlays import annotate, annotated_path
+from headstart.predict.predictor import Prediction
+
+PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0.06, 0.02))
+
+
+@pytest.mark.parametrize("colour", ["black", "white", (128, 128, 128)])
+@pytest.mark.parametrize("size", [(16, 16), (640, 480), (4000, 3000), (3000, 60), (60, 3000)])
+def test_annotate__readable_text_at_the_top_right(colour, size: tuple[int, int]) -> None:
+    image = annotate(Image.new("RGB", size, colour), PREDICTION)
+    # Luminance of the panel's corner: dark ground and white letters, whatever lies below.
+    width, height = image.size
+    edge = min(width, height)
+    corner = np.asarray(image.convert("L"))[: edge // 6, -edge // 4 :]
+    assert np.median(corner) < 90
+    assert corner.max() > 240
+
+
+def test_annotate__leaves_the_rest_of_a_picture_alone() -> None:
+    original = Image.new("RGB", (640, 480), (10, 200, 30))
+    image = annotate(original, PREDICTION)
+    assert image.size == (640, 480)
+    assert image.getpixel((5, 475)) == (10, 200, 30)
+    assert original.getpixel((639, 0)) == (10, 200, 30)
+
+
+def test_annotate__long_names_stay_inside() -> None:
+    long = Prediction(Path("a.jpg"), ("a very long name of a class that goes on and on" * 3,), (0.5,))
+    image = annotate(Image.new("RGB", (400, 300), "white"), long)
+    assert image.size == (400, 300)
+    assert image.getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_annotated_path__keeps_folders_and_does_not_collide() -> None:
+    common = Path("in")
+    paths = {annotated_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
+    assert paths == {Path("out/annotated") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}

@@ -1,0 +1,148 @@
+"""What a finished run leaves behind."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import SMALL, Script
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+
+def test_files(trained: Path) -> None:
+    names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
+    assert names >= {
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+        "metrics.json",
+        "history.csv",
+        "run.json",
+        "config.yaml",
+        "report/curves.png",
+    }
+    assert not [name for name in names if name.endswith(".tmp")]
+    assert max((trained / "checkpoints" / n).stat().st_size for n in ("best.ckpt", "last.ckpt")) < 8e6
+
+
+def test_metrics__are_those_of_the_best_epoch(trained: Path) -> None:
+    metrics = json.loads((trained / "metrics.json").read_text())
+    rows = list(csv.DictReader((trained / "history.csv").open()))
+    assert list(rows[0]) == [
+        "epoch", "lr", "train/acc", "train/f1", "train/loss", "valid/acc", "valid/f1", "valid/loss",
+    ]  # fmt: skip
+    best = min(rows, key=lambda row: float(row["valid/loss"]))
+    assert metrics["best_epoch"] == int(best["epoch"])
+    assert metrics["epochs"] == len(rows) == 3
+    assert metrics["valid/loss"] == float(best["valid/loss"])
+    assert set(metrics) >= {"test/acc", "test/loss", "test/f1", "valid/acc", "seconds"}
+
+
+def test_run_json(trained: Path) -> None:
+    record = json.loads((trained / "run.json").read_text())
+    assert set(record) == {
+        "started", "backbone", "data_fingerprint", "command", "git", "python", "packages", "device", "platform",
+        "seconds",
+    }  # fmt: skip
+    assert set(record["seconds"]) == {"data", "model", "fit", "test", "report", "all"}
+    assert len(record["backbone"]["sha256"]) == 64
+
+
+def test_config__is_resolved(trained: Path) -> None:
+    config = yaml.safe_load((trained / "config.yaml").read_text())
+    assert config["run_dir"] == str(trained)
+    assert config["model"]["dropout"] == 0.4
+
+
+def test_tensorboard__an_epoch_a_step_and_joint_charts(trained: Path) -> None:
+    events = EventAccumulator(str(trained))
+    events.Reload()
+    tags = events.Tags()["scalars"]
+    assert {"train/loss", "train/acc", "valid/loss", "valid/acc", "train/f1", "valid/f1", "lr"} <= set(tags)
+    rows = list(csv.DictReader((trained / "history.csv").open()))
+    for tag in ("train/loss", "valid/acc", "lr"):
+        points = events.Scalars(tag)
+        assert [point.step for point in points] == [0, 1, 2]
+        assert [point.value for point in points] == pytest.approx([float(row[tag]) for row in rows])
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode()
+    for tag in ("train/loss", "valid/loss", "train/acc", "valid/acc"):
+        assert tag in layout
+
+
+def test_curves__are_a_picture(trained: Path) -> None:
+    with Image.open(trained / "report" / "curves.png") as image:
+        assert image.width > 800
+        assert len(set(image.convert("L").get_flattened_data())) > 20
+
+
+def test_run_folder__fresh_for_each_run_and_named_by_data_and_backbone(script: Script, flat: Path) -> None:
+    for _ in range(2):
+        assert script("train.py", f"data.root={flat}", *SMALL, *TINY).status == 0
+    folders = list(Path("logs").glob("flat-shufflenet_v2_x0_5/*"))
+    assert len(folders) == 2
+    assert all((folder / "metrics.json").exists() for folder in folders)
+
+
+def test_run_folder__with_a_run_in_it_is_not_overwritten(script: Script, flat: Path, trained: Path) -> None:
+    before = {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()}
+    result = script("train.py", f"data.root={flat}", *SMALL, f"hydra.run.dir={trained}")
+    assert result.status == 1
+    assert "already holds a run" in result.err
+    assert {path: path.read_bytes() for path in trained.rglob("*") if path.is_file()} == before
+
+
+TINY = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
+
+
+def test_no_test_split__no_test_figures(script: Script, flat: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = script(
+        "train.py", f"data.root={flat}", *SMALL, *TINY, "data.split.valid=6", f"hydra.run.dir={run}", "logger=none"
+    )
+    assert result.status == 0
+    assert not any(name.startswith("test/") for name in json.loads((run / "metrics.json").read_text()))
+    assert not list(run.glob("events*"))
+
+
+def test_task_test__gives_what_the_training_gave(script: Script, trained: Path, tmp_path: Path) -> None:
+    best = trained / "checkpoints" / "best.ckpt"
+    result = script("train.py", "task=test", f"ckpt_path={best}", f"hydra.run.dir={tmp_path / 'test'}")
+    assert result.status == 0, result.err
+    found = json.loads((tmp_path / "test" / "metrics.json").read_text())
+    expected = json.loads((trained / "metrics.json").read_text())
+    for name in ("test/loss", "test/acc", "test/f1"):
+        assert found[name] == pytest.approx(expected[name], abs=1e-6)
+
+
+def test_task_test__on_other_classes_is_refused(script: Script, trained: Path, flat: Path) -> None:
+    (flat / "red").rename(flat / "rust")
+    best = trained / "checkpoints" / "best.ckpt"
+    result = script("train.py", "task=test", f"ckpt_path={best}", f"data.root={flat}")
+    assert result.status == 1
+    assert "has the classes blue, green, rust; the checkpoint knows blue, green, red" in result.err
+
+
+def test_trainer__any_argument_and_a_trial_run_keeps_nothing(script: Script, flat: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = script("train.py", f"data.root={flat}", *SMALL, *TINY, f"hydra.run.dir={run}", "trainer.fast_dev_run=true")
+    assert result.status == 0, result.err
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("trainer.accelerator=warp", "Lightning refuses the trainer settings"),
+        ("trainer.precision=7", "Lightning refuses the trainer settings"),
+        ("callbacks.checkpoint.mode=up", "callbacks.checkpoint.mode=up cannot work"),
+        ("callbacks.early_stopping.mode=up", "callbacks.early_stopping cannot be made"),
+        ("+callbacks.x._target_=os.system", "callbacks.x cannot be made"),
+    ],
+)
+def test_lightnings_refusals__are_sentences(script: Script, flat: Path, override: str, sentence: str) -> None:
+    result = script("train.py", f"data.root={flat}", *SMALL, *TINY, override)
+    assert result.status == 1
+    assert sentence in result.err
+    assert result.err.count("\n") == 1
+    assert not list(Path.cwd().iterdir())
