@@ -23,7 +23,7 @@ from headstart.settings import unknown_key
 # The groups whose entries take arguments of a Lightning class that need not stand in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 # What Hydra itself leaves in the folder of a run before the project writes there.
-HYDRA_FILES = {".hydra", "train.log"}
+HYDRA_FILES = {".hydra"}
 
 
 def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:

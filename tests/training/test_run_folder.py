@@ -76,6 +76,20 @@ def test_curves__are_a_picture(trained: Path) -> None:
         assert len(set(image.convert("L").get_flattened_data())) > 20
 
 
+def test_curves__show_all_epochs_also_those_after_the_best(script: Script, flat: Path, tmp_path: Path) -> None:
+    from headstart.training import tasks
+
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tasks, "draw_curves", lambda *arguments: drawn.append(arguments))
+        best = ("callbacks.checkpoint.mode=max", "callbacks.checkpoint.monitor=train/loss", "model.lr=0.01")
+        result = script("train.py", f"data.root={flat}", *SMALL, *TINY, "trainer.max_epochs=4", *best)
+    assert result.status == 0, result.err
+    ((rows, best_epoch, _),) = drawn
+    assert best_epoch < 3
+    assert [row["epoch"] for row in rows] == [0, 1, 2, 3]
+
+
 def test_run_folder__fresh_for_each_run_and_named_by_data_and_backbone(script: Script, flat: Path) -> None:
     for _ in range(2):
         assert script("train.py", f"data.root={flat}", *SMALL, *TINY).status == 0

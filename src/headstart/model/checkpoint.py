@@ -46,7 +46,4 @@ def load_classifier(path: Path, weights: str | None = None) -> Classifier:
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
     backbone = restore_backbone(recipe.backbone, moved_to=weights, preprocessing=recipe.preprocessing)
-    classifier = Classifier(backbone, recipe)
-    classifier.on_load_checkpoint(checkpoint)
-    classifier.load_state_dict(checkpoint["state_dict"])
-    return classifier.eval()
+    return Classifier(backbone, recipe).restore(checkpoint).eval()

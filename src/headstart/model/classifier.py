@@ -117,6 +117,12 @@ class Classifier(LightningModule):
         frozen = {key: v for key, v in self.state_dict().items() if key.startswith(FROZEN)}
         checkpoint["state_dict"] = frozen | checkpoint["state_dict"]
 
+    def restore(self, checkpoint: dict[str, Any]) -> "Classifier":
+        """Takes over the weights of `checkpoint`, what `headstart.model.checkpoint.read_checkpoint` returns."""
+        self.on_load_checkpoint(checkpoint)
+        self.load_state_dict(checkpoint["state_dict"])
+        return self
+
     def check_same_recipe(self, saved: dict[str, Any]) -> None:
         """The data may have changed since, and the file of the weights may have moved; nothing else.
 

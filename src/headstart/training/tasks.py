@@ -55,7 +55,10 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
     metrics |= {"best_epoch": int(best_row["epoch"]), "epochs": len(history.rows)}
     if "test" in manifest.splits:
         with record.stage("test"):
-            metrics |= _test(trainer, classifier, datamodule, best_path)
+            # Not by the Trainer's ckpt_path, which would also take the callbacks back to the best epoch.
+            if best_path is not None:
+                classifier.restore(read_checkpoint(best_path))
+            metrics |= _test(trainer, classifier, datamodule)
     with record.stage("report"):
         draw_curves(history.rows, int(best_row["epoch"]), record.folder / "report" / "curves.png")
     _finish(record, metrics)
@@ -80,7 +83,7 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
     datamodule = _data_module(settings, manifest, classifier.recipe.preprocessing)
     _begin(record, settings, config, classifier.recipe)
     with record.stage("test"):
-        metrics = _test(trainer, classifier, datamodule, None)
+        metrics = _test(trainer, classifier, datamodule)
     _finish(record, metrics)
 
 
@@ -147,10 +150,8 @@ def _best(trainer: Trainer, rows: list[Row]) -> tuple[Path | None, Row]:
     return keeper.best_path, next(row for row in rows if row["epoch"] == keeper.best_epoch)
 
 
-def _test(
-    trainer: Trainer, classifier: Classifier, datamodule: PictureDataModule, ckpt_path: Path | None
-) -> dict[str, float]:
-    trainer.test(classifier, datamodule, ckpt_path=ckpt_path, verbose=False)
+def _test(trainer: Trainer, classifier: Classifier, datamodule: PictureDataModule) -> dict[str, float]:
+    trainer.test(classifier, datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
 
 
