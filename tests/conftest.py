@@ -23,6 +23,7 @@ SMALL = (
     "data.batch_size=8",
     "trainer.accelerator=cpu",
     "trainer.max_epochs=3",
+    "features.compile=false",
 )
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
 
@@ -102,6 +103,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, f"hydra.run.dir={run}"])
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Features go into a folder of the tests, never into the user's."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(folder))
+        yield folder
 
 
 @pytest.fixture(autouse=True)

@@ -69,12 +69,31 @@ class ModelSettings:
     weight_decay: float = limited("a number, 0 or more", lambda v: 0 <= v < float("inf"))
 
 
+@dataclass(kw_only=True)
+class EncoderSettings:
+    """How the frozen backbone is run."""
+
+    precision: str = one_of("auto", "32", "bf16")
+    compile: bool | str = limited("auto, true or false", lambda v: v == "auto" or isinstance(v, bool))
+
+
+@dataclass(kw_only=True)
+class FeatureSettings(EncoderSettings):
+    """How the frozen backbone is run, and where what it computed is kept."""
+
+    cache: bool
+    views: int | None = limited("a whole number above 0, or null", lambda v: v is None or v > 0)
+    dir: str | None
+    max_gb: float | None = limited("a number above 0, or null", lambda v: v is None or v > 0)
+
+
 @dataclass
 class TrainSettings:
     """Everything of `train.py`. `trainer`, `callbacks` and `logger` are arguments of Lightning's classes."""
 
     data: DataSettings
     model: ModelSettings
+    features: FeatureSettings
     trainer: dict[str, Any]
     callbacks: dict[str, Any]
     logger: dict[str, Any]
@@ -105,6 +124,7 @@ class PredictSettings:
     annotate: bool
     data: PredictDataSettings
     model: PredictModelSettings
+    features: EncoderSettings
     topk: int = positive_int()
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")
 

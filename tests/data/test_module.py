@@ -8,16 +8,33 @@ from headstart.data.manifest import scan
 from headstart.data.module import PictureDataModule, check_all_readable
 from headstart.data.transforms import Preprocessing
 from headstart.errors import UnreadableImage
+from headstart.features.encoder import Encoder
+from headstart.features.store import FeatureStore
+from headstart.model.weights import load_backbone
 from headstart.settings import SplitSettings
 
+SIZES = Preprocessing(resize_size=40, image_size=32)
 
-def module(root: Path, *, num_workers: int = 0, batch_size: int = 4) -> PictureDataModule:
+
+def module(
+    root: Path,
+    *,
+    num_workers: int = 0,
+    batch_size: int = 4,
+    store: FeatureStore | None = None,
+    views: int | None = None,
+) -> PictureDataModule:
+    backbone, source = load_backbone("shufflenet_v2_x0_5", None, seed=0, preprocessing=SIZES)
     return PictureDataModule(
         scan(root, SplitSettings(train=6, valid=3), seed=0),
-        preprocessing=Preprocessing(resize_size=40, image_size=32),
+        preprocessing=SIZES,
         batch_size=batch_size,
         num_workers=num_workers,
         seed=0,
+        views=views,
+        encoder=Encoder(backbone, precision="32", compile=False),
+        store=store,
+        backbone={"arch": source.arch, "weights_sha256": source.sha256, "cut": source.cut},
     )
 
 
@@ -49,6 +66,45 @@ def test_views__differ_in_training_and_not_in_validation(flat: Path) -> None:
     again = torch.cat([x for x, _ in loader])
     loader.sampler.set_epoch(1)
     assert torch.equal(again, torch.cat([x for x, _ in loader]))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features__are_those_of_the_pictures_of_the_epoch(flat: Path, tmp_path: Path, workers: int) -> None:
+    pictures, features = module(flat), module(flat, store=FeatureStore(tmp_path), num_workers=workers)
+    for epoch in (0, 3):
+        pairs = list(zip(epoch_of(pictures, epoch), epoch_of(features, epoch), strict=True))
+        for (images, labels), (found, found_labels) in pairs:
+            assert torch.allclose(found, pictures._encoder(images), atol=1e-6)
+            assert torch.equal(labels, found_labels)
+    views = sorted(path.name for path in tmp_path.glob("*train*/view-*"))
+    assert views == ["view-0000.npy", "view-0003.npy"], "no view is made that nobody asked for"
+
+
+def test_features__few_views_come_again(flat: Path, tmp_path: Path) -> None:
+    data = module(flat, store=FeatureStore(tmp_path), views=2)
+    for epoch in range(5):
+        epoch_of(data, epoch)
+    assert len(list(tmp_path.glob("*train*/view-*"))) == 2
+
+
+def test_key__changes_with_all_that_the_features_depend_on(flat: Path, tmp_path: Path) -> None:
+    def keys(data: PictureDataModule) -> dict[str, str]:
+        return {name: cached.key.folder for name, cached in data._cached.items()}
+
+    store = FeatureStore(tmp_path)
+    before = keys(module(flat, store=store))
+    assert keys(module(flat, store=store, batch_size=9, num_workers=2)) == before
+    assert len(set(before.values())) == 3
+    other = module(flat, store=store)
+    other._cached["train"]._encoder._precision = "bf16"
+    assert other._cached["train"].key.folder != before["train"]
+    # A picture of the train split changed without a trace in its size: the other splits' features stay good.
+    picture = flat / "red" / "0.jpg"
+    content = bytearray(picture.read_bytes())
+    content[-30] ^= 1
+    picture.write_bytes(bytes(content))
+    changed = keys(module(flat, store=store))
+    assert [name for name in before if before[name] != changed[name]] == ["train"]
 
 
 def test_check_all_readable__names_the_file(flat: Path) -> None:

@@ -18,10 +18,17 @@ def test_shuffled__a_pure_function_of_seed_and_epoch() -> None:
     assert list(ViewSampler(10, seed=3, epoch=5)) != list(ViewSampler(10, seed=4, epoch=5))
 
 
-def test_unshuffled__view_0_in_order() -> None:
-    sampler = ViewSampler(3, seed=None)
-    sampler.set_epoch(7)
-    assert list(sampler) == [(0, 0), (0, 1), (0, 2)]
+def test_unshuffled__in_order() -> None:
+    assert list(ViewSampler(3, seed=None, epoch=7)) == [(7, 0), (7, 1), (7, 2)]
+
+
+def test_views__come_again() -> None:
+    sampler = ViewSampler(1, seed=None, views=3)
+    views = []
+    for epoch in range(5):
+        sampler.set_epoch(epoch)
+        views += [view for view, _ in sampler]
+    assert views == [0, 1, 2, 0, 1]
 
 
 def test_ranks__share_the_samples_equally() -> None:

@@ -12,7 +12,7 @@ from conftest import Script, draw
 from headstart.data.manifest import scan
 from headstart.data.module import PictureDataModule
 from headstart.model.checkpoint import load_classifier
-from headstart.settings import SplitSettings
+from headstart.settings import EncoderSettings, SplitSettings
 
 
 @pytest.fixture
@@ -27,15 +27,26 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
 
 def test_probabilities__equal_the_test_loops(script: Script, trained: Path, best: str) -> None:
     pictures = trained.parent / "pictures"
-    result = script("predict.py", best, f"source={pictures}", "topk=3", "output=out", "data.num_workers=0")
+    result = script(
+        "predict.py", best, f"source={pictures}", "topk=3", "output=out", "data.num_workers=0", "features.precision=32"
+    )
     assert result.status == 0, result.err
     probabilities = {
         row["path"]: {row[f"label_{k}"]: float(row[f"prob_{k}"]) for k in (1, 2, 3)} for row in rows_of(Path("out"))
     }
-    classifier = load_classifier(trained / "checkpoints" / "best.ckpt")
+    plain = EncoderSettings(precision="32", compile=False)
+    classifier = load_classifier(trained / "checkpoints" / "best.ckpt", plain)
     manifest = scan(pictures, SplitSettings(6, 3), seed=0)
     data = PictureDataModule(
-        manifest, preprocessing=classifier.recipe.preprocessing, batch_size=5, num_workers=0, seed=0
+        manifest,
+        preprocessing=classifier.recipe.preprocessing,
+        batch_size=5,
+        num_workers=0,
+        seed=0,
+        views=None,
+        encoder=classifier.backbone,
+        store=None,
+        backbone={},
     )
     with torch.no_grad():
         expected = torch.cat([classifier(images).exp() for images, _ in data.test_dataloader()])

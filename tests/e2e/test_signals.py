@@ -29,6 +29,8 @@ def start(flat: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        # A shell starts its background jobs, maybe these tests, with SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
@@ -55,7 +57,7 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
     _, err = process.communicate(timeout=60)
     assert process.returncode in status
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["epoch"] >= 2
+    assert torch.load(last, weights_only=True)["epoch"] >= 1, "the line of an epoch comes before its file"
     assert not list((tmp_path / "part").rglob("*.tmp")) or number == signal.SIGKILL
     if number != signal.SIGKILL:
         assert f"to go on: python train.py ckpt_path={last}" in err

@@ -3,6 +3,7 @@ import torch
 
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.features.encoder import Encoder
 from headstart.model.backbone import state_sha256
 from headstart.model.classifier import Classifier, Recipe
 from headstart.model.weights import load_backbone
@@ -23,7 +24,7 @@ def make(**changes) -> Classifier:
         "seed": 0,
         "data_fingerprint": "0",
     }
-    return Classifier(backbone, Recipe(**values | changes))
+    return Classifier(Encoder(backbone, precision="32", compile=False), Recipe(**values | changes))
 
 
 PICTURES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -13,7 +13,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split = split
-        self._transform = transform
+        self.transform = transform
 
     def __len__(self) -> int:
         return len(self.split)
@@ -21,4 +21,4 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         view, index = key
         image = read_rgb(self.split.root / self.split.paths[index])
-        return self._transform(image, view, index), self.split.labels[index]
+        return self.transform(image, view, index), self.split.labels[index]

@@ -1,25 +1,29 @@
-"""The LightningDataModule: loaders of (uint8 pictures, labels) for each split."""
+"""The LightningDataModule: loaders of (uint8 pictures or features, labels) for each split."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule, Trainer
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from headstart.data.cached import CachedFeatures, FeatureDataset
 from headstart.data.dataset import ImageDataset
 from headstart.data.images import check_readable
 from headstart.data.manifest import Manifest
 from headstart.data.sampler import ViewSampler
-from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform
+from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform, Transform
+from headstart.features.encoder import Encoder
+from headstart.features.store import FeatureStore
 
-Loader = DataLoader[tuple[Tensor, Tensor]]
+Loader = DataLoader[Any]
+# Stands for a training without an end, where it is asked how many views there will be.
+MANY_EPOCHS = 1000
 
 
 class PictureDataModule(LightningDataModule):
-    """Epoch `e` trains on view `e` of the train split; the valid and the test split have one view.
+    """Epoch `e` trains on view `e` of the train split (or e mod `views`); valid and test have one view.
 
     Args:
         manifest: what there is.
@@ -27,6 +31,10 @@ class PictureDataModule(LightningDataModule):
         batch_size: pictures a batch and process.
         num_workers: processes that decode, or "auto".
         seed: of the augmentation and of the order.
+        views: how many views of the train split there are; None: one an epoch.
+        encoder: what encodes pictures on a miss of the store, and in the classifier where there is no store.
+        store: where features are kept; None: batches are pictures.
+        backbone: what identifies the encoder's backbone in the store, as plain values.
     """
 
     def __init__(
@@ -37,50 +45,89 @@ class PictureDataModule(LightningDataModule):
         batch_size: int,
         num_workers: int | str,
         seed: int,
+        views: int | None,
+        encoder: Encoder,
+        store: FeatureStore | None,
+        backbone: dict[str, Any],
     ) -> None:
         super().__init__()
         self.manifest = manifest
-        self._preprocessing = preprocessing
         self._batch_size = batch_size
         self._num_workers = worker_count(num_workers)
         self._seed = seed
+        self._views = views
+        self._encoder = encoder
+        evaluation = EvalTransform(preprocessing)
+        transforms: dict[str, Transform] = {"train": TrainTransform(preprocessing, seed)}
+        self._datasets = {
+            name: ImageDataset(split, transforms.get(name, evaluation)) for name, split in manifest.splits.items()
+        }
+        self._cached: dict[str, CachedFeatures] = {}
+        if store is not None:
+            self._cached = {
+                name: CachedFeatures(
+                    dataset,
+                    name=name,
+                    encoder=encoder,
+                    store=store,
+                    backbone=backbone,
+                    num_workers=self._num_workers,
+                )
+                for name, dataset in self._datasets.items()
+            }
 
     def train_dataloader(self) -> Loader:
+        self._encoder.prepare(self._to_encode("train") + self._to_encode("valid"))
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
         return self._loader("valid")
 
     def test_dataloader(self) -> Loader:
+        self._encoder.prepare(self._to_encode("test"))
         return self._loader("test")
 
     def _loader(self, split: str) -> Loader:
-        training = split == "train"
-        transform = TrainTransform(self._preprocessing, self._seed) if training else EvalTransform(self._preprocessing)
-        dataset = ImageDataset(self.manifest.splits[split], transform)
-        options: dict[str, Any] = {"persistent_workers": True} if self._num_workers else {}
-        return DataLoader(  # the default collation makes tensors of the labels
-            cast(Any, dataset),
+        pictures, features = self._datasets[split], self._cached.get(split)
+        if features is not None:
+            # The dataset makes whole batches, faster than a worker could hand them over.
+            options: dict[str, Any] = {"dataset": FeatureDataset(features), "collate_fn": _as_it_is}
+        else:
+            workers = {"num_workers": self._num_workers, "persistent_workers": self._num_workers > 0}
+            options = {"dataset": pictures} | workers
+        return DataLoader(
             batch_size=self._batch_size,
-            sampler=self._sampler(len(dataset), training),
-            num_workers=self._num_workers,
+            sampler=self._sampler(split),
             pin_memory=torch.cuda.is_available(),
             # Each iterator draws a seed for its workers; from here, and not from the stream that dropout draws from.
             generator=torch.Generator(),
             **options,
         )
 
-    def _sampler(self, length: int, training: bool) -> ViewSampler:
-        trainer = self.trainer
-        # A resumed fit asks for its first batches before it tells the sampler the epoch.
-        epoch = _epochs_done(trainer) if trainer and training else 0
+    def _sampler(self, split: str) -> ViewSampler:
+        training, trainer = split == "train", self.trainer
         return ViewSampler(
-            length,
+            len(self._datasets[split]),
             seed=self._seed if training else None,
-            epoch=epoch,
+            # A resumed fit asks for its first batches before it tells the sampler the epoch.
+            epoch=_epochs_done(trainer) if trainer and training else 0,
+            views=self._views if training else 1,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )
+
+    def _to_encode(self, split: str) -> int:
+        """How many pictures of `split` the encoder will see in this fit or test, if it does not stop early."""
+        epochs = self.trainer.max_epochs if self.trainer else 1
+        passes = MANY_EPOCHS if epochs is None or epochs < 0 else epochs
+        if split not in self._cached:
+            return len(self._datasets[split]) * (passes if split != "test" else 1)
+        views = min(passes, self._views or passes) if split == "train" else 1
+        return self._cached[split].missing(range(views))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _epochs_done(trainer: Trainer) -> int:

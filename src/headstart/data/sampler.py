@@ -13,16 +13,27 @@ class ViewSampler(Sampler[tuple[int, int]]):
 
     Args:
         length: the number of samples.
-        seed: of the order; None keeps the order of the samples, and view 0.
+        seed: of the order; None keeps the order of the samples.
         epoch: the first epoch; Lightning calls `set_epoch` before each later one.
+        views: epoch e has view e mod `views`; None: view e.
         rank, world_size: this process takes every `world_size`-th sample from `rank` on. Like PyTorch's
             DistributedSampler, processes get equally many: the first samples come again at the end.
     """
 
-    def __init__(self, length: int, *, seed: int | None, epoch: int = 0, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int | None,
+        epoch: int = 0,
+        views: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
         self._length = length
         self._seed = seed
         self._epoch = epoch
+        self._views = views
         self._rank = rank
         self._world_size = world_size
 
@@ -33,7 +44,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         return -(-self._length // self._world_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        view = 0 if self._seed is None else self._epoch
+        view = self._epoch if self._views is None else self._epoch % self._views
         order = self._order()
         padded = order + order[: len(self) * self._world_size - self._length]
         return iter([(view, index) for index in padded[self._rank :: self._world_size]])

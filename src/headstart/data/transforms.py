@@ -1,8 +1,7 @@
 """The recipe's transforms, from an RGB image to the uint8 square that the backbone takes."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from PIL import Image
@@ -14,8 +13,18 @@ from headstart.seeds import derive_seed
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-# (image, view, index) → uint8 (3, image_size, image_size)
-Transform = Callable[[Image.Image, int, int], Tensor]
+# The recipe's augmentation.
+SCALE = (0.8, 1.0)  # of the picture's area
+RATIO = (3 / 4, 4 / 3)  # width by height
+DEGREES = 15.0  # of rotation, to either side
+
+
+class Transform(Protocol):
+    """(image, view, index) → uint8 (3, image_size, image_size); `spec` tells all that the result depends on."""
+
+    spec: dict[str, Any]
+
+    def __call__(self, image: Image.Image, view: int, index: int) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,8 @@ class EvalTransform:
     def __init__(self, sizes: Preprocessing) -> None:
         self._steps = v2.Compose([v2.Resize(sizes.resize_size), v2.CenterCrop(sizes.image_size), v2.PILToTensor()])
 
+        self.spec = {"name": "eval"} | sizes.as_dict()
+
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
         return self._steps(image)
 
@@ -51,10 +62,12 @@ class TrainTransform:
 
     def __init__(self, sizes: Preprocessing, seed: int) -> None:
         self._seed = seed
+        augmentation = {"scale": list(SCALE), "ratio": list(RATIO), "degrees": DEGREES, "flip": 0.5}
+        self.spec = {"name": "train", "seed": seed} | augmentation | sizes.as_dict()
         self._steps = v2.Compose(
             [
-                v2.RandomResizedCrop(sizes.resize_size, scale=(0.8, 1.0), ratio=(3 / 4, 4 / 3)),
-                v2.RandomRotation(15),
+                v2.RandomResizedCrop(sizes.resize_size, scale=SCALE, ratio=RATIO),
+                v2.RandomRotation(DEGREES),
                 v2.RandomHorizontalFlip(),
                 v2.CenterCrop(sizes.image_size),
                 v2.PILToTensor(),

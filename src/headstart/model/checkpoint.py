@@ -7,9 +7,11 @@ import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from headstart.errors import HeadstartError
+from headstart.features.encoder import Encoder
 from headstart.files import replacing
 from headstart.model.classifier import Classifier, Recipe
 from headstart.model.weights import read_safely, restore_backbone
+from headstart.settings import EncoderSettings
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -37,8 +39,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_classifier(path: Path, weights: str | None = None) -> Classifier:
-    """The classifier in the checkpoint `path`, in eval mode; `weights` is where its backbone's weights are now.
+def load_classifier(path: Path, features: EncoderSettings, weights: str | None = None) -> Classifier:
+    """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
+
+    `weights` is where the backbone's weights are now; None for where they were.
 
     Raises:
         HeadstartError: as `read_checkpoint`, or the backbone's weights are gone or changed.
@@ -46,4 +50,5 @@ def load_classifier(path: Path, weights: str | None = None) -> Classifier:
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
     backbone = restore_backbone(recipe.backbone, moved_to=weights, preprocessing=recipe.preprocessing)
-    return Classifier(backbone, recipe).restore(checkpoint).eval()
+    encoder = Encoder(backbone, precision=features.precision, compile=features.compile)
+    return Classifier(encoder, recipe).restore(checkpoint).eval()

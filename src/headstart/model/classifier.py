@@ -11,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
-from headstart.model.backbone import Backbone
+from headstart.features.encoder import Encoder
 from headstart.model.head import build_head
 from headstart.model.weights import BackboneSource
 from headstart.seeds import derive_seed
@@ -57,7 +57,7 @@ class Classifier(LightningModule):
     Its checkpoints leave out the frozen backbone, which `Recipe.backbone` names.
     """
 
-    def __init__(self, backbone: Backbone, recipe: Recipe) -> None:
+    def __init__(self, backbone: Encoder, recipe: Recipe) -> None:
         super().__init__()
         self.save_hyperparameters(recipe.as_dict(), logger=False)
         self.recipe = recipe

@@ -23,12 +23,16 @@ StateDict = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where a frozen backbone comes from, as a checkpoint names it instead of holding its weights."""
+    """Where a frozen backbone comes from, as a checkpoint names it instead of holding its weights.
+
+    `sha256` is of the tensors that are used; `cut` is the name of the layer before which the network was cut.
+    """
 
     arch: str
     weights: str | None
     seed: int
     sha256: str
+    cut: str
 
 
 def load_backbone(
@@ -48,7 +52,7 @@ def load_backbone(
         weights = origin
     backbone = Backbone(network, embedding_dim, preprocessing)
     backbone.check_input(preprocessing.image_size)
-    return backbone, BackboneSource(arch, weights, seed, state_sha256(network))
+    return backbone, BackboneSource(arch, weights, seed, state_sha256(network), cut=classifier)
 
 
 def restore_backbone(source: BackboneSource, *, moved_to: str | None, preprocessing: Preprocessing) -> Backbone:

@@ -52,6 +52,7 @@ def predict_files(
 ) -> Iterator[Prediction]:
     """Yields a prediction for each of `paths`, in their order."""
     classifier = classifier.to(device).eval()
+    classifier.backbone.prepare(len(paths))
     topk = min(topk, len(classifier.recipe.classes))
     loader = DataLoader(
         _Files(paths, classifier.recipe.preprocessing),

@@ -40,7 +40,7 @@ def predict(settings: PredictSettings) -> None:
     """
     output = Path(settings.output) if settings.output is not None else None
     paths = find_pictures(settings.source, leave_out=output)
-    classifier = load_classifier(Path(settings.ckpt_path), settings.model.weights)
+    classifier = load_classifier(Path(settings.ckpt_path), settings.features, settings.model.weights)
     read = 0
     with ExitStack() as stack:
         writers: list[Writer] = [TableWriter(paths, classifier.recipe.classes)]

@@ -9,6 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from headstart.files import write_text
+from headstart.training.clock import StageClock
 
 Row = dict[str, float]
 
@@ -21,10 +22,14 @@ CHARTS = {
 
 
 class History(Callback):
-    """Collects a row an epoch: epoch, lr, {train,valid}/{loss,acc,f1}. A checkpoint holds the rows so far."""
+    """Collects a row an epoch: epoch, lr, {train,valid}/{loss,acc,f1}. A checkpoint holds the rows so far.
 
-    def __init__(self, path: Path) -> None:
+    `clock` must come before this callback, so that it has measured the epoch.
+    """
+
+    def __init__(self, path: Path, clock: StageClock) -> None:
         self.rows: list[Row] = []
+        self._clock = clock
         self._path = path
         self._validated = False
 
@@ -56,8 +61,13 @@ class History(Callback):
         self._log(trainer, row)
         if trainer.is_global_zero:
             write_text(self._path, to_csv(self.rows))
-            if trainer.progress_bar_callback is None:
-                print(describe(row, trainer.max_epochs), flush=True)
+            self._say(trainer, f"{describe(row, trainer.max_epochs)}  ({self._clock.epoch})")
+            if advice := self._clock.advice():
+                self._say(trainer, f"note: {advice}")
+
+    def _say(self, trainer: Trainer, line: str) -> None:
+        bar = trainer.progress_bar_callback
+        bar.print(line) if bar is not None else print(line, flush=True)
 
     def _log(self, trainer: Trainer, row: Row) -> None:
         values = {key: value for key, value in row.items() if key != "epoch"}

@@ -12,6 +12,8 @@ from headstart.data.manifest import Manifest, scan
 from headstart.data.module import PictureDataModule, check_all_readable
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.features.encoder import Encoder
+from headstart.features.store import FeatureStore, default_folder
 from headstart.files import write_json, write_text
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import Classifier, Recipe
@@ -20,6 +22,7 @@ from headstart.report.curves import draw_curves
 from headstart.report.record import RunRecord
 from headstart.settings import TrainSettings
 from headstart.training.checkpoints import BestAndLast, is_trial_run
+from headstart.training.clock import StageClock
 from headstart.training.history import History, Row
 from headstart.training.trainer import build_trainer, sigterm_ends_with_143
 
@@ -44,9 +47,10 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
     with record.stage("model"):
         classifier = _new_classifier(settings, manifest)
         _check_resume(settings.ckpt_path, classifier)
-    history = History(record.folder / "history.csv")
-    trainer = build_trainer(settings, [history])
-    datamodule = _data_module(settings, manifest, classifier.recipe.preprocessing)
+    clock = StageClock(classifier.backbone, cached=settings.features.cache)
+    history = History(record.folder / "history.csv", clock)
+    trainer = build_trainer(settings, [clock, history])
+    datamodule = _data_module(settings, manifest, classifier)
     _begin(record, settings, config, classifier.recipe)
     with record.stage("fit"), sigterm_ends_with_143():
         trainer.fit(classifier, datamodule, ckpt_path=settings.ckpt_path)
@@ -69,7 +73,7 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
     """Scores the checkpoint `ckpt_path` on the test split of the data."""
     record = RunRecord(Path(settings.run_dir))
     with record.stage("model"):
-        classifier = load_classifier(Path(str(settings.ckpt_path)))
+        classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features)
     with record.stage("data"):
         manifest = _read_data(settings)
     if "test" not in manifest.splits:
@@ -80,7 +84,7 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
             f"{', '.join(classifier.recipe.classes)}"
         )
     trainer = build_trainer(settings, [])
-    datamodule = _data_module(settings, manifest, classifier.recipe.preprocessing)
+    datamodule = _data_module(settings, manifest, classifier)
     _begin(record, settings, config, classifier.recipe)
     with record.stage("test"):
         metrics = _test(trainer, classifier, datamodule)
@@ -109,7 +113,8 @@ def _new_classifier(settings: TrainSettings, manifest: Manifest) -> Classifier:
         seed=settings.seed,
         data_fingerprint=manifest.fingerprint,
     )
-    return Classifier(backbone, recipe)
+    features = settings.features
+    return Classifier(Encoder(backbone, precision=features.precision, compile=features.compile), recipe)
 
 
 def _check_resume(ckpt_path: str | None, classifier: Classifier) -> None:
@@ -122,10 +127,17 @@ def _check_resume(ckpt_path: str | None, classifier: Classifier) -> None:
         print("warning: the data have changed since the checkpoint was written", file=sys.stderr)
 
 
-def _data_module(settings: TrainSettings, manifest: Manifest, preprocessing: Preprocessing) -> PictureDataModule:
+def _data_module(settings: TrainSettings, manifest: Manifest, classifier: Classifier) -> PictureDataModule:
+    features = settings.features
+    folder = Path(features.dir).expanduser() if features.dir is not None else default_folder()
+    source = classifier.recipe.backbone
     return PictureDataModule(
         manifest,
-        preprocessing=preprocessing,
+        preprocessing=classifier.recipe.preprocessing,
+        views=features.views,
+        encoder=classifier.backbone,
+        store=FeatureStore(folder, features.max_gb) if features.cache else None,
+        backbone={"arch": source.arch, "weights_sha256": source.sha256, "cut": source.cut},
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         seed=settings.seed,

@@ -1,0 +1,127 @@
+"""The fast frozen forward: one place for precision, memory layout, compilation and the shape of a call."""
+
+import logging
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+# Pictures a call on a processor: their activations stay in its caches, and one shape is compiled once.
+CPU_CHUNK = 8
+# From so many pictures on, the seconds that compilation costs a process come back (on processors).
+REPAYS_COMPILATION = 1500
+
+
+class Encoder(nn.Module):
+    """Runs a frozen `backbone` fast: uint8 pictures (N, 3, H, W) → float32 features (N, embedding_dim).
+
+    Args:
+        backbone: a module with that contract, and an `embedding_dim`.
+        precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware has it.
+        compile: True, False, or "auto": where the pictures announced to `prepare` repay it.
+    """
+
+    def __init__(self, backbone: nn.Module, *, precision: str, compile: bool | str) -> None:
+        super().__init__()
+        self.backbone = backbone.to(memory_format=torch.channels_last)
+        self.embedding_dim = int(backbone.embedding_dim)  # type: ignore[arg-type]
+        self.seconds = 0.0
+        self._precision = precision
+        self._compile = compile
+        self._compiled = False
+        self.eval()
+
+    def train(self, mode: bool = True) -> "Encoder":
+        return super().train(False)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the backbone is, and the features come out."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def precision(self) -> str:
+        """ "bf16" or "32", as resolved for the device."""
+        if self._precision != "auto":
+            return self._precision
+        return "bf16" if has_fast_bf16(self.device) else "32"
+
+    def prepare(self, pictures: int) -> None:
+        """Compiles the backbone, once, if so many `pictures` to come repay it.
+
+        Where compilation fails, as without a C++ compiler, a warning says so and the backbone runs as it is.
+        """
+        wanted = self._compile
+        if wanted == "auto":
+            wanted = self.device.type == "cpu" and pictures >= REPAYS_COMPILATION
+        if not wanted or self._compiled:
+            return
+        # Freezing folds BatchNorm into the convolutions and packs their weights; inductor has it for processors.
+        # It would announce that there is no CUDA.
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
+        options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
+        self.backbone.compile(dynamic=False, options=options)
+        self._compiled = True
+
+    def forward(self, images: Tensor) -> Tensor:
+        start = time.perf_counter()
+        images = images.to(self.device, non_blocking=True)
+        if self.device.type == "cpu":
+            features = torch.cat([self._run(chunk) for chunk in images.split(CPU_CHUNK)])
+        else:
+            features = self._run(images)
+        self.seconds += time.perf_counter() - start
+        return features
+
+    def encode(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yields the float32 features of each batch of pictures, on the CPU, in order."""
+        waiting: Tensor | None = None
+        for images in batches:
+            features = self(images)
+            # The device works on this batch while the one before is fetched from it.
+            if waiting is not None:
+                yield self._fetch(waiting)
+            waiting = features
+        if waiting is not None:
+            yield self._fetch(waiting)
+
+    def _fetch(self, features: Tensor) -> Tensor:
+        start = time.perf_counter()
+        fetched = features.cpu()
+        self.seconds += time.perf_counter() - start
+        return fetched
+
+    @torch.no_grad()
+    def _run(self, images: Tensor) -> Tensor:
+        missing = CPU_CHUNK - len(images) if self._compiled and self.device.type == "cpu" else 0
+        # Each new shape would be compiled anew.
+        padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
+        padded = padded.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            features = self._call(padded)
+        return features[: len(images)].float()
+
+    def _call(self, images: Tensor) -> Tensor:
+        if not self._compiled:
+            return self.backbone(images)
+        try:
+            return self.backbone(images)
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            print(f"warning: the backbone runs uncompiled, compilation failed: {reason}", file=sys.stderr)
+            self.backbone._compiled_call_impl = None
+            self._compile, self._compiled = False, False
+            return self.backbone(images)
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 matrices by itself."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu":
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False

@@ -1,0 +1,80 @@
+"""Training with the feature store is the same computation as without it."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, Script
+
+RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01", "trainer.max_epochs=4")
+
+
+def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[dict[str, float]], str]:
+    result = script("train.py", f"data.root={root}", *SMALL, *RULE, f"hydra.run.dir={run}", *overrides)
+    assert result.status == 0, result.err
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    return [{name: float(value) for name, value in row.items()} for row in rows], result.err
+
+
+@pytest.mark.parametrize("more", [(), ("data.num_workers=2",), ("data.batch_size=5",), ("features.views=2",)])
+def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+    exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}", *more)
+    cold, _ = train(script, flat, tmp_path / "cold", *exact)
+    warm, _ = train(script, flat, tmp_path / "warm", *exact)
+    without, _ = train(script, flat, tmp_path / "without", *exact, "features.cache=false")
+    assert cold == warm
+    for ours, theirs in zip(cold, without, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+    figures = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("cold", "without")]
+    for metrics in figures:
+        del metrics["seconds"]
+    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
+
+
+def test_cache__resumed_with_it_like_a_whole_run_without(script: Script, flat: Path, tmp_path: Path) -> None:
+    exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}")
+    train(script, flat, tmp_path / "part", *exact, "trainer.max_epochs=2")
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    resumed, _ = train(script, flat, tmp_path / "resumed", *exact, f"ckpt_path={last}")
+    without, _ = train(script, flat, tmp_path / "without", *exact, "features.cache=false")
+    for ours, theirs in zip(resumed, without, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+def test_cache__a_damaged_file_changes_nothing(script: Script, flat: Path, tmp_path: Path) -> None:
+    folder = f"features.dir={tmp_path / 'features'}"
+    cold, _ = train(script, flat, tmp_path / "cold", folder)
+    (file,) = (tmp_path / "features").glob("*train*/view-0001.npy")
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+    again, err = train(script, flat, tmp_path / "again", folder)
+    assert again == cold
+    assert f"{file} is damaged" in err
+
+
+def test_cache__a_changed_picture_is_never_served_stale(script: Script, flat: Path, tmp_path: Path) -> None:
+    folder = f"features.dir={tmp_path / 'features'}"
+    train(script, flat, tmp_path / "before", folder)
+    (flat / "red" / "0.jpg").write_bytes((flat / "blue" / "0.jpg").read_bytes())
+    changed, _ = train(script, flat, tmp_path / "changed", folder)
+    fresh, _ = train(script, flat, tmp_path / "fresh", f"features.dir={tmp_path / 'new'}")
+    assert changed == fresh
+
+
+def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Path) -> None:
+    folder = f"features.dir={tmp_path / 'features'}"
+    train(script, flat, tmp_path / "short", folder, "trainer.max_epochs=2")
+    files = {path: path.stat().st_ino for path in (tmp_path / "features").glob("*/view-*.npy")}
+    train(script, flat, tmp_path / "long", folder, "model.dropout=0.1")
+    after = {path: path.stat().st_ino for path in (tmp_path / "features").glob("*/view-*.npy")}
+    assert files.items() <= after.items()
+    assert len(after) == len(files) + 2
+
+
+def test_epoch_line__tells_where_the_time_went(script: Script, flat: Path) -> None:
+    result = script("train.py", f"data.root={flat}", *SMALL, *RULE)
+    lines = [line for line in result.out.splitlines() if line.startswith("epoch ")]
+    assert len(lines) == 4
+    assert all("(data " in line and "backbone " in line and "head " in line for line in lines)
