@@ -70,8 +70,10 @@ def one_sentence() -> Iterator[None]:
 
 def register_resolvers() -> None:
     """Makes the resolvers of conf/train.yaml known: `run_name` and `unique_name`."""
+    # One name a process: the trials of a sweep share its folder.
+    name = _unique_name()
     OmegaConf.register_resolver("run_name", _run_name, replace=True)
-    OmegaConf.register_resolver("unique_name", _unique_name, use_cache=True, replace=True)
+    OmegaConf.register_resolver("unique_name", lambda: name, replace=True)
 
 
 def _run_name(root: str, arch: str) -> str:

@@ -1,3 +1,5 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -46,6 +48,14 @@ def test_train__depends_on_seed_view_and_index_alone(image: Image.Image) -> None
     assert picture.dtype == torch.uint8
     for seed, view, index in ((1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)):
         assert not torch.equal(TrainTransform(SIZES, seed)(image, view, index), picture)
+
+
+def test_train__in_threads_as_alone(image: Image.Image) -> None:
+    transform = TrainTransform(SIZES, seed=0)
+    alone = [transform(image, 0, index) for index in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        together = list(pool.map(lambda index: transform(image, 0, index), range(40)))
+    assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
 
 
 def test_train__leaves_the_random_state_alone(image: Image.Image) -> None:

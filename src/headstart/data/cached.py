@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from tqdm import tqdm
 
 from headstart.data.dataset import ImageDataset
 from headstart.data.sampler import ViewSampler
+from headstart.data.workers import worker_count
 from headstart.features.encoder import Encoder
 from headstart.features.store import Array, FeatureStore, Key
 
@@ -40,7 +42,7 @@ class CachedFeatures:
         encoder: Encoder,
         store: FeatureStore,
         backbone: dict[str, Any],
-        num_workers: int,
+        num_workers: int | str,
     ) -> None:
         self.labels = torch.tensor(dataset.split.labels)
         self._dataset = dataset
@@ -48,13 +50,19 @@ class CachedFeatures:
         self._encoder = encoder
         self._store = store
         self._backbone = backbone
+        self._num_workers = num_workers
         self._sampler = ViewSampler(len(dataset), seed=None)
-        self._loader = DataLoader(
-            dataset,
+
+    @cached_property
+    def _loader(self) -> DataLoader[Any]:
+        # Made late, because the encoder's device is known late; kept, because workers take time to start.
+        workers = worker_count(self._num_workers, self._encoder.device)
+        return DataLoader(
+            self._dataset,
             batch_size=ENCODING_BATCH,
             sampler=self._sampler,
-            num_workers=num_workers,
-            persistent_workers=num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),
         )

@@ -6,6 +6,7 @@ from torch.utils.data import Dataset
 from headstart.data.images import read_rgb
 from headstart.data.manifest import Split
 from headstart.data.transforms import Transform
+from headstart.data.workers import map_pictures
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
@@ -17,6 +18,10 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
 
     def __len__(self) -> int:
         return len(self.split)
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> list[tuple[Tensor, int]]:
+        """What a DataLoader asks for: a batch at once."""
+        return map_pictures(self.__getitem__, keys)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
         view, index = key

@@ -1,7 +1,5 @@
 """The LightningDataModule: loaders of (uint8 pictures or features, labels) for each split."""
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from headstart.data.images import check_readable
 from headstart.data.manifest import Manifest
 from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform, Transform
+from headstart.data.workers import map_pictures, worker_count
 from headstart.features.encoder import Encoder
 from headstart.features.store import FeatureStore
 
@@ -29,7 +28,7 @@ class PictureDataModule(LightningDataModule):
         manifest: what there is.
         preprocessing: the evaluation transform; the augmentation has the same sizes.
         batch_size: pictures a batch and process.
-        num_workers: processes that decode, or "auto".
+        num_workers: processes that decode, or "auto": see headstart.data.workers.
         seed: of the augmentation and of the order.
         views: how many views of the train split there are; None: one an epoch.
         encoder: what encodes pictures on a miss of the store, and in the classifier where there is no store.
@@ -53,7 +52,7 @@ class PictureDataModule(LightningDataModule):
         super().__init__()
         self.manifest = manifest
         self._batch_size = batch_size
-        self._num_workers = worker_count(num_workers)
+        self._num_workers = num_workers
         self._seed = seed
         self._views = views
         self._encoder = encoder
@@ -93,8 +92,8 @@ class PictureDataModule(LightningDataModule):
             # The dataset makes whole batches, faster than a worker could hand them over.
             options: dict[str, Any] = {"dataset": FeatureDataset(features), "collate_fn": _as_it_is}
         else:
-            workers = {"num_workers": self._num_workers, "persistent_workers": self._num_workers > 0}
-            options = {"dataset": pictures} | workers
+            workers = worker_count(self._num_workers, self._encoder.device)
+            options = {"dataset": pictures, "num_workers": workers, "persistent_workers": workers > 0}
         return DataLoader(
             batch_size=self._batch_size,
             sampler=self._sampler(split),
@@ -135,27 +134,10 @@ def _epochs_done(trainer: Trainer) -> int:
     return int(progress.processed)
 
 
-def worker_count(num_workers: int | str) -> int:
-    """The number of processes that `data.num_workers` stands for."""
-    if num_workers != "auto":
-        return int(num_workers)
-    cores = core_count()
-    return min(cores, 8) if cores > 1 else 0
-
-
-def core_count() -> int:
-    """The cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def check_all_readable(manifest: Manifest) -> None:
     """Decodes every picture once, so that a damaged one is found before hours of training, not after.
 
     Raises:
         UnreadableImage: names the first unreadable file.
     """
-    paths = [split.root / path for split in manifest.splits.values() for path in split.paths]
-    # Decoding releases the interpreter's lock.
-    with ThreadPoolExecutor(core_count()) as pool:
-        for _ in pool.map(check_readable, paths):
-            pass
+    map_pictures(check_readable, [split.root / path for split in manifest.splits.values() for path in split.paths])

@@ -177,7 +177,8 @@ def _write(file: BinaryIO, shape: tuple[int, int], dtype: str, rows: Iterable[Ar
     put(_header(shape, dtype))
     count = 0
     for block in rows:
-        converted = block.astype(dtype)
+        with np.errstate(over="ignore"):
+            converted = block.astype(dtype)
         if not np.isfinite(converted).all() and np.isfinite(block).all():
             raise HeadstartError(f"features as large as {np.abs(block).max():.3g} do not fit into {dtype}: "
                                  "set features.precision=32")  # fmt: skip

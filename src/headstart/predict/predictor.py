@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalTransform, Preprocessing
+from headstart.data.workers import map_pictures, worker_count
 from headstart.errors import UnreadableImage
 from headstart.model.classifier import Classifier
 
@@ -34,6 +35,9 @@ class _Files(Dataset[Tensor | str]):
     def __len__(self) -> int:
         return len(self._paths)
 
+    def __getitems__(self, indices: list[int]) -> list[Tensor | str]:
+        return map_pictures(self.__getitem__, indices)
+
     def __getitem__(self, index: int) -> Tensor | str:
         try:
             return self._transform(read_rgb(self._paths[index]), 0, index)
@@ -47,7 +51,7 @@ def predict_files(
     *,
     topk: int,
     batch_size: int,
-    num_workers: int,
+    num_workers: int | str,
     device: torch.device,
 ) -> Iterator[Prediction]:
     """Yields a prediction for each of `paths`, in their order."""
@@ -57,7 +61,7 @@ def predict_files(
     loader = DataLoader(
         _Files(paths, classifier.recipe.preprocessing),
         batch_size=batch_size,
-        num_workers=num_workers,
+        num_workers=worker_count(num_workers, device),
         collate_fn=list,
         pin_memory=device.type == "cuda",
     )

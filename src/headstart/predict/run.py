@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Protocol
 
 from headstart.data.images import read_rgb
-from headstart.data.module import worker_count
 from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier
 from headstart.predict.overlays import annotate, annotated_path, save
@@ -54,7 +53,7 @@ def predict(settings: PredictSettings) -> None:
             paths,
             topk=settings.topk,
             batch_size=settings.data.batch_size,
-            num_workers=worker_count(settings.data.num_workers),
+            num_workers=settings.data.num_workers,
             device=choose_device(settings.accelerator),
         ):
             for writer in writers:

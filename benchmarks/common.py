@@ -1,0 +1,84 @@
+"""What the benchmarks share: running processes, the machine's description, results as JSON."""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from headstart.report.record import processor_name
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+EPOCHS = 20
+
+
+def data_folder(description: str | None) -> Path:
+    """The DATA argument of a benchmark: flat class folders with 58 JPEGs or more each."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("data", type=Path, help="flat class folders; the first 50 pictures of each are trained on")
+    return parser.parse_args().data.resolve()
+
+
+def run(*command: str, **environment: str) -> tuple[float, str]:
+    """Runs a Python script of the project; returns its wall seconds, imports and all, and its output."""
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        sys.exit(done.stderr)
+    return time.perf_counter() - start, done.stdout
+
+
+def plain_loop(data: Path, *arguments: str) -> dict[str, Any]:
+    """One run of plain_loop.py, with its wall seconds as `wall`."""
+    wall, out = run(str(HERE / "plain_loop.py"), str(data), *arguments)
+    return json.loads(out) | {"wall": wall}
+
+
+def plain_run_seconds(data: Path) -> float:
+    """A whole plain run of EPOCHS epochs, from the median of two timed ones."""
+    measured = plain_loop(data, "--epochs", "2")
+    return measured["wall"] + (EPOCHS - 2) * statistics.median(measured["epoch"])
+
+
+@contextmanager
+def empty_caches() -> Iterator[dict[str, str]]:
+    """Environment variables for a process that finds neither features nor compiled code."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield {"XDG_CACHE_HOME": f"{folder}/features", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+
+
+def training(data: Path, folder: str, *overrides: str) -> list[str]:
+    """The command of headstart's run that does what the plain loop does."""
+    return [
+        str(ROOT / "train.py"),
+        f"data.root={data}",
+        "data.split.train=50",
+        "data.split.valid=8",
+        "model.weights=null",
+        "callbacks.early_stopping=null",
+        f"trainer.max_epochs={EPOCHS}",
+        f"hydra.run.dir={folder}/run",
+        f"hydra.sweep.dir={folder}/sweep",
+        *overrides,
+    ]
+
+
+def save(name: str, **figures: Any) -> None:
+    """Writes results/<name>.json and prints it."""
+    machine = {"processor": processor_name(), "cores": len(os.sched_getaffinity(0))}
+    result = {"date": datetime.now(UTC).date().isoformat(), "machine": machine} | figures
+    text = json.dumps(result, indent=2)
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{name}.json").write_text(text + "\n")
+    print(text)

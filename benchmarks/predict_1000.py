@@ -1,0 +1,33 @@
+"""Naming the classes of 1,000 pictures, the whole process, against a loop that takes one at a time.
+
+python benchmarks/predict_1000.py DATA
+"""
+
+import statistics
+import tempfile
+from pathlib import Path
+
+from common import ROOT, data_folder, plain_loop, run, save, training
+
+COUNT = 1000
+
+
+def main(data: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        run(*training(data, folder, "trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1"))
+        pictures = Path(folder, "pictures")
+        pictures.mkdir()
+        sources = (sorted(data.glob("*/*.jpg")) * 2)[:COUNT]
+        for number, source in enumerate(sources):
+            (pictures / f"{number:04}.jpg").symlink_to(source)
+        command = [str(ROOT / "predict.py"), f"ckpt_path={folder}/run/checkpoints/best.ckpt", f"source={pictures}"]
+        plain, ours = [], []
+        for _ in range(3):
+            plain.append(plain_loop(data, "--predict", str(COUNT))["wall"])
+            ours.append(run(*command)[0])
+    seconds = {"plain": statistics.median(plain), "ours": statistics.median(ours)}
+    save("predict_1000", seconds=seconds, ratio=seconds["plain"] / seconds["ours"])
+
+
+if __name__ == "__main__":
+    main(data_folder(__doc__))
