@@ -7,14 +7,15 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from common import ROOT, data_folder, plain_loop, run, save, training
+from common import ROOT, data_folder, empty_caches, plain_loop, run, save, training
 
 COUNT = 1000
 
 
 def main(data: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        run(*training(data, folder, "trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1"))
+    with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
+        few = ("trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1")
+        run(*training(data, folder, *few), **environment)
         pictures = Path(folder, "pictures")
         pictures.mkdir()
         sources = (sorted(data.glob("*/*.jpg")) * 2)[:COUNT]
@@ -24,7 +25,7 @@ def main(data: Path) -> None:
         plain, ours = [], []
         for _ in range(3):
             plain.append(plain_loop(data, "--predict", str(COUNT))["wall"])
-            ours.append(run(*command)[0])
+            ours.append(run(*command, **environment)[0])
     seconds = {"plain": statistics.median(plain), "ours": statistics.median(ours)}
     save("predict_1000", seconds=seconds, ratio=seconds["plain"] / seconds["ours"])
 

@@ -1,5 +1,6 @@
 """What the two scripts share: overrides made ready for Hydra, and errors told in one sentence."""
 
+import io
 import os
 import re
 import secrets
@@ -22,8 +23,9 @@ from headstart.settings import unknown_key
 
 # The groups whose entries take arguments of a Lightning class that need not stand in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
-# What Hydra itself leaves in the folder of a run before the project writes there.
-HYDRA_FILES = {".hydra"}
+PROCESS_START = time.time()
+# What there can be in the folder of a run before its first epoch has ended.
+BEGINNINGS = re.compile(r"\.hydra|run\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
 
 
 def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
@@ -33,6 +35,10 @@ def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
     What is wrong with the command line ends as one sentence and status 1.
     """
     tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name need not be valid in any encoding, and is printed all the same.
+            stream.reconfigure(errors="backslashreplace")
     # Without it Hydra would print errors, and the advice to set it, by itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     repeated = _overrides_of_resumed_run(sys.argv[1:]) if resumes else []
@@ -61,10 +67,10 @@ def one_sentence() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        _discard_empty_run_folder()
+        _discard_begun_run()
         raise
     except (HeadstartError, OSError) as error:
-        _discard_empty_run_folder()
+        _discard_begun_run()
         _fail(str(error) if isinstance(error, HeadstartError) else _system_sentence(error))
 
 
@@ -112,6 +118,9 @@ def _key(override: str) -> str:
 
 def _refuse_used_run_folder(arguments: list[str]) -> None:
     """Before Hydra writes its own files into it."""
+    # The further processes that Lightning starts share the folder of the first.
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return
     for argument in arguments:
         if _key(argument) == "hydra.run.dir":
             folder = Path(argument.partition("=")[2].strip("'\""))
@@ -119,10 +128,15 @@ def _refuse_used_run_folder(arguments: list[str]) -> None:
                 raise HeadstartError(f"{folder} already holds a run: choose another folder for this one")
 
 
-def _discard_empty_run_folder() -> None:
-    """Removes the folder that Hydra made for a run that then could not start, and parents left empty by that."""
+def _discard_begun_run() -> None:
+    """Removes the folder of a run that failed before its first epoch had ended, and parents left empty by that.
+
+    Nothing is removed if anything in the folder is older than this process, or not a run's.
+    """
     folder = Path(HydraConfig.get().runtime.output_dir)
-    if HydraConfig.get().output_subdir is None or {p.name for p in folder.iterdir()} - HYDRA_FILES:
+    if HydraConfig.get().output_subdir is None or not all(BEGINNINGS.fullmatch(p.name) for p in folder.iterdir()):
+        return
+    if any(path.lstat().st_ctime < PROCESS_START for path in folder.rglob("*")):
         return
     shutil.rmtree(folder)
     for parent in folder.parents:

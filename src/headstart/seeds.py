@@ -9,4 +9,4 @@ def derive_seed(*parts: int | str) -> int:
     32 bits, because that is all PyTorch's Mersenne Twister takes of a seed on the CPU.
     """
     text = "\x00".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "little")
+    return int.from_bytes(hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=4).digest(), "little")

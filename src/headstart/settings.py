@@ -14,6 +14,9 @@ from headstart.signatures import parameters_of
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 # What the project itself hands to the Trainer; each has a place of its own in conf/.
 NOT_FOR_USERS = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler"}
+# Lightning's other precisions change the weights themselves.
+PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")
+METRICS = tuple(f"{split}/{metric}" for split in ("train", "valid") for metric in ("loss", "acc", "f1"))
 
 
 def limited(says: str, test: Callable[[Any], bool]) -> Any:
@@ -226,6 +229,11 @@ def _check_trainer(trainer: dict[str, Any]) -> None:
             raise HeadstartError(
                 f"unknown key 'trainer.{key}'{_nearest(f'trainer.{key}', [f'trainer.{k}' for k in known])}"
             )
+    if str(trainer.get("precision")) not in PRECISIONS:
+        raise HeadstartError(
+            f"trainer.precision={trainer['precision']} cannot work: it would round the frozen backbone's weights; "
+            f"it must be one of {', '.join(PRECISIONS[1:])} (features.precision is the backbone's)"
+        )
     epochs = trainer.get("max_epochs")
     if epochs is not None and not (_is_int(epochs, least=1) or epochs == -1):
         raise HeadstartError(
@@ -246,6 +254,10 @@ def _check_targets(group: str, entries: dict[str, Any]) -> None:
             raise HeadstartError(
                 f"unknown key '{group}.{name}'{_nearest(f'{group}.{name}', others)} "
                 "(an entry of one's own needs a _target_, the class to make)"
+            )
+        if "monitor" in entry and entry["monitor"] not in METRICS:
+            raise HeadstartError(
+                f"{group}.{name}.monitor={entry['monitor']} cannot work: it must be one of {', '.join(METRICS)}"
             )
         known = parameters_of(entry["_target_"])
         for key in entry:

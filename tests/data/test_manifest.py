@@ -126,6 +126,12 @@ def test_refused__one_class_without_test(flat: Path) -> None:
     assert "leave none of the 12 pictures of class 'blue' for the test split" in message
 
 
+def test_refused__folders_that_look_like_splits(split_folders: Path) -> None:
+    for name in ("train", "val", "test"):
+        (split_folders / name).rename(split_folders / name.capitalize())
+    assert "has the folders Test, Train, Val, which look like splits and not like classes" in refused(split_folders)
+
+
 def test_refused__train_without_valid(split_folders: Path) -> None:
     shutil.rmtree(split_folders / "val")
     assert "has train/ but no valid/" in refused(split_folders)

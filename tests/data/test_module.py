@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import draw
+from pytorch_lightning import Trainer
 
 from headstart.data.manifest import scan
 from headstart.data.module import PictureDataModule, check_all_readable
@@ -105,6 +106,18 @@ def test_key__changes_with_all_that_the_features_depend_on(flat: Path, tmp_path:
     picture.write_bytes(bytes(content))
     changed = keys(module(flat, store=store))
     assert [name for name in before if before[name] != changed[name]] == ["train"]
+
+
+def test_key__a_whole_run_and_its_parts_use_the_same_code(flat: Path, tmp_path: Path) -> None:
+    """Compiled and eager code round differently: what was encoded before must not decide between them."""
+    data = module(flat, store=FeatureStore(tmp_path))
+    data._encoder._compile = "auto"
+    data.trainer = Trainer(max_epochs=100, logger=False, enable_checkpointing=False, accelerator="cpu")
+    before = data._pictures_to_encode()
+    data._cached["valid"].view(0)
+    assert data._pictures_to_encode() == before == 18 * 100 + 9 + 9
+    data.val_dataloader()
+    assert data._encoder.compiles
 
 
 def test_check_all_readable__names_the_file(flat: Path) -> None:

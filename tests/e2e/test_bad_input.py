@@ -84,6 +84,13 @@ def test_data(script: Script, flat: Path, harm: Callable[[Path], None], sentence
     assert_refused(script("train.py", f"data.root={flat}", *RULE, *SMALL), sentence)
 
 
+@pytest.mark.parametrize("folder", ["file", "file/below"])
+def test_features__folder_that_cannot_be_written(script: Script, flat: Path, tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").write_text("")
+    result = script("train.py", f"data.root={flat}", *RULE, *SMALL, f"features.dir={tmp_path / folder}")
+    assert_refused(result, f"features.dir={tmp_path / folder} cannot be written")
+
+
 def test_data__default_folder_that_is_not_there(script: Script) -> None:
     assert_refused(script("train.py"), "data.root=data/caltech10 does not exist")
 

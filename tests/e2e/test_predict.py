@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -35,7 +36,7 @@ def test_probabilities__equal_the_test_loops(script: Script, trained: Path, best
         row["path"]: {row[f"label_{k}"]: float(row[f"prob_{k}"]) for k in (1, 2, 3)} for row in rows_of(Path("out"))
     }
     plain = EncoderSettings(precision="32", compile=False)
-    classifier = load_classifier(trained / "checkpoints" / "best.ckpt", plain)
+    classifier = load_classifier(trained / "checkpoints" / "best.ckpt", plain, moved_to=None)
     manifest = scan(pictures, SplitSettings(6, 3), seed=0)
     data = PictureDataModule(
         manifest,
@@ -113,11 +114,19 @@ def test_annotate__writes_each_picture_and_never_reads_its_own(script: Script, b
     draw(Path("in/a/0.jpg"), (200, 50, 40), seed=0)
     draw(Path("in/b/0.png"), (200, 50, 40), seed=1)
     for _ in range(2):
-        result = script("predict.py", best, "source=in", "output=in/out", "annotate=true")
+        result = script("predict.py", best, "source=in", "output=in", "annotate=true")
         assert result.status == 0, result.err
-        found = sorted(p.relative_to("in/out/annotated").as_posix() for p in Path("in/out/annotated").rglob("*.*"))
+        found = sorted(p.relative_to("in/annotated").as_posix() for p in Path("in/annotated").rglob("*.*"))
         assert found == ["a/0.jpg", "b/0.png.jpg"]
-        assert len(rows_of(Path("in/out"))) == 2
+        assert len(rows_of(Path("in"))) == 2
+
+
+def test_name__that_is_not_unicode(script: Script, best: str) -> None:
+    draw(Path("in/0.jpg"), (200, 50, 40), seed=0)
+    Path("in/0.jpg").rename(os.fsdecode(b"in/caf\xe9.jpg"))
+    result = script("predict.py", best, "source=in", "output=out")
+    assert result.status == 0, result.err
+    assert b"in/caf\xe9.jpg" in Path("out/predictions.csv").read_bytes()
 
 
 def test_more_classes_asked_than_there_are(script: Script, trained: Path, best: str) -> None:

@@ -79,9 +79,9 @@ def test_encode__all_batches_in_order() -> None:
 def test_compile__auto_only_where_it_is_repaid() -> None:
     encoder = make(compile="auto")
     encoder.prepare(100)
-    assert not encoder._compiled
+    assert not encoder.compiles
     encoder.prepare(100_000)
-    assert encoder._compiled
+    assert encoder.compiles
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
@@ -113,4 +113,4 @@ def test_compile__without_a_compiler_warns_once_and_goes_on(
         assert torch.allclose(encoder(images), expected, atol=1e-6)
     assert capsys.readouterr().err.count("warning: the backbone runs uncompiled") == 1
     encoder.prepare(1)
-    assert not encoder._compiled
+    assert not encoder.compiles

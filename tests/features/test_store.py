@@ -66,8 +66,8 @@ def test_views_and_keys__do_not_mix(tmp_path: Path) -> None:
     calls: list[int] = []
     ask(store, 1, calls, key=other)
     assert calls == [1]
-    assert store.has(KEY, 0)
-    assert not store.has(KEY, 2)
+    assert file_of(tmp_path, 0).exists()
+    assert not file_of(tmp_path, 2).exists()
 
 
 @pytest.mark.parametrize("harm", ["truncated", "flipped in the data", "flipped in the header", "emptied", "of no use"])
@@ -219,7 +219,7 @@ def test_max_gb__the_keys_used_longest_ago_go_first(tmp_path: Path) -> None:
         age(tmp_path / key.folder, 1000 - number)
     ask(store, key=keys[0])  # used again
     ask(store, key=keys[3])
-    assert [store.has(key, 0) for key in keys] == [True, False, True, True]
+    assert [file_of(tmp_path, 0, key).exists() for key in keys] == [True, False, True, True]
 
 
 def test_max_gb__then_the_keys_own_older_views(tmp_path: Path) -> None:
@@ -227,7 +227,7 @@ def test_max_gb__then_the_keys_own_older_views(tmp_path: Path) -> None:
     for view in range(4):
         assert ask(store, view)[0, 0] == 100 * view
         os.utime(file_of(tmp_path, view), (view, view))
-    assert [store.has(KEY, view) for view in range(4)] == [False, False, True, True]
+    assert [file_of(tmp_path, view).exists() for view in range(4)] == [False, False, True, True]
 
 
 def test_max_gb__smaller_than_one_view_is_told(tmp_path: Path) -> None:

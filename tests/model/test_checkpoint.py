@@ -20,7 +20,7 @@ def test_checkpoint__holds_plain_values_and_no_backbone(best: Path) -> None:
     checkpoint = torch.load(best, weights_only=True)
     assert all(key.startswith("head.") for key in checkpoint["state_dict"])
     assert checkpoint["hyper_parameters"]["classes"] == ["blue", "green", "red"]
-    assert load_classifier(best, PLAIN).recipe.classes == ("blue", "green", "red")
+    assert load_classifier(best, PLAIN, moved_to=None).recipe.classes == ("blue", "green", "red")
 
 
 def test_missing__truncated_and_foreign(best: Path, tmp_path: Path) -> None:
@@ -43,4 +43,4 @@ def test_weights__changed_since(best: Path) -> None:
     checkpoint["hyper_parameters"]["backbone"]["seed"] = 1
     torch.save(checkpoint, best)
     with pytest.raises(HeadstartError, match=r"the backbone's weights \(random, of seed 1\) are not those"):
-        load_classifier(best, PLAIN)
+        load_classifier(best, PLAIN, moved_to=None)

@@ -23,6 +23,7 @@ def make(**changes) -> Classifier:
         "weight_decay": 0.0,
         "seed": 0,
         "data_fingerprint": "0",
+        "precision": "32",
     }
     return Classifier(Encoder(backbone, precision="32", compile=False), Recipe(**values | changes))
 

@@ -54,6 +54,35 @@ def test_resume__ends_like_a_run_that_was_not_interrupted(
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
 
+@pytest.mark.parametrize("stop", [(), ("callbacks.early_stopping.stopping_threshold=100",)])
+def test_resume__of_a_run_killed_after_its_last_epoch(
+    script: Script, flat: Path, tmp_path: Path, stop: tuple[str, ...]
+) -> None:
+    train(script, flat, tmp_path / "whole", *stop)
+    last = tmp_path / "whole" / "checkpoints" / "last.ckpt"
+    train(script, flat, tmp_path / "resumed", *stop, f"ckpt_path={last}")
+    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
+
+
+def test_resume__with_more_patience_goes_on(script: Script, flat: Path, tmp_path: Path) -> None:
+    more = ("trainer.max_epochs=8", "callbacks.checkpoint.monitor=train/loss", "callbacks.checkpoint.mode=max")
+    impatient = ("callbacks.early_stopping.monitor=train/acc", "callbacks.early_stopping.patience=1")
+    train(script, flat, tmp_path / "part", *more, *impatient)
+    epochs = figures(tmp_path / "part")["epochs"]
+    assert epochs < 8
+    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
+    patient = ("callbacks.early_stopping.monitor=train/acc", "callbacks.early_stopping.patience=50")
+    train(script, flat, tmp_path / "resumed", *more, *patient, f"ckpt_path={last}")
+    assert figures(tmp_path / "resumed")["epochs"] == 8
+
+
+def test_validation__not_in_each_epoch(script: Script, flat: Path, tmp_path: Path) -> None:
+    train(script, flat, tmp_path / "run", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
+    with (tmp_path / "run" / "history.csv").open() as file:
+        assert [row["valid/loss"] != "" for row in csv.DictReader(file)] == [False, True, False, True]
+    assert figures(tmp_path / "run")["best_epoch"] in (1, 3)
+
+
 def test_resume__needs_no_more_than_the_checkpoint(script: Script, flat: Path, tmp_path: Path) -> None:
     train(script, flat, tmp_path / "whole", "trainer.max_epochs=4", "trainer.gradient_clip_val=0.5")
     train(script, flat, tmp_path / "part", "trainer.max_epochs=2", "trainer.gradient_clip_val=0.5")
@@ -106,7 +135,7 @@ def test_resume__says_that_the_data_have_changed(script: Script, flat: Path, tmp
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     result = script("train.py", f"ckpt_path={last}", "trainer.max_epochs=4")
     assert result.status == 0
-    assert "the data have changed" in result.err
+    assert "warning: these are not the data that the checkpoint was trained with" in result.err
 
 
 def test_frozen__bit_identical_after_a_fit(script: Script, flat: Path, tmp_path: Path) -> None:

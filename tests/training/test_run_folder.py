@@ -2,11 +2,16 @@
 
 import csv
 import json
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from conftest import SMALL, Script
+from conftest import ROOT, SMALL, Script
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -109,6 +114,44 @@ def test_run_folder__with_a_run_in_it_is_not_overwritten(script: Script, flat: P
 TINY = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 
 
+def test_failed_start__never_deletes_what_was_there_before(script: Script, trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "checkpoints", tmp_path / "kept" / "checkpoints")
+    time.sleep(0.1)
+    subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            f"ckpt_path={tmp_path / 'kept' / 'checkpoints' / 'last.ckpt'}",
+            f"hydra.run.dir={tmp_path / 'kept'}",
+        ],
+        capture_output=True,
+        check=False,
+    )
+    assert (tmp_path / "kept" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_sweep__its_trials_never_see_the_test_split(script: Script, flat: Path, tmp_path: Path) -> None:
+    sweep = ("-m", "model.lr=0.01,0.001", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    result = script("train.py", f"data.root={flat}", *SMALL, *TINY, *sweep)
+    assert result.status == 0, result.err
+    for trial in ("0", "1"):
+        metrics = json.loads((tmp_path / "sweep" / trial / "metrics.json").read_text())
+        assert "valid/loss" in metrics
+        assert not any(name.startswith("test/") for name in metrics)
+
+
+def test_two_processes__share_the_pictures_and_end_as_one_run(flat: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    pair = ("trainer.devices=2", "trainer.strategy=ddp", f"hydra.run.dir={run}", "features.precision=32")
+    command = [sys.executable, str(ROOT / "train.py"), f"data.root={flat}", *SMALL, *TINY, *pair]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((run / "metrics.json").read_text())["epochs"] == 1
+    assert len((run / "history.csv").read_text().splitlines()) == 2
+    # 18 training pictures, batches of 8: two processes take two steps of 8 and 1, where one takes three.
+    assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
 def test_no_test_split__no_test_figures(script: Script, flat: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = script(
@@ -144,11 +187,17 @@ def test_trainer__any_argument_and_a_trial_run_keeps_nothing(script: Script, fla
     assert not (run / "checkpoints").exists()
 
 
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_trainer__overfit_batches(script: Script, flat: Path, cache: str) -> None:
+    settings = ("trainer.overfit_batches=1", f"features.cache={cache}")
+    assert script("train.py", f"data.root={flat}", *SMALL, *TINY, *settings).status == 0
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("trainer.val_check_interval=1000", "Lightning refuses the trainer settings"),
         ("trainer.accelerator=warp", "Lightning refuses the trainer settings"),
-        ("trainer.precision=7", "Lightning refuses the trainer settings"),
         ("callbacks.checkpoint.mode=up", "callbacks.checkpoint.mode=up cannot work"),
         ("callbacks.early_stopping.mode=up", "callbacks.early_stopping cannot be made"),
         ("+callbacks.x._target_=os.system", "callbacks.x cannot be made"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import ImageDataset, as_key
 from headstart.data.sampler import ViewSampler
 from headstart.data.workers import worker_count
 from headstart.features.encoder import Encoder
@@ -71,21 +71,18 @@ class CachedFeatures:
     def key(self) -> Key:
         """Everything the features depend on. The data are told by the hash of their contents: see Split.fingerprint.
 
-        The precision depends on the device, so this is known only once the encoder is in its place.
+        Some of it depends on the device, so this is known only once the encoder is in its place and prepared.
         """
         values = {
             "backbone": self._backbone,
             "transform": self._dataset.transform.spec,
             "data": self._dataset.split.fingerprint,
             "precision": self._encoder.precision,
+            "compiled": self._encoder.compiles,
             "device": self._encoder.device.type,
             "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},
         }
         return Key(f"{self._backbone['arch']}-{self._name}", values)
-
-    def missing(self, views: range) -> int:
-        """How many pictures of `views` are not encoded yet."""
-        return sum(not self._store.has(self.key, view) for view in views) * len(self._dataset)
 
     def view(self, view: int) -> Array:
         """The features of one view (N, embedding_dim) in index order, memory-mapped."""
@@ -127,8 +124,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self._features.labels)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-        if keys[0][0] != self._view:
-            self._view = keys[0][0]
+        views, indices = zip(*map(as_key, keys), strict=True)
+        if views[0] != self._view:
+            self._view = views[0]
             self._matrix = self._features.view(self._view)
-        indices = [index for _, index in keys]
-        return torch.from_numpy(self._matrix[indices].astype(np.float32)), self._features.labels[indices]
+        return torch.from_numpy(self._matrix[list(indices)].astype(np.float32)), self._features.labels[list(indices)]

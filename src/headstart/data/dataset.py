@@ -9,6 +9,11 @@ from headstart.data.transforms import Transform
 from headstart.data.workers import map_pictures
 
 
+def as_key(key: tuple[int, int] | int) -> tuple[int, int]:
+    """(view, index). The Trainer's `overfit_batches` puts a sampler of plain indices in place of ours: view 0."""
+    return (0, key) if isinstance(key, int) else key
+
+
 class ImageDataset(Dataset[tuple[Tensor, int]]):
     """The samples of a split. `dataset[view, index]` is a uint8 picture (3, image_size, image_size) and its label."""
 
@@ -24,6 +29,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return map_pictures(self.__getitem__, keys)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, int]:
-        view, index = key
+        view, index = as_key(key)
         image = read_rgb(self.split.root / self.split.paths[index])
         return self.transform(image, view, index), self.split.labels[index]

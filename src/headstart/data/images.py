@@ -11,6 +11,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from headstart.errors import UnreadableImage
 
+# Pillow warns of oddities in metadata; the pixels decide here. Once for all, because it is no thread's own.
+warnings.filterwarnings("ignore", module=r"PIL\.")
 # torchvision's IMG_EXTENSIONS, and GIF.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
@@ -48,11 +50,8 @@ def check_readable(path: str | Path) -> None:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            # Pillow warns of oddities in metadata; the pixels decide here.
-            warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                yield image
+        with Image.open(path) as image:
+            yield image
     # Pillow's readers raise errors of many kinds for broken files: OSError, SyntaxError, struct.error, …
     except Exception as error:
         raise UnreadableImage(f"{path} cannot be read as a picture: {_reason(path, error)}") from error

@@ -40,7 +40,7 @@ class Split:
         for path, label in zip(self.paths, self.labels, strict=True):
             with (self.root / path).open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{path}\0{label}\0{content}\n".encode())
+            total.update(f"{path}\0{label}\0{content}\n".encode(errors="surrogateescape"))
         return total.hexdigest()
 
 
@@ -57,7 +57,7 @@ class Manifest:
     def fingerprint(self) -> str:
         """SHA-256 of the class list and the fingerprints of all splits."""
         parts = [*self.classes, *(f"{name}={split.fingerprint}" for name, split in self.splits.items())]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
     def counts(self) -> dict[str, int]:
         """Pictures a split."""
@@ -154,6 +154,11 @@ def _of_split_folders(root: Path, folders: dict[str, Path]) -> Manifest:
 def _of_flat_folder(root: Path, rule: SplitSettings, seed: int) -> Manifest:
     pictures = _PictureFolder(root)
     classes = _checked_classes(root, pictures.classes)
+    if {name.lower() for name in classes} <= {name for names in FOLDERS.values() for name in names}:
+        raise HeadstartError(
+            f"{root} has the folders {', '.join(classes)}, which look like splits and not like classes: name them "
+            "train/, valid/ and test/, train/ and valid/ at least, with the class folders in each"
+        )
     names = pictures.names_of()
     parts = {c: split_class(names[c], rule.train, rule.valid, seed=seed, class_name=c) for c in classes}
     splits = {}

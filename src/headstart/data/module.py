@@ -76,17 +76,16 @@ class PictureDataModule(LightningDataModule):
             }
 
     def train_dataloader(self) -> Loader:
-        self._encoder.prepare(self._to_encode("train") + self._to_encode("valid"))
         return self._loader("train")
 
     def val_dataloader(self) -> Loader:
         return self._loader("valid")
 
     def test_dataloader(self) -> Loader:
-        self._encoder.prepare(self._to_encode("test"))
         return self._loader("test")
 
     def _loader(self, split: str) -> Loader:
+        self._encoder.prepare(self._pictures_to_encode())
         pictures, features = self._datasets[split], self._cached.get(split)
         if features is not None:
             # The dataset makes whole batches, faster than a worker could hand them over.
@@ -115,14 +114,13 @@ class PictureDataModule(LightningDataModule):
             world_size=trainer.world_size if trainer else 1,
         )
 
-    def _to_encode(self, split: str) -> int:
-        """How many pictures of `split` the encoder will see in this fit or test, if it does not stop early."""
+    def _pictures_to_encode(self) -> int:
+        """In a whole training from empty caches that does not stop early, also if this is a part of it or its test."""
         epochs = self.trainer.max_epochs if self.trainer else 1
         passes = MANY_EPOCHS if epochs is None or epochs < 0 else epochs
-        if split not in self._cached:
-            return len(self._datasets[split]) * (passes if split != "test" else 1)
-        views = min(passes, self._views or passes) if split == "train" else 1
-        return self._cached[split].missing(range(views))
+        views = min(passes, self._views or passes) if self._cached else passes
+        counts = self.manifest.counts()
+        return counts.pop("train") * views + sum(counts.values())
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -30,6 +30,7 @@ class Encoder(nn.Module):
         self.backbone = backbone.to(memory_format=torch.channels_last)
         self.embedding_dim = int(backbone.embedding_dim)  # type: ignore[arg-type]
         self.seconds = 0.0
+        self.compiles = False
         self._precision = precision
         self._compile = compile
         self._compiled = False
@@ -51,20 +52,26 @@ class Encoder(nn.Module):
         return "bf16" if has_fast_bf16(self.device) else "32"
 
     def prepare(self, pictures: int) -> None:
-        """Compiles the backbone, once, if so many `pictures` to come repay it.
+        """Decides whether to compile: if asked to, or, with "auto", if so many `pictures` repay it.
 
-        Where compilation fails, as without a C++ compiler, a warning says so and the backbone runs as it is.
+        `pictures` should be what the whole job is about, whether or not some were encoded before: compiled and eager
+        code round differently, and a job that goes on should go on with the same. It is compiled when first used; where
+        that fails, as without a C++ compiler, a warning says so and the backbone runs as it is.
         """
-        wanted = self._compile
-        if wanted == "auto":
-            wanted = self.device.type == "cpu" and pictures >= REPAYS_COMPILATION
-        if not wanted or self._compiled:
+        if self._compile == "auto":
+            self.compiles = self.device.type == "cpu" and pictures >= REPAYS_COMPILATION
+        else:
+            self.compiles = bool(self._compile)
+
+    def _compile_once(self) -> None:
+        if not self.compiles or self._compiled:
             return
         # Freezing folds BatchNorm into the convolutions and packs their weights; inductor has it for processors.
         # It would announce that there is no CUDA.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
         options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
-        self.backbone.compile(dynamic=False, options=options)
+        # On a GPU, where pictures are not cut to one shape, the second shape is compiled for all.
+        self.backbone.compile(dynamic=False if self.device.type == "cpu" else None, options=options)
         self._compiled = True
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,24 +86,16 @@ class Encoder(nn.Module):
 
     def encode(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the float32 features of each batch of pictures, on the CPU, in order."""
-        waiting: Tensor | None = None
         for images in batches:
-            features = self(images)
-            # The device works on this batch while the one before is fetched from it.
-            if waiting is not None:
-                yield self._fetch(waiting)
-            waiting = features
-        if waiting is not None:
-            yield self._fetch(waiting)
-
-    def _fetch(self, features: Tensor) -> Tensor:
-        start = time.perf_counter()
-        fetched = features.cpu()
-        self.seconds += time.perf_counter() - start
-        return fetched
+            start, before = time.perf_counter(), self.seconds
+            features = self(images).cpu()
+            # On a GPU the forward only queued the work; the copy waited for it.
+            self.seconds = before + time.perf_counter() - start
+            yield features
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> Tensor:
+        self._compile_once()
         missing = CPU_CHUNK - len(images) if self._compiled and self.device.type == "cpu" else 0
         # Each new shape would be compiled anew.
         padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
@@ -114,7 +113,7 @@ class Encoder(nn.Module):
             reason = str(error).strip().splitlines()[0]
             print(f"warning: the backbone runs uncompiled, compilation failed: {reason}", file=sys.stderr)
             self.backbone._compiled_call_impl = None
-            self._compile, self._compiled = False, False
+            self._compile, self.compiles, self._compiled = False, False, False
             return self.backbone(images)
 
 

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,10 +52,6 @@ class FeatureStore:
     def __init__(self, folder: Path, max_gb: float | None = None) -> None:
         self._folder = folder
         self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
-
-    def has(self, key: Key, view: int) -> bool:
-        """Whether the file is there (it may turn out to be damaged)."""
-        return self._path(key, view).exists()
 
     def matrix(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
@@ -152,7 +148,7 @@ class FeatureStore:
     def _evict(self, folder: Path) -> None:
         try:
             with FileLock(self._folder / ".locks" / f"{folder.name}.lock", timeout=0):
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
         except Timeout:
             # Another process is writing there: it is in use.
             return
@@ -163,7 +159,7 @@ class FeatureStore:
                 path.unlink()
 
     def _size(self) -> int:
-        return sum(path.stat().st_size for path in self._folder.glob("*/view-*.npy"))
+        return sum(stat.st_size for stat in _stats(self._folder.glob("*/view-*.npy")))
 
 
 def _write(file: BinaryIO, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
@@ -213,7 +209,14 @@ def _is_whole(path: Path) -> bool:
 
 
 def _last_use(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.iterdir()), default=0.0)
+    return max((stat.st_mtime for stat in _stats(folder.glob("*"))), default=0.0)
+
+
+def _stats(paths: Iterable[Path]) -> Iterator[os.stat_result]:
+    """Of those that are still there: other processes write and delete in their keys' folders meanwhile."""
+    for path in paths:
+        with suppress(FileNotFoundError):
+            yield path.stat()
 
 
 def default_folder() -> Path:

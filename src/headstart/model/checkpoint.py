@@ -39,16 +39,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def load_classifier(path: Path, features: EncoderSettings, weights: str | None = None) -> Classifier:
+def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> Classifier:
     """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
-    `weights` is where the backbone's weights are now; None for where they were.
+    A precision of "auto" is the one it was trained with.
+
+    `moved_to` is where the backbone's weights are, should their file not be where it was.
 
     Raises:
         HeadstartError: as `read_checkpoint`, or the backbone's weights are gone or changed.
     """
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = restore_backbone(recipe.backbone, moved_to=weights, preprocessing=recipe.preprocessing)
-    encoder = Encoder(backbone, precision=features.precision, compile=features.compile)
+    backbone = restore_backbone(recipe.backbone, moved_to=moved_to, preprocessing=recipe.preprocessing)
+    precision = recipe.precision if features.precision == "auto" else features.precision
+    encoder = Encoder(backbone, precision=precision, compile=features.compile)
     return Classifier(encoder, recipe).restore(checkpoint).eval()

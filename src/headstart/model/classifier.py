@@ -7,12 +7,13 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from headstart.data.splits import SPLITS
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.features.encoder import Encoder
 from headstart.model.head import build_head
+from headstart.model.metrics import build_metrics
 from headstart.model.weights import BackboneSource
 from headstart.seeds import derive_seed
 
@@ -22,7 +23,10 @@ Batch = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that a classifier is made from, besides its weights. A checkpoint holds it as plain values."""
+    """All that a classifier is made from, besides its weights. A checkpoint holds it as plain values.
+
+    `precision` is the setting under which its features were computed: auto, 32 or bf16.
+    """
 
     classes: tuple[str, ...]
     backbone: BackboneSource
@@ -33,6 +37,7 @@ class Recipe:
     weight_decay: float
     seed: int
     data_fingerprint: str
+    precision: str
 
     def as_dict(self) -> dict[str, Any]:
         """As numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
@@ -66,9 +71,9 @@ class Classifier(LightningModule):
             torch.default_generator.manual_seed(derive_seed("head", recipe.seed))
             self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
         self._loss = nn.NLLLoss()
-        self.train_metrics = _metrics(len(recipe.classes), "train/")
-        self.valid_metrics = _metrics(len(recipe.classes), "valid/")
-        self.test_metrics = _metrics(len(recipe.classes), "test/")
+        self.train_metrics, self.valid_metrics, self.test_metrics = (
+            build_metrics(len(recipe.classes), f"{split}/") for split in SPLITS
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         features = x if x.ndim == 2 else self.backbone(x)
@@ -94,16 +99,10 @@ class Classifier(LightningModule):
         x, labels = batch
         log_probs = self(x)
         loss: Tensor = self._loss(log_probs, labels)
-        metrics.update(log_probs, labels)
+        metrics.update(log_probs.detach(), labels)
         # Means over examples, logged once an epoch; headstart.training.history hands them to the loggers.
         self.log(
-            f"{split}/loss",
-            loss,
-            batch_size=len(labels),
-            on_step=False,
-            on_epoch=True,
-            sync_dist=True,
-            logger=False,
+            f"{split}/loss", loss, batch_size=len(labels), on_step=False, on_epoch=True, sync_dist=True, logger=False
         )
         self.log_dict(metrics, on_step=False, on_epoch=True, logger=False)
         return loss
@@ -135,17 +134,6 @@ class Classifier(LightningModule):
                 raise HeadstartError(
                     f"the checkpoint cannot go on with this configuration: its {key} is {found[key]}, not {value}"
                 )
-
-
-def _metrics(classes: int, prefix: str) -> MetricCollection:
-    # validate_args would look at the values on the host, a synchronisation of the GPU at each step.
-    return MetricCollection(
-        {
-            "acc": MulticlassAccuracy(classes, average="micro", validate_args=False),
-            "f1": MulticlassF1Score(classes, average="macro", validate_args=False),
-        },
-        prefix=prefix,
-    )
 
 
 def _essence(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pickle
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 from urllib.error import URLError
 from urllib.parse import urlparse
 
@@ -50,20 +50,23 @@ def load_backbone(
         kept = {key: value for key, value in state.items() if not key.startswith(f"{classifier}.")}
         _load_into(network, kept, f"model.weights={origin} are not those of model.arch={arch}")
         weights = origin
+        if hasattr(network, "transform_input"):
+            # GoogLeNet's and Inception's weights come from another library and its normalisation.
+            cast(Any, network).transform_input = True
     backbone = Backbone(network, embedding_dim, preprocessing)
     backbone.check_input(preprocessing.image_size)
     return backbone, BackboneSource(arch, weights, seed, state_sha256(network), cut=classifier)
 
 
 def restore_backbone(source: BackboneSource, *, moved_to: str | None, preprocessing: Preprocessing) -> Backbone:
-    """The backbone that a checkpoint names; `moved_to` is where its weights are now, None for where they were.
+    """The backbone that a checkpoint names; `moved_to` is where its weights are, should their file be gone.
 
     Raises:
         HeadstartError: the weights are gone, or are not the ones the checkpoint was trained with.
     """
-    backbone, found = load_backbone(
-        source.arch, moved_to or source.weights, seed=source.seed, preprocessing=preprocessing
-    )
+    is_gone = source.weights is not None and os.sep in source.weights and not Path(source.weights).exists()
+    weights = moved_to if is_gone and moved_to is not None else source.weights
+    backbone, found = load_backbone(source.arch, weights, seed=source.seed, preprocessing=preprocessing)
     if found.sha256 != source.sha256:
         origin = found.weights or f"random, of seed {source.seed}"
         raise HeadstartError(
@@ -118,11 +121,14 @@ def _unpickle(file: BinaryIO, path: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+        if "GLOBAL" in str(error):
             raise HeadstartError(
                 f"{path} is refused: it holds more than tensors and plain values, which could run code"
             ) from None
-        raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
+        # Torch's reader stops at the first thing it does not know, and cannot tell what the rest is.
+        raise HeadstartError(
+            f"{path} is refused: it was not written by torch.save, is damaged, or could run code"
+        ) from None
     except (RuntimeError, EOFError, ValueError, KeyError, OSError):
         raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
 

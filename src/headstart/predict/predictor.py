@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalTransform, Preprocessing
 from headstart.data.workers import map_pictures, worker_count
-from headstart.errors import UnreadableImage
+from headstart.errors import HeadstartError, UnreadableImage
 from headstart.model.classifier import Classifier
 
 
@@ -63,7 +63,6 @@ def predict_files(
         batch_size=batch_size,
         num_workers=worker_count(num_workers, device),
         collate_fn=list,
-        pin_memory=device.type == "cuda",
     )
     remaining = iter(paths)
     for batch in loader:
@@ -81,7 +80,7 @@ def predict_files(
 def _rank(
     classifier: Classifier, pictures: list[Tensor], topk: int, device: torch.device
 ) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
-    images = torch.stack(pictures).to(device, non_blocking=True)
+    images = torch.stack(pictures)
     with torch.inference_mode():
         values, indices = classifier(images).exp().topk(topk)
     names = classifier.recipe.classes
@@ -92,9 +91,14 @@ def _rank(
 
 
 def choose_device(accelerator: str) -> torch.device:
-    """The device that `accelerator` (auto, cpu, cuda, mps) stands for."""
-    if accelerator != "auto":
-        return torch.device(accelerator)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """The device that `accelerator` (auto, cpu, cuda, mps) stands for.
+
+    Raises:
+        HeadstartError: the machine does not have it.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if accelerator == "auto":
+        return torch.device(next(name for name, is_there in there.items() if is_there))
+    if not there[accelerator]:
+        raise HeadstartError(f"accelerator={accelerator} cannot work: this machine has none, or PyTorch cannot use it")
+    return torch.device(accelerator)

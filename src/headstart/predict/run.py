@@ -38,7 +38,7 @@ def predict(settings: PredictSettings) -> None:
         HeadstartError: no checkpoint, no pictures, or none that could be read.
     """
     output = Path(settings.output) if settings.output is not None else None
-    paths = find_pictures(settings.source, leave_out=output)
+    paths = find_pictures(settings.source, leave_out=output / "annotated" if output is not None else None)
     classifier = load_classifier(Path(settings.ckpt_path), settings.features, settings.model.weights)
     read = 0
     with ExitStack() as stack:

@@ -60,5 +60,7 @@ def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
         files = []
         for name in ("predictions.csv", "predictions.jsonl"):
             temporary = stack.enter_context(replacing(folder / name))
-            files.append(stack.enter_context(temporary.open("w", encoding="utf-8", newline="")))
+            files.append(
+                stack.enter_context(temporary.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
+            )
         yield FileWriter(files[0], files[1], topk)

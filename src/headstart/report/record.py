@@ -41,14 +41,14 @@ class RunRecord:
         """Since the record was made."""
         return round(time.perf_counter() - self._start, 3)
 
-    def begin(self, **values: Any) -> None:
-        """Writes run.json with `values` and what is known of the program and the machine."""
+    def begin(self, device: torch.device, **values: Any) -> None:
+        """Writes run.json with `values` and what is known of the program and the machine; `device` trains."""
         self._values |= values | {
             "command": sys.argv,
             "git": git_state(Path(__file__).parent),
             "python": platform.python_version(),
             "packages": {name: version(name) for name in PACKAGES},
-            "device": torch.cuda.get_device_name() if torch.cuda.is_available() else processor_name(),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor_name(),
             "platform": platform.platform(),
         }
         write_json(self._path, self._values)

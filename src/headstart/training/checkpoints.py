@@ -49,17 +49,18 @@ class BestAndLast(Checkpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = Path(trainer.default_root_dir) / "checkpoints"
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not when the training starts: it does not, if the checkpoint was written after the last epoch.
+        if trainer.ckpt_path is not None and trainer.is_global_zero:
+            self._take_over(Path(trainer.ckpt_path))
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.ckpt_path is None:
             self._save(trainer, "last.ckpt")
-        elif trainer.is_global_zero:
-            self._take_over(Path(trainer.ckpt_path))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.monitor not in trainer.callback_metrics:
-            known = ", ".join(sorted(trainer.callback_metrics))
-            raise HeadstartError(f"callbacks.checkpoint.monitor={self.monitor} was not measured: there are {known}")
-        score = float(trainer.callback_metrics[self.monitor])
+        # An epoch without validation has the value of an earlier one, or none: it is never better.
+        score = float(trainer.callback_metrics.get(self.monitor, math.nan))
         best = math.inf if self.best_score is None else self._sign * self.best_score
         # The best checkpoint first: last.ckpt names it, and must not be there without it.
         if self._sign * score < best:

@@ -24,7 +24,11 @@ class Seconds:
 
 
 class StageClock(Callback):
-    """Measures each epoch, its validation included. Waiting for a batch is `data`, but for the encoder's part."""
+    """Measures each epoch, its validation included. Waiting for a batch is `data`, but for the encoder's part.
+
+    On a GPU and without the cache, the backbone's time is part of the head's: to tell them apart, the GPU would have to
+    be waited for at each step.
+    """
 
     def __init__(self, encoder: Encoder, *, cached: bool) -> None:
         self.epoch = Seconds(0.0, 0.0, 0.0)
@@ -67,7 +71,7 @@ class StageClock(Callback):
         advice = None
         if seconds.data > whole / 2:
             advice = "reading pictures takes most of the time: more data.num_workers, or smaller pictures, help"
-        elif seconds.backbone > whole / 2 and not self._cached:
+        elif seconds.backbone + seconds.head > whole / 2 and not self._cached:
             advice = "the backbone takes most of the time, again in each run: features.cache=true keeps its work"
         self._advised = advice is not None
         return advice

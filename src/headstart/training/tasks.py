@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
@@ -24,7 +26,7 @@ from headstart.settings import TrainSettings
 from headstart.training.checkpoints import BestAndLast, is_trial_run
 from headstart.training.clock import StageClock
 from headstart.training.history import History, Row
-from headstart.training.trainer import build_trainer, sigterm_ends_with_143
+from headstart.training.trainer import build_trainer, lightning_refusals, sigterm_ends_with_143
 
 
 def run_task(settings: TrainSettings, config: DictConfig) -> float | None:
@@ -46,18 +48,19 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
         manifest = _read_data(settings)
     with record.stage("model"):
         classifier = _new_classifier(settings, manifest)
-        _check_resume(settings.ckpt_path, classifier)
+        _check_resume(settings.ckpt_path, classifier, manifest)
     clock = StageClock(classifier.backbone, cached=settings.features.cache)
     history = History(record.folder / "history.csv", clock)
     trainer = build_trainer(settings, [clock, history])
     datamodule = _data_module(settings, manifest, classifier)
-    _begin(record, settings, config, classifier.recipe)
-    with record.stage("fit"), sigterm_ends_with_143():
+    _begin(record, config, classifier, trainer, manifest)
+    with record.stage("fit"), sigterm_ends_with_143(), lightning_refusals():
         trainer.fit(classifier, datamodule, ckpt_path=settings.ckpt_path)
     best_path, best_row = _best(trainer, history.rows)
     metrics = {name: value for name, value in best_row.items() if name.startswith("valid/")}
     metrics |= {"best_epoch": int(best_row["epoch"]), "epochs": len(history.rows)}
-    if "test" in manifest.splits:
+    # The test set is for the end: a sweep's trials are compared, and must not be by it.
+    if "test" in manifest.splits and HydraConfig.get().mode != RunMode.MULTIRUN:
         with record.stage("test"):
             # Not by the Trainer's ckpt_path, which would also take the callbacks back to the best epoch.
             if best_path is not None:
@@ -72,10 +75,12 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
 def test(settings: TrainSettings, config: DictConfig) -> None:
     """Scores the checkpoint `ckpt_path` on the test split of the data."""
     record = RunRecord(Path(settings.run_dir))
+    checkpoint = Path(str(settings.ckpt_path))
     with record.stage("model"):
-        classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features)
+        classifier = load_classifier(checkpoint, settings.features, moved_to=settings.model.weights)
     with record.stage("data"):
         manifest = _read_data(settings)
+    _warn_of_other_data(classifier.recipe.data_fingerprint, manifest)
     if "test" not in manifest.splits:
         raise HeadstartError(f"{manifest.root} has no test split")
     if manifest.classes != classifier.recipe.classes:
@@ -85,7 +90,7 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
         )
     trainer = build_trainer(settings, [])
     datamodule = _data_module(settings, manifest, classifier)
-    _begin(record, settings, config, classifier.recipe)
+    _begin(record, config, classifier, trainer, manifest)
     with record.stage("test"):
         metrics = _test(trainer, classifier, datamodule)
     _finish(record, metrics)
@@ -112,19 +117,28 @@ def _new_classifier(settings: TrainSettings, manifest: Manifest) -> Classifier:
         weight_decay=model.weight_decay,
         seed=settings.seed,
         data_fingerprint=manifest.fingerprint,
+        precision=settings.features.precision,
     )
     features = settings.features
     return Classifier(Encoder(backbone, precision=features.precision, compile=features.compile), recipe)
 
 
-def _check_resume(ckpt_path: str | None, classifier: Classifier) -> None:
+def _check_resume(ckpt_path: str | None, classifier: Classifier, manifest: Manifest) -> None:
     """What Lightning would find out only after the run has begun to write."""
     if ckpt_path is None:
         return
     checkpoint = read_checkpoint(Path(ckpt_path))
     classifier.check_same_recipe(checkpoint["hyper_parameters"])
-    if checkpoint["hyper_parameters"]["data_fingerprint"] != classifier.recipe.data_fingerprint:
-        print("warning: the data have changed since the checkpoint was written", file=sys.stderr)
+    _warn_of_other_data(checkpoint["hyper_parameters"]["data_fingerprint"], manifest)
+
+
+def _warn_of_other_data(trained_on: str, manifest: Manifest) -> None:
+    if trained_on != manifest.fingerprint:
+        print(
+            "warning: these are not the data that the checkpoint was trained with: they have changed, or are split "
+            "in another way, and its training pictures may be among those of the test",
+            file=sys.stderr,
+        )
 
 
 def _data_module(settings: TrainSettings, manifest: Manifest, classifier: Classifier) -> PictureDataModule:
@@ -145,9 +159,10 @@ def _data_module(settings: TrainSettings, manifest: Manifest, classifier: Classi
 
 
 @rank_zero_only
-def _begin(record: RunRecord, settings: TrainSettings, config: DictConfig, recipe: Recipe) -> None:
-    """The first files of the run: from here on there is something worth keeping."""
-    record.begin(backbone=recipe.as_dict()["backbone"], data_fingerprint=recipe.data_fingerprint)
+def _begin(record: RunRecord, config: DictConfig, classifier: Classifier, trainer: Trainer, manifest: Manifest) -> None:
+    """The first files of the run."""
+    backbone = classifier.recipe.as_dict()["backbone"]
+    record.begin(trainer.strategy.root_device, backbone=backbone, data_fingerprint=manifest.fingerprint)
     write_text(record.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
     _say(f"run folder: {record.folder}")
 
@@ -158,12 +173,13 @@ def _best(trainer: Trainer, rows: list[Row]) -> tuple[Path | None, Row]:
     if keeper is None or is_trial_run(trainer):
         return None, rows[-1]
     if keeper.best_path is None:
-        raise HeadstartError(f"{keeper.monitor} was never a number: try a smaller model.lr")
+        raise HeadstartError(f"{keeper.monitor} was never a number: try a smaller model.lr, or validate more often")
     return keeper.best_path, next(row for row in rows if row["epoch"] == keeper.best_epoch)
 
 
 def _test(trainer: Trainer, classifier: Classifier, datamodule: PictureDataModule) -> dict[str, float]:
-    trainer.test(classifier, datamodule, verbose=False)
+    with lightning_refusals():
+        trainer.test(classifier, datamodule, verbose=False)
     return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test/")}
 
 

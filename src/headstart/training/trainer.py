@@ -4,6 +4,7 @@ import logging
 import signal
 import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from headstart.errors import HeadstartError
 from headstart.model.checkpoint import SafeCheckpointIO
 from headstart.settings import TrainSettings
 
+LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 # What a _target_ may be. A resumed run repeats the overrides it finds in a folder, maybe somebody else's.
 TARGETS = ["pytorch_lightning.callbacks.*", "pytorch_lightning.loggers.*", "headstart.*"]
 
@@ -33,17 +35,32 @@ def build_trainer(settings: TrainSettings, own_callbacks: list[Callback]) -> Tra
     callbacks = own_callbacks + _make_all("callbacks", settings.callbacks)
     # Progress bars on a terminal; elsewhere headstart.training.history prints a line an epoch.
     defaults: dict[str, Any] = {"enable_progress_bar": sys.stdout.isatty()}
-    try:
+    loggers = _make_all("logger", settings.logger)
+    with lightning_refusals():
         return Trainer(
             **(defaults | settings.trainer),
             callbacks=callbacks,
-            logger=_make_all("logger", settings.logger) or False,
+            logger=loggers or False,
             plugins=[SafeCheckpointIO()],
             default_root_dir=settings.run_dir,
             # headstart.data.sampler shards by itself.
             use_distributed_sampler=False,
         )
-    except (MisconfigurationException, TypeError, ValueError) as error:
+
+
+@contextmanager
+def lightning_refusals() -> Iterator[None]:
+    """Tells in one sentence what Lightning itself does not take; errors from elsewhere pass.
+
+    Raises:
+        HeadstartError: with Lightning's reason.
+    """
+    try:
+        yield
+    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
+        *_, innermost = traceback.walk_tb(error.__traceback__)
+        if innermost[0].f_globals.get("__name__", "").partition(".")[0] not in LIGHTNING:
+            raise
         raise HeadstartError(f"Lightning refuses the trainer settings: {' '.join(str(error).split())}") from None
 
 
@@ -59,7 +76,7 @@ def _make_all(group: str, entries: dict[str, Any]) -> list[Any]:
 
 
 def _quieten_lightning() -> None:
-    for name in ("pytorch_lightning", "lightning_fabric", "lightning"):
+    for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
     for text in (
         # This project logs once an epoch, and knows the number of its workers.
