@@ -41,8 +41,10 @@ def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
             stream.reconfigure(errors="backslashreplace")
     # Without it Hydra would print errors, and the advice to set it, by itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    repeated = _overrides_of_resumed_run(sys.argv[1:]) if resumes else []
-    sys.argv[1:] = list(_overrides_for_hydra(repeated, sys.argv[1:]))
+    # Neither the shell nor Hydra reads the ~ of data.root=~/pictures.
+    arguments = [re.sub(r"=~(?=/|$)", f"={Path.home()}", argument, count=1) for argument in sys.argv[1:]]
+    repeated = _overrides_of_resumed_run(arguments) if resumes else []
+    sys.argv[1:] = list(_overrides_for_hydra(repeated, arguments))
     try:
         _refuse_used_run_folder(sys.argv[1:])
         main()

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,19 @@ def test_key__changes_with_all_that_the_features_depend_on(flat: Path, tmp_path:
     picture.write_bytes(bytes(content))
     changed = keys(module(flat, store=store))
     assert [name for name in before if before[name] != changed[name]] == ["train"]
+
+
+def test_key__compilation_that_fails_is_not_taken_for_compiled(flat: Path, tmp_path: Path) -> None:
+    def fail(images: torch.Tensor) -> torch.Tensor:
+        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+
+    data = module(flat, store=FeatureStore(tmp_path))
+    data._encoder._compile = True
+    backbone = data._encoder.backbone
+    backbone.compile = lambda **options: setattr(backbone, "_compiled_call_impl", fail)
+    epoch_of(data, 0)
+    (file,) = tmp_path.glob("*train*/key.json")
+    assert json.loads(file.read_text())["compiled"] is False
 
 
 def test_key__a_whole_run_and_its_parts_use_the_same_code(flat: Path, tmp_path: Path) -> None:

@@ -152,6 +152,18 @@ def test_two_processes__share_the_pictures_and_end_as_one_run(flat: Path, tmp_pa
     assert torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 2
 
 
+def test_home__is_found_by_its_sign(
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert script("train.py", "data.root=~/flat", *SMALL, *TINY, f"hydra.run.dir={tmp_path / 'run'}").status == 0
+    result = script("train.py", "ckpt_path=~/run/checkpoints/last.ckpt", "trainer.max_epochs=2")
+    assert result.status == 0, result.err
+    result = script("predict.py", "ckpt_path=~/run/checkpoints/best.ckpt", "source=~/flat/red", "output=~/out")
+    assert result.status == 0, result.err
+    assert (tmp_path / "out" / "predictions.csv").exists()
+
+
 def test_no_test_split__no_test_figures(script: Script, flat: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     result = script(

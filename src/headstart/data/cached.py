@@ -86,6 +86,9 @@ class CachedFeatures:
 
     def view(self, view: int) -> Array:
         """The features of one view (N, embedding_dim) in index order, memory-mapped."""
+        if not self._store.has(self.key, view):
+            # Compilation may fail, and then the key is another.
+            self._encoder.warm_up(self._dataset.transform.image_size)
         return self._store.matrix(
             self.key,
             view,

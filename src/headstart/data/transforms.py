@@ -26,6 +26,7 @@ class Transform(Protocol):
     """(image, view, index) → uint8 (3, image_size, image_size); `spec` tells all that the result depends on."""
 
     spec: dict[str, Any]
+    image_size: int
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor: ...
 
@@ -55,6 +56,7 @@ class EvalTransform:
         self._steps = v2.Compose([v2.Resize(sizes.resize_size), v2.CenterCrop(sizes.image_size), v2.PILToTensor()])
 
         self.spec = {"name": "eval"} | sizes.as_dict()
+        self.image_size = sizes.image_size
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
         return self._steps(image)
@@ -70,6 +72,7 @@ class TrainTransform:
         self._seed = seed
         augmentation = {"scale": list(SCALE), "ratio": list(RATIO), "degrees": DEGREES, "flip": FLIP}
         self.spec = {"name": "train", "seed": seed} | augmentation | sizes.as_dict()
+        self.image_size = sizes.image_size
         self._crop = v2.RandomResizedCrop(sizes.resize_size, scale=SCALE, ratio=RATIO)
         self._rotation = v2.RandomRotation(DEGREES)
         self._centre = v2.CenterCrop(sizes.image_size)

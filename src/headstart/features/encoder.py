@@ -4,7 +4,6 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,26 +54,38 @@ class Encoder(nn.Module):
         """Decides whether to compile: if asked to, or, with "auto", if so many `pictures` repay it.
 
         `pictures` should be what the whole job is about, whether or not some were encoded before: compiled and eager
-        code round differently, and a job that goes on should go on with the same. It is compiled when first used; where
-        that fails, as without a C++ compiler, a warning says so and the backbone runs as it is.
+        code round differently, and a job that goes on should go on with the same.
         """
         if self._compile == "auto":
             self.compiles = self.device.type == "cpu" and pictures >= REPAYS_COMPILATION
         else:
             self.compiles = bool(self._compile)
 
-    def _compile_once(self) -> None:
+    def warm_up(self, image_size: int) -> None:
+        """Compiles the backbone, if that was decided and is not done yet, for pictures of `image_size` pixels.
+
+        Where it fails, as without a C++ compiler, a warning says so and the backbone runs as it is.
+        """
         if not self.compiles or self._compiled:
             return
-        # Freezing folds BatchNorm into the convolutions and packs their weights; inductor has it for processors.
+        start, on_cpu = time.perf_counter(), self.device.type == "cpu"
         # It would announce that there is no CUDA.
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        options: dict[str, Any] = {"freezing": True} if self.device.type == "cpu" else {}
-        # On a GPU, where pictures are not cut to one shape, the second shape is compiled for all.
-        self.backbone.compile(dynamic=False if self.device.type == "cpu" else None, options=options)
-        self._compiled = True
+        # Freezing folds BatchNorm into the convolutions and packs their weights; inductor has it for processors. On a
+        # GPU, where pictures are not cut to one shape, the second shape is compiled for all.
+        self.backbone.compile(dynamic=False if on_cpu else None, options={"freezing": True} if on_cpu else {})
+        try:
+            self._run(torch.zeros(CPU_CHUNK, 3, image_size, image_size, dtype=torch.uint8, device=self.device))
+            self._compiled = True
+        except torch._dynamo.exc.TorchDynamoException as error:
+            reason = str(error).strip().splitlines()[0]
+            print(f"warning: the backbone runs uncompiled, compilation failed: {reason}", file=sys.stderr)
+            self.backbone._compiled_call_impl = None
+            self._compile, self.compiles = False, False
+        self.seconds += time.perf_counter() - start
 
     def forward(self, images: Tensor) -> Tensor:
+        self.warm_up(images.shape[-1])
         start = time.perf_counter()
         images = images.to(self.device, non_blocking=True)
         if self.device.type == "cpu":
@@ -87,34 +98,22 @@ class Encoder(nn.Module):
     def encode(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yields the float32 features of each batch of pictures, on the CPU, in order."""
         for images in batches:
-            start, before = time.perf_counter(), self.seconds
-            features = self(images).cpu()
-            # On a GPU the forward only queued the work; the copy waited for it.
-            self.seconds = before + time.perf_counter() - start
+            features = self(images)
+            start = time.perf_counter()
+            # On a GPU the forward only queued the work; the copy waits for it.
+            features = features.cpu()
+            self.seconds += time.perf_counter() - start
             yield features
 
     @torch.no_grad()
     def _run(self, images: Tensor) -> Tensor:
-        self._compile_once()
         missing = CPU_CHUNK - len(images) if self._compiled and self.device.type == "cpu" else 0
         # Each new shape would be compiled anew.
         padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
         padded = padded.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            features = self._call(padded)
+            features: Tensor = self.backbone(padded)
         return features[: len(images)].float()
-
-    def _call(self, images: Tensor) -> Tensor:
-        if not self._compiled:
-            return self.backbone(images)
-        try:
-            return self.backbone(images)
-        except torch._dynamo.exc.TorchDynamoException as error:
-            reason = str(error).strip().splitlines()[0]
-            print(f"warning: the backbone runs uncompiled, compilation failed: {reason}", file=sys.stderr)
-            self.backbone._compiled_call_impl = None
-            self._compile, self.compiles, self._compiled = False, False, False
-            return self.backbone(images)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

@@ -53,6 +53,10 @@ class FeatureStore:
         self._folder = folder
         self._max_bytes = None if max_gb is None else int(max_gb * 1e9)
 
+    def has(self, key: Key, view: int) -> bool:
+        """Whether the file is there (it may turn out to be damaged)."""
+        return self._path(key, view).exists()
+
     def matrix(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
     ) -> Array:

@@ -84,8 +84,8 @@ class BestAndLast(Checkpoint):
             best = checkpoint.with_name("best.ckpt")
             if not best.exists():
                 raise HeadstartError(
-                    f"{best} is missing: the best epoch so far ({self.best_epoch}) is kept there, and the resumed run "
-                    "may not find a better one"
+                    f"{best} is missing: the best epoch so far ({self.best_epoch + 1}) is kept there, and the resumed "
+                    "run may not find a better one"
                 )
             taken["best.ckpt"] = best
         for name, source in taken.items():
