@@ -14,6 +14,8 @@ from headstart.signatures import parameters_of
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 # What the project itself hands to the Trainer; each has a place of its own in conf/.
 NOT_FOR_USERS = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler"}
+# What conf/callbacks and conf/logger hold.
+ENTRIES = {"callbacks": ("early_stopping", "checkpoint"), "logger": ("tensorboard",)}
 # Lightning's other precisions change the weights themselves.
 PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")
 METRICS = tuple(f"{split}/{metric}" for split in ("train", "valid") for metric in ("loss", "acc", "f1"))
@@ -247,10 +249,11 @@ def _trainer_keys() -> list[str]:
 
 def _check_targets(group: str, entries: dict[str, Any]) -> None:
     for name, entry in entries.items():
-        if entry is None:
+        # Null does without an entry of conf/; of a name that is not there it is a slip of the pen.
+        if entry is None and name in ENTRIES[group]:
             continue
         if not isinstance(entry, dict) or "_target_" not in entry:
-            others = [f"{group}.{other}" for other in entries if other != name]
+            others = [f"{group}.{other}" for other in ENTRIES[group]]
             raise HeadstartError(
                 f"unknown key '{group}.{name}'{_nearest(f'{group}.{name}', others)} "
                 "(an entry of one's own needs a _target_, the class to make)"

@@ -21,8 +21,8 @@ def core_count() -> int:
 def worker_count(num_workers: int | str, device: torch.device) -> int:
     """The number of worker processes that `data.num_workers` stands for, if the backbone runs on `device`.
 
-    auto: none where that is the processor, which then has no core to spare (threads that decode before each batch were
-    6 % faster than two workers beside it); else one a core, eight at most.
+    auto: none where that is the processor, which then has no core to spare (threads that decode before each batch are
+    no slower than workers beside it); else one a core, eight at most.
     """
     if num_workers != "auto":
         return int(num_workers)
