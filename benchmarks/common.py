@@ -62,6 +62,7 @@ def training(data: Path, folder: str, *overrides: str) -> list[str]:
     """The command of headstart's run that does what the plain loop does."""
     return [
         str(ROOT / "train.py"),
+        "data=folder",
         f"data.root={data}",
         "data.split.train=50",
         "data.split.valid=8",

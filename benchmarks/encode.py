@@ -13,7 +13,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from headstart.data.cached import ENCODING_BATCH
 from headstart.data.dataset import ImageDataset
-from headstart.data.manifest import scan
+from headstart.data.inspection import inspect_all
+from headstart.data.listing import read_listing
+from headstart.data.manifest import build_manifest
 from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import Preprocessing, TrainTransform
 from headstart.features.encoder import CPU_CHUNK, Encoder
@@ -49,7 +51,9 @@ def main(data: Path) -> None:
     encoder = Encoder(backbone, precision="auto", compile=True)
     encoder.prepare(1)
     encoder(torch.zeros(CPU_CHUNK, 3, 224, 224, dtype=torch.uint8))
-    dataset = ImageDataset(scan(data, SplitSettings(50, 8), seed=0).splits["train"], TrainTransform(sizes, seed=0))
+    listing = read_listing(data, SplitSettings(50, 8), seed=0)
+    manifest = build_manifest(listing, inspect_all(listing.root, [path for _, _, path in listing.samples()]))
+    dataset = ImageDataset(manifest.splits["train"], TrainTransform(sizes, seed=0))
     sampler = ViewSampler(len(dataset), seed=None)
     loader = torch.utils.data.DataLoader(dataset, batch_size=ENCODING_BATCH, sampler=sampler)
     plain, tuned, ours, matrices = [], [], [], []

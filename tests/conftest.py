@@ -11,10 +11,16 @@ import pytest
 import torch
 from PIL import Image
 
+from headstart.data.inspection import inspect_all
+from headstart.data.listing import read_listing
+from headstart.data.manifest import Manifest, build_manifest
+from headstart.settings import SplitSettings
+
 ROOT = Path(__file__).parents[1]
 ARCH = "shufflenet_v2_x0_5"
 # A backbone and pictures so small that a run takes a second.
 SMALL = (
+    "data=folder",
     f"model.arch={ARCH}",
     "model.weights=null",
     "data.resize_size=40",
@@ -57,6 +63,12 @@ def split_folders(tmp_path: Path) -> Path:
     for seed, (name, count) in enumerate({"train": 8, "val": 4, "test": 4}.items()):
         draw_classes(root / name, count, first_seed=100 * seed)
     return root
+
+
+def manifest_of(root: Path, rule: SplitSettings) -> Manifest:
+    """The manifest of all pictures in a folder."""
+    listing = read_listing(root, rule, seed=0)
+    return build_manifest(listing, inspect_all(root, [path for _, _, path in listing.samples()]))
 
 
 @dataclass

@@ -10,4 +10,10 @@ class HeadstartError(Exception):
 
 
 class UnreadableImage(HeadstartError):
-    """A file that is not, or no longer, a picture."""
+    """A file that is not, or no longer, a picture; `fault` is the kind of its fault, one of FAULTS."""
+
+    FAULTS = ("unreadable", "truncated", "empty file", "not a picture", "decompression bomb")
+
+    def __init__(self, message: str, fault: str = "unreadable") -> None:
+        super().__init__(message)
+        self.fault = fault

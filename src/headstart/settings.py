@@ -54,14 +54,36 @@ class SplitSettings:
     valid: int | float = limited("a count (10) or a fraction (0.15)", _is_share)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DataSettings:
+    """A folder of pictures; `maker`, one of MAKERS, makes it where it is not there yet. Null: it is the user's own."""
+
+    maker: str | None = limited("null, or one of caltech", lambda v: v in MAKERS)
     root: str
     split: SplitSettings
     batch_size: int = positive_int()
     num_workers: int | str = worker_count()
     resize_size: int = positive_int()
     image_size: int = positive_int()
+    balance: str = one_of("none", "loss", "sampler")
+    on_unreadable: str = one_of("error", "skip")
+    on_leak: str = one_of("warn", "error", "drop")
+    near_duplicates: bool | str = limited("auto, true or false", lambda v: v == "auto" or isinstance(v, bool))
+
+
+@dataclass(kw_only=True)
+class CaltechSettings(DataSettings):
+    """Caltech-256, or some of its categories, made ready from an archive that is downloaded where it is not there."""
+
+    categories: list[str] | None
+    clutter: bool
+    archive: str | None
+    archive_md5: str | None
+    url: str
+
+
+# What `data.maker` can be, and the settings that belong to it.
+MAKERS: dict[str | None, type[DataSettings]] = {None: DataSettings, "caltech": CaltechSettings}
 
 
 @dataclass
@@ -104,7 +126,7 @@ class TrainSettings:
     logger: dict[str, Any]
     run_dir: str
     ckpt_path: str | None
-    task: str = one_of("train", "test")
+    task: str = one_of("train", "test", "audit")
     seed: int = limited("a whole number, 0 or more", lambda v: v >= 0)
 
 
@@ -143,7 +165,8 @@ def check_train(config: DictConfig) -> TrainSettings:
     Raises:
         HeadstartError: names the unknown key, or the value that cannot work.
     """
-    settings = _typed(TrainSettings, config)
+    maker = OmegaConf.select(config, "data.maker")
+    settings = _typed(TrainSettings, config, data=MAKERS.get(maker, DataSettings))
     _check_split(settings.data.split)
     if settings.data.image_size > settings.data.resize_size:
         raise HeadstartError(
@@ -181,9 +204,13 @@ def unknown_key(key: str, schema: type) -> HeadstartError:
     return HeadstartError(f"unknown key '{key}'{_nearest(key, known)}")
 
 
-def _typed(schema: type[Settings], config: DictConfig) -> Settings:
+def _typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings:
+    """`config` as an object of `schema`, with `parts` in place of what the schema itself says for some keys."""
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(schema), config)
+        expected = OmegaConf.structured(schema)
+        for key, part in parts.items():
+            expected[key] = OmegaConf.structured(part)
+        merged = OmegaConf.merge(expected, config)
         settings: Settings = OmegaConf.to_object(merged)  # type: ignore[assignment]
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), schema) from None
@@ -275,6 +302,9 @@ def _keys_of(schema: type, prefix: str = "") -> Iterator[str]:
     for name, hint in get_type_hints(schema).items():
         if name == "trainer":
             yield from (f"trainer.{key}" for key in _trainer_keys())
+        elif hint is DataSettings:
+            of_makers = (_keys_of(part, "data.") for part in MAKERS.values())
+            yield from dict.fromkeys(key for keys in of_makers for key in keys)
         elif is_dataclass(hint):
             yield from _keys_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
         else:

@@ -2,9 +2,9 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import draw, draw_classes
+from conftest import draw, draw_classes, manifest_of
 
-from headstart.data.manifest import Manifest, scan
+from headstart.data.manifest import Manifest
 from headstart.errors import HeadstartError
 from headstart.settings import SplitSettings
 
@@ -12,7 +12,7 @@ RULE = SplitSettings(train=6, valid=3)
 
 
 def read(root: Path, rule: SplitSettings = RULE) -> Manifest:
-    return scan(root, rule, seed=0)
+    return manifest_of(root, rule)
 
 
 def test_split_folders(split_folders: Path) -> None:
@@ -63,8 +63,8 @@ def test_scan__hidden_and_other_files_are_left_out_and_told(flat: Path) -> None:
     manifest = read(flat)
     assert manifest.classes == ("blue", "green", "red")
     assert manifest.counts() == {"train": 18, "valid": 9, "test": 9}
-    assert set(manifest.ignored) == {"red/notes.txt", "red/._0.jpg"}
-    assert "2 other files left out" in manifest.describe()
+    assert set(manifest.left_out) == {"red/notes.txt", "red/._0.jpg", ".thumbnails", "red/.cache"}
+    assert "4 other files left out" in manifest.describe()
 
 
 def test_scan__pictures_in_subfolders_belong_to_the_class(flat: Path) -> None:
@@ -113,7 +113,7 @@ def test_refused__one_class(flat: Path) -> None:
 
 def test_refused__a_class_folder_without_pictures(flat: Path) -> None:
     (flat / "yellow").mkdir()
-    assert f"the class folder {flat / 'yellow'} holds no pictures" in refused(flat)
+    assert f"the class folder {flat / 'yellow'} holds no pictures that can be used" in refused(flat)
 
 
 def test_refused__no_valid_split_possible(flat: Path) -> None:

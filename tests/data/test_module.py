@@ -3,11 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, manifest_of
 from pytorch_lightning import Trainer
 
-from headstart.data.manifest import scan
-from headstart.data.module import PictureDataModule, check_all_readable
+from headstart.data.module import PictureDataModule
 from headstart.data.transforms import Preprocessing
 from headstart.errors import UnreadableImage
 from headstart.features.encoder import Encoder
@@ -28,12 +27,13 @@ def module(
 ) -> PictureDataModule:
     backbone, source = load_backbone("shufflenet_v2_x0_5", None, seed=0, preprocessing=SIZES)
     return PictureDataModule(
-        scan(root, SplitSettings(train=6, valid=3), seed=0),
+        manifest_of(root, SplitSettings(train=6, valid=3)),
         preprocessing=SIZES,
         batch_size=batch_size,
         num_workers=num_workers,
         seed=0,
         views=views,
+        balanced=False,
         encoder=Encoder(backbone, precision="32", compile=False),
         store=store,
         backbone={"arch": source.arch, "weights_sha256": source.sha256, "cut": source.cut},
@@ -132,14 +132,6 @@ def test_key__a_whole_run_and_its_parts_use_the_same_code(flat: Path, tmp_path: 
     assert data._pictures_to_encode() == before == 18 * 100 + 9 + 9
     data.val_dataloader()
     assert data._encoder.compiles
-
-
-def test_check_all_readable__names_the_file(flat: Path) -> None:
-    data = module(flat)
-    check_all_readable(data.manifest)
-    (flat / "red" / "5.jpg").write_bytes(b"")
-    with pytest.raises(UnreadableImage, match=r"red/5\.jpg .*the file is empty"):
-        check_all_readable(data.manifest)
 
 
 def test_unreadable__keeps_its_one_sentence_through_a_worker(flat: Path) -> None:

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Script, draw
+from conftest import Script, draw, manifest_of
 
-from headstart.data.manifest import scan
 from headstart.data.module import PictureDataModule
 from headstart.model.checkpoint import load_classifier
 from headstart.settings import EncoderSettings, SplitSettings
@@ -37,7 +36,7 @@ def test_probabilities__equal_the_test_loops(script: Script, trained: Path, best
     }
     plain = EncoderSettings(precision="32", compile=False)
     classifier = load_classifier(trained / "checkpoints" / "best.ckpt", plain, moved_to=None)
-    manifest = scan(pictures, SplitSettings(6, 3), seed=0)
+    manifest = manifest_of(pictures, SplitSettings(6, 3))
     data = PictureDataModule(
         manifest,
         preprocessing=classifier.recipe.preprocessing,
@@ -45,6 +44,7 @@ def test_probabilities__equal_the_test_loops(script: Script, trained: Path, best
         num_workers=0,
         seed=0,
         views=None,
+        balanced=False,
         encoder=classifier.backbone,
         store=None,
         backbone={},

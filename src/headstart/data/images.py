@@ -1,5 +1,6 @@
 """Any picture file as an upright RGB image."""
 
+import io
 import os
 import warnings
 from collections.abc import Iterator
@@ -31,33 +32,39 @@ def read_rgb(path: str | Path) -> Image.Image:
     Raises:
         UnreadableImage: names the file and what is wrong with it.
     """
-    with _opened(path) as image:
+    with opened(path) as image:
         ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-
-
-def check_readable(path: str | Path) -> None:
-    """Decodes the whole file, at the smallest scale its format offers.
-
-    Raises:
-        UnreadableImage: as `read_rgb` would.
-    """
-    with _opened(path) as image:
-        image.draft("L", (1, 1))
-        image.load()
+        return to_rgb(image)
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """The picture at `path`, or of its `content`, opened but not yet decoded.
+
+    Raises:
+        UnreadableImage: also for what goes wrong in the block: names the file and what is wrong with it.
+    """
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            _check_size(image)
             yield image
     # Pillow's readers raise errors of many kinds for broken files: OSError, SyntaxError, struct.error, …
     except Exception as error:
-        raise UnreadableImage(f"{path} cannot be read as a picture: {_reason(path, error)}") from error
+        fault, reason = _fault(path, error)
+        raise UnreadableImage(f"{path} cannot be read as a picture: {reason}", fault) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _check_size(image: Image.Image) -> None:
+    # Pillow itself only warns of pictures this large, and refuses those twice as large.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(
+            f"its {image.width} × {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}, which looks like a "
+            "decompression bomb"
+        )
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """16-bit samples keep their upper eight bits; what is transparent becomes white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion would clip at 255 instead of scaling.
         samples = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
@@ -69,11 +76,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _reason(path: str | Path, error: Exception) -> str:
+def _fault(path: str | Path, error: Exception) -> tuple[str, str]:
+    """The kind of fault, one of UnreadableImage.FAULTS, and the reason in words."""
+    if isinstance(error, Image.DecompressionBombError):
+        return "decompression bomb", str(error)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return "unreadable", error.strerror
     if os.path.getsize(path) == 0:
-        return "the file is empty"
+        return "empty file", "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "its content is no picture format that is known here"
-    return str(error) or type(error).__name__
+        return "not a picture", "its content is no picture format that is known here"
+    reason = str(error) or type(error).__name__
+    return "truncated" if "truncated" in reason.lower() else "unreadable", reason

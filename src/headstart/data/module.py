@@ -8,13 +8,12 @@ from torch.utils.data import DataLoader
 
 from headstart.data.cached import CachedFeatures, FeatureDataset
 from headstart.data.dataset import ImageDataset
-from headstart.data.images import check_readable
 from headstart.data.manifest import Manifest
 from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform, Transform
-from headstart.data.workers import map_pictures, worker_count
+from headstart.data.workers import worker_count
 from headstart.features.encoder import Encoder
-from headstart.features.store import FeatureStore
+from headstart.features.store import Array, FeatureStore
 
 Loader = DataLoader[Any]
 # Stands for a training without an end, where it is asked how many views there will be.
@@ -31,6 +30,7 @@ class PictureDataModule(LightningDataModule):
         num_workers: processes that decode, or "auto": see headstart.data.workers.
         seed: of the augmentation and of the order.
         views: how many views of the train split there are; None: one an epoch.
+        balanced: whether to train on equally many pictures of each class.
         encoder: what encodes pictures on a miss of the store, and in the classifier where there is no store.
         store: where features are kept; None: batches are pictures.
         backbone: what identifies the encoder's backbone in the store, as plain values.
@@ -45,6 +45,7 @@ class PictureDataModule(LightningDataModule):
         num_workers: int | str,
         seed: int,
         views: int | None,
+        balanced: bool,
         encoder: Encoder,
         store: FeatureStore | None,
         backbone: dict[str, Any],
@@ -55,25 +56,18 @@ class PictureDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._seed = seed
         self._views = views
+        self._balanced = balanced
         self._encoder = encoder
-        evaluation = EvalTransform(preprocessing)
+        self._store = store
+        self._backbone = backbone
+        self._evaluation = EvalTransform(preprocessing)
         transforms: dict[str, Transform] = {"train": TrainTransform(preprocessing, seed)}
         self._datasets = {
-            name: ImageDataset(split, transforms.get(name, evaluation)) for name, split in manifest.splits.items()
+            name: ImageDataset(split, transforms.get(name, self._evaluation)) for name, split in manifest.splits.items()
         }
         self._cached: dict[str, CachedFeatures] = {}
         if store is not None:
-            self._cached = {
-                name: CachedFeatures(
-                    dataset,
-                    name=name,
-                    encoder=encoder,
-                    store=store,
-                    backbone=backbone,
-                    num_workers=self._num_workers,
-                )
-                for name, dataset in self._datasets.items()
-            }
+            self._cached = {name: self._features_of(name, data, store) for name, data in self._datasets.items()}
 
     def train_dataloader(self) -> Loader:
         return self._loader("train")
@@ -83,6 +77,29 @@ class PictureDataModule(LightningDataModule):
 
     def test_dataloader(self) -> Loader:
         return self._loader("test")
+
+    def unaugmented_features(self) -> dict[str, Array]:
+        """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
+
+        Raises:
+            ValueError: there is no store.
+        """
+        if self._store is None:
+            raise ValueError("features are kept in a store, and there is none")
+        self._encoder.prepare(self._pictures_to_encode())
+        plain = ImageDataset(self.manifest.splits["train"], self._evaluation)
+        cached = self._cached | {"train": self._features_of("train", plain, self._store)}
+        return {name: features.view(0) for name, features in cached.items()}
+
+    def _features_of(self, name: str, dataset: ImageDataset, store: FeatureStore) -> CachedFeatures:
+        return CachedFeatures(
+            dataset,
+            name=name,
+            encoder=self._encoder,
+            store=store,
+            backbone=self._backbone,
+            num_workers=self._num_workers,
+        )
 
     def _loader(self, split: str) -> Loader:
         self._encoder.prepare(self._pictures_to_encode())
@@ -107,6 +124,7 @@ class PictureDataModule(LightningDataModule):
         return ViewSampler(
             len(self._datasets[split]),
             seed=self._seed if training else None,
+            balanced=self._datasets[split].split.labels if training and self._balanced else None,
             # A resumed fit asks for its first batches before it tells the sampler the epoch.
             epoch=_epochs_done(trainer) if trainer and training else 0,
             views=self._views if training else 1,
@@ -130,12 +148,3 @@ def _as_it_is(batch: Any) -> Any:
 def _epochs_done(trainer: Trainer) -> int:
     progress: Any = trainer.fit_loop.epoch_progress.current
     return int(progress.processed)
-
-
-def check_all_readable(manifest: Manifest) -> None:
-    """Decodes every picture once, so that a damaged one is found before hours of training, not after.
-
-    Raises:
-        UnreadableImage: names the first unreadable file.
-    """
-    map_pictures(check_readable, [split.root / path for split in manifest.splits.values() for path in split.paths])

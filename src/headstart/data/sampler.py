@@ -1,19 +1,22 @@
 """The order of the samples, as a pure function of (seed, epoch)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
 from headstart.seeds import derive_seed
 
 
 class ViewSampler(Sampler[tuple[int, int]]):
-    """Yields `(view, index)` of every sample once an epoch.
+    """Yields `(view, index)` of every sample once an epoch; balanced, as many of each class, and as many in all.
 
     Args:
         length: the number of samples.
         seed: of the order; None keeps the order of the samples.
+        balanced: the label of each sample, to draw equally many of each class: of a large class another part in each
+            epoch, of a small one every sample several times.
         epoch: the first epoch; Lightning calls `set_epoch` before each later one.
         views: epoch e has view e mod `views`; None: view e.
         rank, world_size: this process takes every `world_size`-th sample from `rank` on. Like PyTorch's
@@ -25,6 +28,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         length: int,
         *,
         seed: int | None,
+        balanced: Sequence[int] | None = None,
         epoch: int = 0,
         views: int | None = None,
         rank: int = 0,
@@ -32,6 +36,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
     ) -> None:
         self._length = length
         self._seed = seed
+        self._balanced = balanced
         self._epoch = epoch
         self._views = views
         self._rank = rank
@@ -53,4 +58,22 @@ class ViewSampler(Sampler[tuple[int, int]]):
         if self._seed is None:
             return list(range(self._length))
         generator = torch.Generator().manual_seed(derive_seed("order", self._seed, self._epoch))
-        return torch.randperm(self._length, generator=generator).tolist()
+        drawn = torch.arange(self._length) if self._balanced is None else self._draw_equally(generator)
+        return drawn[torch.randperm(self._length, generator=generator)].tolist()
+
+    def _draw_equally(self, generator: torch.Generator) -> Tensor:
+        """`length` indices, of each class equally many up to one; a sample comes again only after all of its class."""
+        labels = torch.tensor(self._balanced)
+        classes = labels.unique()
+        share, left = divmod(self._length, len(classes))
+        # Which classes get one more is drawn too.
+        more = set(torch.randperm(len(classes), generator=generator)[:left].tolist())
+        drawn = []
+        for position, label in enumerate(classes):
+            members = (labels == label).nonzero().squeeze(1)
+            count = share + (position in more)
+            rounds = [
+                members[torch.randperm(len(members), generator=generator)] for _ in range(-(-count // len(members)))
+            ]
+            drawn.append(torch.cat(rounds)[:count])
+        return torch.cat(drawn)

@@ -57,6 +57,20 @@ class FeatureStore:
         """Whether the file is there (it may turn out to be damaged)."""
         return self._path(key, view).exists()
 
+    def find(self, values: dict[str, Any]) -> list[Key]:
+        """The keys in the folder that have all of `values`, in the order of their folders' names."""
+        found = []
+        for path in sorted(self._folder.glob("*/key.json")):
+            with suppress(OSError, ValueError):
+                key = Key(path.parent.name.rpartition("-")[0], json.loads(path.read_text(encoding="utf-8")))
+                if key.folder == path.parent.name and values.items() <= key.values.items():
+                    found.append(key)
+        return found
+
+    def read(self, key: Key, view: int) -> Array | None:
+        """The features of one view as they lie there; None where there are none, or they are damaged."""
+        return self._open(self._path(key, view))
+
     def matrix(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
     ) -> Array:
@@ -66,14 +80,14 @@ class FeatureStore:
             HeadstartError: the folder cannot be written, the disk is full, or numbers do not fit into `dtype`.
         """
         path = self._path(key, view)
-        found = self._open(path, shape, dtype)
+        found = self._expected(path, shape, dtype)
         if found is None:
             with self._writing(), self._lock(key):
                 # Another process may have made it in the meantime.
-                found = self._open(path, shape, dtype)
+                found = self._expected(path, shape, dtype)
                 if found is None:
                     self._make(key, path, shape, dtype, rows())
-                    found = self._open(path, shape, dtype)
+                    found = self._expected(path, shape, dtype)
                     self._make_room(keep=path)
         if found is None:
             raise HeadstartError(f"{path} was damaged while it was written: is the disk in order?")
@@ -83,7 +97,11 @@ class FeatureStore:
     def _path(self, key: Key, view: int) -> Path:
         return self._folder / key.folder / f"view-{view:04}.npy"
 
-    def _open(self, path: Path, shape: tuple[int, int], dtype: str) -> Array | None:
+    def _expected(self, path: Path, shape: tuple[int, int], dtype: str) -> Array | None:
+        array = self._open(path)
+        return array if array is not None and array.shape == shape and array.dtype == np.dtype(dtype) else None
+
+    def _open(self, path: Path) -> Array | None:
         try:
             if not _is_whole(path):
                 print(f"warning: {path} is damaged; its features are made again", file=sys.stderr)
@@ -91,7 +109,7 @@ class FeatureStore:
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return array if array.shape == shape and array.dtype == np.dtype(dtype) else None
+        return array
 
     def _make(self, key: Key, path: Path, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
         folder = path.parent
@@ -221,8 +239,3 @@ def _stats(paths: Iterable[Path]) -> Iterator[os.stat_result]:
     for path in paths:
         with suppress(FileNotFoundError):
             yield path.stat()
-
-
-def default_folder() -> Path:
-    """Where features go unless `features.dir` says otherwise: the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headstart" / "features"

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 from torchmetrics import MetricCollection
 
 from headstart.data.splits import SPLITS
@@ -25,7 +26,8 @@ Batch = tuple[Tensor, Tensor]
 class Recipe:
     """All that a classifier is made from, besides its weights. A checkpoint holds it as plain values.
 
-    `precision` is the setting under which its features were computed: auto, 32 or bf16.
+    `precision` is the setting under which its features were computed: auto, 32 or bf16. `balance` is what is done about
+    classes of different sizes (none, loss, sampler); `class_counts` are those sizes, in the train split.
     """
 
     classes: tuple[str, ...]
@@ -38,11 +40,14 @@ class Recipe:
     seed: int
     data_fingerprint: str
     precision: str
+    balance: str
+    class_counts: tuple[int, ...]
 
     def as_dict(self) -> dict[str, Any]:
         """As numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
         plain = asdict(self)
-        return plain | {"classes": list(self.classes), "preprocessing": self.preprocessing.as_dict()}
+        lists = {"classes": list(self.classes), "class_counts": list(self.class_counts)}
+        return plain | lists | {"preprocessing": self.preprocessing.as_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
@@ -50,6 +55,7 @@ class Recipe:
             **values
             | {
                 "classes": tuple(values["classes"]),
+                "class_counts": tuple(values["class_counts"]),
                 "backbone": BackboneSource(**values["backbone"]),
                 "preprocessing": Preprocessing.from_dict(values["preprocessing"]),
             }
@@ -62,6 +68,8 @@ class Classifier(LightningModule):
     Its checkpoints leave out the frozen backbone, which `Recipe.backbone` names.
     """
 
+    class_weights: Tensor | None
+
     def __init__(self, backbone: Encoder, recipe: Recipe) -> None:
         super().__init__()
         self.save_hyperparameters(recipe.as_dict(), logger=False)
@@ -70,7 +78,8 @@ class Classifier(LightningModule):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("head", recipe.seed))
             self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
-        self._loss = nn.NLLLoss()
+        # Not in the checkpoints: it follows from the recipe.
+        self.register_buffer("class_weights", _class_weights(recipe), persistent=False)
         self.train_metrics, self.valid_metrics, self.test_metrics = (
             build_metrics(len(recipe.classes), f"{split}/") for split in SPLITS
         )
@@ -98,7 +107,8 @@ class Classifier(LightningModule):
     def _step(self, batch: Batch, split: str, metrics: MetricCollection) -> Tensor:
         x, labels = batch
         log_probs = self(x)
-        loss: Tensor = self._loss(log_probs, labels)
+        # Only training is weighted: what is measured is measured in the same way in every run.
+        loss = F.nll_loss(log_probs, labels, self.class_weights if split == "train" else None)
         metrics.update(log_probs.detach(), labels)
         # Means over examples, logged once an epoch; headstart.training.history hands them to the loggers.
         self.log(
@@ -136,6 +146,15 @@ class Classifier(LightningModule):
                 )
 
 
+def _class_weights(recipe: Recipe) -> Tensor | None:
+    """Inverse to the classes' sizes, and 1 on the average over the pictures; None: all pictures count alike."""
+    if recipe.balance != "loss":
+        return None
+    counts = torch.tensor(recipe.class_counts, dtype=torch.float32)
+    return counts.sum() / (len(counts) * counts)
+
+
 def _essence(recipe: dict[str, Any]) -> dict[str, Any]:
     backbone = {f"backbone {key}": recipe["backbone"][key] for key in ("arch", "sha256")}
-    return backbone | {key: v for key, v in recipe.items() if key not in ("backbone", "data_fingerprint")}
+    of_data = ("backbone", "data_fingerprint", "class_counts")
+    return backbone | {key: v for key, v in recipe.items() if key not in of_data}

@@ -1,4 +1,4 @@
-"""What `task=` chooses: train a classifier, or test one. Here the parts are put together."""
+"""What `task=` chooses: train a classifier, test one, or audit its data. Here the parts are put together."""
 
 import sys
 from pathlib import Path
@@ -10,31 +10,39 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
 
-from headstart.data.manifest import Manifest, scan
-from headstart.data.module import PictureDataModule, check_all_readable
-from headstart.data.transforms import Preprocessing
+from headstart.data.manifest import Manifest
+from headstart.data.module import PictureDataModule
+from headstart.data.ready import Examined, Ready
 from headstart.errors import HeadstartError
-from headstart.features.encoder import Encoder
-from headstart.features.store import FeatureStore, default_folder
 from headstart.files import write_json, write_text
 from headstart.model.checkpoint import load_classifier, read_checkpoint
-from headstart.model.classifier import Classifier, Recipe
-from headstart.model.weights import load_backbone
+from headstart.model.classifier import Classifier
 from headstart.report.curves import draw_curves
 from headstart.report.record import RunRecord
 from headstart.settings import TrainSettings
+from headstart.training.auditing import (
+    audit,
+    looks_for_near_duplicates,
+    read_data,
+    report_near_duplicates,
+    write_report,
+)
 from headstart.training.checkpoints import BestAndLast, is_trial_run
 from headstart.training.clock import StageClock
 from headstart.training.history import History, Row
+from headstart.training.parts import data_module, new_classifier
 from headstart.training.trainer import build_trainer, lightning_refusals, sigterm_ends_with_143
 
 
 def run_task(settings: TrainSettings, config: DictConfig) -> float | None:
     """Runs the task; returns the best valid/loss of a training, for a sweep to minimise."""
+    if settings.task == "train":
+        return train(settings, config)
     if settings.task == "test":
         test(settings, config)
-        return None
-    return train(settings, config)
+    elif not audit(settings):
+        sys.exit(1)
+    return None
 
 
 def train(settings: TrainSettings, config: DictConfig) -> float:
@@ -45,27 +53,34 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
     """
     record = RunRecord(Path(settings.run_dir))
     with record.stage("data"):
-        manifest = _read_data(settings)
+        examined, ready = read_data(settings)
+        manifest = ready.manifest
     with record.stage("model"):
-        classifier = _new_classifier(settings, manifest)
+        classifier = new_classifier(settings, manifest)
         _check_resume(settings.ckpt_path, classifier, manifest)
     clock = StageClock(classifier.backbone, cached=settings.features.cache)
     history = History(record.folder / "history.csv", clock)
     trainer = build_trainer(settings, [clock, history])
-    datamodule = _data_module(settings, manifest, classifier)
-    _begin(record, config, classifier, trainer, manifest)
+    datamodule = data_module(settings, manifest, classifier)
+    _begin(record, config, classifier, trainer, examined, ready)
     with record.stage("fit"), sigterm_ends_with_143(), lightning_refusals():
         trainer.fit(classifier, datamodule, ckpt_path=settings.ckpt_path)
     best_path, best_row = _best(trainer, history.rows)
     metrics = {name: value for name, value in best_row.items() if name.startswith("valid/")}
     metrics |= {"best_epoch": int(best_row["epoch"]), "epochs": len(history.rows)}
     # The test set is for the end: a sweep's trials are compared, and must not be by it.
-    if "test" in manifest.splits and HydraConfig.get().mode != RunMode.MULTIRUN:
+    is_trial = HydraConfig.get().mode == RunMode.MULTIRUN
+    if "test" in manifest.splits and not is_trial:
         with record.stage("test"):
             # Not by the Trainer's ckpt_path, which would also take the callbacks back to the best epoch.
             if best_path is not None:
                 classifier.restore(read_checkpoint(best_path))
             metrics |= _test(trainer, classifier, datamodule)
+    if looks_for_near_duplicates(settings) and not is_trial and not is_trial_run(trainer):
+        with record.stage("audit"):
+            # The Trainer has taken it off its device.
+            classifier.to(trainer.strategy.root_device)
+            report_near_duplicates(record.folder, examined, ready, datamodule.unaugmented_features())
     with record.stage("report"):
         draw_curves(history.rows, int(best_row["epoch"]), record.folder / "report" / "curves.png")
     _finish(record, metrics)
@@ -79,7 +94,8 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
     with record.stage("model"):
         classifier = load_classifier(checkpoint, settings.features, moved_to=settings.model.weights)
     with record.stage("data"):
-        manifest = _read_data(settings)
+        examined, ready = read_data(settings)
+        manifest = ready.manifest
     _warn_of_other_data(classifier.recipe.data_fingerprint, manifest)
     if "test" not in manifest.splits:
         raise HeadstartError(f"{manifest.root} has no test split")
@@ -89,38 +105,11 @@ def test(settings: TrainSettings, config: DictConfig) -> None:
             f"{', '.join(classifier.recipe.classes)}"
         )
     trainer = build_trainer(settings, [])
-    datamodule = _data_module(settings, manifest, classifier)
-    _begin(record, config, classifier, trainer, manifest)
+    datamodule = data_module(settings, manifest, classifier)
+    _begin(record, config, classifier, trainer, examined, ready)
     with record.stage("test"):
         metrics = _test(trainer, classifier, datamodule)
     _finish(record, metrics)
-
-
-def _read_data(settings: TrainSettings) -> Manifest:
-    manifest = scan(settings.data.root, settings.data.split, settings.seed)
-    check_all_readable(manifest)
-    _say(manifest.describe())
-    return manifest
-
-
-def _new_classifier(settings: TrainSettings, manifest: Manifest) -> Classifier:
-    model = settings.model
-    preprocessing = Preprocessing(settings.data.resize_size, settings.data.image_size)
-    backbone, source = load_backbone(model.arch, model.weights, seed=settings.seed, preprocessing=preprocessing)
-    recipe = Recipe(
-        classes=manifest.classes,
-        backbone=source,
-        preprocessing=preprocessing,
-        hidden_dim=model.hidden_dim,
-        dropout=model.dropout,
-        lr=model.lr,
-        weight_decay=model.weight_decay,
-        seed=settings.seed,
-        data_fingerprint=manifest.fingerprint,
-        precision=settings.features.precision,
-    )
-    features = settings.features
-    return Classifier(Encoder(backbone, precision=features.precision, compile=features.compile), recipe)
 
 
 def _check_resume(ckpt_path: str | None, classifier: Classifier, manifest: Manifest) -> None:
@@ -141,29 +130,20 @@ def _warn_of_other_data(trained_on: str, manifest: Manifest) -> None:
         )
 
 
-def _data_module(settings: TrainSettings, manifest: Manifest, classifier: Classifier) -> PictureDataModule:
-    features = settings.features
-    folder = Path(features.dir).expanduser() if features.dir is not None else default_folder()
-    source = classifier.recipe.backbone
-    return PictureDataModule(
-        manifest,
-        preprocessing=classifier.recipe.preprocessing,
-        views=features.views,
-        encoder=classifier.backbone,
-        store=FeatureStore(folder, features.max_gb) if features.cache else None,
-        backbone={"arch": source.arch, "weights_sha256": source.sha256, "cut": source.cut},
-        batch_size=settings.data.batch_size,
-        num_workers=settings.data.num_workers,
-        seed=settings.seed,
-    )
-
-
 @rank_zero_only
-def _begin(record: RunRecord, config: DictConfig, classifier: Classifier, trainer: Trainer, manifest: Manifest) -> None:
+def _begin(
+    record: RunRecord, config: DictConfig, classifier: Classifier, trainer: Trainer, examined: Examined, ready: Ready
+) -> None:
     """The first files of the run."""
-    backbone = classifier.recipe.as_dict()["backbone"]
-    record.begin(trainer.strategy.root_device, backbone=backbone, data_fingerprint=manifest.fingerprint)
+    record.begin(
+        trainer.strategy.root_device,
+        backbone=classifier.recipe.as_dict()["backbone"],
+        data_fingerprint=ready.manifest.fingerprint,
+        skipped=ready.skipped,
+        dropped=ready.dropped,
+    )
     write_text(record.folder / "config.yaml", OmegaConf.to_yaml(config, resolve=True))
+    write_report(record.folder, examined, ready)
     _say(f"run folder: {record.folder}")
 
 

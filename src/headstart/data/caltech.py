@@ -1,0 +1,179 @@
+"""Caltech-256 as folders of splits, made from its archive."""
+
+import difflib
+import json
+import os
+import re
+import shutil
+import sys
+import tarfile
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tqdm import tqdm
+
+from headstart.data.download import check_md5, fetch
+from headstart.data.listing import OWN
+from headstart.data.splits import split_class
+from headstart.errors import HeadstartError
+from headstart.files import write_json
+from headstart.settings import CaltechSettings
+
+ARCHIVE = "256_ObjectCategories.tar"
+PAGE = "https://data.caltech.edu/records/nyy15-4j048"
+PUBLISHED_MD5 = "67b4f42ca05d46448c6bb8ecd2220f6d"
+CLUTTER = "clutter"
+# Pictures a split of the recipe: ten animals, 60 and 10 of each class.
+RECIPE = ["bear", "chimp", "giraffe", "gorilla", "llama", "ostrich", "porcupine", "skunk", "triceratops", "zebra"]
+RECIPE_COUNTS = {"train": 600, "valid": 100, "test": 409}
+# 256_ObjectCategories/134.llama-101/134_0042.jpg. Strays, such as 198.spider/RENAME2, do not look like this, and
+# neither does a name that would lead out of a folder.
+PICTURE = re.compile(r"(?:\./)?256_ObjectCategories/\d{3}\.([A-Za-z0-9][A-Za-z0-9_-]*)/(\d{3}_\d{4}\.jpg)")
+SUFFIX = "-101"
+RECORD = f"{OWN}.json"
+
+
+def make_caltech(settings: CaltechSettings, seed: int) -> None:
+    """Makes root/{train,valid,test}/<class>/*.jpg, unless it is there: then without work or network.
+
+    The folder appears whole or not at all. `seed` counts where the split is given in fractions.
+
+    Raises:
+        HeadstartError: no archive can be had, it is damaged, or the folder holds something else.
+    """
+    root = Path(settings.root)
+    wanted = _what_is_wanted(settings, seed)
+    if _is_there(root, wanted):
+        return
+    root.parent.mkdir(parents=True, exist_ok=True)
+    # Other processes of the same run wait here, and then find the folder.
+    with FileLock(root.parent / f"{OWN}-{root.name}.lock"):
+        if not _is_there(root, wanted):
+            _make(root, _archive(settings), wanted, settings, seed)
+
+
+def _what_is_wanted(settings: CaltechSettings, seed: int) -> dict[str, Any]:
+    train, valid = settings.split.train, settings.split.valid
+    return {
+        "categories": settings.categories,
+        "clutter": settings.clutter,
+        "split": {"train": train, "valid": valid},
+        "seed": None if isinstance(train, int) else seed,
+    }
+
+
+def _is_there(root: Path, wanted: dict[str, Any]) -> bool:
+    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
+        return False
+    try:
+        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
+    except OSError:
+        raise HeadstartError(
+            f"data.root={root} holds something else than Caltech-256: for pictures of your own say data=folder "
+            f"data.root={root}, for Caltech-256 give another folder"
+        ) from None
+    for key, value in wanted.items():
+        if record[key] != value:
+            raise HeadstartError(
+                f"data.root={root} was made with {key} {record[key]}, not {value}: give another data.root, or delete it"
+            )
+    return True
+
+
+def _archive(settings: CaltechSettings) -> Path:
+    """The archive, checked: the one that is named, the one beside the root, or else downloaded to there."""
+    beside = Path(settings.root).parent / ARCHIVE
+    path = Path(settings.archive).expanduser() if settings.archive is not None else beside
+    if path.is_file():
+        check_md5(path, settings.archive_md5)
+        return path
+    if settings.archive is not None:
+        raise HeadstartError(f"data.archive={settings.archive} does not exist: give the file {ARCHIVE}")
+    print(f"downloading {settings.url} to {path} (1.2 GB; it is kept, and may be deleted)", flush=True)
+    try:
+        fetch(settings.url, path, settings.archive_md5)
+    except HeadstartError as error:
+        raise HeadstartError(
+            f"{error}; run again to go on, or get {ARCHIVE} (1.2 GB) from {PAGE} and put it at {path.resolve()}, "
+            "or name it with data.archive=FILE"
+        ) from None
+    return path
+
+
+def _make(root: Path, archive: Path, wanted: dict[str, Any], settings: CaltechSettings, seed: int) -> None:
+    unfinished = root.parent / f"{OWN}-{root.name}.unfinished"
+    # Left by a process that was killed.
+    shutil.rmtree(unfinished, ignore_errors=True)
+    try:
+        with tarfile.open(archive, "r:") as tar:
+            places = _places(_pictures(tar, archive), wanted, seed)
+            counts = Counter(place.partition("/")[0] for place in places)
+            _check_counts(counts, settings)
+            for place, member in tqdm(places.items(), desc="extracting", leave=False, disable=not sys.stderr.isatty()):
+                _extract(tar, member, unfinished / place)
+        write_json(unfinished / RECORD, wanted | {"archive": archive.name, "counts": counts})
+        # A rename can reach the disk before what is renamed does.
+        os.sync()
+        if root.exists():
+            root.rmdir()
+        unfinished.rename(root)
+    except tarfile.TarError as error:
+        raise HeadstartError(f"{archive} is damaged, or no tar archive: {error}") from None
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _pictures(tar: tarfile.TarFile, archive: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
+    """The members that are pictures, by class and file name."""
+    found: dict[str, dict[str, tarfile.TarInfo]] = {}
+    for member in tar:
+        match = PICTURE.fullmatch(member.name)
+        if match and member.isreg():
+            name, file = match.groups()
+            found.setdefault(name.removesuffix(SUFFIX), {})[file] = member
+    if not found:
+        raise HeadstartError(f"{archive} holds no pictures of Caltech-256")
+    return found
+
+
+def _places(
+    pictures: dict[str, dict[str, tarfile.TarInfo]], wanted: dict[str, Any], seed: int
+) -> dict[str, tarfile.TarInfo]:
+    """Where each wanted picture goes: "train/llama/134_0001.jpg"."""
+    train, valid = wanted["split"]["train"], wanted["split"]["valid"]
+    places: dict[str, tarfile.TarInfo] = {}
+    for name in sorted(_chosen(list(pictures), wanted["categories"], wanted["clutter"])):
+        parts = split_class(list(pictures[name]), train, valid, seed=seed, class_name=name)
+        places |= {f"{split}/{name}/{file}": pictures[name][file] for split, files in parts.items() for file in files}
+    return places
+
+
+def _chosen(names: list[str], categories: list[str] | None, clutter: bool) -> Iterator[str]:
+    if categories is None:
+        yield from (name for name in names if clutter or name != CLUTTER)
+        return
+    for name in categories:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+            raise HeadstartError(f"data.categories: Caltech-256 has no category '{name}': did you mean '{near[0]}'?")
+        yield name
+
+
+def _check_counts(counts: Counter[str], settings: CaltechSettings) -> None:
+    is_recipe = settings.archive_md5 == PUBLISHED_MD5 and settings.categories == RECIPE
+    if is_recipe and (settings.split.train, settings.split.valid) == (60, 10) and counts != RECIPE_COUNTS:
+        raise HeadstartError(f"the archive gives {dict(counts)} pictures, not {RECIPE_COUNTS}")
+
+
+def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = tar.extractfile(member)
+    if content is None:
+        raise tarfile.ReadError(f"{member.name} has no content")
+    with content, path.open("wb") as file:
+        shutil.copyfileobj(content, file)
+    if path.stat().st_size != member.size:
+        raise tarfile.ReadError(f"{member.name} breaks off")

@@ -1,0 +1,139 @@
+"""Large files from the web: a download that broke off is gone on with, and what came is checked before it is used."""
+
+import hashlib
+import http.client
+import re
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import Request, urlopen
+
+from tqdm import tqdm
+
+from headstart.errors import HeadstartError
+
+BLOCK = 1 << 20  # bytes
+TIMEOUT = 30.0  # seconds without a byte
+ATTEMPTS = 5  # in a row that bring nothing
+PAUSE = 1.0  # seconds before the second attempt; twice as long before each one after
+
+
+class BrokenOff(Exception):
+    """The connection failed, or ended before the file did; another attempt may go on."""
+
+
+def fetch(url: str, path: Path, md5: str | None) -> None:
+    """Downloads `url` to `path`, by way of `path`.part, from where an earlier download broke off.
+
+    Raises:
+        HeadstartError: it cannot be had, or what came does not have the checksum `md5` (None: not checked).
+    """
+    part = path.with_name(f"{path.name}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    failures = 0
+    while True:
+        before = _size(part)
+        try:
+            _go_on(url, part)
+            break
+        except BrokenOff as error:
+            # What brought the download further was no failure.
+            failures = 1 if _size(part) > before else failures + 1
+            if failures == ATTEMPTS:
+                raise HeadstartError(f"{url} cannot be had: {error}") from None
+            time.sleep(PAUSE * 2 ** (failures - 1))
+    try:
+        check_md5(part, md5)
+    except HeadstartError:
+        # To go on from here would give the same again.
+        part.unlink()
+        raise
+    part.replace(path)
+
+
+def check_md5(path: Path, md5: str | None) -> None:
+    """Compares the MD5 of a file with the one it should have (None: not checked).
+
+    Raises:
+        HeadstartError: names both.
+    """
+    if md5 is None:
+        return
+    total = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as file, _bar(f"checking {path.name}", path.stat().st_size) as bar:
+        while block := file.read(BLOCK):
+            total.update(block)
+            bar.update(len(block))
+    if total.hexdigest() != md5:
+        raise HeadstartError(f"{path} is damaged, or another file: its MD5 is {total.hexdigest()}, not {md5}")
+
+
+def _go_on(url: str, part: Path) -> None:
+    """One attempt to bring `part` to its full length."""
+    response = _open(url, _size(part), part)
+    if response is None:
+        return
+    with response:
+        goes_on = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        start = _size(part) if goes_on else 0
+        length = response.headers.get("Content-Length")
+        total = start + int(length) if length else None
+        with part.open("ab" if goes_on else "wb") as file, _bar(f"downloading {part.stem}", total) as bar:
+            bar.update(start)
+            while block := _read(response):
+                file.write(block)
+                bar.update(len(block))
+    if total is not None and _size(part) < total:
+        raise BrokenOff(f"the connection broke off after {_size(part):,} of {total:,} bytes")
+
+
+def _open(url: str, start: int, part: Path) -> Any:
+    """The answer to a request for what is beyond the byte `start`; None if there is nothing."""
+    # Compressed on the way, bytes could not be counted.
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
+    try:
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
+    except HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            if error.headers.get("Content-Range") == f"bytes */{start}":
+                return None
+            part.unlink()
+            raise BrokenOff("the file is shorter than what was there of it") from None
+        if error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise HeadstartError(f"{url} cannot be had: {error}") from None
+        raise BrokenOff(str(error)) from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        if isinstance(reason, socket.gaierror | ConnectionRefusedError):
+            # There is no such host, or no network: nothing that a few seconds would change.
+            raise HeadstartError(f"{url} cannot be had: {reason}") from None
+        raise BrokenOff(str(reason)) from None
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT and _first_byte(response) != start:
+        response.close()
+        part.unlink()
+        raise BrokenOff("the server sent another part than was asked for")
+    return response
+
+
+def _read(response: Any) -> bytes:
+    try:
+        block: bytes = response.read(BLOCK)
+    except (OSError, http.client.HTTPException) as error:
+        raise BrokenOff(str(error)) from None
+    return block
+
+
+def _first_byte(response: Any) -> int | None:
+    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
+    return int(match.group(1)) if match else None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _bar(text: str, total: int | None) -> Any:
+    return tqdm(total=total, desc=text, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty())

@@ -1,0 +1,236 @@
+"""A clean folder of pictures, and every fault that an audit knows, one function each."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+COUNTS = {"train": 12, "valid": 4, "test": 4}
+CLASSES = ("ant", "bee", "cat")
+# What a fault is to be found as: its kind and its paths.
+Expected = tuple[str, tuple[str, ...]]
+
+
+def photo(path: Path, seed: int, size: tuple[int, int] = (60, 48), mode: str = "RGB") -> Path:
+    """Something as many-coloured as a photograph, unlike that of any other seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, quality=90)
+    return path
+
+
+def clean(root: Path) -> Path:
+    """`root`/{train,valid,test}/<class>/<n>.jpg, with nothing in it to be found."""
+    seed = 0
+    for split, count in COUNTS.items():
+        for name in CLASSES:
+            for number in range(count):
+                photo(root / split / name / f"{number:02}.jpg", seed := seed + 1)
+    return root
+
+
+def unreadable(root: Path) -> Expected:
+    content = bytearray(_content(photo(root / "scratch.png", 900)))
+    content[len(content) // 2] ^= 255
+    return _put(root, "train/ant/broken.png", bytes(content), "unreadable")
+
+
+def truncated(root: Path) -> Expected:
+    content = _content(photo(root / "scratch.jpg", 901))
+    return _put(root, "valid/ant/half.jpg", content[: len(content) // 2], "truncated")
+
+
+def empty_file(root: Path) -> Expected:
+    return _put(root, "test/bee/nothing.jpg", b"", "empty file")
+
+
+def not_a_picture(root: Path) -> Expected:
+    return _put(root, "train/cat/letter.jpg", b"Dear Sir or Madam,\n" * 50, "not a picture")
+
+
+def decompression_bomb(root: Path) -> Expected:
+    Image.new("1", (10_000, 10_000)).save(root / "train/bee/vast.png")
+    return "decompression bomb", ("train/bee/vast.png",)
+
+
+def placeholder_by_name(root: Path) -> Expected:
+    photo(root / "train/ant/image_not_found.jpg", 902)
+    return "placeholder", ("train/ant/image_not_found.jpg",)
+
+
+def placeholder_of_one_colour(root: Path) -> Expected:
+    Image.new("RGB", (60, 48), (200, 200, 200)).save(root / "train/bee/plain.png")
+    return "placeholder", ("train/bee/plain.png",)
+
+
+def placeholder_drawn(root: Path) -> Expected:
+    image = Image.new("RGB", (60, 48), "white")
+    ImageDraw.Draw(image).text((2, 20), "no photo", fill="grey")
+    image.save(root / "test/cat/sign.gif")
+    return "placeholder", ("test/cat/sign.gif",)
+
+
+def extension_lies(root: Path) -> Expected:
+    path = photo(root / "scratch.png", 903)
+    path.rename(root / "train/ant/really_png.jpg")
+    return "extension that lies", ("train/ant/really_png.jpg",)
+
+
+def far_larger(root: Path) -> Expected:
+    photo(root / "train/ant/large.jpg", 904, size=(400, 300))
+    return "far larger than the rest", ("train/ant/large.jpg",)
+
+
+def far_smaller(root: Path) -> Expected:
+    photo(root / "train/ant/small.jpg", 905, size=(10, 8))
+    return "far smaller than the rest", ("train/ant/small.jpg",)
+
+
+def extreme_aspect(root: Path) -> Expected:
+    photo(root / "train/ant/strip.jpg", 906, size=(140, 30))
+    return "extreme aspect ratio", ("train/ant/strip.jpg",)
+
+
+def grey(root: Path) -> Expected:
+    photo(root / "train/bee/grey.jpg", 907, mode="L")
+    return "grey among colour", ("train/bee/grey.jpg",)
+
+
+def several_frames(root: Path) -> Expected:
+    frames = [Image.open(photo(root / f"scratch{n}.png", 908 + n)) for n in range(2)]
+    frames[0].save(root / "train/bee/moving.gif", save_all=True, append_images=frames[1:])
+    _clear(root)
+    return "several frames", ("train/bee/moving.gif",)
+
+
+def turned(root: Path) -> Expected:
+    image = Image.open(photo(root / "scratch.jpg", 910))
+    exif = image.getexif()
+    exif[274] = 6
+    image.save(root / "train/cat/turned.jpg", exif=exif)
+    _clear(root)
+    return "turned by EXIF", ("train/cat/turned.jpg",)
+
+
+def copies_within(root: Path) -> Expected:
+    return _copy(root, "train/ant/03.jpg", "train/ant/03 copy.jpg", "copies within a split")
+
+
+def copies_across(root: Path) -> Expected:
+    return _copy(root, "train/ant/04.jpg", "test/ant/again.jpg", "copies across splits")
+
+
+def conflicting_labels(root: Path) -> Expected:
+    return _copy(root, "train/ant/05.jpg", "train/cat/an ant.jpg", "conflicting labels")
+
+
+def near_duplicate(root: Path) -> Expected:
+    Image.open(root / "train/bee/06.jpg").save(root / "valid/bee/almost.jpg", quality=70)
+    return "near duplicates across splits", ("train/bee/06.jpg", "valid/bee/almost.jpg")
+
+
+def class_missing(root: Path) -> Expected:
+    for number in range(10):
+        photo(root / "train/dog" / f"{number}.jpg", 920 + number)
+        photo(root / "valid/dog" / f"{number}.jpg", 930 + number)
+    return "class missing in a split", ()
+
+
+def class_extra(root: Path) -> Expected:
+    photo(root / "test/elk/0.jpg", 940)
+    return "class extra in a split", ()
+
+
+def class_without_pictures(root: Path) -> Expected:
+    for split in COUNTS:
+        (root / split / "fox").mkdir()
+    return "class without pictures", ()
+
+
+def tiny_class(root: Path) -> Expected:
+    for start, split in enumerate(COUNTS):
+        for number in range(9):
+            photo(root / split / "gnu" / f"{number}.jpg", 950 + 10 * start + number)
+    return "tiny class", ()
+
+
+def imbalance(root: Path) -> Expected:
+    for start, (split, count) in enumerate({"train": 50, "valid": 4, "test": 4}.items()):
+        for number in range(count):
+            photo(root / split / "hen" / f"{number}.jpg", 2000 + 100 * start + number)
+    return "imbalance", ()
+
+
+def names_alike(root: Path) -> Expected:
+    (root / "test" / "cat").rename(root / "test" / "Cat ")
+    return "class names alike", ()
+
+
+def hidden_file(root: Path) -> Expected:
+    return _put(root, "train/cat/.DS_Store", b"x", "hidden or system file")
+
+
+def system_file(root: Path) -> Expected:
+    return _put(root, "train/cat/Thumbs.db", b"x", "hidden or system file")
+
+
+def other_file(root: Path) -> Expected:
+    return _put(root, "train/cat/notes.txt", b"x", "other file")
+
+
+Fault = Callable[[Path], Expected]
+FAULTS: tuple[Fault, ...] = (
+    unreadable,
+    truncated,
+    empty_file,
+    not_a_picture,
+    decompression_bomb,
+    placeholder_by_name,
+    placeholder_of_one_colour,
+    placeholder_drawn,
+    extension_lies,
+    far_larger,
+    far_smaller,
+    extreme_aspect,
+    grey,
+    several_frames,
+    turned,
+    copies_within,
+    copies_across,
+    conflicting_labels,
+    class_missing,
+    class_extra,
+    class_without_pictures,
+    tiny_class,
+    imbalance,
+    hidden_file,
+    system_file,
+    other_file,
+    near_duplicate,
+    # Last, because it renames a folder that others put files into.
+    names_alike,
+)
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    path.unlink()
+    return content
+
+
+def _put(root: Path, path: str, content: bytes, kind: str) -> Expected:
+    (root / path).write_bytes(content)
+    return kind, (path,)
+
+
+def _copy(root: Path, source: str, target: str, kind: str) -> Expected:
+    shutil.copyfile(root / source, root / target)
+    return kind, tuple(sorted((source, target), key=lambda path: (path.startswith("test"), path)))
+
+
+def _clear(root: Path) -> None:
+    for path in root.glob("scratch*"):
+        path.unlink()
