@@ -25,7 +25,7 @@ from headstart.settings import unknown_key
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 PROCESS_START = time.time()
 # What there can be in the folder of a run before its first epoch has ended.
-BEGINNINGS = re.compile(r"\.hydra|run\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
+BEGINNINGS = re.compile(r"\.hydra|run\.json|audit\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
 
 
 def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
@@ -154,6 +154,8 @@ def _sentence(error: Exception, schema: type) -> str:
         return str(unknown_key(key, schema))
     if isinstance(error, OSError) and not isinstance(error, HydraException):
         return _system_sentence(error)
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return f"{missing.group(1)} is missing: give it with {missing.group(1)}=VALUE"
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(("See https", "^", "full_key", "object_type"))]
     return "; ".join(kept)

@@ -58,7 +58,7 @@ class SplitSettings:
 class DataSettings:
     """A folder of pictures; `maker`, one of MAKERS, makes it where it is not there yet. Null: it is the user's own."""
 
-    maker: str | None = limited("null, or one of caltech", lambda v: v in MAKERS)
+    maker: str | None
     root: str
     split: SplitSettings
     batch_size: int = positive_int()
@@ -166,7 +166,11 @@ def check_train(config: DictConfig) -> TrainSettings:
         HeadstartError: names the unknown key, or the value that cannot work.
     """
     maker = OmegaConf.select(config, "data.maker")
-    settings = _typed(TrainSettings, config, data=MAKERS.get(maker, DataSettings))
+    if maker not in MAKERS:
+        raise HeadstartError(
+            f"data.maker={maker} cannot work: it belongs to conf/data, whose files data=NAME chooses"
+        )
+    settings = _typed(TrainSettings, config, data=MAKERS[maker])
     _check_split(settings.data.split)
     if settings.data.image_size > settings.data.resize_size:
         raise HeadstartError(
@@ -201,6 +205,8 @@ def check_predict(config: DictConfig) -> PredictSettings:
 def unknown_key(key: str, schema: type) -> HeadstartError:
     """The sentence for a key that `schema` does not know, with the nearest one that it does."""
     known = list(_keys_of(schema))
+    if key in known:
+        return HeadstartError(f"the key '{key}' means nothing with this choice of {key.partition('.')[0]}=")
     return HeadstartError(f"unknown key '{key}'{_nearest(key, known)}")
 
 

@@ -10,7 +10,7 @@ from headstart.settings import SplitSettings
 
 # pytest shows what the program itself keeps quiet about, because it refuses such a picture anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-# It takes features to find those: see test_near_duplicates.py and tests/e2e/test_audit.py.
+# It takes features to find those: see test_near_duplicates.py and tests/e2e/test_data.py.
 BY_CONTENT = tuple(fault for fault in FAULTS if fault is not near_duplicate)
 
 

@@ -91,8 +91,29 @@ def test_features__folder_that_cannot_be_written(script: Script, flat: Path, tmp
     assert_refused(result, f"features.dir={tmp_path / folder} cannot be written")
 
 
-def test_data__default_folder_that_is_not_there(script: Script) -> None:
-    assert_refused(script("train.py"), "data.root=data/caltech10 does not exist")
+def test_data__neither_the_recipes_data_nor_a_network(script: Script) -> None:
+    result = script("train.py", "data.url=http://127.0.0.1:1/archive.tar")
+    assert_refused(result, "get 256_ObjectCategories.tar (1.2 GB) from https://data.caltech.edu/", "data.archive=FILE")
+
+
+def test_data__of_ones_own_without_data_folder(script: Script, flat: Path) -> None:
+    assert_refused(script("train.py", f"data.root={flat}"), f"say data=folder data.root={flat}")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["data=folder"], "data.root is missing: give it with data.root=VALUE"),
+        (["data=folder", "data.root=x", "data.archive=y"], "the key 'data.archive' means nothing with this choice"),
+        (["data.archve=y"], "unknown key 'data.archve': did you mean 'data.archive'?"),
+        (["data.on_leak=stop"], "data.on_leak=stop cannot work: it must be one of warn, error, drop"),
+        (["data.balance=oversample"], "it must be one of none, loss, sampler"),
+        (["data.maker=imagenet"], "data.maker=imagenet cannot work: "),
+        (["data.categories=bear"], "data.categories"),
+    ],
+)
+def test_data__settings(script: Script, arguments: list[str], sentence: str) -> None:
+    assert_refused(script("train.py", *arguments), sentence)
 
 
 def test_data__valid_lacks_a_class(script: Script, split_folders: Path) -> None:

@@ -24,6 +24,8 @@ def make(**changes) -> Classifier:
         "seed": 0,
         "data_fingerprint": "0",
         "precision": "32",
+        "balance": "none",
+        "class_counts": (5, 5, 5),
     }
     return Classifier(Encoder(backbone, precision="32", compile=False), Recipe(**values | changes))
 
@@ -100,3 +102,23 @@ def test_resume__with_moved_weights_or_other_data_is_not() -> None:
     saved = make(data_fingerprint="1").recipe.as_dict()
     saved["backbone"] |= {"weights": "/elsewhere.pth"}
     make().check_same_recipe(saved)
+
+
+def test_balance__classes_weigh_inversely_to_their_sizes_in_the_training_loss_alone() -> None:
+    plain, weighted = make(), make(balance="loss", class_counts=(30, 10, 2))
+    assert weighted.class_weights is not None
+    assert weighted.class_weights.tolist() == pytest.approx([42 / 90, 42 / 30, 42 / 6])
+    weighted.load_state_dict(plain.state_dict())
+    features, labels = torch.randn(8, plain.backbone.embedding_dim), torch.tensor([0, 1, 2, 0, 0, 0, 1, 0])
+    for module in (plain, weighted):
+        module.eval().log = lambda *arguments, **options: None
+        module.log_dict = module.log
+    log_probs = plain(features)
+    expected = torch.nn.NLLLoss(weight=weighted.class_weights)(log_probs, labels)
+    assert torch.equal(weighted.training_step((features, labels)), expected)
+    losses = [module._step((features, labels), "valid", module.valid_metrics) for module in (plain, weighted)]
+    assert torch.equal(losses[0], losses[1])
+
+
+def test_balance__its_weights_are_in_no_checkpoint() -> None:
+    assert "class_weights" not in make(balance="loss", class_counts=(30, 10, 2)).state_dict()

@@ -143,7 +143,7 @@ def test_frozen__bit_identical_after_a_fit(script: Script, flat: Path, tmp_path:
     from headstart.training import tasks
 
     fitted = []
-    original = tasks._new_classifier
+    original = tasks.new_classifier
 
     def spy(*args):
         classifier = original(*args)
@@ -151,7 +151,7 @@ def test_frozen__bit_identical_after_a_fit(script: Script, flat: Path, tmp_path:
         return classifier
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tasks, "_new_classifier", spy)
+        patch.setattr(tasks, "new_classifier", spy)
         train(script, flat, tmp_path / "run")
     ((classifier, backbone, head_before),) = fitted
     assert state_sha256(classifier.backbone) == backbone

@@ -48,7 +48,7 @@ def test_run_json(trained: Path) -> None:
     record = json.loads((trained / "run.json").read_text())
     assert set(record) == {
         "started", "backbone", "data_fingerprint", "command", "git", "python", "packages", "device", "platform",
-        "seconds",
+        "seconds", "skipped", "dropped",
     }  # fmt: skip
     assert set(record["seconds"]) == {"data", "model", "fit", "test", "report", "all"}
     assert len(record["backbone"]["sha256"]) == 64

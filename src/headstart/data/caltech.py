@@ -12,14 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tqdm import tqdm
 
 from headstart.data.download import check_md5, fetch
 from headstart.data.listing import OWN
 from headstart.data.splits import split_class
 from headstart.errors import HeadstartError
-from headstart.files import write_json
+from headstart.files import exclusively, write_json
 from headstart.settings import CaltechSettings
 
 ARCHIVE = "256_ObjectCategories.tar"
@@ -48,9 +47,8 @@ def make_caltech(settings: CaltechSettings, seed: int) -> None:
     wanted = _what_is_wanted(settings, seed)
     if _is_there(root, wanted):
         return
-    root.parent.mkdir(parents=True, exist_ok=True)
     # Other processes of the same run wait here, and then find the folder.
-    with FileLock(root.parent / f"{OWN}-{root.name}.lock"):
+    with exclusively(root):
         if not _is_there(root, wanted):
             _make(root, _archive(settings), wanted, settings, seed)
 

@@ -32,7 +32,6 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         HeadstartError: it cannot be had, or what came does not have the checksum `md5` (None: not checked).
     """
     part = path.with_name(f"{path.name}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
     failures = 0
     while True:
         before = _size(part)
@@ -81,6 +80,7 @@ def _go_on(url: str, part: Path) -> None:
         start = _size(part) if goes_on else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
+        part.parent.mkdir(parents=True, exist_ok=True)
         with part.open("ab" if goes_on else "wb") as file, _bar(f"downloading {part.stem}", total) as bar:
             bar.update(start)
             while block := _read(response):
