@@ -167,9 +167,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     """
     maker = OmegaConf.select(config, "data.maker")
     if maker not in MAKERS:
-        raise HeadstartError(
-            f"data.maker={maker} cannot work: it belongs to conf/data, whose files data=NAME chooses"
-        )
+        raise HeadstartError(f"data.maker={maker} cannot work: it belongs to conf/data, whose files data=NAME chooses")
     settings = _typed(TrainSettings, config, data=MAKERS[maker])
     _check_split(settings.data.split)
     if settings.data.image_size > settings.data.resize_size:

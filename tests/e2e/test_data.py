@@ -31,7 +31,7 @@ def weights(tmp_path: Path) -> tuple[str, ...]:
 def test_task__clean_is_status_0(script: Script, tmp_path: Path) -> None:
     result = script("train.py", "task=audit", f"data.root={clean(tmp_path / 'pictures')}", *SMALL)
     assert (result.status, result.err) == (0, "")
-    assert "nothing found that spoils a result, 0 notes" in result.out
+    assert "findings that spoil a result: 0; notes: 0" in result.out
     assert report(Path.cwd())["clean"] is True
     assert report(Path.cwd())["findings"] == []
 
@@ -40,7 +40,7 @@ def test_task__notes_alone_are_status_0(script: Script, tmp_path: Path) -> None:
     extension_lies(clean(tmp_path / "pictures"))
     result = script("train.py", "task=audit", f"data.root={tmp_path / 'pictures'}", *SMALL)
     assert result.status == 0
-    assert "nothing found that spoils a result, 1 notes" in result.out
+    assert "findings that spoil a result: 0; notes: 1" in result.out
     assert "train/ant/really_png.jpg: it is PNG" in result.out
 
 
@@ -78,7 +78,8 @@ def test_near_duplicates__found_by_the_features_of_an_earlier_training(
     before = script("train.py", "task=audit", *arguments, f"hydra.run.dir={tmp_path / 'before'}")
     assert "near duplicates: not looked for (a training does" in before.out
     trained = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
-    assert f"1 × near duplicates across splits, such as {paths[0]} = {paths[1]}: similarity 0.9" in trained.out
+    warning = f"warning: near duplicates across splits: {paths[0]} and {paths[1]}: similarity 0.9"
+    assert warning in trained.err
     files = set((tmp_path / "features").rglob("*.npy"))
     after = script("train.py", "task=audit", *arguments, f"hydra.run.dir={tmp_path / 'after'}")
     assert "near duplicates: looked for" in after.out
@@ -109,7 +110,7 @@ def test_training__warns_of_what_spoils_and_goes_on(script: Script, tmp_path: Pa
     other_file(root)
     result = script("train.py", f"data.root={root}", *SMALL)
     assert result.status == 0
-    warning = "warning: copies across splits: train/ant/04.jpg = test/ant/again.jpg: the same picture in test and train"
+    warning = "warning: copies across splits: train/ant/04.jpg and test/ant/again.jpg: the same picture in test and train"
     assert result.err.splitlines() == [warning]
 
 

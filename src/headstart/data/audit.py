@@ -46,13 +46,13 @@ SPOILS = {
     "placeholder": True,
     "conflicting labels": True,
     "copies across splits": True,
+    "near duplicates across splits": True,
     "class names alike": True,
     "class missing in a split": True,
     "class extra in a split": True,
     "class without pictures": True,
     "tiny class": False,
     "imbalance": False,
-    "near duplicates across splits": False,
     "copies within a split": False,
     "extension that lies": False,
     "far larger than the rest": False,
@@ -80,7 +80,7 @@ class Finding:
 
 
 def audit(listing: Listing, facts: dict[str, Facts]) -> list[Finding]:
-    """Everything found in what is listed, by the facts of each path; in the order of SPOILS."""
+    """Everything found in what is listed, by the facts of each path; in order."""
     facts = {path: facts[path] for _, _, path in listing.samples()}
     usable = {path: f for path, f in facts.items() if f.fault is None}
     placeholders = list(_placeholders(usable))
@@ -95,7 +95,12 @@ def audit(listing: Listing, facts: dict[str, Facts]) -> list[Finding]:
         *_odd_sizes(pictures),
         *_left_out(listing),
     ]
-    return sorted(found, key=lambda finding: list(SPOILS).index(finding.kind))
+    return in_order(found)
+
+
+def in_order(findings: list[Finding]) -> list[Finding]:
+    """By kind, in the order of SPOILS; those of one kind stay in the order they are in."""
+    return sorted(findings, key=lambda finding: list(SPOILS).index(finding.kind))
 
 
 def leaks(listing: Listing, facts: dict[str, Facts]) -> list[str]:

@@ -17,7 +17,7 @@ def describe_findings(findings: list[Finding]) -> str:
     for kind, group in groupby(findings, key=lambda finding: finding.kind):
         found = list(group)
         lines.append(f"{'spoils' if found[0].spoils else 'note':<6}  {len(found):>5} × {kind}")
-        lines += [f"{'':>16}{line_of(finding)}" for finding in found[:EXAMPLES]]
+        lines += [f"{'':>16}{_line(finding)}" for finding in found[:EXAMPLES]]
         if len(found) > EXAMPLES:
             lines.append(f"{'':>16}… and {len(found) - EXAMPLES} more")
     return "\n".join(lines)
@@ -29,7 +29,7 @@ def summary(findings: list[Finding]) -> list[str]:
     for kind, group in groupby(findings, key=lambda finding: finding.kind):
         found = list(group)
         more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
-        lines.append(f"{kind}: {line_of(found[0])}{more}")
+        lines.append(f"{kind}: {_line(found[0])}{more}")
     return lines
 
 
@@ -41,7 +41,6 @@ def write_audit(path: Path, listing: Listing, findings: list[Finding], **more: A
     write_json(path, {"root": str(listing.root), "clean": clean, "pictures": pictures} | more | {"findings": rows})
 
 
-def line_of(finding: Finding) -> str:
-    """The paths of a finding and what it says."""
-    where = " = ".join(finding.paths)
+def _line(finding: Finding) -> str:
+    where = " and ".join(finding.paths)
     return f"{where}: {finding.says}" if where and finding.says else where or finding.says

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from pytorch_lightning.utilities import rank_zero_only
 
-from headstart.data.audit import Finding
+from headstart.data.audit import Finding, in_order
 from headstart.data.manifest import Manifest, describe_listing
 from headstart.data.near_duplicates import near_duplicates, stored_features
 from headstart.data.ready import Examined, Ready, examine, make_ready
 from headstart.data.transforms import EvalTransform
 from headstart.errors import HeadstartError
 from headstart.features.store import Array
-from headstart.report.audit import describe_findings, line_of, summary, write_audit
+from headstart.report.audit import describe_findings, summary, write_audit
 from headstart.settings import TrainSettings
 from headstart.training.parts import data_module, feature_store, new_classifier, preprocessing_of
 from headstart.training.trainer import build_trainer
@@ -29,7 +29,7 @@ def audit(settings: TrainSettings) -> bool:
     usable = examined.listing.without({path for path, f in examined.facts.items() if f.fault is not None})
     manifest = describe_listing(usable, examined.facts)
     features, how = _features(settings, manifest)
-    findings = examined.findings + (near_duplicates(manifest.splits, features) if features else [])
+    findings = in_order(examined.findings + (near_duplicates(manifest.splits, features) if features else []))
     path = Path(settings.run_dir) / REPORT
     write_audit(path, examined.listing, findings, near_duplicates=how)
     print(manifest.describe())
@@ -37,7 +37,7 @@ def audit(settings: TrainSettings) -> bool:
         print(describe_findings(findings))
     spoiling = sum(finding.spoils for finding in findings)
     print(f"near duplicates: {how}")
-    print(f"{spoiling or 'nothing'} found that spoils a result, {len(findings) - spoiling} notes: {path}")
+    print(f"findings that spoil a result: {spoiling}; notes: {len(findings) - spoiling}; all of them: {path}")
     return spoiling == 0
 
 
@@ -58,7 +58,7 @@ def write_report(
     folder: Path, examined: Examined, ready: Ready, *, how: str = "not looked for yet", near: Sequence[Finding] = ()
 ) -> None:
     """Writes audit.json: what was found, `near` duplicates and `how` they were looked for, and what was taken out."""
-    findings = [*examined.findings, *near]
+    findings = in_order([*examined.findings, *near])
     taken = {"skipped": ready.skipped, "dropped": ready.dropped}
     write_audit(folder / REPORT, examined.listing, findings, near_duplicates=how, **taken)
 
@@ -75,7 +75,8 @@ def report_near_duplicates(folder: Path, examined: Examined, ready: Ready, featu
     near = near_duplicates(ready.manifest.splits, features)
     write_report(folder, examined, ready, how=FOUND, near=near)
     if near:
-        print(f"note: {len(near)} × {near[0].kind}, such as {line_of(near[0])}: see {folder / REPORT}")
+        (line,) = summary(near)
+        print(f"warning: {line}: see {folder / REPORT}", file=sys.stderr)
 
 
 def _features(settings: TrainSettings, manifest: Manifest) -> tuple[Features | None, str]:
