@@ -110,7 +110,9 @@ def test_training__warns_of_what_spoils_and_goes_on(script: Script, tmp_path: Pa
     other_file(root)
     result = script("train.py", f"data.root={root}", *SMALL)
     assert result.status == 0
-    warning = "warning: copies across splits: train/ant/04.jpg and test/ant/again.jpg: the same picture in test and train"
+    warning = (
+        "warning: copies across splits: train/ant/04.jpg and test/ant/again.jpg: the same picture in test and train"
+    )
     assert result.err.splitlines() == [warning]
 
 
