@@ -13,11 +13,13 @@ from headstart.signatures import parameters_of
 
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 # What the project itself hands to the Trainer; each has a place of its own in conf/.
-NOT_FOR_USERS = {"callbacks", "logger", "plugins", "default_root_dir", "use_distributed_sampler"}
+NOT_FOR_USERS = {"callbacks", "logger", "plugins", "default_root_dir"}
+NOT_FOR_USERS |= {"use_distributed_sampler", "reload_dataloaders_every_n_epochs"}
 # What conf/callbacks and conf/logger hold.
 ENTRIES = {"callbacks": ("early_stopping", "checkpoint"), "logger": ("tensorboard",)}
 # Lightning's other precisions change the weights themselves.
 PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")
+SCHEDULES = ("constant", "cosine", "onecycle")
 METRICS = tuple(f"{split}/{metric}" for split in ("train", "valid") for metric in ("loss", "acc", "f1"))
 
 
@@ -94,6 +96,28 @@ class ModelSettings:
     dropout: float = limited("a probability, at least 0 and below 1", lambda v: 0 <= v < 1)
     lr: float = limited("a number above 0", lambda v: 0 < v < float("inf"))
     weight_decay: float = limited("a number, 0 or more", lambda v: 0 <= v < float("inf"))
+    label_smoothing: float = limited("a share, at least 0 and below 1", lambda v: 0 <= v < 1)
+    schedule: str = one_of(*SCHEDULES)
+    warmup: float = limited("a share of the steps, at least 0 and below 1", lambda v: 0 <= v < 1)
+
+
+@dataclass
+class FinetuneSettings:
+    """Which stages of the backbone are trained, from the top, from which epoch on and how fast."""
+
+    epochs: list[int] = limited(  # noqa: RUF009
+        "epochs in ascending order, 0 or more", lambda v: v == sorted(v) and all(e >= 0 for e in v)
+    )
+    lr_factors: list[float] = limited("numbers above 0", lambda v: all(0 < f < float("inf") for f in v))  # noqa: RUF009
+    rest: int | None = limited("an epoch, or null", lambda v: v is None or v >= 0)
+    rest_lr_factor: float = limited("a number above 0", lambda v: 0 < v < float("inf"))
+    mixup: float = limited("a number, 0 or more", lambda v: 0 <= v < float("inf"))
+    cutmix: float = limited("a number, 0 or more", lambda v: 0 <= v < float("inf"))
+
+    @property
+    def first_epoch(self) -> int | None:
+        """From which on the backbone is trained; None: never."""
+        return min([*self.epochs, *([] if self.rest is None else [self.rest])], default=None)
 
 
 @dataclass(kw_only=True)
@@ -120,6 +144,7 @@ class TrainSettings:
 
     data: DataSettings
     model: ModelSettings
+    finetune: FinetuneSettings
     features: FeatureSettings
     trainer: dict[str, Any]
     callbacks: dict[str, Any]
@@ -175,6 +200,7 @@ def check_train(config: DictConfig) -> TrainSettings:
             f"data.image_size={settings.data.image_size} cannot be cut from pictures of "
             f"data.resize_size={settings.data.resize_size} pixels"
         )
+    _check_finetune(settings)
     _check_trainer(settings.trainer)
     _check_targets("callbacks", settings.callbacks)
     _check_targets("logger", settings.logger)
@@ -250,6 +276,33 @@ def _check_split(split: SplitSettings) -> None:
         raise HeadstartError(
             f"data.split.train={split.train} and data.split.valid={split.valid} cannot work: "
             "together they are more than the whole"
+        )
+
+
+def _check_finetune(settings: TrainSettings) -> None:
+    finetune = settings.finetune
+    if len(finetune.epochs) != len(finetune.lr_factors):
+        raise HeadstartError(
+            f"finetune.epochs={finetune.epochs} and finetune.lr_factors={finetune.lr_factors} cannot work together: "
+            "give each stage that is freed its epoch and its factor"
+        )
+    if finetune.rest is not None and finetune.rest < max(finetune.epochs, default=0):
+        raise HeadstartError(f"finetune.rest={finetune.rest} cannot work: the stages above are freed later than that")
+    for key, value in (("mixup", finetune.mixup), ("cutmix", finetune.cutmix)):
+        if value and finetune.first_epoch is None:
+            raise HeadstartError(
+                f"finetune.{key}={value} cannot work while the backbone is frozen: it mixes pictures, and a frozen "
+                "backbone's features are kept; choose finetune=full or finetune=gradual"
+            )
+    if settings.features.cache and finetune.first_epoch == 0:
+        raise HeadstartError(
+            "features.cache=true cannot work where the backbone is trained from epoch 0, and its features change with "
+            "every step: set features.cache=false, or free it later, as finetune=gradual does"
+        )
+    if finetune.first_epoch is not None and settings.trainer.get("devices") not in (1, "1", [0]):
+        raise HeadstartError(
+            f"trainer.devices={settings.trainer.get('devices')} cannot work with finetune: stages that are freed later "
+            "would not be kept the same on all devices; set trainer.devices=1"
         )
 
 

@@ -33,6 +33,7 @@ def module(
         num_workers=num_workers,
         seed=0,
         views=views,
+        frozen_epochs=None,
         balanced=False,
         encoder=Encoder(backbone, precision="32", compile=False),
         store=store,

@@ -44,6 +44,7 @@ def test_probabilities__equal_the_test_loops(script: Script, trained: Path, best
         num_workers=0,
         seed=0,
         views=None,
+        frozen_epochs=None,
         balanced=False,
         encoder=classifier.backbone,
         store=None,

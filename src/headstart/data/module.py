@@ -30,6 +30,7 @@ class PictureDataModule(LightningDataModule):
         num_workers: processes that decode, or "auto": see headstart.data.workers.
         seed: of the augmentation and of the order.
         views: how many views of the train split there are; None: one an epoch.
+        frozen_epochs: how many the backbone stays as it is, so that the store may serve; None: all of them.
         balanced: whether to train on equally many pictures of each class.
         encoder: what encodes pictures on a miss of the store, and in the classifier where there is no store.
         store: where features are kept; None: batches are pictures.
@@ -45,6 +46,7 @@ class PictureDataModule(LightningDataModule):
         num_workers: int | str,
         seed: int,
         views: int | None,
+        frozen_epochs: int | None,
         balanced: bool,
         encoder: Encoder,
         store: FeatureStore | None,
@@ -56,6 +58,7 @@ class PictureDataModule(LightningDataModule):
         self._num_workers = num_workers
         self._seed = seed
         self._views = views
+        self._frozen_epochs = frozen_epochs
         self._balanced = balanced
         self._encoder = encoder
         self._store = store
@@ -65,6 +68,9 @@ class PictureDataModule(LightningDataModule):
         self._datasets = {
             name: ImageDataset(split, transforms.get(name, self._evaluation)) for name, split in manifest.splits.items()
         }
+        # By split, and whether they give features.
+        self._samplers: dict[tuple[str, bool], ViewSampler] = {}
+        self._loaders: dict[tuple[str, bool], Loader] = {}
         self._cached: dict[str, CachedFeatures] = {}
         if store is not None:
             self._cached = {name: self._features_of(name, data, store) for name, data in self._datasets.items()}
@@ -102,17 +108,37 @@ class PictureDataModule(LightningDataModule):
         )
 
     def _loader(self, split: str) -> Loader:
+        # Asked for again in each epoch, if the backbone is freed on the way; given again, because workers take time.
         self._encoder.prepare(self._pictures_to_encode())
-        pictures, features = self._datasets[split], self._cached.get(split)
-        if features is not None:
+        epoch, served = self._epoch(), self._is_served(split)
+        if (split, served) not in self._loaders:
+            self._samplers[split, served] = self._sampler(split)
+            self._loaders[split, served] = self._new_loader(split, served)
+        loader = self._loaders[split, served]
+        # The Trainer tells the sampler the epoch only after it has asked for the first batches.
+        self._samplers[split, served].set_epoch(epoch if split == "train" else 0)
+        return loader
+
+    def _epoch(self) -> int:
+        return _epochs_done(self.trainer) if self.trainer else 0
+
+    def _is_served(self, split: str) -> bool:
+        """Whether the store has what the backbone, as it is now, makes of the pictures."""
+        if not self._cached or self._frozen_epochs is None:
+            return bool(self._cached)
+        return split != "test" and self._epoch() < self._frozen_epochs
+
+    def _new_loader(self, split: str, served: bool) -> Loader:
+        if served:
             # The dataset makes whole batches, faster than a worker could hand them over.
-            options: dict[str, Any] = {"dataset": FeatureDataset(features), "collate_fn": _as_it_is}
+            options: dict[str, Any] = {"dataset": FeatureDataset(self._cached[split]), "collate_fn": _as_it_is}
         else:
+            pictures = self._datasets[split]
             workers = worker_count(self._num_workers, self._encoder.device)
             options = {"dataset": pictures, "num_workers": workers, "persistent_workers": workers > 0}
         return DataLoader(
             batch_size=self._batch_size,
-            sampler=self._sampler(split),
+            sampler=self._samplers[split, served],
             pin_memory=torch.cuda.is_available(),
             # Each iterator draws a seed for its workers; from here, and not from the stream that dropout draws from.
             generator=torch.Generator(),
@@ -125,8 +151,6 @@ class PictureDataModule(LightningDataModule):
             len(self._datasets[split]),
             seed=self._seed if training else None,
             balanced=self._datasets[split].split.labels if training and self._balanced else None,
-            # A resumed fit asks for its first batches before it tells the sampler the epoch.
-            epoch=_epochs_done(trainer) if trainer and training else 0,
             views=self._views if training else 1,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
@@ -136,6 +160,8 @@ class PictureDataModule(LightningDataModule):
         """In a whole training from empty caches that does not stop early, also if this is a part of it or its test."""
         epochs = self.trainer.max_epochs if self.trainer else 1
         passes = MANY_EPOCHS if epochs is None or epochs < 0 else epochs
+        if self._frozen_epochs is not None:
+            passes = min(passes, self._frozen_epochs)
         views = min(passes, self._views or passes) if self._cached else passes
         counts = self.manifest.counts()
         return counts.pop("train") * views + sum(counts.values())

@@ -18,8 +18,11 @@ REPAYS_COMPILATION = 1500
 class Encoder(nn.Module):
     """Runs a frozen `backbone` fast: uint8 pictures (N, 3, H, W) → float32 features (N, embedding_dim).
 
+    One that has been freed in parts is run as it is, with gradients, in the caller's precision.
+
     Args:
-        backbone: a module with that contract, and an `embedding_dim`.
+        backbone: a module with that contract, an `embedding_dim`, and in `freed` the number of its stages that are not
+            frozen.
         precision: "32", "bf16" (autocast), or "auto": bf16 where the hardware has it.
         compile: True, False, or "auto": where the pictures announced to `prepare` repay it.
     """
@@ -36,7 +39,10 @@ class Encoder(nn.Module):
         self.eval()
 
     def train(self, mode: bool = True) -> "Encoder":
-        return super().train(False)
+        super().train(False)
+        # The backbone knows by itself what of it is frozen.
+        self.backbone.train(mode)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -85,10 +91,14 @@ class Encoder(nn.Module):
         self.seconds += time.perf_counter() - start
 
     def forward(self, images: Tensor) -> Tensor:
-        self.warm_up(images.shape[-1])
+        if not self.backbone.freed:
+            self.warm_up(images.shape[-1])
         start = time.perf_counter()
         images = images.to(self.device, non_blocking=True)
-        if self.device.type == "cpu":
+        if self.backbone.freed:
+            # Not by a call, which would run what was compiled from the weights as they were.
+            features = self.backbone.forward(images.contiguous(memory_format=torch.channels_last))
+        elif self.device.type == "cpu":
             features = torch.cat([self._run(chunk) for chunk in images.split(CPU_CHUNK)])
         else:
             features = self._run(images)

@@ -4,6 +4,7 @@ import difflib
 import hashlib
 import warnings
 from collections.abc import Iterator
+from functools import cached_property
 
 import torch
 import torchvision
@@ -11,15 +12,16 @@ from torch import Tensor, nn
 
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.model.stages import find_stages
 
 CLASSIFIER_WIDTH = 1000
 
 
 class Backbone(nn.Module):
-    """A frozen feature extractor: uint8 pictures (N, 3, H, W) → float32 features (N, embedding_dim).
+    """A feature extractor: uint8 pictures (N, 3, H, W) → float32 features (N, embedding_dim); frozen unless freed.
 
-    Frozen means: no parameter requires a gradient, the forward runs under `no_grad`, and it stays in eval mode
-    whatever `train()` is called, so that BatchNorm's statistics do not drift.
+    Frozen means: no parameter requires a gradient, and it stays in eval mode whatever `train()` is called, so that
+    BatchNorm's statistics do not drift.
     """
 
     mean: Tensor
@@ -29,14 +31,57 @@ class Backbone(nn.Module):
         super().__init__()
         self.network = network.requires_grad_(False)
         self.embedding_dim = embedding_dim
+        self.freed = 0
+        self._image_size = preprocessing.image_size
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
         self.eval()
 
-    def train(self, mode: bool = True) -> "Backbone":
-        return super().train(False)
+    @cached_property
+    def stages(self) -> list[list[str]]:
+        """The names of the network's blocks, stage by stage from the input on."""
+        size, device = self._image_size, self.mean.device
+        return find_stages(self.network, torch.zeros(1, 3, size, size, device=device))
 
-    @torch.no_grad()
+    def parameters_of(self, stage: int) -> list[nn.Parameter]:
+        """Those of one stage, counted from the top. What is in no block belongs to the stage next to the input."""
+        found = [p for name in self._from_top(stage) for p in self.network.get_submodule(name).parameters()]
+        if stage == len(self.stages) - 1:
+            in_blocks = {
+                id(p) for stage in self.stages for b in stage for p in self.network.get_submodule(b).parameters()
+            }
+            found += [p for p in self.network.parameters() if id(p) not in in_blocks]
+        return found
+
+    def free(self, count: int) -> None:
+        """Makes the top `count` stages trainable, and freezes the others."""
+        self.network.requires_grad_(False)
+        for stage in range(count):
+            for parameter in self.parameters_of(stage):
+                parameter.requires_grad_(True)
+        self.freed = count
+
+    def state_of(self, count: int) -> set[str]:
+        """The names, in `network`, of the parameters and buffers of the top `count` stages."""
+        names = set(self.network.state_dict())
+        if count == len(self.stages):
+            return names
+        blocks = tuple(f"{name}." for stage in range(count) for name in self._from_top(stage))
+        return {name for name in names if blocks and name.startswith(blocks)}
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(False)
+        if mode and self.freed == len(self.stages):
+            self.network.train()
+        elif mode:
+            for stage in range(self.freed):
+                for name in self._from_top(stage):
+                    self.network.get_submodule(name).train()
+        return self
+
+    def _from_top(self, stage: int) -> list[str]:
+        return self.stages[len(self.stages) - 1 - stage]
+
     def forward(self, images: Tensor) -> Tensor:
         normalised = (images.float() / 255 - self.mean) / self.std
         return self.network(normalised).float()

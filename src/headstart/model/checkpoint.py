@@ -42,7 +42,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> Classifier:
     """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
-    A precision of "auto" is the one it was trained with.
+    A precision of "auto" is the one it was trained with, which for a backbone that was trained itself is 32.
 
     `moved_to` is where the backbone's weights are, should their file not be where it was.
 
@@ -52,6 +52,7 @@ def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None)
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
     backbone = restore_backbone(recipe.backbone, moved_to=moved_to, preprocessing=recipe.preprocessing)
-    precision = recipe.precision if features.precision == "auto" else features.precision
+    trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
+    precision = trained_with if features.precision == "auto" else features.precision
     encoder = Encoder(backbone, precision=precision, compile=features.compile)
     return Classifier(encoder, recipe).restore(checkpoint).eval()

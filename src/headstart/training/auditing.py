@@ -64,8 +64,10 @@ def write_report(
 
 
 def looks_for_near_duplicates(settings: TrainSettings) -> bool:
-    """Whether a training compares its features at its end. Those of random weights are alike for all pictures."""
-    wanted = settings.data.near_duplicates is not False
+    """Whether a training compares its features at its end. Those of random weights are alike for all pictures, and
+    those of a backbone that was trained are not in the store.
+    """
+    wanted = settings.data.near_duplicates is not False and settings.finetune.first_epoch is None
     return wanted and settings.features.cache and settings.model.weights is not None
 
 

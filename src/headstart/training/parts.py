@@ -35,6 +35,10 @@ def new_classifier(settings: TrainSettings, manifest: Manifest) -> Classifier:
         precision=settings.features.precision,
         balance=settings.data.balance,
         class_counts=manifest.class_counts(),
+        label_smoothing=model.label_smoothing,
+        schedule=model.schedule,
+        warmup=model.warmup,
+        finetune=settings.finetune,
     )
     features = settings.features
     return Classifier(Encoder(backbone, precision=features.precision, compile=features.compile), recipe)
@@ -66,5 +70,6 @@ def data_module(settings: TrainSettings, manifest: Manifest, classifier: Classif
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         seed=settings.seed,
+        frozen_epochs=classifier.recipe.finetune.first_epoch,
         balanced=settings.data.balance == "sampler",
     )

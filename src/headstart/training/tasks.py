@@ -58,7 +58,9 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
     with record.stage("model"):
         classifier = new_classifier(settings, manifest)
         _check_resume(settings.ckpt_path, classifier, manifest)
-    clock = StageClock(classifier.backbone, cached=settings.features.cache)
+    # Of a backbone that is trained itself nothing can be kept.
+    is_kept = settings.features.cache or settings.finetune.first_epoch is not None
+    clock = StageClock(classifier.backbone, cached=is_kept)
     history = History(record.folder / "history.csv", clock)
     trainer = build_trainer(settings, [clock, history])
     datamodule = data_module(settings, manifest, classifier)

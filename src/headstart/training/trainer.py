@@ -42,6 +42,10 @@ def build_trainer(settings: TrainSettings, own_callbacks: list[Callback]) -> Tra
             callbacks=callbacks,
             logger=loggers or False,
             plugins=[SafeCheckpointIO()],
+            # From the epoch on that frees the first stage of the backbone, batches are pictures instead of features.
+            reload_dataloaders_every_n_epochs=int(
+                settings.features.cache and settings.finetune.first_epoch is not None
+            ),
             default_root_dir=settings.run_dir,
             # headstart.data.sampler shards by itself.
             use_distributed_sampler=False,
