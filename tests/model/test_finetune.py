@@ -122,3 +122,10 @@ def test_schedule__one_cycle_is_pytorchs() -> None:
         optimizer.step()
         reference.step()
     assert curve("onecycle", 0.3) == pytest.approx(expected, abs=1e-6)
+
+
+def test_frozen__its_stages_are_never_looked_for() -> None:
+    made = backbone()
+    made.train()
+    assert made.state_of(0) == set()
+    assert "stages" not in vars(made)

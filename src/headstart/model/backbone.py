@@ -63,17 +63,22 @@ class Backbone(nn.Module):
 
     def state_of(self, count: int) -> set[str]:
         """The names, in `network`, of the parameters and buffers of the top `count` stages."""
+        # To find the stages takes a forward, which a backbone that stays frozen need not pay.
+        if not count:
+            return set()
         names = set(self.network.state_dict())
         if count == len(self.stages):
             return names
         blocks = tuple(f"{name}." for stage in range(count) for name in self._from_top(stage))
-        return {name for name in names if blocks and name.startswith(blocks)}
+        return {name for name in names if name.startswith(blocks)}
 
     def train(self, mode: bool = True) -> "Backbone":
         super().train(False)
-        if mode and self.freed == len(self.stages):
+        if not mode or not self.freed:
+            return self
+        if self.freed == len(self.stages):
             self.network.train()
-        elif mode:
+        else:
             for stage in range(self.freed):
                 for name in self._from_top(stage):
                     self.network.get_submodule(name).train()
