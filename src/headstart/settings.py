@@ -84,8 +84,21 @@ class CaltechSettings(DataSettings):
     url: str
 
 
+@dataclass(kw_only=True)
+class ShapesSettings(DataSettings):
+    """Drawn pictures: `per_class` of each of the ten classes, or of those that the bundled backbone was trained on."""
+
+    classes: str = one_of("ten", "pretraining")
+    per_class: int = positive_int()
+    drawing_seed: int = limited("a whole number, 0 or more", lambda v: v >= 0)
+
+
 # What `data.maker` can be, and the settings that belong to it.
-MAKERS: dict[str | None, type[DataSettings]] = {None: DataSettings, "caltech": CaltechSettings}
+MAKERS: dict[str | None, type[DataSettings]] = {
+    None: DataSettings,
+    "caltech": CaltechSettings,
+    "shapes": ShapesSettings,
+}
 
 
 @dataclass

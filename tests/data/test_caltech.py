@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from headstart.data import caltech
-from headstart.data.caltech import ARCHIVE, RECORD, make_caltech
+from headstart.data.caltech import ARCHIVE, make_caltech
+from headstart.data.made import RECORD
 from headstart.errors import HeadstartError
 from headstart.settings import CaltechSettings, SplitSettings
 

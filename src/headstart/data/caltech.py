@@ -1,8 +1,6 @@
 """Caltech-256 as folders of splits, made from its archive."""
 
 import difflib
-import json
-import os
 import re
 import shutil
 import sys
@@ -15,10 +13,9 @@ from typing import Any
 from tqdm import tqdm
 
 from headstart.data.download import check_md5, fetch
-from headstart.data.listing import OWN
+from headstart.data.made import make_once
 from headstart.data.splits import split_class
 from headstart.errors import HeadstartError
-from headstart.files import exclusively, write_json
 from headstart.settings import CaltechSettings
 
 ARCHIVE = "256_ObjectCategories.tar"
@@ -32,7 +29,6 @@ RECIPE_COUNTS = {"train": 600, "valid": 100, "test": 409}
 # neither does a name that would lead out of a folder.
 PICTURE = re.compile(r"(?:\./)?256_ObjectCategories/\d{3}\.([A-Za-z0-9][A-Za-z0-9_-]*)/(\d{3}_\d{4}\.jpg)")
 SUFFIX = "-101"
-RECORD = f"{OWN}.json"
 
 
 def make_caltech(settings: CaltechSettings, seed: int) -> None:
@@ -43,42 +39,8 @@ def make_caltech(settings: CaltechSettings, seed: int) -> None:
     Raises:
         HeadstartError: no archive can be had, it is damaged, or the folder holds something else.
     """
-    root = Path(settings.root)
-    wanted = _what_is_wanted(settings, seed)
-    if _is_there(root, wanted):
-        return
-    # Other processes of the same run wait here, and then find the folder.
-    with exclusively(root):
-        if not _is_there(root, wanted):
-            _make(root, _archive(settings), wanted, settings, seed)
-
-
-def _what_is_wanted(settings: CaltechSettings, seed: int) -> dict[str, Any]:
-    train, valid = settings.split.train, settings.split.valid
-    return {
-        "categories": settings.categories,
-        "clutter": settings.clutter,
-        "split": {"train": train, "valid": valid},
-        "seed": None if isinstance(train, int) else seed,
-    }
-
-
-def _is_there(root: Path, wanted: dict[str, Any]) -> bool:
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    try:
-        record = json.loads((root / RECORD).read_text(encoding="utf-8"))
-    except OSError:
-        raise HeadstartError(
-            f"data.root={root} holds something else than Caltech-256: for pictures of your own say data=folder "
-            f"data.root={root}, for Caltech-256 give another folder"
-        ) from None
-    for key, value in wanted.items():
-        if record[key] != value:
-            raise HeadstartError(
-                f"data.root={root} was made with {key} {record[key]}, not {value}: give another data.root, or delete it"
-            )
-    return True
+    options = {"categories": settings.categories, "clutter": settings.clutter}
+    make_once(settings, seed, "Caltech-256", options, lambda folder: _write(folder, _archive(settings), settings, seed))
 
 
 def _archive(settings: CaltechSettings) -> Path:
@@ -101,27 +63,17 @@ def _archive(settings: CaltechSettings) -> Path:
     return path
 
 
-def _make(root: Path, archive: Path, wanted: dict[str, Any], settings: CaltechSettings, seed: int) -> None:
-    unfinished = root.parent / f"{OWN}-{root.name}.unfinished"
-    # Left by a process that was killed.
-    shutil.rmtree(unfinished, ignore_errors=True)
+def _write(folder: Path, archive: Path, settings: CaltechSettings, seed: int) -> dict[str, Any]:
     try:
         with tarfile.open(archive, "r:") as tar:
-            places = _places(_pictures(tar, archive), wanted, seed)
+            places = _places(_pictures(tar, archive), settings, seed)
             counts = Counter(place.partition("/")[0] for place in places)
             _check_counts(counts, settings)
             for place, member in tqdm(places.items(), desc="extracting", leave=False, disable=not sys.stderr.isatty()):
-                _extract(tar, member, unfinished / place)
-        write_json(unfinished / RECORD, wanted | {"archive": archive.name, "counts": counts})
-        # A rename can reach the disk before what is renamed does.
-        os.sync()
-        if root.exists():
-            root.rmdir()
-        unfinished.rename(root)
+                _extract(tar, member, folder / place)
     except tarfile.TarError as error:
         raise HeadstartError(f"{archive} is damaged, or no tar archive: {error}") from None
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+    return {"archive": archive.name, "counts": counts}
 
 
 def _pictures(tar: tarfile.TarFile, archive: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
@@ -138,12 +90,12 @@ def _pictures(tar: tarfile.TarFile, archive: Path) -> dict[str, dict[str, tarfil
 
 
 def _places(
-    pictures: dict[str, dict[str, tarfile.TarInfo]], wanted: dict[str, Any], seed: int
+    pictures: dict[str, dict[str, tarfile.TarInfo]], settings: CaltechSettings, seed: int
 ) -> dict[str, tarfile.TarInfo]:
     """Where each wanted picture goes: "train/llama/134_0001.jpg"."""
-    train, valid = wanted["split"]["train"], wanted["split"]["valid"]
+    train, valid = settings.split.train, settings.split.valid
     places: dict[str, tarfile.TarInfo] = {}
-    for name in sorted(_chosen(list(pictures), wanted["categories"], wanted["clutter"])):
+    for name in sorted(_chosen(list(pictures), settings.categories, settings.clutter)):
         parts = split_class(list(pictures[name]), train, valid, seed=seed, class_name=name)
         places |= {f"{split}/{name}/{file}": pictures[name][file] for split, files in parts.items() for file in files}
     return places

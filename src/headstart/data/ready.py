@@ -7,8 +7,9 @@ from headstart.data.caltech import make_caltech
 from headstart.data.inspection import Facts, inspect_all
 from headstart.data.listing import Listing, read_listing
 from headstart.data.manifest import Manifest, build_manifest
+from headstart.data.shapes import make_shapes
 from headstart.errors import HeadstartError, UnreadableImage
-from headstart.settings import CaltechSettings, DataSettings
+from headstart.settings import CaltechSettings, DataSettings, ShapesSettings
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ def examine(settings: DataSettings, seed: int) -> Examined:
     """
     if isinstance(settings, CaltechSettings):
         make_caltech(settings, seed)
+    if isinstance(settings, ShapesSettings):
+        make_shapes(settings, seed)
     listing = read_listing(settings.root, settings.split, seed)
     facts = inspect_all(listing.root, [path for _, _, path in listing.samples()])
     return Examined(listing, facts, audit(listing, facts))
