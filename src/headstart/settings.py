@@ -312,6 +312,10 @@ def _check_finetune(settings: TrainSettings) -> None:
             "features.cache=true cannot work where the backbone is trained from epoch 0, and its features change with "
             "every step: set features.cache=false, or free it later, as finetune=gradual does"
         )
+    if finetune.first_epoch is not None and settings.data.batch_size == 1:
+        raise HeadstartError(
+            "data.batch_size=1 cannot work with finetune: BatchNorm is trained on two pictures or more"
+        )
     if finetune.first_epoch is not None and settings.trainer.get("devices") not in (1, "1", [0]):
         raise HeadstartError(
             f"trainer.devices={settings.trainer.get('devices')} cannot work with finetune: stages that are freed later "

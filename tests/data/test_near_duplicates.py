@@ -47,7 +47,8 @@ def test_a_large_common_part__does_not_make_everything_alike() -> None:
     assert near_duplicates(splits, {"train": train, "valid": valid}) == []
 
 
-def keep(store: FeatureStore, data: str, transform: str, backbone: str, seed: int) -> None:
+def keep(store: FeatureStore, data: str, transform: str, arch: str, seed: int, *, knows: bool = True) -> None:
+    backbone = {"arch": arch, "knows_photographs": knows}
     key = Key("net-x", {"data": data, "transform": {"name": transform}, "backbone": backbone})
     store.matrix(key, 0, shape=(5, 4), dtype="float16", rows=lambda: [features(5, seed)[:, :4]])
 
@@ -61,6 +62,8 @@ def test_stored_features__those_of_one_backbone_for_all_splits(tmp_path: Path) -
     keep(store, prints["train"], "train", "a", 0)
     keep(store, prints["train"], "eval", "a", 1)
     keep(store, prints["valid"], "eval", "b", 2)
+    for name in ("train", "valid"):
+        keep(store, prints[name], "eval", "random", 4, knows=False)
     assert stored_features(store, splits, transform) is None
     keep(store, prints["train"], "eval", "b", 3)
     found = stored_features(store, splits, transform)

@@ -125,7 +125,7 @@ def test_data__valid_lacks_a_class(script: Script, split_folders: Path) -> None:
     ("overrides", "sentence"),
     [
         (["model.arch=resnet51"], "model.arch=resnet51 is no classification model"),
-        (["model.weights=V3"], "model.weights=V3 is neither a file nor torchvision weights"),
+        (["model.weights=V3"], "model.weights=V3 is neither a file nor bundled nor torchvision weights"),
         (["model.weights=none.pth"], "the weights file none.pth does not exist"),
         (["model.arch=vit_b_32"], "data.image_size=32 does not suit"),
     ],

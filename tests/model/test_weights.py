@@ -68,7 +68,7 @@ def test_file__missing_or_misnamed(tmp_path: Path) -> None:
     assert "does not exist" in refused(str(tmp_path / "none.pth"))
     assert "does not exist" in refused("none.pth")
     message = refused("IMAGENET1K_V9")
-    assert "neither a file nor torchvision weights" in message
+    assert "neither a file nor bundled nor torchvision weights" in message
     assert "which are IMAGENET1K_V1" in message
 
 

@@ -75,6 +75,19 @@ def test_gradual__with_the_store_as_without(script: Script, flat: Path, tmp_path
     assert len(list((tmp_path / "features").rglob("view-*.npy"))) == 2
 
 
+@pytest.mark.parametrize("finetune", [("finetune=full",), GRADUAL], ids=["full", "gradual"])
+def test_last_batch__of_one_picture_is_left_out(
+    script: Script, flat: Path, tmp_path: Path, finetune: tuple[str, ...]
+) -> None:
+    # 18 pictures. BatchNorm cannot be trained with one, nor can a schedule whose steps are counted in another way.
+    options = ("data.batch_size=17", "model.schedule=cosine", *finetune)
+    rows = train(script, flat, tmp_path / "run", *options)
+    assert len(rows) == 3
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 3
+    assert checkpoint["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+
+
 def test_gradual__checkpoints_hold_what_was_trained(script: Script, flat: Path, tmp_path: Path) -> None:
     train(script, flat, tmp_path / "run", *GRADUAL, "trainer.max_epochs=3")
     train(script, flat, tmp_path / "frozen", "trainer.max_epochs=1")

@@ -31,7 +31,7 @@ class CachedFeatures:
     Args:
         dataset: pictures by (view, index).
         name: of the split; with the architecture it begins the folder's name.
-        backbone: what identifies the backbone, as plain values: arch, weights_sha256, cut.
+        backbone: what identifies the backbone, as plain values: arch, weights_sha256, cut, knows_photographs.
     """
 
     def __init__(

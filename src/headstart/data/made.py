@@ -21,7 +21,7 @@ def make_once(
 ) -> None:
     """Makes `data.root` unless it is there: then without work.
 
-    `write(folder)` writes the split folders into an empty folder, and returns what else to record. `what` names the
+    `write(folder)` makes the folder with those of the splits, and returns what else to record. `what` names the
     pictures in messages, `options` is what they depend on, beside `data.split` and, where it draws lots, `seed`.
 
     Raises:
@@ -64,7 +64,6 @@ def _make(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, 
     unfinished = root.parent / f"{OWN}-{root.name}.unfinished"
     # Left by a process that was killed.
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
     try:
         write_json(unfinished / RECORD, wanted | write(unfinished))
         # A rename can reach the disk before what is renamed does.

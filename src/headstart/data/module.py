@@ -139,11 +139,19 @@ class PictureDataModule(LightningDataModule):
         return DataLoader(
             batch_size=self._batch_size,
             sampler=self._samplers[split, served],
+            drop_last=split == "train" and self._ends_alone(),
             pin_memory=torch.cuda.is_available(),
             # Each iterator draws a seed for its workers; from here, and not from the stream that dropout draws from.
             generator=torch.Generator(),
             **options,
         )
+
+    def _ends_alone(self) -> bool:
+        """Whether an epoch's last batch would be of one picture, another one in each epoch.
+
+        BatchNorm cannot be trained with it.
+        """
+        return self._frozen_epochs is not None and len(self._datasets["train"]) % self._batch_size == 1
 
     def _sampler(self, split: str) -> ViewSampler:
         training, trainer = split == "train", self.trainer

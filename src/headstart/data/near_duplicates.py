@@ -36,11 +36,16 @@ def near_duplicates(splits: dict[str, Split], features: dict[str, Array]) -> lis
 def stored_features(
     store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any]
 ) -> dict[str, Array] | None:
-    """Features of all `splits` under one `transform` and one backbone, left by earlier runs; None: there are none."""
+    """Features of all `splits` under one `transform` and one backbone, left by earlier runs; None: there are none.
+
+    Only of backbones whose key says that they know photographs.
+    """
     keys = {name: store.find({"data": split.fingerprint, "transform": transform}) for name, split in splits.items()}
     of_backbone: dict[str, dict[str, Array]] = {}
     for name, found in keys.items():
         for key in found:
+            if not key.values["backbone"]["knows_photographs"]:
+                continue
             rest = json.dumps({part: value for part, value in key.values.items() if part != "data"}, sort_keys=True)
             if (matrix := store.read(key, view=0)) is not None:
                 of_backbone.setdefault(rest, {})[name] = matrix

@@ -15,6 +15,7 @@ from headstart.data.forms import FORMS, TEXTURES, TURN, Array
 from headstart.data.made import make_once
 from headstart.data.splits import split_class
 from headstart.data.workers import map_pictures
+from headstart.errors import HeadstartError
 from headstart.seeds import derive_seed
 from headstart.settings import ShapesSettings
 
@@ -46,8 +47,14 @@ def make_shapes(settings: ShapesSettings, seed: int) -> None:
     `seed` counts where the split is given in fractions; the pictures depend on `data.drawing_seed`.
 
     Raises:
-        HeadstartError: the folder holds something else.
+        HeadstartError: the folder holds something else, or `data.per_class` is less than the splits take.
     """
+    split = settings.split
+    if isinstance(split.train, int) and settings.per_class < split.train + split.valid:
+        raise HeadstartError(
+            f"data.per_class={settings.per_class} cannot work: data.split.train={split.train} and "
+            f"data.split.valid={split.valid} are more"
+        )
     options = {
         "version": VERSION,
         "classes": settings.classes,

@@ -3,7 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -36,7 +36,14 @@ def map_pictures(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     """
     if get_worker_info() is not None:
         return [function(item) for item in items]
-    return list(_pool().map(function, items))
+    futures = [_pool().submit(function, item) for item in items]
+    try:
+        return [future.result() for future in futures]
+    finally:
+        # After an error nothing may go on working on what the caller clears away.
+        for future in futures:
+            future.cancel()
+        wait(futures)
 
 
 @functools.cache

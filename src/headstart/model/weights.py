@@ -1,4 +1,4 @@
-"""The backbone's weights: from torchvision by name, from a file, or random by seed; never one for another."""
+"""The backbone's weights: bundled, from torchvision by name, from a file, or random by seed; never one for another."""
 
 import hashlib
 import os
@@ -17,6 +17,7 @@ from torch import Tensor
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.model.backbone import Backbone, build_network, check_architecture, cut, state_sha256
+from headstart.model.bundled import BUNDLED, bundled_file
 
 StateDict = dict[str, Tensor]
 
@@ -34,11 +35,20 @@ class BackboneSource:
     sha256: str
     cut: str
 
+    @property
+    def knows_photographs(self) -> bool:
+        return knows_photographs(self.weights)
+
+
+def knows_photographs(weights: str | None) -> bool:
+    """Whether alike features mean alike pictures: with random weights all are alike, with the bundled ones a class."""
+    return weights not in (None, BUNDLED)
+
 
 def load_backbone(
     arch: str, weights: str | None, *, seed: int, preprocessing: Preprocessing
 ) -> tuple[Backbone, BackboneSource]:
-    """Builds the backbone `arch` with `weights`: a torchvision weights name, a state_dict file, or None for random.
+    """Builds the backbone `arch` with `weights`: "bundled", a torchvision name, a state_dict file, or None for random.
 
     Raises:
         HeadstartError: says what cannot be had, or does not fit, and what to do.
@@ -79,6 +89,8 @@ def restore_backbone(source: BackboneSource, *, moved_to: str | None, preprocess
 def _read_weights(arch: str, weights: str) -> tuple[StateDict, str]:
     """The state_dict, and the name or absolute path it was found under."""
     check_architecture(arch)
+    if weights == BUNDLED:
+        return read_tensors(bundled_file(arch)), BUNDLED
     names = torchvision.models.get_model_weights(arch)
     if weights in names.__members__:
         return _download(weights, names[weights].url), weights
@@ -88,7 +100,7 @@ def _read_weights(arch: str, weights: str) -> tuple[StateDict, str]:
     if path.suffix or os.sep in weights:
         raise HeadstartError(f"the weights file {weights} does not exist: give another with model.weights=FILE")
     raise HeadstartError(
-        f"model.weights={weights} is neither a file nor torchvision weights of {arch}, "
+        f"model.weights={weights} is neither a file nor {BUNDLED} nor torchvision weights of {arch}, "
         f"which are {', '.join(names.__members__)}"
     )
 

@@ -13,6 +13,7 @@ from headstart.data.ready import Examined, Ready, examine, make_ready
 from headstart.data.transforms import EvalTransform
 from headstart.errors import HeadstartError
 from headstart.features.store import Array
+from headstart.model.weights import knows_photographs
 from headstart.report.audit import describe_findings, summary, write_audit
 from headstart.settings import TrainSettings
 from headstart.training.parts import data_module, feature_store, new_classifier, preprocessing_of
@@ -64,11 +65,9 @@ def write_report(
 
 
 def looks_for_near_duplicates(settings: TrainSettings) -> bool:
-    """Whether a training compares its features at its end. Those of random weights are alike for all pictures, and
-    those of a backbone that was trained are not in the store.
-    """
+    """Whether a training compares its features at its end: those of a frozen backbone that knows photographs."""
     wanted = settings.data.near_duplicates is not False and settings.finetune.first_epoch is None
-    return wanted and settings.features.cache and settings.model.weights is not None
+    return wanted and settings.features.cache and knows_photographs(settings.model.weights)
 
 
 @rank_zero_only
@@ -97,7 +96,10 @@ def _features(settings: TrainSettings, manifest: Manifest) -> tuple[Features | N
 
 def _encode(settings: TrainSettings, manifest: Manifest) -> Features:
     if not looks_for_near_duplicates(settings):
-        raise HeadstartError("data.near_duplicates=true needs features.cache=true, and model.weights that are not null")
+        raise HeadstartError(
+            "data.near_duplicates=true needs features.cache=true, finetune=none, and model.weights that are neither "
+            "null nor bundled"
+        )
     classifier = new_classifier(settings, manifest)
     classifier.to(build_trainer(settings, []).strategy.root_device)
     return data_module(settings, manifest, classifier).unaugmented_features()

@@ -66,7 +66,12 @@ def data_module(settings: TrainSettings, manifest: Manifest, classifier: Classif
         views=settings.features.views,
         encoder=classifier.backbone,
         store=feature_store(settings.features),
-        backbone={"arch": source.arch, "weights_sha256": source.sha256, "cut": source.cut},
+        backbone={
+            "arch": source.arch,
+            "weights_sha256": source.sha256,
+            "cut": source.cut,
+            "knows_photographs": source.knows_photographs,
+        },
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         seed=settings.seed,
