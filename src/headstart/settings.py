@@ -118,6 +118,7 @@ class ModelSettings:
 class FinetuneSettings:
     """Which stages of the backbone are trained, from the top, from which epoch on and how fast."""
 
+    batch_norm: bool
     epochs: list[int] = limited(  # noqa: RUF009
         "epochs in ascending order, 0 or more", lambda v: v == sorted(v) and all(e >= 0 for e in v)
     )

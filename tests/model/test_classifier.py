@@ -30,7 +30,9 @@ def make(**changes) -> Classifier:
         "label_smoothing": 0.0,
         "schedule": "constant",
         "warmup": 0.0,
-        "finetune": FinetuneSettings(epochs=[], lr_factors=[], rest=None, rest_lr_factor=1.0, mixup=0.0, cutmix=0.0),
+        "finetune": FinetuneSettings(
+            epochs=[], lr_factors=[], rest=None, rest_lr_factor=1.0, batch_norm=False, mixup=0.0, cutmix=0.0
+        ),
     }
     return Classifier(Encoder(backbone, precision="32", compile=False), Recipe(**values | changes))
 

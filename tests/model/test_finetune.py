@@ -20,8 +20,8 @@ def backbone(arch: str = "resnet18") -> Backbone:
 
 
 def finetune(**changes) -> FinetuneSettings:
-    plain = {"epochs": [], "lr_factors": [], "rest": None, "rest_lr_factor": 1.0, "mixup": 0.0, "cutmix": 0.0}
-    return FinetuneSettings(**plain | changes)
+    plain = {"epochs": [], "lr_factors": [], "rest": None, "rest_lr_factor": 1.0}
+    return FinetuneSettings(**plain | {"batch_norm": False, "mixup": 0.0, "cutmix": 0.0} | changes)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_parameters__each_in_one_stage_also_those_outside_of_any_block() -> None
 
 def test_free__from_the_top_and_the_rest_stays_in_eval_mode() -> None:
     made = backbone()
-    made.free(2)
+    made.free(2, batch_norm=True)
     made.train()
     trained = {name.partition(".")[0] for name, p in made.network.named_parameters() if p.requires_grad}
     assert trained == {"layer3", "layer4"}
@@ -71,18 +71,21 @@ def test_free__from_the_top_and_the_rest_stays_in_eval_mode() -> None:
     assert not any(module.training for module in made.modules())
 
 
-def test_free__a_step_changes_what_is_freed_alone() -> None:
+@pytest.mark.parametrize("batch_norm", [True, False])
+@pytest.mark.parametrize("count", [1, 5])
+def test_free__a_step_changes_what_is_freed_alone(count: int, batch_norm: bool) -> None:
     made = backbone()
-    made.free(1)
+    made.free(count, batch_norm=batch_norm)
     made.train()
     before = {name: value.clone() for name, value in made.network.state_dict().items()}
     optimizer = torch.optim.SGD(made.parameters(), lr=0.1)
     made(torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8)).square().sum().backward()
     optimizer.step()
     changed = {name for name, value in made.network.state_dict().items() if not torch.equal(value, before[name])}
-    assert changed
-    assert {name.partition(".")[0] for name in changed} == {"layer4"}
-    assert changed <= made.state_of(1)
+    assert changed <= made.state_of(count)
+    # The scale and the shift of BatchNorm are trained in either case.
+    statistics = {name for name in made.state_of(count) if "running" in name or "tracked" in name}
+    assert made.state_of(count) - changed == (set() if batch_norm else statistics)
 
 
 def test_freed_stages__a_pure_function_of_the_epoch() -> None:

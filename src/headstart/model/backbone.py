@@ -21,7 +21,8 @@ class Backbone(nn.Module):
     """A feature extractor: uint8 pictures (N, 3, H, W) → float32 features (N, embedding_dim); frozen unless freed.
 
     Frozen means: no parameter requires a gradient, and it stays in eval mode whatever `train()` is called, so that
-    BatchNorm's statistics do not drift.
+    BatchNorm's statistics do not drift. With `batch_norm=False` that layer stays in eval mode where it is freed too:
+    its scale and shift are trained, its statistics are not.
     """
 
     mean: Tensor
@@ -32,6 +33,7 @@ class Backbone(nn.Module):
         self.network = network.requires_grad_(False)
         self.embedding_dim = embedding_dim
         self.freed = 0
+        self._batch_norm = True
         self._image_size = preprocessing.image_size
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
@@ -53,13 +55,14 @@ class Backbone(nn.Module):
             found += [p for p in self.network.parameters() if id(p) not in in_blocks]
         return found
 
-    def free(self, count: int) -> None:
+    def free(self, count: int, *, batch_norm: bool) -> None:
         """Makes the top `count` stages trainable, and freezes the others."""
         self.network.requires_grad_(False)
         for stage in range(count):
             for parameter in self.parameters_of(stage):
                 parameter.requires_grad_(True)
         self.freed = count
+        self._batch_norm = batch_norm
 
     def state_of(self, count: int) -> set[str]:
         """The names, in `network`, of the parameters and buffers of the top `count` stages."""
@@ -82,6 +85,10 @@ class Backbone(nn.Module):
             for stage in range(self.freed):
                 for name in self._from_top(stage):
                     self.network.get_submodule(name).train()
+        if not self._batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
         return self
 
     def _from_top(self, stage: int) -> list[str]:

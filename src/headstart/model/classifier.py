@@ -129,7 +129,8 @@ class Classifier(LightningModule):
         torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, self.global_rank))
         finetune, network = self.recipe.finetune, self._network
         if finetune.first_epoch is not None:
-            network.free(freed_stages(finetune, self.current_epoch, len(network.stages)))
+            freed = freed_stages(finetune, self.current_epoch, len(network.stages))
+            network.free(freed, batch_norm=finetune.batch_norm)
             network.train()
 
     def training_step(self, batch: Batch) -> Tensor:
