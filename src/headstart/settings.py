@@ -131,7 +131,15 @@ class FinetuneSettings:
     @property
     def first_epoch(self) -> int | None:
         """From which on the backbone is trained; None: never."""
-        return min([*self.epochs, *([] if self.rest is None else [self.rest])], default=None)
+        return min(self._all_epochs(), default=None)
+
+    @property
+    def last_epoch(self) -> int | None:
+        """From which on all is trained that is ever to be; None: the backbone never is."""
+        return max(self._all_epochs(), default=None)
+
+    def _all_epochs(self) -> list[int]:
+        return [*self.epochs, *([] if self.rest is None else [self.rest])]
 
 
 @dataclass(kw_only=True)

@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, Script
+from pytorch_lightning import Trainer
+
+from headstart.model.classifier import Classifier
+from headstart.training.history import History
 
 RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01")
 # Two stages, from epochs 1 and 2 on.
@@ -46,12 +50,20 @@ def assert_same_run(first: Path, second: Path) -> None:
     ids=["plain", "ema", "mixed"],
 )
 def test_gradual__resumed_like_a_whole_run(
-    script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...], done: int
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], done: int
 ) -> None:
-    train(script, flat, tmp_path / "whole", *GRADUAL, *more, "trainer.max_epochs=4")
-    train(script, flat, tmp_path / "part", *GRADUAL, *more, f"trainer.max_epochs={done}")
+    def interrupt(callback: History, trainer: Trainer, module: Classifier) -> None:
+        if trainer.current_epoch == done:
+            raise KeyboardInterrupt
+
+    options = (*GRADUAL, *more, "trainer.max_epochs=4", "callbacks.early_stopping=null")
+    train(script, flat, tmp_path / "whole", *options)
+    with monkeypatch.context() as patch:
+        patch.setattr(History, "on_train_epoch_start", interrupt)
+        part = (f"data.root={flat}", *SMALL, *RULE, *options, f"hydra.run.dir={tmp_path / 'part'}")
+        assert script("train.py", *part).status != 0
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    result = script("train.py", f"ckpt_path={last}", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'resumed'}")
+    result = script("train.py", f"ckpt_path={last}", f"hydra.run.dir={tmp_path / 'resumed'}")
     assert result.status == 0, result.err
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
@@ -86,6 +98,23 @@ def test_last_batch__of_one_picture_is_left_out(
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
     assert checkpoint["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-9)
+
+
+def test_early_stopping__waits_until_the_last_stage_is_freed(script: Script, flat: Path, tmp_path: Path) -> None:
+    # A rate so small that nothing improves measurably.
+    still = ("callbacks.early_stopping.min_delta=1", "callbacks.early_stopping.patience=2", "trainer.max_epochs=9")
+    arguments = (f"data.root={flat}", *SMALL, *RULE, *GRADUAL, *still, "finetune.epochs=[1,4]")
+    result = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.status == 0, result.err
+    # Freed from epoch 4 on; 4 and 5 without improvement are the end.
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 6
+
+
+def test_max_epochs__before_anything_is_freed_is_said(script: Script, flat: Path, tmp_path: Path) -> None:
+    arguments = (f"data.root={flat}", *SMALL, *RULE, *GRADUAL, "trainer.max_epochs=2")
+    result = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert result.status == 0
+    assert "warning: trainer.max_epochs=2 ends before all stages are trained" in result.err
 
 
 def test_gradual__checkpoints_hold_what_was_trained(script: Script, flat: Path, tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
-"""Early stopping that a resumed run obeys too."""
+"""Early stopping that a resumed run obeys too, and that waits for what is still to be trained."""
 
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning.callbacks
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from headstart.model.classifier import Classifier
+
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
-    """Lightning's, with two differences in a resumed run.
+    """Lightning's, with three differences.
 
-    A run that had stopped before it was killed does not train on, where Lightning's would train another epoch; and
-    `patience` is what it is set to now, where Lightning's would silently take the checkpoint's.
+    A run that had stopped before it was killed does not train on when it is resumed, where Lightning's would train
+    another epoch; `patience` is what it is set to now, where Lightning's would silently take the checkpoint's; and it
+    begins when the last stage of the backbone that is to be freed is.
     """
 
     def __init__(
@@ -40,6 +43,10 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
             trainer.should_stop = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        frees_until = cast(Classifier, pl_module).recipe.finetune.last_epoch
+        if frees_until is not None and trainer.current_epoch < frees_until:
+            # An epoch without improvement makes it 0.
+            self.wait_count = -1
         super().on_train_epoch_end(trainer, pl_module)
         if self.monitor in trainer.callback_metrics:
             self._last = float(trainer.callback_metrics[self.monitor])

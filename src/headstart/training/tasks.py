@@ -60,6 +60,7 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
         _check_resume(settings.ckpt_path, classifier, manifest)
     # Of a backbone that is trained itself nothing can be kept.
     is_kept = settings.features.cache or settings.finetune.first_epoch is not None
+    _warn_of_an_early_end(settings)
     clock = StageClock(classifier.backbone, cached=is_kept)
     history = History(record.folder / "history.csv", clock)
     trainer = build_trainer(settings, [clock, history])
@@ -121,6 +122,17 @@ def _check_resume(ckpt_path: str | None, classifier: Classifier, manifest: Manif
     checkpoint = read_checkpoint(Path(ckpt_path))
     classifier.check_same_recipe(checkpoint["hyper_parameters"])
     _warn_of_other_data(checkpoint["hyper_parameters"]["data_fingerprint"], manifest)
+
+
+@rank_zero_only
+def _warn_of_an_early_end(settings: TrainSettings) -> None:
+    last, epochs = settings.finetune.last_epoch, settings.trainer.get("max_epochs")
+    if last is not None and epochs is not None and 0 <= epochs <= last:
+        print(
+            f"warning: trainer.max_epochs={epochs} ends before all stages are trained that finetune frees: the last of "
+            f"them would be from epoch {last + 1} on",
+            file=sys.stderr,
+        )
 
 
 def _warn_of_other_data(trained_on: str, manifest: Manifest) -> None:
