@@ -61,7 +61,9 @@ def _record(run: Path, recipe: Recipe, path: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("error: the checkpoint is missing: python -m headstart.model.bundled RUN/checkpoints/best.ckpt")
     try:
         print(bundle(Path(sys.argv[1]), FOLDER))
-    except (HeadstartError, OSError, IndexError) as error:
+    except (HeadstartError, OSError) as error:
         sys.exit(f"error: {error}")
