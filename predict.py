@@ -18,4 +18,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    cli.start(main, PredictSettings, resumes=False)
+    cli.start(main, PredictSettings, trains=False)

@@ -7,32 +7,37 @@ import secrets
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
+from hydra.types import RunMode
+from omegaconf import ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from headstart.errors import HeadstartError
 from headstart.files import RUN_RECORD
 from headstart.settings import unknown_key
+from headstart.sweep.names import sweep_name, swept_keys, swept_values, trial_name
 
 # The groups whose entries take arguments of a Lightning class that need not stand in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 PROCESS_START = time.time()
+# What Hydra itself may make from the configuration. A resumed run repeats what it finds in a folder, maybe another's.
+HYDRAS_TARGETS = ["headstart.sweep.events.SweepEvents", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
+MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 # What there can be in the folder of a run before its first epoch has ended.
 BEGINNINGS = re.compile(r"\.hydra|run\.json|audit\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
 
 
-def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
+def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
     """Runs a script's Hydra main; `schema` holds the keys it knows.
 
-    With `resumes`, a command line that names a checkpoint begins with the overrides of the run it came from.
-    What is wrong with the command line ends as one sentence and status 1.
+    With `trains`, a command line that names a checkpoint begins with the overrides of the run it came from, and that of
+    a sweep gets the sweep's folder. What is wrong with the command line ends as one sentence and status 1.
     """
     tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
     for stream in (sys.stdout, sys.stderr):
@@ -43,8 +48,11 @@ def start(main: Callable[[], Any], schema: type, *, resumes: bool) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Neither the shell nor Hydra reads the ~ of data.root=~/pictures.
     arguments = [re.sub(r"=~(?=/|$)", f"={Path.home()}", argument, count=1) for argument in sys.argv[1:]]
-    repeated = _overrides_of_resumed_run(arguments) if resumes else []
+    if trains:
+        arguments += _overrides_of_a_sweep(arguments)
+    repeated = _overrides_of_resumed_run(arguments) if trains else []
     sys.argv[1:] = list(_overrides_for_hydra(repeated, arguments))
+    _register_resolvers()
     try:
         _refuse_used_run_folder(sys.argv[1:])
         main()
@@ -76,12 +84,9 @@ def one_sentence() -> Iterator[None]:
         _fail(str(error) if isinstance(error, HeadstartError) else _system_sentence(error))
 
 
-def register_resolvers() -> None:
-    """Makes the resolvers of conf/train.yaml known: `run_name` and `unique_name`."""
-    # One name a process: the trials of a sweep share its folder.
-    name = _unique_name()
-    OmegaConf.register_resolver("run_name", _run_name, replace=True)
-    OmegaConf.register_resolver("unique_name", lambda: name, replace=True)
+def is_trial() -> bool:
+    """Whether Hydra runs this as one of several."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def _run_name(root: str, arch: str) -> str:
@@ -91,6 +96,25 @@ def _run_name(root: str, arch: str) -> str:
 
 def _unique_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+
+
+def _trial_name(keys: ListConfig) -> str:
+    hydra = HydraConfig.get()
+    return trial_name(swept_values(hydra.overrides.task, all_swept(keys)))
+
+
+def all_swept(keys: Iterable[str]) -> list[str]:
+    """`keys`, of the command line, and those that the sweeper has of its own."""
+    return list(dict.fromkeys([*keys, *(HydraConfig.get().sweeper.get("params") or {})]))
+
+
+def _overrides_of_a_sweep(arguments: list[str]) -> list[str]:
+    """What a sweep needs to know of its own command line, also in the other processes that run its trials."""
+    if not MULTIRUN & set(arguments):
+        return []
+    keys = ",".join(f"'{key}'" for key in swept_keys(arguments))
+    folder = [] if any(_key(a) == "hydra.sweep.dir" for a in arguments) else [f"logs/{sweep_name(arguments)}"]
+    return [f"sweep.over=[{keys}]", *(f"hydra.sweep.dir={path}" for path in folder)]
 
 
 def _overrides_for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:
@@ -135,6 +159,8 @@ def _discard_begun_run() -> None:
 
     Nothing is removed if anything in the folder is older than this process, or not a run's.
     """
+    if is_trial():
+        return
     folder = Path(HydraConfig.get().runtime.output_dir)
     if HydraConfig.get().output_subdir is None or not all(BEGINNINGS.fullmatch(p.name) for p in folder.iterdir()):
         return
@@ -169,3 +195,21 @@ def _fail(sentence: str) -> NoReturn:
     sys.stdout.flush()
     print(f"error: {sentence}", file=sys.stderr)
     sys.exit(1)
+
+
+def _register_resolvers() -> None:
+    """Makes the resolvers of conf/ known."""
+    # One name a run, however often it is asked for.
+    name = _unique_name()
+    resolvers: dict[str, Callable[..., str]] = {
+        "run_name": _run_name,
+        "unique_name": lambda: name,
+        "trial_name": _trial_name,
+        "direction": lambda objective: "minimize" if objective.endswith("loss") else "maximize",
+    }
+    for key, resolver in resolvers.items():
+        OmegaConf.register_resolver(key, resolver, replace=True)
+
+
+# Also by the import: a process that runs a trial for another one imports this module, and starts no script.
+_register_resolvers()

@@ -59,12 +59,17 @@ def _umask() -> int:
 
 @contextmanager
 def exclusively(path: Path) -> Iterator[None]:
-    """Lets one process at a time into the block for `path`; the lock's file lies in the cache folder."""
-    place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
-    lock = cache_folder() / "locks" / f"{place}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    """Lets one process at a time into the block for `path`."""
+    with lock_for(path):
         yield
+
+
+def lock_for(path: Path) -> FileLock:
+    """The lock that processes share for `path`; its file lies in the cache folder."""
+    place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
+    file = cache_folder() / "locks" / f"{place}.lock"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(file)
 
 
 def cache_folder() -> Path:

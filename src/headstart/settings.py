@@ -20,6 +20,7 @@ ENTRIES = {"callbacks": ("early_stopping", "checkpoint"), "logger": ("tensorboar
 # Lightning's other precisions change the weights themselves.
 PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")
 SCHEDULES = ("constant", "cosine", "onecycle")
+OBJECTIVES = ("valid/loss", "valid/acc", "valid/f1")
 METRICS = tuple(f"{split}/{metric}" for split in ("train", "valid") for metric in ("loss", "acc", "f1"))
 
 
@@ -161,6 +162,14 @@ class FeatureSettings(EncoderSettings):
 
 
 @dataclass
+class SweepSettings:
+    """What the trials of a sweep are compared by, and the keys that are swept."""
+
+    over: list[str]
+    objective: str = one_of(*OBJECTIVES)
+
+
+@dataclass
 class TrainSettings:
     """Everything of `train.py`. `trainer`, `callbacks` and `logger` are arguments of Lightning's classes."""
 
@@ -171,6 +180,7 @@ class TrainSettings:
     trainer: dict[str, Any]
     callbacks: dict[str, Any]
     logger: dict[str, Any]
+    sweep: SweepSettings
     run_dir: str
     ckpt_path: str | None
     task: str = one_of("train", "test", "audit")

@@ -134,7 +134,7 @@ def test_sweep__its_trials_never_see_the_test_split(script: Script, flat: Path, 
     sweep = ("-m", "model.lr=0.01,0.001", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     result = script("train.py", f"data.root={flat}", *SMALL, *TINY, *sweep)
     assert result.status == 0, result.err
-    for trial in ("0", "1"):
+    for trial in ("model.lr=0.01", "model.lr=0.001"):
         metrics = json.loads((tmp_path / "sweep" / trial / "metrics.json").read_text())
         assert "valid/loss" in metrics
         assert not any(name.startswith("test/") for name in metrics)

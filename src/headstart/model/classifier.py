@@ -140,6 +140,10 @@ class Classifier(LightningModule):
             x, targets = self._mix(x.float(), labels)
         log_probs = self(x)
         self._measure("train", log_probs, labels, loss := self._training_loss(log_probs, targets))
+        if not loss.isfinite():
+            raise HeadstartError(
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}: try a smaller model.lr"
+            )
         return loss
 
     def _training_loss(self, log_probs: Tensor, targets: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 import csv
 import io
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 
 from headstart.files import write_text
 from headstart.training.clock import StageClock
@@ -75,6 +76,22 @@ class History(Callback):
         values = {key: value for key, value in row.items() if key != "epoch"}
         for logger in trainer.loggers:
             logger.log_metrics(values, step=int(row["epoch"]))
+
+
+def log_hyperparameters(loggers: Iterable[Logger], values: dict[str, str], metrics: Row) -> None:
+    """What TensorBoard's HParams tab shows of a trial: the swept `values`, and the best epoch's validation."""
+    best = {f"best/{name}": value for name, value in metrics.items() if name.startswith("valid/")}
+    for logger in loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams({key: _typed(value) for key, value in values.items()}, best)
+            logger.save()
+
+
+def _typed(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def to_csv(rows: list[Row]) -> str:

@@ -4,8 +4,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import Trainer
 from pytorch_lightning.utilities import rank_zero_only
@@ -29,24 +27,25 @@ from headstart.training.auditing import (
 )
 from headstart.training.checkpoints import BestAndLast, is_trial_run
 from headstart.training.clock import StageClock
-from headstart.training.history import History, Row
+from headstart.training.history import History, Row, log_hyperparameters
 from headstart.training.parts import data_module, new_classifier
 from headstart.training.trainer import build_trainer, lightning_refusals, sigterm_ends_with_143
 
 
-def run_task(settings: TrainSettings, config: DictConfig) -> float | None:
-    """Runs the task; returns the best valid/loss of a training, for a sweep to minimise."""
+def run_task(settings: TrainSettings, config: DictConfig) -> None:
+    """Runs the task."""
     if settings.task == "train":
-        return train(settings, config)
-    if settings.task == "test":
+        train(settings, config)
+    elif settings.task == "test":
         test(settings, config)
     elif not audit(settings):
         sys.exit(1)
-    return None
 
 
-def train(settings: TrainSettings, config: DictConfig) -> float:
-    """Trains a head, tests the best epoch once, writes the run's folder. Returns the best valid/loss.
+def train(settings: TrainSettings, config: DictConfig, swept: dict[str, str] | None = None) -> dict[str, float]:
+    """Trains a head, tests the best epoch once, writes the run's folder. Returns what is in its metrics.json.
+
+    With `swept`, the values of the keys that are swept, it is a trial: it has nothing to do with the test set.
 
     Raises:
         HeadstartError: the data, the weights, the checkpoint or a setting cannot be used.
@@ -72,7 +71,7 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
     metrics = {name: value for name, value in best_row.items() if name.startswith("valid/")}
     metrics |= {"best_epoch": int(best_row["epoch"]), "epochs": len(history.rows)}
     # The test set is for the end: a sweep's trials are compared, and must not be by it.
-    is_trial = HydraConfig.get().mode == RunMode.MULTIRUN
+    is_trial = swept is not None
     if "test" in manifest.splits and not is_trial:
         with record.stage("test"):
             # Not by the Trainer's ckpt_path, which would also take the callbacks back to the best epoch.
@@ -86,8 +85,10 @@ def train(settings: TrainSettings, config: DictConfig) -> float:
             report_near_duplicates(record.folder, examined, ready, datamodule.unaugmented_features())
     with record.stage("report"):
         draw_curves(history.rows, int(best_row["epoch"]), record.folder / "report" / "curves.png")
+    if swept is not None:
+        log_hyperparameters(trainer.loggers, swept, metrics)
     _finish(record, metrics)
-    return float(best_row.get("valid/loss", float("nan")))
+    return metrics
 
 
 def test(settings: TrainSettings, config: DictConfig) -> None:

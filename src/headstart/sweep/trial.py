@@ -1,0 +1,115 @@
+"""One trial of a sweep: run once, recorded however it ends, and recognised when it comes again."""
+
+import gc
+import json
+import shutil
+import time
+import traceback
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from headstart.cli import all_swept
+from headstart.data.ready import examine, make_ready
+from headstart.errors import HeadstartError
+from headstart.files import RUN_RECORD, exclusively, write_text
+from headstart.settings import check_train
+from headstart.sweep.leaderboard import update_leaderboard
+from headstart.sweep.names import swept_values
+from headstart.sweep.record import Trial, config_sha256, read_trial, write_trial
+from headstart.sweep.rules import check_trial
+from headstart.training.tasks import train
+
+OUTPUT = "output.txt"  # what the trial would have printed
+TRACEBACK = "traceback.txt"
+HYDRAS = ".hydra"
+
+
+def run_trial(config: DictConfig) -> float:
+    """Runs the trial that Hydra has composed, or takes the figures of the one in its folder. Returns its objective.
+
+    A trial that fails does not raise: the sweep goes on, and its objective is the worst there is.
+    """
+    hydra = HydraConfig.get()
+    folder, objective = Path(hydra.runtime.output_dir), config.sweep.objective
+    values = swept_values(hydra.overrides.task, all_swept(config.sweep.over))
+    # A sampler may choose the same again, while another process is at it.
+    with exclusively(folder):
+        kept = _finished(folder, config)
+        trial = kept or _run(folder, config, values)
+    update_leaderboard(folder.parent, objective)
+    time_taken = "there already" if kept else f"{trial.seconds:.1f} s"
+    print(f"#{hydra.job.num}  {_line(trial, objective)}  ({time_taken})", flush=True)
+    return trial.objective(objective)
+
+
+def _finished(folder: Path, config: DictConfig) -> Trial | None:
+    """The trial in `folder`, if it did not fail, and its settings and data were what they are now."""
+    trial = read_trial(folder)
+    if trial is None or trial.reason is not None or trial.config != config_sha256(config):
+        return None
+    settings = check_train(config)
+    ready = make_ready(examine(settings.data, settings.seed), settings.data)
+    return trial if trial.data == ready.manifest.fingerprint else None
+
+
+def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
+    _clear(folder)
+    start, metrics, reason = time.perf_counter(), {}, None
+    # Line by line, to be looked at meanwhile.
+    output = (folder / OUTPUT).open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
+    with output, redirect_stdout(output), redirect_stderr(output):
+        try:
+            settings = check_train(config)
+            check_trial(settings)
+            metrics = train(settings, config, swept=values)
+        except Exception as error:
+            reason = _reason(error)
+            if not isinstance(error, HeadstartError):
+                write_text(folder / TRACEBACK, traceback.format_exc())
+    # A Trainer and its model refer to each other.
+    gc.collect()
+    seconds = round(time.perf_counter() - start, 3)
+    trial = Trial(folder.name, values, reason, metrics, seconds, config_sha256(config), _data(folder))
+    write_trial(folder, trial)
+    return trial
+
+
+def _clear(folder: Path) -> None:
+    """Removes what is left of an earlier attempt, but for what Hydra has just written."""
+    if not any((folder / name).exists() for name in (RUN_RECORD, OUTPUT)):
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and path.name != HYDRAS:
+            shutil.rmtree(path)
+        elif not path.is_dir():
+            path.unlink()
+
+
+def _data(folder: Path) -> str:
+    """The fingerprint of the data of the run in `folder`; "" where it came to none."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+    except OSError:
+        return ""
+    return str(record["data_fingerprint"])
+
+
+def _reason(error: Exception) -> str:
+    """One line."""
+    if isinstance(error, HeadstartError):
+        return str(error)
+    first = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first:
+        return f"out of memory: {first}"
+    return f"{type(error).__name__}: {first}"
+
+
+def _line(trial: Trial, objective: str) -> str:
+    """ "model.lr=0.01  valid/loss 0.0712"."""
+    said = f"{objective} {trial.objective(objective):.4f}" if trial.reason is None else f"failed: {trial.reason}"
+    return f"{trial.folder}  {said}"
