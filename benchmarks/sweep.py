@@ -16,7 +16,7 @@ def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
         swept = ["-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}"]
         seconds, _ = run(*training(data, folder), *swept, **environment)
-        trials = len(list(Path(folder).glob("sweep/*/metrics.json")))
+        trials = len({path.resolve() for path in Path(folder).glob("sweep/*/trial.json")})
     plain = 20 * plain_run_seconds(data)
     save(
         "sweep",

@@ -98,23 +98,27 @@ def _unique_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
 
 
-def _trial_name(keys: ListConfig) -> str:
+def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
+    """What this trial has for the keys `over` of the command line, and for the sweeper's own, less those `fixed`."""
     hydra = HydraConfig.get()
-    return trial_name(swept_values(hydra.overrides.task, all_swept(keys)))
+    own = [key for key in hydra.sweeper.get("params") or {} if key not in set(fixed)]
+    return swept_values(hydra.overrides.task, dict.fromkeys([*over, *own]))
 
 
-def all_swept(keys: Iterable[str]) -> list[str]:
-    """`keys`, of the command line, and those that the sweeper has of its own."""
-    return list(dict.fromkeys([*keys, *(HydraConfig.get().sweeper.get("params") or {})]))
+def _trial_name(over: ListConfig, fixed: ListConfig) -> str:
+    return trial_name(values_of_trial(over, fixed))
 
 
 def _overrides_of_a_sweep(arguments: list[str]) -> list[str]:
     """What a sweep needs to know of its own command line, also in the other processes that run its trials."""
     if not MULTIRUN & set(arguments):
         return []
-    keys = ",".join(f"'{key}'" for key in swept_keys(arguments))
-    folder = [] if any(_key(a) == "hydra.sweep.dir" for a in arguments) else [f"logs/{sweep_name(arguments)}"]
-    return [f"sweep.over=[{keys}]", *(f"hydra.sweep.dir={path}" for path in folder)]
+    keys = [
+        f"sweep.{name}=[{','.join(map(repr, found))}]"
+        for name, found in zip(("over", "fixed"), swept_keys(arguments), strict=True)
+    ]
+    has_folder = any(_key(argument) == "hydra.sweep.dir" for argument in arguments)
+    return keys if has_folder else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]
 
 
 def _overrides_for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:

@@ -163,9 +163,10 @@ class FeatureSettings(EncoderSettings):
 
 @dataclass
 class SweepSettings:
-    """What the trials of a sweep are compared by, and the keys that are swept."""
+    """What the trials of a sweep are compared by, and the keys that the command line gives several values or one."""
 
     over: list[str]
+    fixed: list[str]
     objective: str = one_of(*OBJECTIVES)
 
 

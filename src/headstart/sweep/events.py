@@ -1,17 +1,20 @@
 """What happens before the first trial of a sweep and after the last: Hydra calls it."""
 
 import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf
 
 from headstart import cli
 from headstart.errors import HeadstartError
 from headstart.files import lock_for
-from headstart.sweep.rules import check_one_process, check_task
+from headstart.sweep.rules import check_comparison, check_one_process
 
 # Held while this process is at a sweep. Not by the callback, which is sent to other processes.
 _held: list[FileLock] = []
@@ -21,8 +24,8 @@ class SweepEvents(Callback):
     """Refuses what cannot be swept, keeps a second process out of the same sweep, and tells which trial was best."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with cli.one_sentence():
-            check_task(config.task)
+        with _ends_the_program(), cli.one_sentence():
+            check_comparison(config.task, config.sweep.objective)
             check_one_process(OmegaConf.to_container(config.trainer))  # type: ignore[arg-type]
             folder = Path(config.hydra.sweep.dir)
             _hold(folder)
@@ -30,8 +33,7 @@ class SweepEvents(Callback):
                 # Imported here because Optuna takes a second, and need not be there.
                 from headstart.sweep.optuna import prepare
 
-                with read_write(config), open_dict(config):
-                    prepare(config.hydra.sweeper, folder)
+                prepare(config.hydra, folder)
             print(f"sweep folder: {folder}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -43,11 +45,21 @@ class SweepEvents(Callback):
         if isinstance(error, KeyboardInterrupt | SystemExit):
             print("stopped; the same command goes on with the sweep", file=sys.stderr)
         elif error is None:
-            with cli.one_sentence():
+            with _ends_the_program(), cli.one_sentence():
                 from headstart.sweep.finish import finish
 
                 if finish(Path(config.hydra.sweep.dir), config.sweep.objective):
                     sys.exit(1)
+
+
+@contextmanager
+def _ends_the_program() -> Iterator[None]:
+    """An error that nobody has foreseen; Hydra would only warn of it, and go on."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
 def _hold(folder: Path) -> None:

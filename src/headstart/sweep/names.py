@@ -16,9 +16,13 @@ LONG_NUMBER = re.compile(r"-?\d*\.\d{5,}(e[+-]?\d+)?|-?\d*\.\d+e[+-]?\d+")
 UNSAFE = re.compile(r"[^\w.,=+-]+")
 
 
-def swept_keys(arguments: Iterable[str]) -> list[str]:
-    """The keys that a command line gives several values: "model.lr" of model.lr=1e-2,1e-3."""
-    return [str(override.key_or_group) for override in _parsed(arguments) if override.is_sweep_override()]
+def swept_keys(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The keys that a command line gives several values ("model.lr" of model.lr=1e-2,1e-3), and those it gives one."""
+    over: list[str] = []
+    fixed: list[str] = []
+    for override in _parsed(arguments):
+        (over if override.is_sweep_override() else fixed).append(str(override.key_or_group))
+    return over, fixed
 
 
 def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
@@ -28,9 +32,9 @@ def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str
 
 
 def sweep_name(arguments: Iterable[str]) -> str:
-    """Of the same command, whatever the order of its arguments: "sweep-lr-dropout-1f2e3d4c"."""
+    """Of the same command, whatever the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
     arguments = [argument for argument in arguments if not argument.startswith(NOT_OF_A_SWEEP)]
-    words = [key.rpartition(".")[2] for key in swept_keys(arguments)]
+    words = sorted(key.rpartition(".")[2] for key in swept_keys(arguments)[0])
     words += [str(override.value()) for override in _parsed(arguments) if override.key_or_group == "sweep"]
     readable = UNSAFE.sub("_", "-".join(["sweep", *words]))[:LONGEST]
     return f"{readable}-{_digest(sorted(arguments))}"

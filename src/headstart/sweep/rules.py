@@ -3,23 +3,25 @@
 from typing import Any
 
 from headstart.errors import HeadstartError
-from headstart.settings import TrainSettings
+from headstart.settings import OBJECTIVES, TrainSettings
 
 ALONE = ("auto", "single_device", "None")
 
 
 def check_trial(settings: TrainSettings) -> None:
     """Raises HeadstartError for what cannot be a trial."""
-    check_task(settings.task)
+    check_comparison(settings.task, settings.sweep.objective)
     check_one_process(settings.trainer)
     if settings.ckpt_path is not None:
         raise HeadstartError("ckpt_path cannot be given to a sweep (-m): its trials begin anew")
 
 
-def check_task(task: str) -> None:
-    """Raises HeadstartError for a task whose runs have nothing to be compared by."""
+def check_comparison(task: str, objective: str) -> None:
+    """Raises HeadstartError for runs that have nothing to be compared by."""
     if task != "train":
         raise HeadstartError(f"task={task} cannot be swept (-m): only trainings can be compared")
+    if objective not in OBJECTIVES:
+        raise HeadstartError(f"sweep.objective={objective} cannot work: it must be one of {', '.join(OBJECTIVES)}")
 
 
 def check_one_process(trainer: dict[str, Any]) -> None:

@@ -13,13 +13,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headstart.cli import all_swept
+from headstart.cli import values_of_trial
 from headstart.data.ready import examine, make_ready
 from headstart.errors import HeadstartError
 from headstart.files import RUN_RECORD, exclusively, write_text
 from headstart.settings import check_train
 from headstart.sweep.leaderboard import update_leaderboard
-from headstart.sweep.names import swept_values
 from headstart.sweep.record import Trial, config_sha256, read_trial, write_trial
 from headstart.sweep.rules import check_trial
 from headstart.training.tasks import train
@@ -36,7 +35,7 @@ def run_trial(config: DictConfig) -> float:
     """
     hydra = HydraConfig.get()
     folder, objective = Path(hydra.runtime.output_dir), config.sweep.objective
-    values = swept_values(hydra.overrides.task, all_swept(config.sweep.over))
+    values = values_of_trial(config.sweep.over, config.sweep.fixed)
     # A sampler may choose the same again, while another process is at it.
     with exclusively(folder):
         kept = _finished(folder, config)
@@ -67,6 +66,8 @@ def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
             settings = check_train(config)
             check_trial(settings)
             metrics = train(settings, config, swept=values)
+            # To resume from; of a hundred trials nobody resumes the end.
+            (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
         except Exception as error:
             reason = _reason(error)
             if not isinstance(error, HeadstartError):

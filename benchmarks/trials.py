@@ -1,0 +1,60 @@
+"""What one of a hundred warm trials costs: seconds, memory and disk, in one process.
+
+python benchmarks/trials.py DATA [OVERRIDE ...]
+"""
+
+import itertools
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from common import ROOT, empty_caches, save, training
+
+RATES = "range(1e-4,11e-4,1e-4)"
+DROPOUTS = "range(0.05,0.55,0.05)"
+
+
+def resident_megabytes(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:")) / 1e3
+
+
+def sweep(command: list[str], environment: dict[str, str]) -> tuple[list[float], list[float]]:
+    """The seconds from trial to trial, and the memory after each."""
+    times, memory = [], []
+    with subprocess.Popen(
+        [sys.executable, *command], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("#"):
+                times.append(time.perf_counter())
+                memory.append(resident_megabytes(process.pid))
+    if process.returncode:
+        sys.exit(f"status {process.returncode}: {command}")
+    return [later - earlier for earlier, later in itertools.pairwise(times)], memory
+
+
+def main(data: Path, *overrides: str) -> None:
+    with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
+        # The first trial is cold, and not counted.
+        command = training(data, folder, *overrides, "-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}")
+        seconds, memory = sweep(command, environment)
+        trials = [path.parent for path in Path(folder).glob("sweep/*=*/trial.json")]
+        sizes = [sum(file.stat().st_size for file in trial.rglob("*") if file.is_file()) for trial in trials]
+    save(
+        "trials",
+        trials=len(trials),
+        overrides=[override for override in overrides if "weights=" not in override],
+        seconds={"median": statistics.median(seconds), "longest": max(seconds)},
+        resident_megabytes={"after 10": memory[9], "after 100": memory[-1]},
+        largest_folder_megabytes=max(sizes) / 1e6,
+    )
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve(), *sys.argv[2:])
