@@ -7,6 +7,7 @@ import secrets
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,6 +29,9 @@ OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 PROCESS_START = time.time()
 # What Hydra itself may make from the configuration. A resumed run repeats what it finds in a folder, maybe another's.
 HYDRAS_TARGETS = ["headstart.sweep.events.SweepEvents", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
+# Whose refusals are about the command line, or the machine.
+HYDRAS = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")
+PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
 MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
 # What there can be in the folder of a run before its first epoch has ended.
 BEGINNINGS = re.compile(r"\.hydra|run\.json|audit\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
@@ -62,11 +66,11 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
         if tracebacks:
             raise
         _fail(_sentence(error, schema))
-    except ValueError as error:
-        # Hydra's own, for model=5: the name of a group's option must be text.
-        if tracebacks or not str(error).startswith("Config group override"):
+    except (ValueError, RuntimeError) as error:
+        # Such as Hydra's own, for model=5: the name of a group's option must be text.
+        if tracebacks or _origin(error) not in HYDRAS:
             raise
-        _fail(str(error))
+        _fail(" ".join(str(error).split()))
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -186,9 +190,17 @@ def _sentence(error: Exception, schema: type) -> str:
         return _system_sentence(error)
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing.group(1)} is missing: give it with {missing.group(1)}=VALUE"
+    if PLUGINS.search(str(error)):
+        return 'that belongs to an extra that is not installed: python -m pip install -e ".[sweep]"'
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(("See https", "^", "full_key", "object_type"))]
     return "; ".join(kept)
+
+
+def _origin(error: Exception) -> str:
+    """The package that raised it."""
+    *_, innermost = traceback.walk_tb(error.__traceback__)
+    return str(innermost[0].f_globals.get("__name__", "")).partition(".")[0]
 
 
 def _system_sentence(error: OSError) -> str:

@@ -11,12 +11,15 @@ from pathlib import Path
 import optuna
 import pytest
 from conftest import ROOT, SMALL, Script, draw_classes
+from hydra.errors import MissingConfigException
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from headstart.cli import _sentence
 from headstart.files import lock_for
 from headstart.model import classifier
+from headstart.settings import TrainSettings
 
 TINY = (*SMALL, "data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
 GRID = ("-m", "model.lr=0.01,0.001", "model.dropout=0.2,0.4")
@@ -289,6 +292,31 @@ def test_refused__before_the_first_trial(script: Script, base: tuple[str, ...], 
     assert sentence in result.err
     assert result.err.count("\n") == 1
     assert result.out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("hydra/launcher=submitit_slurm", "model.lr=0.01,0.001"), "are you indeed on a slurm cluster"),
+        (("sweep=optuna", "model.lr=interval(2,1)"), "low"),
+        (("model.lr=0.01,0.001", "--cfg", "job"), "Only one of"),
+        (("hydra/launcher=joblb", "model.lr=0.01,0.001"), "Could not find 'hydra/launcher/joblb'"),
+        (("model.lrr=0.01,0.001",), "did you mean 'model.lr'"),
+    ],
+)
+def test_refused__in_one_sentence(
+    script: Script, base: tuple[str, ...], arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = script("train.py", *base, "-m", *arguments)
+    assert result.status == 1
+    assert sentence in result.err
+    assert result.err.startswith("error: ")
+    assert result.err.count("\n") == 1
+
+
+def test_refused__a_plugin_that_is_not_installed() -> None:
+    error = MissingConfigException("In 'train': Could not find 'hydra/sweeper/optuna'\nAvailable options: basic")
+    assert 'pip install -e ".[sweep]"' in _sentence(error, TrainSettings)
 
 
 def test_refused__a_second_process_at_the_same_sweep(script: Script, base: tuple[str, ...], tmp_path: Path) -> None:

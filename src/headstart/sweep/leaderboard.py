@@ -39,7 +39,7 @@ def describe_leaderboard(trials: list[Trial], objective: str) -> str:
     """A table of the best trials for the terminal, and the reasons of those that failed."""
     keys, figures = _swept(trials), _figures(objective)
     done = [trial for trial in trials if trial.reason is None]
-    rows = [["rank", *keys, *figures, "seconds"]]
+    rows = [["rank", *keys, *(name.replace("_", " ") for name in figures), "seconds"]]
     for rank, trial in enumerate(done[:MOST_ROWS], start=1):
         values = [shortened(trial.values.get(key, "")) for key in keys]
         rows.append([str(rank), *values, *(_shown(name, trial) for name in figures), f"{trial.seconds:.1f}"])
@@ -91,7 +91,8 @@ def _shown(name: str, trial: Trial) -> str:
     value = trial.metrics.get(name, math.nan)
     if math.isnan(value):
         return ""
-    return str(int(value)) if name == "best_epoch" else f"{value:.4f}"
+    # On the terminal epochs count from 1.
+    return str(int(value) + 1) if name == "best_epoch" else f"{value:.4f}"
 
 
 def _point(link: Path, target: str) -> None:

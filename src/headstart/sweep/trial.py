@@ -2,6 +2,7 @@
 
 import gc
 import json
+import math
 import shutil
 import time
 import traceback
@@ -66,6 +67,8 @@ def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
             settings = check_train(config)
             check_trial(settings)
             metrics = train(settings, config, swept=values)
+            if math.isnan(metrics.get(settings.sweep.objective, math.nan)):
+                raise HeadstartError(f"it has no {settings.sweep.objective} to be compared by")
             # To resume from; of a hundred trials nobody resumes the end.
             (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
         except Exception as error:
