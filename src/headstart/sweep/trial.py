@@ -3,6 +3,7 @@
 import gc
 import json
 import math
+import re
 import shutil
 import time
 import traceback
@@ -26,7 +27,11 @@ from headstart.training.tasks import train
 
 OUTPUT = "output.txt"  # what the trial would have printed
 TRACEBACK = "traceback.txt"
-HYDRAS = ".hydra"
+# What an earlier attempt can have left in the folder; Hydra has just written its own part anew.
+LEFT = re.compile(
+    r"(run|trial|audit|metrics)\.json|(config|hparams)\.yaml|history\.csv|(output|traceback)\.txt|"
+    r"checkpoints|report|test|events\..*"
+)
 
 
 def run_trial(config: DictConfig) -> float:
@@ -84,13 +89,11 @@ def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what is left of an earlier attempt, but for what Hydra has just written."""
-    if not any((folder / name).exists() for name in (RUN_RECORD, OUTPUT)):
-        return
-    for path in folder.iterdir():
-        if path.is_dir() and path.name != HYDRAS:
+    """Removes what is left of an earlier attempt."""
+    for path in [path for path in folder.iterdir() if LEFT.fullmatch(path.name)]:
+        if path.is_dir():
             shutil.rmtree(path)
-        elif not path.is_dir():
+        else:
             path.unlink()
 
 
