@@ -32,7 +32,8 @@ HYDRAS_TARGETS = ["headstart.sweep.events.SweepEvents", "hydra_plugins.*", "optu
 # Whose refusals are about the command line, or the machine.
 HYDRAS = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")
 PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
-MULTIRUN = {"-m", "--multirun", "hydra.mode=MULTIRUN"}
+# Their values may be the paths of files that are there, whatever Hydra's grammar makes of the characters in them.
+PATHS = ("ckpt_path", "source", "data.root", "data.archive", "model.weights", "features.dir")
 # What there can be in the folder of a run before its first epoch has ended.
 BEGINNINGS = re.compile(r"\.hydra|run\.json|audit\.json|config\.yaml|hparams\.yaml|checkpoints|events\..*")
 
@@ -52,8 +53,11 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # Neither the shell nor Hydra reads the ~ of data.root=~/pictures.
     arguments = [re.sub(r"=~(?=/|$)", f"={Path.home()}", argument, count=1) for argument in sys.argv[1:]]
-    if trains:
+    arguments = [_quoted(argument) for argument in arguments]
+    if trains and _is_multirun(arguments):
         arguments += _overrides_of_a_sweep(arguments)
+    elif any(_key(argument) == "sweep" for argument in arguments):
+        _fail("sweep= chooses the trials of a sweep, and needs -m")
     repeated = _overrides_of_resumed_run(arguments) if trains else []
     sys.argv[1:] = list(_overrides_for_hydra(repeated, arguments))
     _register_resolvers()
@@ -66,11 +70,11 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
         if tracebacks:
             raise
         _fail(_sentence(error, schema))
-    except (ValueError, RuntimeError) as error:
+    except (ValueError, RuntimeError, AssertionError, ImportError) as error:
         # Such as Hydra's own, for model=5: the name of a group's option must be text.
         if tracebacks or _origin(error) not in HYDRAS:
             raise
-        _fail(" ".join(str(error).split()))
+        _fail(" ".join(str(error).split()) or "Hydra, or a part of it, does not take these settings")
     except KeyboardInterrupt:
         sys.exit(130)
 
@@ -104,19 +108,43 @@ def _unique_name() -> str:
 
 def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
     """What this trial has for the keys `over` of the command line, and for the sweeper's own, less those `fixed`."""
-    hydra = HydraConfig.get()
-    own = [key for key in hydra.sweeper.get("params") or {} if key not in set(fixed)]
-    return swept_values(hydra.overrides.task, dict.fromkeys([*over, *own]))
+    return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
+
+
+def as_written(overrides: ListConfig) -> list[str]:
+    """The overrides that Hydra has taken, before anything in them is resolved."""
+    written = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(written, list)
+    return [str(override) for override in written]
+
+
+def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
+    """The keys `over` of the command line, and the sweeper's own, less those `fixed`."""
+    own = [_key(key) for key in HydraConfig.get().sweeper.get("params") or {}]
+    return list(dict.fromkeys([*over, *(key for key in own if key not in set(fixed))]))
 
 
 def _trial_name(over: ListConfig, fixed: ListConfig) -> str:
     return trial_name(values_of_trial(over, fixed))
 
 
+def _quoted(argument: str) -> str:
+    """`argument` as Hydra reads it, where its value is the path of something there, such as a trial's folder."""
+    key, _, value = argument.partition("=")
+    if key not in PATHS or value[:1] in ("'", '"') or not re.search(r"[^\w./:-]", value) or not Path(value).exists():
+        return argument
+    escaped = value.replace('"', '\\"')
+    return f'{key}="{escaped}"'
+
+
+def _is_multirun(arguments: list[str]) -> bool:
+    """Whether Hydra is asked for several runs, by a flag that may be shortened or by its key."""
+    flags = any(len(a) > 2 and "--multirun".startswith(a) for a in arguments)
+    return flags or "-m" in arguments or any(_key(a) == "hydra.mode" for a in arguments)
+
+
 def _overrides_of_a_sweep(arguments: list[str]) -> list[str]:
     """What a sweep needs to know of its own command line, also in the other processes that run its trials."""
-    if not MULTIRUN & set(arguments):
-        return []
     keys = [
         f"sweep.{name}=[{','.join(map(repr, found))}]"
         for name, found in zip(("over", "fixed"), swept_keys(arguments), strict=True)
@@ -139,10 +167,13 @@ def _overrides_for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[
 def _overrides_of_resumed_run(arguments: list[str]) -> list[str]:
     for argument in arguments:
         if _key(argument) == "ckpt_path":
-            checkpoint = Path(argument.partition("=")[2].strip("'\""))
+            checkpoint = Path(argument.partition("=")[2].strip("'\"").replace('\\"', '"'))
             record = checkpoint.absolute().parent.parent / ".hydra" / "overrides.yaml"
             if record.is_file():
-                return [str(o) for o in OmegaConf.load(record) if _key(str(o)) not in ("ckpt_path", "task")]
+                overrides = [str(override) for override in OmegaConf.load(record)]
+                # A trial is gone on with as a run of its own.
+                left_out = ("ckpt_path", "task", "sweep", "sweep.over", "sweep.fixed", "sweep.objective")
+                return [override for override in overrides if _key(override) not in left_out]
     return []
 
 

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import ROOT, SMALL, Script, draw_classes
+import torch
+from conftest import ARCH, ROOT, SMALL, Script, draw_classes
 from hydra.errors import MissingConfigException
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,6 +21,7 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from headstart.cli import _sentence
 from headstart.files import lock_for
 from headstart.model import classifier
+from headstart.model.backbone import build_network
 from headstart.settings import TrainSettings
 
 TINY = (*SMALL, "data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
@@ -130,6 +133,59 @@ def test_again__with_other_pictures_is_another_trial(script: Script, base: tuple
     assert not list(folder.glob("*=*/checkpoints/last.ckpt"))
 
 
+def test_again__elsewhere(script: Script, base: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = ("-m", "model.lr=0.01,0.001", "hydra.sweep.dir=sweep")
+    script("train.py", *base, *sweep)
+    moved = Path.cwd().rename(Path.cwd().with_name("moved"))
+    monkeypatch.chdir(moved)
+    assert script("train.py", *base, *sweep).out.count("there already") == 2
+
+
+def test_again__without_its_pictures_loses_nothing(script: Script, base: tuple[str, ...], flat: Path) -> None:
+    sweep = ("-m", "model.lr=0.01,0.001", "hydra.sweep.dir=sweep")
+    script("train.py", *base, *sweep)
+    kept = list(Path("sweep").glob("*=*/checkpoints/best.ckpt"))
+    flat.rename(flat.with_name("away"))
+    result = script("train.py", *base, *sweep)
+    assert result.status == 1
+    assert "2 trials, 2 of them failed" in result.out
+    assert not Path("sweep/best").is_symlink()
+    assert list(Path("sweep").glob("*=*/checkpoints/best.ckpt")) == kept != []
+    flat.with_name("away").rename(flat)
+    assert script("train.py", *base, *sweep).status == 0
+
+
+def test_again__with_other_weights_or_without_its_checkpoint(script: Script, base: tuple[str, ...]) -> None:
+    sweep = ("-m", "model.lr=0.01,0.001", "hydra.sweep.dir=sweep", "model.weights=weights.pth")
+    for seed in (1, 2):
+        torch.save(build_network(ARCH, seed).state_dict(), "weights.pth")
+        result = script("train.py", *base, *sweep)
+        assert result.status == 0, result.err
+        assert "there already" not in result.out
+    next(Path("sweep").glob("*=*/checkpoints/best.ckpt")).unlink()
+    assert script("train.py", *base, *sweep).out.count("there already") == 1
+
+
+def test_path_of_a_trial__can_be_given_as_it_is(script: Script, base: tuple[str, ...], flat: Path) -> None:
+    script("train.py", *base, *GRID, "hydra.sweep.dir=sweep")
+    checkpoint = "ckpt_path=sweep/model.dropout=0.2,model.lr=0.01/checkpoints/best.ckpt"
+    result = script("predict.py", checkpoint, f"source={flat}")
+    assert result.status == 0, result.err
+    result = script("train.py", checkpoint, "trainer.max_epochs=3")
+    assert result.status == 0, result.err
+    assert "epoch 3/3" in result.out
+
+
+def test_broken__one_trial_or_the_link(script: Script, base: tuple[str, ...]) -> None:
+    Path("sweep/best").mkdir(parents=True)
+    result = script("train.py", *base, "-m", "model.lr=0.01,${nosuch}", "hydra.sweep.dir=sweep")
+    assert result.status == 1
+    assert "2 trials, 1 of them failed" in result.out
+    assert "warning: sweep/best cannot be made to point at the best trial" in result.err
+    assert "nosuch" in board(Path("sweep"))[1][1]["reason"]
+    assert board(Path("sweep"))[1][0]["folder"] == "model.lr=0.01"
+
+
 def test_killed__the_same_command_goes_on(script: Script, tmp_path: Path, base: tuple[str, ...]) -> None:
     command = (*base, "-m", "model.lr=0.01,0.003,0.001,0.0003", "trainer.max_epochs=8")
     folder, done = end_after(2, signal.SIGKILL, *command)
@@ -177,6 +233,12 @@ def test_optuna__in_a_database_repeats_nothing(script: Script, tmp_path: Path, b
     assert study.best_value == pytest.approx(float(board(folder)[1][0]["valid/loss"]))
     assert script("train.py", *command).out.count("#") == 0, "there is nothing left to do"
     assert len(study.get_trials()) == 5, "the four, and the one that was killed"
+    # What the database has, and the folder has not, is done again.
+    shutil.rmtree(folder)
+    again = script("train.py", *command)
+    assert again.status == 0, again.err
+    assert {row["folder"] for row in board(folder)[1]} == set(done) | set(times(folder))
+    assert len(times(folder)) == 4
 
 
 def test_objective__accuracy_goes_up(script: Script, base: tuple[str, ...]) -> None:
@@ -280,6 +342,11 @@ def test_cluster__by_the_local_executor(script: Script, base: tuple[str, ...]) -
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
+        ("ckpt_path=x.ckpt", "ckpt_path cannot be given to a sweep"),
+        ("callbacks.checkpoint=null", "a sweep (-m) needs callbacks.checkpoint"),
+        ("trainer.fast_dev_run=true", "no trainer.fast_dev_run"),
+        ("sweep.objective=valid/loss,valid/acc", "sweep.objective cannot have several values"),
+        ("hydra.sweep.subdir=x", "hydra.sweep.subdir cannot be given"),
         ("trainer.strategy=ddp", "trainer.strategy=ddp cannot work in a sweep (-m): each process"),
         ("trainer.devices=2", "trainer.devices=2 cannot work in a sweep (-m)"),
         ("task=test", "task=test cannot be swept"),
@@ -300,6 +367,8 @@ def test_refused__before_the_first_trial(script: Script, base: tuple[str, ...], 
         (("hydra/launcher=submitit_slurm", "model.lr=0.01,0.001"), "are you indeed on a slurm cluster"),
         (("sweep=optuna", "model.lr=interval(2,1)"), "low"),
         (("model.lr=0.01,0.001", "--cfg", "job"), "Only one of"),
+        (("sweep=optuna", "hydra.sweeper.storage=foo"), "hydra.sweeper.storage=foo cannot be used"),
+        (("model.lr=range(3,1)",), "is there anything to sweep over"),
         (("hydra/launcher=joblb", "model.lr=0.01,0.001"), "Could not find 'hydra/launcher/joblb'"),
         (("model.lrr=0.01,0.001",), "did you mean 'model.lr'"),
     ],
@@ -312,6 +381,19 @@ def test_refused__in_one_sentence(
     assert sentence in result.err
     assert result.err.startswith("error: ")
     assert result.err.count("\n") == 1
+
+
+def test_refused__a_search_without_the_flag(script: Script) -> None:
+    assert script("train.py", "sweep=optuna").err == "error: sweep= chooses the trials of a sweep, and needs -m\n"
+
+
+def test_refused__the_folder_of_another_sweep(script: Script, base: tuple[str, ...]) -> None:
+    assert script("train.py", *base, "--multi", "model.lr=0.01,0.001", "hydra.sweep.dir=shared").status == 0
+    before = times(Path("shared"))
+    result = script("train.py", *base, "-m", "model.lr=0.01,0.003", "model.dropout=0.6", "hydra.sweep.dir=shared")
+    assert result.status == 1
+    assert result.err == "error: shared holds another sweep: choose another hydra.sweep.dir\n"
+    assert times(Path("shared")) == before != {}
 
 
 def test_refused__a_plugin_that_is_not_installed() -> None:

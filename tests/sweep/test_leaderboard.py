@@ -48,6 +48,12 @@ def test_best__follows_the_best_trial(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
+def test_best__of_failed_trials_is_none(tmp_path: Path) -> None:
+    update_leaderboard(written(tmp_path, trial("a", 0.3)), "valid/loss")
+    update_leaderboard(written(tmp_path, trial("a", 0.3, reason="no")), "valid/loss")
+    assert not (tmp_path / "best").is_symlink()
+
+
 def test_leaderboard__of_nothing(tmp_path: Path) -> None:
     assert update_leaderboard(tmp_path, "valid/loss") == []
     assert not (tmp_path / "best").is_symlink()
@@ -68,7 +74,7 @@ def test_description__best_first_and_reasons_last() -> None:
 @pytest.mark.parametrize("objective", ["valid/loss", "valid/acc"])
 def test_plot__numbers_names_and_one_value(tmp_path: Path, objective: str) -> None:
     some: list[dict[str, Any]] = [
-        {"lr": "1e-4", "arch": "a", "one": "3", "flag": "true"},
+        {"lr": "1e-4", "arch": "a", "one": "3", "flag": "/x/$a_b_c$"},
         {"lr": "0.1", "arch": "b", "one": "3", "flag": "false"},
         {"lr": "nan", "arch": "a", "one": "3"},
     ]

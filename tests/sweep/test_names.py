@@ -32,11 +32,13 @@ def test_trial_name__says_the_values() -> None:
     assert trial_name({}) == "only"
 
 
-@pytest.mark.parametrize("value", ["/a/b", "a b", "[1,2]", "x" * 200, "0.00123456789", "../../etc", "{a:1}", "é/"])
+@pytest.mark.parametrize(
+    "value", ["/a/b", "a b", "[1,2]", "x" * 200, "0.00123456789", "../../etc", "{a:1}", "é/", "画像" * 60]
+)
 def test_trial_name__of_what_is_no_folder_name(value: str) -> None:
     name = trial_name({"key": value})
     assert "/" not in name
-    assert len(name) <= LONGEST + 9
+    assert len(name.encode()) <= LONGEST + 9
     assert name == trial_name({"key": value})
     assert name != trial_name({"key": f"{value}1"})
 

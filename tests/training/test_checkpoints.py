@@ -171,4 +171,4 @@ def test_early_stopping__and_its_threshold(script: Script, flat: Path, tmp_path:
 def test_never_a_number__is_told(script: Script, flat: Path, tmp_path: Path) -> None:
     result = script("train.py", f"data.root={flat}", *RULE, *SMALL, "model.lr=1e30", "callbacks.early_stopping=null")
     assert result.status == 1
-    assert "valid/loss was never a number: try a smaller model.lr" in result.err
+    assert "the training loss became nan in epoch 1: try a smaller model.lr" in result.err

@@ -1,5 +1,6 @@
 """What happens before the first trial of a sweep and after the last: Hydra calls it."""
 
+import json
 import sys
 import traceback
 from collections.abc import Iterator
@@ -9,47 +10,87 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from headstart import cli
 from headstart.errors import HeadstartError
-from headstart.files import lock_for
-from headstart.sweep.rules import check_comparison, check_one_process
+from headstart.files import lock_for, write_json
+from headstart.sweep.names import sweep_name, swept_keys
+from headstart.sweep.rules import check_sweep
 
+# Which sweep a folder belongs to.
+RECORD = "sweep.json"
 # Held while this process is at a sweep. Not by the callback, which is sent to other processes.
 _held: list[FileLock] = []
 
 
 class SweepEvents(Callback):
-    """Refuses what cannot be swept, keeps a second process out of the same sweep, and tells which trial was best."""
+    """Refuses what cannot be swept, keeps other processes out of the sweep, and tells which trial was best."""
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _ends_the_program(), cli.one_sentence():
-            check_comparison(config.task, config.sweep.objective)
-            check_one_process(OmegaConf.to_container(config.trainer))  # type: ignore[arg-type]
+        with _gives_back(), _ends_the_program(), cli.one_sentence():
+            check_sweep(config)
             folder = Path(config.hydra.sweep.dir)
+            overrides = cli.as_written(config.hydra.overrides.task) + cli.as_written(config.hydra.overrides.hydra)
+            _check_command_line(config, overrides)
             _hold(folder)
+            _claim(folder, sweep_name(overrides))
             if config.hydra.runtime.choices.get("hydra/sweeper") == "optuna":
                 # Imported here because Optuna takes a second, and need not be there.
                 from headstart.sweep.optuna import prepare
 
-                prepare(config.hydra, folder)
+                prepare(config, folder)
             print(f"sweep folder: {folder}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         if not _held:
             return
-        _held.pop().release()
         # Hydra calls this whatever has happened.
         error = sys.exc_info()[1]
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            print("stopped; the same command goes on with the sweep", file=sys.stderr)
-        elif error is None:
-            with _ends_the_program(), cli.one_sentence():
-                from headstart.sweep.finish import finish
+        try:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                print("stopped; the same command goes on with the sweep", file=sys.stderr)
+            else:
+                _finish(Path(config.hydra.sweep.dir), config.sweep.objective, is_whole=error is None)
+        finally:
+            _held.pop().release()
 
-                if finish(Path(config.hydra.sweep.dir), config.sweep.objective):
-                    sys.exit(1)
+
+def _finish(folder: Path, objective: str, *, is_whole: bool) -> None:
+    with _ends_the_program(), cli.one_sentence():
+        # Imported here because torch takes seconds.
+        from headstart.sweep.finish import finish
+
+        is_well = finish(folder, objective, is_whole=is_whole)
+    if is_whole and not is_well:
+        sys.exit(1)
+
+
+def _check_command_line(config: DictConfig, overrides: list[str]) -> None:
+    if swept_keys(overrides)[0] != list(config.sweep.over):
+        raise HeadstartError("which keys have several values cannot be told: ask for a sweep with -m")
+    if any(override.lstrip("+").startswith("hydra.sweep.subdir") for override in overrides):
+        raise HeadstartError("hydra.sweep.subdir cannot be given: a trial's folder is named by what it overrides")
+
+
+def _hold(folder: Path) -> None:
+    lock = lock_for(folder / "sweep")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HeadstartError(f"another process is at this sweep: {folder}") from None
+    _held.append(lock)
+
+
+def _claim(folder: Path, name: str) -> None:
+    """Makes the folder that of the sweep `name`. Two of them in one would take each other's trials for their own."""
+    try:
+        there = json.loads((folder / RECORD).read_text(encoding="utf-8"))["name"]
+    except FileNotFoundError:
+        write_json(folder / RECORD, {"name": name})
+        return
+    if there != name:
+        raise HeadstartError(f"{folder} holds another sweep: choose another hydra.sweep.dir")
 
 
 @contextmanager
@@ -62,10 +103,12 @@ def _ends_the_program() -> Iterator[None]:
         sys.exit(1)
 
 
-def _hold(folder: Path) -> None:
-    lock = lock_for(folder / "sweep")
+@contextmanager
+def _gives_back() -> Iterator[None]:
+    """Lets go of the sweep where it does not begin."""
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise HeadstartError(f"another process is at this sweep: {folder}") from None
-    _held.append(lock)
+        yield
+    except SystemExit:
+        while _held:
+            _held.pop().release()
+        raise

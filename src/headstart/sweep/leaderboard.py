@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,8 +31,7 @@ def update_leaderboard(folder: Path, objective: str) -> list[Trial]:
     with exclusively(folder / LEADERBOARD):
         trials = ranked(read_trials(folder), objective)
         write_text(folder / LEADERBOARD, _as_csv(folder, trials, objective))
-        if trials and trials[0].reason is None:
-            _point(folder / BEST, trials[0].folder)
+        _point(folder / BEST, trials[0].folder if trials and trials[0].reason is None else None)
         return trials
 
 
@@ -95,9 +95,18 @@ def _shown(name: str, trial: Trial) -> str:
     return str(int(value) + 1) if name == "best_epoch" else f"{value:.4f}"
 
 
-def _point(link: Path, target: str) -> None:
-    """Makes `link` point at its sibling `target`, at no time at nothing."""
+def _point(link: Path, target: str | None) -> None:
+    """Makes `link` point at its sibling `target`, at no time at nothing; None: there is no link."""
+    if target is None:
+        if link.is_symlink():
+            link.unlink()
+        return
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target, target_is_directory=True)
-    temporary.replace(link)
+    try:
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        temporary.replace(link)
+    except OSError as error:
+        # Something else has the name, or there are no links on this file system. The leaderboard tells it too.
+        temporary.unlink(missing_ok=True)
+        print(f"warning: {link} cannot be made to point at the best trial: {error.strerror}", file=sys.stderr)

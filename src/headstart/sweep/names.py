@@ -8,12 +8,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
-# How much is tried, and where it runs, does not make it another sweep.
-NOT_OF_A_SWEEP = ("-", "hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs")
+# How much is tried, and where it runs or is kept, does not make it another sweep.
+NOT_OF_A_SWEEP = (
+    *("-", "hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
+    *("hydra.sweep.dir", "hydra.mode", "sweep.over", "sweep.fixed"),
+)
 # Of a folder's name; file systems take 255 bytes.
 LONGEST = 100
 LONG_NUMBER = re.compile(r"-?\d*\.\d{5,}(e[+-]?\d+)?|-?\d*\.\d+e[+-]?\d+")
-UNSAFE = re.compile(r"[^\w.,=+-]+")
+UNSAFE = re.compile(r"[^\w.,=+-]+", re.ASCII)
 
 
 def swept_keys(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -33,7 +36,7 @@ def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str
 
 def sweep_name(arguments: Iterable[str]) -> str:
     """Of the same command, whatever the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
-    arguments = [argument for argument in arguments if not argument.startswith(NOT_OF_A_SWEEP)]
+    arguments = [argument for argument in arguments if not argument.lstrip("+").startswith(NOT_OF_A_SWEEP)]
     words = sorted(key.rpartition(".")[2] for key in swept_keys(arguments)[0])
     words += [str(override.value()) for override in _parsed(arguments) if override.key_or_group == "sweep"]
     readable = UNSAFE.sub("_", "-".join(["sweep", *words]))[:LONGEST]

@@ -17,10 +17,11 @@ ALL, BEST = "#1f77b4", "#d62728"
 
 
 def draw_sweep(trials: list[Trial], objective: str, path: Path) -> None:
-    """Writes a PNG of the trials that did not fail, the best one (the first) marked; nothing, where there are none."""
+    """Writes a PNG of the trials that did not fail, the best one (the first) marked; without any, there is none."""
     done = [trial for trial in trials if trial.reason is None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
+        path.unlink(missing_ok=True)
         return
     columns = min(COLUMNS, len(keys))
     rows = -(-len(keys) // columns)
@@ -46,7 +47,7 @@ def _draw(axes: Axes, trials: list[Trial], key: str, objective: str) -> None:
     else:
         names = sorted(set(texts))
         places = [float(names.index(text)) for text in texts]
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right")
+        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", parse_math=False)
     values = [trial.metrics[objective] for trial in trials]
     axes.plot(places, values, "o", color=ALL, alpha=0.6)
     axes.plot(places[0], values[0], "o", color=BEST, label=f"best: {values[0]:.4f}")

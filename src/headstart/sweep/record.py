@@ -1,5 +1,6 @@
 """trial.json: that a trial is over, what it gave, and what it was made of."""
 
+import functools
 import hashlib
 import json
 import math
@@ -13,7 +14,7 @@ from headstart.files import write_json
 
 RECORD = "trial.json"
 # Of a configuration: what does not change a trial's figures.
-NOT_OF_A_TRIAL = ("run_dir", "sweep", "ckpt_path")
+NOT_OF_A_TRIAL = ("run_dir", "sweep", "ckpt_path", "logger")
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,20 @@ def write_trial(folder: Path, trial: Trial) -> None:
 
 
 def config_sha256(config: DictConfig) -> str:
-    """Of all settings that a trial's figures depend on."""
-    values = OmegaConf.to_container(config, resolve=True)
+    """Of all settings that a trial's figures depend on, and of the file of weights that they name."""
+    # The place of the run is in other settings too.
+    values = OmegaConf.to_container(OmegaConf.merge(config, {"run_dir": ""}), resolve=True)
     assert isinstance(values, dict)
     kept = {key: value for key, value in values.items() if key not in NOT_OF_A_TRIAL}
+    weights = Path(str(config.model.weights)).expanduser()
+    if weights.is_file():
+        status = weights.stat()
+        kept["weights"] = _file_sha256(weights.resolve(), status.st_size, status.st_mtime_ns)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+@functools.cache
+def _file_sha256(path: Path, size: int, changed: int) -> str:
+    """Read once by a process, as long as the file stays what it is."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli import values_of_trial
 from headstart.data.ready import examine, make_ready
@@ -22,7 +23,7 @@ from headstart.files import RUN_RECORD, exclusively, write_text
 from headstart.settings import check_train
 from headstart.sweep.leaderboard import update_leaderboard
 from headstart.sweep.record import Trial, config_sha256, read_trial, write_trial
-from headstart.sweep.rules import check_trial
+from headstart.sweep.rules import check_sweep
 from headstart.training.tasks import train
 
 OUTPUT = "output.txt"  # what the trial would have printed
@@ -44,8 +45,13 @@ def run_trial(config: DictConfig) -> float:
     values = values_of_trial(config.sweep.over, config.sweep.fixed)
     # A sampler may choose the same again, while another process is at it.
     with exclusively(folder):
-        kept = _finished(folder, config)
-        trial = kept or _run(folder, config, values)
+        try:
+            kept = _finished(folder, config)
+            trial = kept or _run(folder, config, values)
+        except (HeadstartError, OmegaConfBaseException, OSError) as error:
+            # It cannot even be told whether it is over. What is in the folder stays, it may be needed again.
+            kept, trial = None, Trial(folder.name, values, _reason(error), {}, 0.0, "", "")
+            write_trial(folder, trial)
     update_leaderboard(folder.parent, objective)
     time_taken = "there already" if kept else f"{trial.seconds:.1f} s"
     print(f"#{hydra.job.num}  {_line(trial, objective)}  ({time_taken})", flush=True)
@@ -53,9 +59,11 @@ def run_trial(config: DictConfig) -> float:
 
 
 def _finished(folder: Path, config: DictConfig) -> Trial | None:
-    """The trial in `folder`, if it did not fail, and its settings and data were what they are now."""
-    trial = read_trial(folder)
-    if trial is None or trial.reason is not None or trial.config != config_sha256(config):
+    """The trial in `folder`, if it is whole, did not fail, and its settings and data were what they are now."""
+    sha256, trial = config_sha256(config), read_trial(folder)
+    if trial is None or trial.reason is not None or trial.config != sha256:
+        return None
+    if not (folder / "checkpoints" / "best.ckpt").is_file():
         return None
     settings = check_train(config)
     ready = make_ready(examine(settings.data, settings.seed), settings.data)
@@ -70,7 +78,7 @@ def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
     with output, redirect_stdout(output), redirect_stderr(output):
         try:
             settings = check_train(config)
-            check_trial(settings)
+            check_sweep(config)
             metrics = train(settings, config, swept=values)
             if math.isnan(metrics.get(settings.sweep.objective, math.nan)):
                 raise HeadstartError(f"it has no {settings.sweep.objective} to be compared by")
