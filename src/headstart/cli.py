@@ -111,7 +111,7 @@ def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]
     return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
 
 
-def as_written(overrides: ListConfig) -> list[str]:
+def as_written(overrides: Any) -> list[str]:
     """The overrides that Hydra has taken, before anything in them is resolved."""
     written = OmegaConf.to_container(overrides, resolve=False)
     assert isinstance(written, list)

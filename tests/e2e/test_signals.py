@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, SMALL
+from conftest import ROOT, SMALL, Script
 
 ARGUMENTS = (
     "data.split.train=6",
@@ -48,7 +48,7 @@ def wait_for_epochs(process: subprocess.Popen[str], count: int) -> None:
     ("number", "status"), [(signal.SIGTERM, {143}), (signal.SIGINT, {1, 130}), (signal.SIGKILL, {-9})]
 )
 def test_stopped__a_usable_checkpoint_and_an_exact_resume(
-    flat: Path, tmp_path: Path, number: signal.Signals, status: set[int]
+    script: Script, flat: Path, tmp_path: Path, number: signal.Signals, status: set[int]
 ) -> None:
     process = start(flat, tmp_path / "part")
     wait_for_epochs(process, 3)
@@ -64,9 +64,9 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
         assert "Traceback" not in err
     epochs = "trainer.max_epochs=" + str(torch.load(last, weights_only=True)["epoch"] + 4)
     for run, more in (("resumed", [f"ckpt_path={last}"]), ("whole", [])):
-        done = start(flat, tmp_path / run, epochs, *more)
-        _, err = done.communicate(timeout=120)
-        assert done.returncode == 0, err
+        arguments = (f"data.root={flat}", *ARGUMENTS, f"hydra.run.dir={tmp_path / run}", epochs, *more)
+        result = script("train.py", *arguments)
+        assert result.status == 0, result.err
     resumed, whole = ((tmp_path / run / "history.csv").read_text() for run in ("resumed", "whole"))
     assert resumed == whole
     resumed, whole = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("resumed", "whole"))

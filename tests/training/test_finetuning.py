@@ -43,11 +43,14 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
 
 
-@pytest.mark.parametrize("done", [1, 2, 3])
+MIXED = ("finetune.mixup=0.2", "finetune.cutmix=1.0", "model.label_smoothing=0.1")
+
+
+# Interrupted before a stage is freed, when the first is, and after the second.
 @pytest.mark.parametrize(
-    "more",
-    [(), ("callbacks=ema",), ("finetune.mixup=0.2", "finetune.cutmix=1.0", "model.label_smoothing=0.1")],
-    ids=["plain", "ema", "mixed"],
+    ("done", "more"),
+    [(1, ()), (2, ()), (3, ()), (1, ("callbacks=ema",)), (2, ("callbacks=ema",)), (2, MIXED)],
+    ids=["1", "2", "3", "1-ema", "2-ema", "2-mixed"],
 )
 def test_gradual__resumed_like_a_whole_run(
     script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], done: int
