@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.errors import HeadstartError
 from headstart.files import RUN_RECORD
+from headstart.names import sweep_name, swept_keys, trial_name, values_of_trial
 from headstart.settings import unknown_key
-from headstart.sweep.names import sweep_name, swept_keys, swept_values, trial_name
 
 # The groups whose entries take arguments of a Lightning class that need not stand in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
@@ -104,24 +104,6 @@ def _run_name(root: str, arch: str) -> str:
 
 def _unique_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
-
-
-def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
-    """What this trial has for the keys `over` of the command line, and for the sweeper's own, less those `fixed`."""
-    return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
-
-
-def as_written(overrides: Any) -> list[str]:
-    """The overrides that Hydra has taken, before anything in them is resolved."""
-    written = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(written, list)
-    return [str(override) for override in written]
-
-
-def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
-    """The keys `over` of the command line, and the sweeper's own, less those `fixed`."""
-    own = [_key(key) for key in HydraConfig.get().sweeper.get("params") or {}]
-    return list(dict.fromkeys([*over, *(key for key in own if key not in set(fixed))]))
 
 
 def _trial_name(over: ListConfig, fixed: ListConfig) -> str:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from headstart import cli
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, write_json
-from headstart.sweep.names import sweep_name, swept_keys
+from headstart.names import as_written, sweep_name, swept_keys
 from headstart.sweep.rules import check_sweep
 
 # Which sweep a folder belongs to.
@@ -31,7 +31,7 @@ class SweepEvents(Callback):
         with _gives_back(), _ends_the_program(), cli.one_sentence():
             check_sweep(config)
             folder = Path(config.hydra.sweep.dir)
-            overrides = cli.as_written(config.hydra.overrides.task) + cli.as_written(config.hydra.overrides.hydra)
+            overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
             _check_command_line(config, overrides)
             _hold(folder)
             _claim(folder, sweep_name(overrides))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headstart.files import exclusively, write_text
-from headstart.sweep.names import shortened
+from headstart.names import shortened
 from headstart.sweep.record import Trial, is_maximised, read_trials
 
 LEADERBOARD = "leaderboard.csv"

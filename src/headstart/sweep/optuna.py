@@ -7,9 +7,8 @@ import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
-from headstart.cli import all_swept
 from headstart.errors import HeadstartError
-from headstart.sweep.names import swept_values, trial_name
+from headstart.names import all_swept, swept_values, trial_name
 from headstart.sweep.record import read_trial
 
 

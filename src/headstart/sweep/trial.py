@@ -16,10 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli import values_of_trial
 from headstart.data.ready import examine, make_ready
 from headstart.errors import HeadstartError
 from headstart.files import RUN_RECORD, exclusively, write_text
+from headstart.names import values_of_trial
 from headstart.settings import check_train
 from headstart.sweep.leaderboard import update_leaderboard
 from headstart.sweep.record import Trial, config_sha256, read_trial, write_trial

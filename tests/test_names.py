@@ -1,6 +1,6 @@
 import pytest
 
-from headstart.sweep.names import LONGEST, shortened, sweep_name, swept_keys, swept_values, trial_name
+from headstart.names import LONGEST, shortened, sweep_name, swept_keys, swept_values, trial_name
 
 COMMAND = ["-m", "data=folder", "data.root=/a/b c", "model.lr=1e-2,1e-3", "model.dropout=choice(0.2,0.4)"]
 

@@ -3,10 +3,13 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
+from omegaconf import OmegaConf
 
 # How much is tried, and where it runs or is kept, does not make it another sweep.
 NOT_OF_A_SWEEP = (
@@ -32,6 +35,24 @@ def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str
     """What a trial's overrides say for each of `keys`, in their order."""
     given = {str(o.key_or_group): str(o.get_value_element_as_str()) for o in _parsed(overrides)}
     return {key: given[key] for key in keys if key in given}
+
+
+def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
+    """What this trial has for the keys `over` of the command line, and for the sweeper's own, less those `fixed`."""
+    return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
+
+
+def as_written(overrides: Any) -> list[str]:
+    """The overrides that Hydra has taken, before anything in them is resolved."""
+    written = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(written, list)
+    return [str(override) for override in written]
+
+
+def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
+    """The keys `over` of the command line, and the sweeper's own, less those `fixed`."""
+    own = [key.lstrip("+~") for key in HydraConfig.get().sweeper.get("params") or {}]
+    return list(dict.fromkeys([*over, *(key for key in own if key not in set(fixed))]))
 
 
 def sweep_name(arguments: Iterable[str]) -> str:
