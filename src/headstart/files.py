@@ -46,6 +46,12 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
+def sha256_of(path: Path) -> str:
+    """Of the content of the file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _reach_disk(path: Path) -> None:
     with path.open("rb") as file:
         os.fsync(file.fileno())

@@ -15,8 +15,9 @@ from torchvision.models import get_model
 from headstart.data.shapes import PRETRAINING_CLASSES
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.files import sha256_of
 from headstart.model import bundled
-from headstart.model.bundled import BUNDLED, FOLDER, bundled_file, sha256_of
+from headstart.model.bundled import BUNDLED, FOLDER, bundled_file
 from headstart.model.bundled.__main__ import bundle
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import NETWORK

@@ -1,6 +1,5 @@
 """The backbone's weights: bundled, from torchvision by name, from a file, or random by seed; never one for another."""
 
-import hashlib
 import os
 import pickle
 import re
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.files import sha256_of
 from headstart.model.backbone import Backbone, build_network, check_architecture, cut, state_sha256
 from headstart.model.bundled import BUNDLED, bundled_file
 
@@ -187,8 +187,7 @@ def _hash_prefix(path: Path) -> str | None:
 def _check_hash(path: Path) -> None:
     """torch.hub checks a download once; what has lain on the disk since is checked here."""
     expected = _hash_prefix(path)
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+    found = sha256_of(path)
     if expected and not found.startswith(expected):
         raise HeadstartError(
             f"{path} is damaged: its SHA-256 begins with {found[:8]}, its name says {expected}; delete it and run again"

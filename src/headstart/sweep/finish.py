@@ -26,9 +26,9 @@ def finish(folder: Path, objective: str, *, is_whole: bool) -> bool:
         HeadstartError: there is no trial.
     """
     trials = update_leaderboard(folder, objective)
-    if not trials and not is_whole:
-        return False
     if not trials:
+        if not is_whole:
+            return False
         raise HeadstartError("no trial has come about: is there anything to sweep over?")
     failed = sum(trial.reason is not None for trial in trials)
     is_well = failed == 0

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.files import write_json
+from headstart.files import sha256_of, write_json
 
 RECORD = "trial.json"
 # Of a configuration: what does not change a trial's figures.
@@ -85,5 +85,4 @@ def config_sha256(config: DictConfig) -> str:
 @functools.cache
 def _file_sha256(path: Path, size: int, changed: int) -> str:
     """Read once by a process, as long as the file stays what it is."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256_of(path)

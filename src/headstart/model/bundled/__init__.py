@@ -3,11 +3,11 @@
 Beside each file of weights, a state_dict without classifier in float16, a JSON file tells where it comes from.
 """
 
-import hashlib
 import json
 from pathlib import Path
 
 from headstart.errors import HeadstartError
+from headstart.files import sha256_of
 
 BUNDLED = "bundled"  # what `model.weights` calls it
 FOLDER = Path(__file__).parent
@@ -27,9 +27,3 @@ def bundled_file(arch: str) -> Path:
     if sha256_of(path) != record["sha256"]:
         raise HeadstartError(f"{path} is damaged: install the project again")
     return path
-
-
-def sha256_of(path: Path) -> str:
-    """Of the file's content."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from headstart.errors import HeadstartError
-from headstart.files import RUN_RECORD, replacing, write_json
-from headstart.model.bundled import FOLDER, sha256_of
+from headstart.files import RUN_RECORD, replacing, sha256_of, write_json
+from headstart.model.bundled import FOLDER
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import NETWORK, Recipe
 
