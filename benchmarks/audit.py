@@ -1,4 +1,4 @@
-"""How long an audit takes, against decoding every picture once, on all cores: python benchmarks/audit.py DATA."""
+"""How long an audit takes, compared with decoding every image once on all cores: python benchmarks/audit.py DATA."""
 
 import os
 import statistics
@@ -9,17 +9,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from common import data_folder, save
+from common import data_folder, inspected, save
 from PIL import Image
 
-from headstart.data.audit import audit
+from headstart.audit.findings import find_problems
 from headstart.data.images import read_rgb
-from headstart.data.inspection import inspect_all
-from headstart.data.listing import read_listing
 from headstart.data.workers import core_count
-from headstart.settings import SplitSettings
 
-PICTURES = 10_000
+IMAGES = 10_000
 EDGE = 256  # pixels at most
 ROUNDS = 3
 
@@ -27,8 +24,8 @@ ROUNDS = 3
 def main() -> None:
     data = data_folder(__doc__)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder) / "pictures"
-        paths = make_pictures(sorted(data.glob("*/*.jpg")), root)
+        root = Path(folder) / "images"
+        paths = make_images(sorted(data.glob("*/*.jpg")), root)
         decode, first, again = [], [], []
         with ProcessPoolExecutor(core_count()) as pool:
             for number in range(ROUNDS):
@@ -37,21 +34,21 @@ def main() -> None:
                 first.append(seconds(lambda: whole_audit(root)))
                 again.append(seconds(lambda: whole_audit(root)))
     medians = {name: statistics.median(v) for name, v in (("decode", decode), ("audit", first), ("again", again))}
-    save("audit", pictures=PICTURES, seconds=medians, ratio=medians["audit"] / medians["decode"])
+    save("audit", images=IMAGES, seconds=medians, ratio=medians["audit"] / medians["decode"])
 
 
-def make_pictures(sources: list[Path], root: Path) -> list[Path]:
-    """Small JPEGs, no two of the same content, in the class folders of `sources`."""
+def make_images(sources: list[Path], root: Path) -> list[Path]:
+    """Small JPEGs with different contents, in the class folders of `sources`."""
     paths = []
-    for number in range(PICTURES):
+    for number in range(IMAGES):
         source = sources[number % len(sources)]
         image = Image.open(source).convert("RGB")
         image.thumbnail((EDGE, EDGE))
-        turn = number // len(sources)
-        path = root / source.parent.name / f"{source.stem}-{turn}.jpg"
+        repeat = number // len(sources)
+        path = root / source.parent.name / f"{source.stem}-{repeat}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of another quality, and so another file, each time round.
-        image.save(path, quality=80 + turn)
+        # The quality makes each repeat a different file.
+        image.save(path, quality=80 + repeat)
         paths.append(path)
     return paths
 
@@ -61,8 +58,7 @@ def decode_one(path: Path) -> None:
 
 
 def whole_audit(root: Path) -> None:
-    listing = read_listing(root, SplitSettings(50, 8), seed=0)
-    audit(listing, inspect_all(root, [path for _, _, path in listing.samples()]))
+    find_problems(inspected(root))
 
 
 def seconds(function: Callable[[], Any]) -> float:

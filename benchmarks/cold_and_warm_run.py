@@ -1,4 +1,4 @@
-"""A whole run of 20 epochs without early stopping, first with empty caches, then again with the same key.
+"""A whole run of 20 epochs without early stopping: first with empty caches, then again with the cached features.
 
 python benchmarks/cold_and_warm_run.py DATA
 """

@@ -1,4 +1,4 @@
-"""What the benchmarks share: running processes, the machine's description, results as JSON."""
+"""Shared by the benchmarks: running processes, describing the machine, saving results as JSON."""
 
 import argparse
 import json
@@ -14,7 +14,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from headstart.report.record import processor_name
+from headstart.config.data import SplitSettings
+from headstart.data.image_info import inspect_images
+from headstart.data.manifest import build_manifest
+from headstart.data.prepare import PreparedData
+from headstart.data.scan import scan_folder
+from headstart.report.run_record import cpu_name
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
@@ -22,14 +27,21 @@ EPOCHS = 20
 
 
 def data_folder(description: str | None) -> Path:
-    """The DATA argument of a benchmark: flat class folders with 58 JPEGs or more each."""
+    """The DATA argument of a benchmark: flat class folders with at least 59 JPEGs each."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("data", type=Path, help="flat class folders; the first 50 pictures of each are trained on")
+    parser.add_argument("data", type=Path, help="flat class folders; the first 50 images of each class are trained on")
     return parser.parse_args().data.resolve()
 
 
+def inspected(root: Path) -> PreparedData:
+    """The images in flat class folders, split as `training` splits them."""
+    scan = scan_folder(root, SplitSettings(50, 8), seed=0)
+    infos = inspect_images(root, [sample.path for sample in scan.samples])
+    return PreparedData(build_manifest(scan, infos, skipped=(), dropped=()), scan, infos)
+
+
 def run(*command: str, **environment: str) -> tuple[float, str]:
-    """Runs a Python script of the project; returns its wall seconds, imports and all, and its output."""
+    """Runs a Python script of the project; returns its wall-clock seconds, imports included, and its output."""
     start = time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, check=False
@@ -40,26 +52,26 @@ def run(*command: str, **environment: str) -> tuple[float, str]:
 
 
 def plain_loop(data: Path, *arguments: str) -> dict[str, Any]:
-    """One run of plain_loop.py, with its wall seconds as `wall`."""
+    """The result of one run of plain_loop.py, with its wall-clock seconds as `wall`."""
     wall, out = run(str(HERE / "plain_loop.py"), str(data), *arguments)
     return json.loads(out) | {"wall": wall}
 
 
 def plain_run_seconds(data: Path) -> float:
-    """A whole plain run of EPOCHS epochs, from the median of two timed ones."""
+    """The seconds of a whole plain run of EPOCHS epochs, extrapolated from the median of two timed epochs."""
     measured = plain_loop(data, "--epochs", "2")
     return measured["wall"] + (EPOCHS - 2) * statistics.median(measured["epoch"])
 
 
 @contextmanager
 def empty_caches() -> Iterator[dict[str, str]]:
-    """Environment variables for a process that finds neither features nor compiled code."""
+    """Environment variables for a process that finds neither cached features nor compiled code."""
     with tempfile.TemporaryDirectory() as folder:
         yield {"XDG_CACHE_HOME": f"{folder}/features", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
 
 
 def training(data: Path, folder: str, *overrides: str) -> list[str]:
-    """The command of headstart's run that does what the plain loop does."""
+    """The arguments of a headstart run that does what the plain loop does."""
     return [
         str(ROOT / "train.py"),
         "data=folder",
@@ -77,7 +89,7 @@ def training(data: Path, folder: str, *overrides: str) -> list[str]:
 
 def save(name: str, **figures: Any) -> None:
     """Writes results/<name>.json and prints it."""
-    machine = {"processor": processor_name(), "cores": len(os.sched_getaffinity(0))}
+    machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     result = {"date": datetime.now(UTC).date().isoformat(), "machine": machine} | figures
     text = json.dumps(result, indent=2)
     (HERE / "results").mkdir(exist_ok=True)

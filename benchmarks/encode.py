@@ -1,32 +1,30 @@
-"""Pictures a second from JPEG with training transforms, and what part of the bf16 matrix rate that is.
+"""Images per second from JPEG with training transforms, and the fraction of the bf16 matrix rate that this is.
 
 python benchmarks/encode.py DATA
 """
 
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
 import torch
-from common import data_folder, plain_loop, save
+from common import data_folder, inspected, plain_loop, save
 from torch.utils.flop_counter import FlopCounterMode
 
-from headstart.data.cached import ENCODING_BATCH
+from headstart.backbones.backbone import Backbone
+from headstart.backbones.torchvision import PROVIDER
 from headstart.data.dataset import ImageDataset
-from headstart.data.inspection import inspect_all
-from headstart.data.listing import read_listing
-from headstart.data.manifest import build_manifest
-from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import Preprocessing, TrainTransform
-from headstart.features.encoder import CPU_CHUNK, Encoder
-from headstart.model.weights import load_backbone
-from headstart.settings import SplitSettings
+from headstart.features.encode import SplitFeatures
+from headstart.features.encoder import Encoder
+from headstart.features.store import FeatureStore
 
 SIZE = 2048  # of the square matrices
 
 
 def matrix_rate() -> float:
-    """bf16 multiply-adds as FLOP/s, of one product of square matrices; the median of several."""
+    """The FLOP/s of a product of square bf16 matrices; the median of several."""
     a, b = (torch.randn(SIZE, SIZE, dtype=torch.bfloat16) for _ in range(2))
     rates = []
     for _ in range(12):
@@ -36,41 +34,46 @@ def matrix_rate() -> float:
     return statistics.median(rates[2:])
 
 
-def view_rate(encoder: Encoder, data: torch.utils.data.DataLoader) -> float:
+def view_rate(features: SplitFeatures, view: int) -> float:
+    """Images per second of one view, which is decoded, augmented, encoded and stored."""
     start = time.perf_counter()
-    count = sum(len(features) for features in encoder.encode(images for images, _ in data))
-    return count / (time.perf_counter() - start)
+    return len(features.encode_view(view)) / (time.perf_counter() - start)
 
 
 def main(data: Path) -> None:
     sizes = Preprocessing(resize_size=256, image_size=224)
-    backbone, _ = load_backbone("resnet50", None, seed=0, preprocessing=sizes)
+    backbone = Backbone(PROVIDER.load("resnet50", None, 0), sizes, "resnet50", 0, PROVIDER.find_stages)
     with FlopCounterMode(display=False) as counter:
         backbone(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
     flops = counter.get_total_flops()
     encoder = Encoder(backbone, precision="auto", compile=True)
     encoder.prepare(1)
-    encoder(torch.zeros(CPU_CHUNK, 3, 224, 224, dtype=torch.uint8))
-    listing = read_listing(data, SplitSettings(50, 8), seed=0)
-    manifest = build_manifest(listing, inspect_all(listing.root, [path for _, _, path in listing.samples()]))
-    dataset = ImageDataset(manifest.splits["train"], TrainTransform(sizes, seed=0))
-    sampler = ViewSampler(len(dataset), seed=None)
-    loader = torch.utils.data.DataLoader(dataset, batch_size=ENCODING_BATCH, sampler=sampler)
+    encoder.warm_up(sizes.image_size)
+    dataset = ImageDataset(inspected(data).manifest.splits["train"], TrainTransform(sizes, seed=0))
     plain, tuned, ours, matrices = [], [], [], []
-    for _ in range(3):
-        plain += plain_loop(data)["pictures_per_second"]
-        tuned += plain_loop(data, "--tuned")["pictures_per_second"]
-        for _ in range(3):
-            ours.append(view_rate(encoder, loader))
+    with tempfile.TemporaryDirectory() as folder:
+        features = SplitFeatures(
+            dataset,
+            "train",
+            encoder=encoder,
+            store=FeatureStore(Path(folder)),
+            backbone=backbone.source.identity(),
+            num_workers="auto",
+        )
+        for view in range(9):
+            if view % 3 == 0:
+                plain += plain_loop(data)["images_per_second"]
+                tuned += plain_loop(data, "--tuned")["images_per_second"]
+            ours.append(view_rate(features, view))
             matrices.append(matrix_rate())
     rates = {name: statistics.median(values) for name, values in (("plain", plain), ("tuned", tuned), ("ours", ours))}
     matrix = statistics.median(matrices)
     save(
         "encode",
         precision=encoder.precision,
-        pictures_per_second=rates,
+        images_per_second=rates,
         bf16_matrix_rate=matrix,
-        flops_per_picture=flops,
+        flops_per_image=flops,
         ratio_to_plain=rates["ours"] / rates["plain"],
         ratio_to_tuned=rates["ours"] / rates["tuned"],
         fraction_of_matrix_rate=rates["ours"] * flops / matrix,

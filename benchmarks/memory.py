@@ -1,4 +1,4 @@
-"""Peak memory of a cold run, all its processes together; and of one with ten times the views (of fewer pictures).
+"""Peak memory of a cold run, all processes together, and of a run with ten times the views (of fewer images).
 
 python benchmarks/memory.py DATA
 """
@@ -23,7 +23,7 @@ def tree(pid: int) -> list[int]:
 
 
 def megabytes(pid: int) -> float:
-    """Proportional set size: memory that processes share counts once."""
+    """The proportional set size: memory shared by several processes counts once."""
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
@@ -40,7 +40,7 @@ def peak(command: list[str], environment: dict[str, str]) -> float:
         try:
             highest = max(highest, sum(megabytes(pid) for pid in tree(process.pid)))
         except (FileNotFoundError, ProcessLookupError):
-            continue  # one of them ended meanwhile
+            continue  # a process has ended in the meantime
         time.sleep(0.2)
     if process.returncode:
         sys.exit(f"status {process.returncode}: {command}")
@@ -57,9 +57,9 @@ def main(data: Path) -> None:
     save(
         "memory",
         peak_megabytes={
-            "cold run, 20 views of 500 pictures": measure(data),
-            "20 views of 50 pictures": measure(data, *few),
-            "200 views of 50 pictures": measure(data, *few, "trainer.max_epochs=200"),
+            "cold run, 20 views of 500 images": measure(data),
+            "20 views of 50 images": measure(data, *few),
+            "200 views of 50 images": measure(data, *few, "trainer.max_epochs=200"),
         },
     )
 

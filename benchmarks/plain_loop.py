@@ -1,8 +1,8 @@
-"""The recipe as the post writes it, to measure against; and the same tuned by hand.
+"""The baseline: the training loop as in the tutorial (see README.md), or the same tuned by hand.
 
     python benchmarks/plain_loop.py DATA [--tuned] [--epochs N] [--predict N]
 
-Prints JSON: seconds of the whole process so far, of each epoch, and of the test; pictures/s of training.
+Prints JSON: the seconds of the process so far, of each epoch and of the test, and the images per second of training.
 """
 
 import time
@@ -21,7 +21,7 @@ from torch import nn  # noqa: E402
 from torch.utils.data import DataLoader, Dataset  # noqa: E402
 from torchvision import transforms as T  # noqa: E402
 
-NORMALISE = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+NORMALIZE = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 TRAIN = T.Compose(
     [
         T.RandomResizedCrop(256, scale=(0.8, 1.0)),
@@ -29,14 +29,14 @@ TRAIN = T.Compose(
         T.RandomHorizontalFlip(),
         T.CenterCrop(224),
         T.ToTensor(),
-        NORMALISE,
+        NORMALIZE,
     ]
 )
-EVALUATION = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), NORMALISE])
+EVALUATION = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), NORMALIZE])
 
 
-class Pictures(Dataset):
-    """The pictures `first` to `last` of each class, by name."""
+class Images(Dataset):
+    """The images `first` to `last` of each class, sorted by name."""
 
     def __init__(self, root: Path, first: int, last: int | None, transform: T.Compose) -> None:
         classes = sorted(folder for folder in root.iterdir() if folder.is_dir())
@@ -53,7 +53,7 @@ class Pictures(Dataset):
 
 
 class Loop:
-    """A ResNet50 with a new head, and its training as the post has it (`tuned`: as somebody careful would)."""
+    """A ResNet50 with a new head, trained as in the tutorial; with `tuned`, as an experienced user would write it."""
 
     def __init__(self, classes: int, tuned: bool) -> None:
         self.tuned = tuned
@@ -90,14 +90,14 @@ class Loop:
 
     def evaluate(self, dataset: Dataset) -> float:
         self.model.eval()
-        right = 0
+        correct = 0
         with torch.no_grad():
             for images, labels in self.loader(dataset, shuffle=False):
                 if self.tuned:
                     images = images.to(memory_format=torch.channels_last)
                 with self.autocast():
-                    right += int((self.model(images).argmax(1) == labels).sum())
-        return right / len(dataset)  # type: ignore[arg-type]
+                    correct += int((self.model(images).argmax(1) == labels).sum())
+        return correct / len(dataset)  # type: ignore[arg-type]
 
     def predict(self, paths: list[Path]) -> None:
         self.model.eval()
@@ -118,10 +118,10 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--tuned", action="store_true")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--predict", type=int, default=0, help="only predict so many pictures, one at a time")
+    parser.add_argument("--predict", type=int, default=0, help="only predict this many images, one at a time")
     options = parser.parse_args()
-    train = Pictures(options.data, 0, 50, TRAIN)
-    valid, test = (Pictures(options.data, first, last, EVALUATION) for first, last in ((50, 58), (58, None)))
+    train = Images(options.data, 0, 50, TRAIN)
+    valid, test = (Images(options.data, first, last, EVALUATION) for first, last in ((50, 58), (58, None)))
     loop = Loop(train.classes, options.tuned)
     result: dict[str, object] = {}
     if options.predict:
@@ -130,7 +130,7 @@ def main() -> None:
     else:
         training = [(seconds(loop.train, train), seconds(loop.evaluate, valid)) for _ in range(options.epochs)]
         result["epoch"] = [sum(parts) for parts in training]
-        result["pictures_per_second"] = [len(train) / first for first, _ in training]
+        result["images_per_second"] = [len(train) / first for first, _ in training]
         result["test"] = seconds(loop.evaluate, test)
     print(json.dumps(result | {"process": time.perf_counter() - START}))
 

@@ -1,4 +1,4 @@
-"""Naming the classes of 1,000 pictures, the whole process, against a loop that takes one at a time.
+"""Predicting the classes of 1,000 images, timed as a whole process, compared with a loop over single images.
 
 python benchmarks/predict_1000.py DATA
 """
@@ -16,12 +16,12 @@ def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
         few = ("trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1")
         run(*training(data, folder, *few), **environment)
-        pictures = Path(folder, "pictures")
-        pictures.mkdir()
+        images = Path(folder, "images")
+        images.mkdir()
         sources = (sorted(data.glob("*/*.jpg")) * 2)[:COUNT]
         for number, source in enumerate(sources):
-            (pictures / f"{number:04}.jpg").symlink_to(source)
-        command = [str(ROOT / "predict.py"), f"ckpt_path={folder}/run/checkpoints/best.ckpt", f"source={pictures}"]
+            (images / f"{number:04}.jpg").symlink_to(source)
+        command = [str(ROOT / "predict.py"), f"ckpt_path={folder}/run/checkpoints/best.ckpt", f"source={images}"]
         plain, ours = [], []
         for _ in range(3):
             plain.append(plain_loop(data, "--predict", str(COUNT))["wall"])

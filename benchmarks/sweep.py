@@ -1,4 +1,4 @@
-"""Twenty trials over learning rate and dropout with empty caches, in one command.
+"""A sweep of twenty trials over learning rate and dropout, starting with empty caches.
 
 python benchmarks/sweep.py DATA
 """

@@ -1,4 +1,4 @@
-"""What one of a hundred warm trials costs: seconds, memory and disk, in one process.
+"""What each of a hundred warm trials in one process costs: seconds, memory and disk space.
 
 python benchmarks/trials.py DATA [OVERRIDE ...]
 """
@@ -24,7 +24,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def sweep(command: list[str], environment: dict[str, str]) -> tuple[list[float], list[float]]:
-    """The seconds from trial to trial, and the memory after each."""
+    """The seconds between the ends of successive trials, and the memory after each."""
     times, memory = [], []
     with subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True
@@ -41,7 +41,7 @@ def sweep(command: list[str], environment: dict[str, str]) -> tuple[list[float],
 
 def main(data: Path, *overrides: str) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
-        # The first trial is cold, and not counted.
+        # The first trial is cold and does not count.
         command = training(data, folder, *overrides, "-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}")
         seconds, memory = sweep(command, environment)
         trials = [path.parent for path in Path(folder).glob("sweep/*=*/trial.json")]

@@ -1,4 +1,4 @@
-"""Small pictures and small backbones, drawn and made anew; nothing is downloaded."""
+"""Small generated images and small backbones; nothing is downloaded."""
 
 import runpy
 import sys
@@ -9,16 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 from PIL import Image
 
-from headstart.data.inspection import inspect_all
-from headstart.data.listing import read_listing
+from headstart.cli import names
+from headstart.cli.overrides import for_hydra
+from headstart.config.data import SplitSettings
+from headstart.config.train import TrainSettings, check_train
+from headstart.data.image_info import inspect_images
 from headstart.data.manifest import Manifest, build_manifest
-from headstart.settings import SplitSettings
+from headstart.data.scan import scan_folder
 
 ROOT = Path(__file__).parents[1]
 ARCH = "shufflenet_v2_x0_5"
-# A backbone and pictures so small that a run takes a second.
+# A backbone and images so small that a run takes a second.
 SMALL = (
     "data=folder",
     f"model.arch={ARCH}",
@@ -35,7 +39,7 @@ COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
 
 
 def draw(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (48, 40)) -> None:
-    """A picture of one colour with noise, in the format of its extension."""
+    """An image of one colour with noise, in the format of its extension."""
     noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
     pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +47,7 @@ def draw(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, i
 
 
 def draw_classes(folder: Path, count: int, first_seed: int = 0) -> Path:
-    """`folder`/<colour>/0.jpg … for three colours, `count` pictures each."""
+    """`folder`/<colour>/0.jpg … for three colours, `count` images each."""
     for number, (name, colour) in enumerate(COLOURS.items()):
         for index in range(count):
             draw(folder / name / f"{index}.jpg", colour, first_seed + 1000 * number + index)
@@ -52,23 +56,32 @@ def draw_classes(folder: Path, count: int, first_seed: int = 0) -> Path:
 
 @pytest.fixture
 def flat(tmp_path: Path) -> Path:
-    """Flat class folders, 12 pictures each."""
+    """Flat class folders with 12 images each."""
     return draw_classes(tmp_path / "flat", 12)
 
 
 @pytest.fixture
 def split_folders(tmp_path: Path) -> Path:
-    """train/ (8 pictures a class), val/ (4) and test/ (4)."""
-    root = tmp_path / "pictures"
+    """train/ (8 images per class), val/ (4) and test/ (4)."""
+    root = tmp_path / "images"
     for seed, (name, count) in enumerate({"train": 8, "val": 4, "test": 4}.items()):
         draw_classes(root / name, count, first_seed=100 * seed)
     return root
 
 
 def manifest_of(root: Path, rule: SplitSettings) -> Manifest:
-    """The manifest of all pictures in a folder."""
-    listing = read_listing(root, rule, seed=0)
-    return build_manifest(listing, inspect_all(root, [path for _, _, path in listing.samples()]))
+    """The manifest of all images in a folder."""
+    scan = scan_folder(root, rule, seed=0)
+    infos = inspect_images(root, [sample.path for sample in scan.samples])
+    return build_manifest(scan, infos, skipped=(), dropped=())
+
+
+def settings_of(*overrides: str) -> TrainSettings:
+    """The settings of `python train.py` with these overrides."""
+    names.register_resolvers()
+    with initialize_config_dir(str(ROOT / "conf")):
+        config = compose("train", [*for_hydra([], list(overrides)), "run_dir=run"])
+    return check_train(config)
 
 
 @dataclass
@@ -89,7 +102,7 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     monkeypatch.chdir(folder)
 
     def run(name: str, *arguments: str) -> Result:
-        # Set by the scripts for themselves; left over, it would turn sentences into tracebacks.
+        # The scripts set it for themselves; left over, it would turn sentences into tracebacks.
         monkeypatch.setenv("HYDRA_FULL_ERROR", "")
         monkeypatch.setattr(sys, "argv", [str(ROOT / name), *arguments])
         capfd.readouterr()
@@ -106,11 +119,11 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on pictures drawn in `trained.parent / "pictures"`."""
+    """The folder of a finished run on generated images in `trained.parent / "images"`."""
     base = tmp_path_factory.mktemp("trained")
-    draw_classes(base / "pictures", 12)
+    draw_classes(base / "images", 12)
     run = base / "run"
-    arguments = [f"data.root={base / 'pictures'}", "data.split.train=6", "data.split.valid=3", *SMALL]
+    arguments = [f"data.root={base / 'images'}", "data.split.train=6", "data.split.valid=3", *SMALL]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, f"hydra.run.dir={run}"])
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
@@ -128,7 +141,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True)
 def same_random_state() -> Iterator[None]:
-    """A test neither sees nor leaves a random state of another."""
+    """A test neither sees nor leaves another one's random state."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         yield

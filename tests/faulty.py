@@ -1,4 +1,4 @@
-"""A clean folder of pictures, and every fault that an audit knows, one function each."""
+"""A clean folder of images, and one function per fault that the audit finds."""
 
 import shutil
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from PIL import Image, ImageDraw
 
 COUNTS = {"train": 12, "valid": 4, "test": 4}
 CLASSES = ("ant", "bee", "cat")
-# What a fault is to be found as: its kind and its paths.
+# The kind and the paths of the finding that a fault must give.
 Expected = tuple[str, tuple[str, ...]]
 
 
 def photo(path: Path, seed: int, size: tuple[int, int] = (60, 48), mode: str = "RGB") -> Path:
-    """Something as many-coloured as a photograph, unlike that of any other seed."""
+    """An image with as many colours as a photograph, different for each seed."""
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
     image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).convert(mode)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -23,7 +23,7 @@ def photo(path: Path, seed: int, size: tuple[int, int] = (60, 48), mode: str = "
 
 
 def clean(root: Path) -> Path:
-    """`root`/{train,valid,test}/<class>/<n>.jpg, with nothing in it to be found."""
+    """`root`/{train,valid,test}/<class>/<n>.jpg, in which there is nothing to find."""
     seed = 0
     for split, count in COUNTS.items():
         for name in CLASSES:
@@ -47,8 +47,8 @@ def empty_file(root: Path) -> Expected:
     return _put(root, "test/bee/nothing.jpg", b"", "empty file")
 
 
-def not_a_picture(root: Path) -> Expected:
-    return _put(root, "train/cat/letter.jpg", b"Dear Sir or Madam,\n" * 50, "not a picture")
+def not_an_image(root: Path) -> Expected:
+    return _put(root, "train/cat/letter.jpg", b"Dear Sir or Madam,\n" * 50, "not an image")
 
 
 def decompression_bomb(root: Path) -> Expected:
@@ -73,20 +73,20 @@ def placeholder_drawn(root: Path) -> Expected:
     return "placeholder", ("test/cat/sign.gif",)
 
 
-def extension_lies(root: Path) -> Expected:
+def wrong_extension(root: Path) -> Expected:
     path = photo(root / "scratch.png", 903)
     path.rename(root / "train/ant/really_png.jpg")
-    return "extension that lies", ("train/ant/really_png.jpg",)
+    return "extension does not match format", ("train/ant/really_png.jpg",)
 
 
-def far_larger(root: Path) -> Expected:
+def unusually_large(root: Path) -> Expected:
     photo(root / "train/ant/large.jpg", 904, size=(400, 300))
-    return "far larger than the rest", ("train/ant/large.jpg",)
+    return "unusually large", ("train/ant/large.jpg",)
 
 
-def far_smaller(root: Path) -> Expected:
+def unusually_small(root: Path) -> Expected:
     photo(root / "train/ant/small.jpg", 905, size=(10, 8))
-    return "far smaller than the rest", ("train/ant/small.jpg",)
+    return "unusually small", ("train/ant/small.jpg",)
 
 
 def extreme_aspect(root: Path) -> Expected:
@@ -94,33 +94,33 @@ def extreme_aspect(root: Path) -> Expected:
     return "extreme aspect ratio", ("train/ant/strip.jpg",)
 
 
-def grey(root: Path) -> Expected:
-    photo(root / "train/bee/grey.jpg", 907, mode="L")
-    return "grey among colour", ("train/bee/grey.jpg",)
+def grayscale(root: Path) -> Expected:
+    photo(root / "train/bee/grayscale.jpg", 907, mode="L")
+    return "grayscale outlier", ("train/bee/grayscale.jpg",)
 
 
-def several_frames(root: Path) -> Expected:
+def multiple_frames(root: Path) -> Expected:
     frames = [Image.open(photo(root / f"scratch{n}.png", 908 + n)) for n in range(2)]
-    frames[0].save(root / "train/bee/moving.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(root / "train/bee/animated.gif", save_all=True, append_images=frames[1:])
     _clear(root)
-    return "several frames", ("train/bee/moving.gif",)
+    return "multiple frames", ("train/bee/animated.gif",)
 
 
-def turned(root: Path) -> Expected:
+def exif_rotated(root: Path) -> Expected:
     image = Image.open(photo(root / "scratch.jpg", 910))
     exif = image.getexif()
     exif[274] = 6
-    image.save(root / "train/cat/turned.jpg", exif=exif)
+    image.save(root / "train/cat/rotated.jpg", exif=exif)
     _clear(root)
-    return "turned by EXIF", ("train/cat/turned.jpg",)
+    return "EXIF-rotated", ("train/cat/rotated.jpg",)
 
 
-def copies_within(root: Path) -> Expected:
-    return _copy(root, "train/ant/03.jpg", "train/ant/03 copy.jpg", "copies within a split")
+def duplicates_within(root: Path) -> Expected:
+    return _copy(root, "train/ant/03.jpg", "train/ant/03 copy.jpg", "duplicates within a split")
 
 
-def copies_across(root: Path) -> Expected:
-    return _copy(root, "train/ant/04.jpg", "test/ant/again.jpg", "copies across splits")
+def duplicates_across(root: Path) -> Expected:
+    return _copy(root, "train/ant/04.jpg", "test/ant/again.jpg", "duplicates across splits")
 
 
 def conflicting_labels(root: Path) -> Expected:
@@ -132,41 +132,41 @@ def near_duplicate(root: Path) -> Expected:
     return "near duplicates across splits", ("train/bee/06.jpg", "valid/bee/almost.jpg")
 
 
-def class_missing(root: Path) -> Expected:
+def class_missing_from_split(root: Path) -> Expected:
     for number in range(10):
         photo(root / "train/dog" / f"{number}.jpg", 920 + number)
         photo(root / "valid/dog" / f"{number}.jpg", 930 + number)
-    return "class missing in a split", ()
+    return "class missing from a split", ()
 
 
-def class_extra(root: Path) -> Expected:
+def class_missing_from_train(root: Path) -> Expected:
     photo(root / "test/elk/0.jpg", 940)
-    return "class extra in a split", ()
+    return "class missing from train", ()
 
 
-def class_without_pictures(root: Path) -> Expected:
+def empty_class(root: Path) -> Expected:
     for split in COUNTS:
         (root / split / "fox").mkdir()
-    return "class without pictures", ()
+    return "empty class", ()
 
 
-def tiny_class(root: Path) -> Expected:
+def small_class(root: Path) -> Expected:
     for start, split in enumerate(COUNTS):
         for number in range(9):
             photo(root / split / "gnu" / f"{number}.jpg", 950 + 10 * start + number)
-    return "tiny class", ()
+    return "small class", ()
 
 
-def imbalance(root: Path) -> Expected:
+def class_imbalance(root: Path) -> Expected:
     for start, (split, count) in enumerate({"train": 50, "valid": 4, "test": 4}.items()):
         for number in range(count):
             photo(root / split / "hen" / f"{number}.jpg", 2000 + 100 * start + number)
-    return "imbalance", ()
+    return "class imbalance", ()
 
 
-def names_alike(root: Path) -> Expected:
+def similar_class_names(root: Path) -> Expected:
     (root / "test" / "cat").rename(root / "test" / "Cat ")
-    return "class names alike", ()
+    return "similar class names", ()
 
 
 def hidden_file(root: Path) -> Expected:
@@ -186,32 +186,32 @@ FAULTS: tuple[Fault, ...] = (
     unreadable,
     truncated,
     empty_file,
-    not_a_picture,
+    not_an_image,
     decompression_bomb,
     placeholder_by_name,
     placeholder_of_one_colour,
     placeholder_drawn,
-    extension_lies,
-    far_larger,
-    far_smaller,
+    wrong_extension,
+    unusually_large,
+    unusually_small,
     extreme_aspect,
-    grey,
-    several_frames,
-    turned,
-    copies_within,
-    copies_across,
+    grayscale,
+    multiple_frames,
+    exif_rotated,
+    duplicates_within,
+    duplicates_across,
     conflicting_labels,
-    class_missing,
-    class_extra,
-    class_without_pictures,
-    tiny_class,
-    imbalance,
+    class_missing_from_split,
+    class_missing_from_train,
+    empty_class,
+    small_class,
+    class_imbalance,
     hidden_file,
     system_file,
     other_file,
     near_duplicate,
-    # Last, because it renames a folder that others put files into.
-    names_alike,
+    # Last, because it renames a folder into which others put files.
+    similar_class_names,
 )
 
 

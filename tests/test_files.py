@@ -1,11 +1,12 @@
+import os
 from pathlib import Path
 
 import pytest
 
-from headstart.files import replacing, write_json
+from headstart.files import read_json, replacing, sha256_of, write_json, write_text
 
 
-def test_replacing__an_error_leaves_the_old_content_and_no_temporary_file(tmp_path: Path) -> None:
+def test_replacing__error_keeps_the_old_content_and_leaves_no_temporary_file(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -20,10 +21,23 @@ def test_replacing__an_error_leaves_the_old_content_and_no_temporary_file(tmp_pa
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_write_json__makes_folders_and_files_that_others_may_read(tmp_path: Path) -> None:
+def test_write_json__creates_folders_and_files_that_others_can_read(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "a.json"
     write_json(path, {"a": 1})
     plain = tmp_path / "plain"
     plain.write_text("")
     assert path.read_text() == '{\n  "a": 1\n}\n'
     assert path.stat().st_mode == plain.stat().st_mode
+
+
+def test_write__names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    write_text(tmp_path / "a.txt", name)
+    assert (tmp_path / "a.txt").read_bytes() == b"caf\xe9"
+    write_json(tmp_path / "a.json", ["é", name])
+    assert read_json(tmp_path / "a.json") == ["é", name]
+
+
+def test_sha256_of__content(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,5 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are written completely or not at all, locks between processes, and the cache folder."""
 
+import errno
+import functools
 import hashlib
 import json
 import os
@@ -11,56 +13,71 @@ from typing import Any
 
 from filelock import FileLock
 
-# The file that tells that a folder holds a run.
-RUN_RECORD = "run.json"
+from headstart.errors import HeadstartError
+from headstart.log import log
+
+# The variable that names the cache folder.
+CACHE = "HEADSTART_CACHE"
+TEMPORARY = ".tmp"
+# The disk, a quota or a limit is used up; they occur on open files, of which Python does not give the name.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path in the folder of `path`; renames it to `path` when the block ends without an error.
+    """Yields a temporary path in the folder of `path`; renames it to `path` if the block ends without an error.
 
-    Parent folders are made. Whenever the process dies, `path` holds the old content or the new, never a part.
+    Parent folders are created. Whenever the process dies, `path` holds the old content or the new, never a part. The
+    OSError of a full disk names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    with naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Whatever the name, even one of 255 bytes, that of the temporary file must not be too long.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=TEMPORARY)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _sync(temporary)
+            # mkstemp creates files that only their owner can read.
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Lets the OSError of a full disk, raised in the block, name the file `path`."""
     try:
-        yield temporary
-        _reach_disk(temporary)
-        # mkstemp makes files that only their owner can read.
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno in DISK_FULL and (error.filename is None or str(error.filename).endswith(TEMPORARY)):
+            error.filename = str(path)
+        raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Writes `text` to `path`, whole or not at all."""
+def write_text(path: Path, text: str, errors: str = "surrogateescape") -> None:
+    """Writes `text` to `path`, completely or not at all; names that are not UTF-8 keep their bytes."""
     with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors=errors)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Writes `value` to `path` as indented JSON, whole or not at all."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Writes `value` to `path` as indented JSON, completely or not at all."""
+    # In names that are not UTF-8, the bytes become escapes, which JSON allows.
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n", errors="backslashreplace")
+
+
+def read_json(path: Path) -> Any:
+    """The JSON in `path`."""
+    return json.loads(path.read_text(encoding="utf-8"))
 
 
 def sha256_of(path: Path) -> str:
-    """Of the content of the file."""
+    """The SHA-256 of the file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _reach_disk(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager
@@ -71,13 +88,77 @@ def exclusively(path: Path) -> Iterator[None]:
 
 
 def lock_for(path: Path) -> FileLock:
-    """The lock that processes share for `path`; its file lies in the cache folder."""
+    """The lock that processes share for `path`; its file is in the cache folder.
+
+    Raises:
+        HeadstartError: the cache folder cannot be written.
+    """
     place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
     file = cache_folder() / "locks" / f"{place}.lock"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_cache(f"{cache_folder()} cannot be written: {error.strerror}") from None
     return FileLock(file)
 
 
 def cache_folder() -> Path:
-    """Where this project keeps what it can make again: in the user's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headstart"
+    """Where headstart keeps what it can compute again: HEADSTART_CACHE, or a folder in the user's cache folder.
+
+    A user who has none gets one in the folder of temporary files, which a warning names.
+
+    Raises:
+        HeadstartError: none of them can be written.
+    """
+    if chosen := os.environ.get(CACHE):
+        return Path(chosen).expanduser()
+    usual = usual_cache_folder()
+    return usual / "headstart" if usual is not None else _temporary_cache_folder()
+
+
+def usual_cache_folder() -> Path | None:
+    """The user's cache folder, if there is one that can be written."""
+    place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    folder = Path(place)
+    # Without a home folder, "~" stays as it is.
+    return folder if folder.is_absolute() and _can_be_written(folder) else None
+
+
+def _can_be_written(folder: Path) -> bool:
+    """Whether the folder, or the nearest one above it that exists, can be written."""
+    # os.path.exists, because Path.exists raises an error for what may not even be looked at.
+    existing = next(place for place in (folder, *folder.parents) if os.path.exists(place))
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+@functools.cache
+def _temporary_cache_folder() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    try:
+        folder = Path(tempfile.gettempdir(), f"headstart-{user}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        # Somebody else may have put a folder, or a link, in its place.
+        is_own = folder.lstat().st_uid == user and folder.is_dir() and not folder.is_symlink()
+    except OSError as error:
+        raise _no_cache(error.strerror or str(error)) from None
+    if not is_own or not _can_be_written(folder):
+        raise _no_cache(f"{folder} belongs to another user")
+    log.warning("no cache folder of yours can be written, so %s is used: choose one with %s=DIR", folder, CACHE)
+    return folder
+
+
+def _no_cache(reason: str) -> HeadstartError:
+    return HeadstartError(
+        f"there is no folder for the cache ({reason}): set the environment variable {CACHE} to a folder"
+    )
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

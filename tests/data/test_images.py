@@ -5,7 +5,7 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from headstart.data.images import is_picture, read_rgb
+from headstart.data.images import read_rgb
 from headstart.errors import UnreadableImage
 
 
@@ -17,7 +17,7 @@ def pixel(path: Path, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
     return value
 
 
-def test_read_rgb__grey(tmp_path: Path) -> None:
+def test_read_rgb__grayscale(tmp_path: Path) -> None:
     Image.new("L", (4, 4), 77).save(tmp_path / "a.png")
     assert pixel(tmp_path / "a.png") == (77, 77, 77)
 
@@ -33,7 +33,7 @@ def test_read_rgb__palette(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
-def test_read_rgb__what_is_transparent_becomes_white(tmp_path: Path, mode: str) -> None:
+def test_read_rgb__transparent_areas_become_white(tmp_path: Path, mode: str) -> None:
     Image.new("RGBA", (4, 4), (0, 0, 0, 0)).convert(mode).save(tmp_path / "a.png")
     assert pixel(tmp_path / "a.png") == (255, 255, 255)
 
@@ -59,11 +59,11 @@ def test_read_rgb__16_bit_is_scaled_not_clipped(tmp_path: Path, name: str) -> No
     assert pixel(tmp_path / name) == (0x4D, 0x4D, 0x4D)
 
 
-def test_read_rgb__turned_upright_by_exif(tmp_path: Path) -> None:
+def test_read_rgb__rotated_upright_by_exif(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 4), "black")
     image.paste("white", (0, 0, 4, 4))
     exif = Image.Exif()
-    exif[0x0112] = 6  # lies on its left side: turn it clockwise
+    exif[0x0112] = 6  # rotate clockwise
     image.save(tmp_path / "a.png", exif=exif)
     assert read_rgb(tmp_path / "a.png").size == (4, 8)
     assert pixel(tmp_path / "a.png", (0, 0)) == (255, 255, 255)
@@ -77,7 +77,7 @@ def test_read_rgb__first_frame_of_an_animation(tmp_path: Path) -> None:
 
 
 def damaged(folder: Path, kind: str) -> Path:
-    """A file that is no picture, of the given kind, with the extension of one."""
+    """A damaged file of the given kind with the extension of an image."""
     path = folder / f"{kind}.jpg"
     draw(path, (10, 20, 30), seed=0, size=(200, 200))
     content = path.read_bytes()
@@ -86,16 +86,9 @@ def damaged(folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize("kind", ["empty", "truncated", "text"])
-def test_unreadable__is_named_in_one_line(tmp_path: Path, kind: str) -> None:
+def test_unreadable__one_line_that_names_the_file(tmp_path: Path, kind: str) -> None:
     path = damaged(tmp_path, kind)
     with pytest.raises(UnreadableImage) as caught:
         read_rgb(path)
-    assert str(caught.value).startswith(f"{path} cannot be read as a picture: ")
+    assert str(caught.value).startswith(f"{path} cannot be read as an image: ")
     assert "\n" not in str(caught.value)
-
-
-def test_is_picture() -> None:
-    assert is_picture("a/b.JPG")
-    assert is_picture("b.gif")
-    assert not is_picture("a/._b.jpg")
-    assert not is_picture("notes.txt")

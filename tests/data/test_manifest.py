@@ -1,12 +1,17 @@
+import csv
+import os
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import draw, draw_classes, manifest_of
+from conftest import draw, manifest_of
 
-from headstart.data.manifest import Manifest
+from headstart.config.data import SplitSettings
+from headstart.data.image_info import inspect_images
+from headstart.data.manifest import Manifest, build_manifest, check_trainable
+from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
-from headstart.settings import SplitSettings
 
 RULE = SplitSettings(train=6, valid=3)
 
@@ -15,61 +20,52 @@ def read(root: Path, rule: SplitSettings = RULE) -> Manifest:
     return manifest_of(root, rule)
 
 
-def test_split_folders(split_folders: Path) -> None:
+def error_of(root: Path, rule: SplitSettings = RULE) -> str:
+    """Why the folder cannot be trained on."""
+    scan = scan_folder(root, rule, seed=0)
+    with pytest.raises(HeadstartError) as caught:
+        check_trainable(read(root, rule), scan)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_splits__samples_in_the_order_of_their_labels(split_folders: Path) -> None:
     manifest = read(split_folders)
     assert manifest.classes == ("blue", "green", "red")
-    assert manifest.counts() == {"train": 24, "valid": 12, "test": 12}
+    assert manifest.counts == {"train": 24, "valid": 12, "test": 12}
+    assert manifest.class_counts == (8, 8, 8)
     assert manifest.splits["valid"].paths[0] == "val/blue/0.jpg"
     assert manifest.splits["train"].labels == (0,) * 8 + (1,) * 8 + (2,) * 8
 
 
-@pytest.mark.parametrize("name", ["valid", "validation"])
-def test_split_folders__other_names_of_valid_and_no_test(split_folders: Path, name: str) -> None:
-    (split_folders / "val").rename(split_folders / name)
-    shutil.rmtree(split_folders / "test")
-    assert read(split_folders).counts() == {"train": 24, "valid": 12}
+def test_classes__are_those_of_train_and_then_any_others(split_folders: Path) -> None:
+    draw(split_folders / "val" / "amber" / "a.jpg", (200, 150, 0), seed=1)
+    manifest = read(split_folders)
+    assert manifest.classes == ("blue", "green", "red", "amber")
+    assert manifest.class_counts == (8, 8, 8, 0)
+    assert manifest.splits["valid"].paths[-1] == "val/amber/a.jpg"
+    assert manifest.splits["valid"].labels[-1] == 3
 
 
-def test_flat__by_counts(flat: Path) -> None:
-    manifest = read(flat)
-    assert manifest.counts() == {"train": 18, "valid": 9, "test": 9}
-    # By name: "10.jpg" and "11.jpg" come before "2.jpg".
-    assert manifest.splits["train"].paths[:4] == ("blue/0.jpg", "blue/1.jpg", "blue/10.jpg", "blue/11.jpg")
+def test_skipped_and_dropped__are_not_in_the_splits(flat: Path) -> None:
+    scan = scan_folder(flat, RULE, seed=0)
+    infos = inspect_images(flat, [sample.path for sample in scan.samples])
+    manifest = build_manifest(scan, infos, skipped=("red/0.jpg",), dropped=("blue/1.jpg",))
+    assert (manifest.skipped, manifest.dropped) == (("red/0.jpg",), ("blue/1.jpg",))
+    assert manifest.class_counts == (5, 6, 5)
+    assert not {"red/0.jpg", "blue/1.jpg"} & set(manifest.splits["train"].paths)
+    assert manifest.describe().splitlines()[1:] == [
+        "left out, unreadable: red/0.jpg",
+        "left out, also in valid or test: blue/1.jpg",
+    ]
 
 
-def test_flat__by_fractions(flat: Path) -> None:
-    manifest = read(flat, SplitSettings(train=0.5, valid=0.25))
-    assert manifest.counts() == {"train": 18, "valid": 9, "test": 9}
-    everything = sorted(path for split in manifest.splits.values() for path in split.paths)
-    assert everything == sorted(p.relative_to(flat).as_posix() for p in flat.rglob("*.jpg"))
-
-
-def test_flat__nothing_left_for_test(flat: Path) -> None:
-    assert read(flat, SplitSettings(train=8, valid=4)).counts() == {"train": 24, "valid": 12}
-
-
-def test_flat__a_class_may_be_called_train(flat: Path) -> None:
-    draw_classes(flat / "tmp", 12)
-    (flat / "tmp" / "red").rename(flat / "train")
-    shutil.rmtree(flat / "tmp")
-    assert read(flat).classes == ("blue", "green", "red", "train")
-
-
-def test_scan__hidden_and_other_files_are_left_out_and_told(flat: Path) -> None:
-    (flat / "red" / "notes.txt").write_text("x")
-    (flat / "red" / "._0.jpg").write_bytes(b"x")
-    draw(flat / ".thumbnails" / "0.jpg", (1, 2, 3), seed=0)
-    draw(flat / "red" / ".cache" / "0.jpg", (1, 2, 3), seed=0)
-    manifest = read(flat)
-    assert manifest.classes == ("blue", "green", "red")
-    assert manifest.counts() == {"train": 18, "valid": 9, "test": 9}
-    assert set(manifest.left_out) == {"red/notes.txt", "red/._0.jpg", ".thumbnails", "red/.cache"}
-    assert "4 other files left out" in manifest.describe()
-
-
-def test_scan__pictures_in_subfolders_belong_to_the_class(flat: Path) -> None:
-    draw(flat / "red" / "more" / "0.jpg", (200, 0, 0), seed=5)
-    assert "red/more/0.jpg" in read(flat).splits["test"].paths
+def test_describe__other_files_by_kind(flat: Path) -> None:
+    for name in ("a.txt", "b.txt", ".DS_Store"):
+        (flat / "red" / name).write_text("x")
+    assert read(flat).describe() == (
+        f"{flat}: 3 classes, 18 train, 9 valid, 9 test images; 3 other files left out (.txt ×2, .DS_Store ×1)"
+    )
 
 
 def test_fingerprint__follows_the_contents_not_the_place(flat: Path, tmp_path: Path) -> None:
@@ -77,77 +73,136 @@ def test_fingerprint__follows_the_contents_not_the_place(flat: Path, tmp_path: P
     copy = tmp_path / "copy"
     shutil.copytree(flat, copy)
     assert read(copy).fingerprint == before
-    picture = copy / "red" / "0.jpg"
-    content = bytearray(picture.read_bytes())
+    image = copy / "red" / "0.jpg"
+    content = bytearray(image.read_bytes())
     content[-10] ^= 1
-    picture.write_bytes(bytes(content))
+    image.write_bytes(bytes(content))
     assert read(copy).fingerprint != before
 
 
-def test_scan__changes_no_file(flat: Path) -> None:
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in flat.rglob("*")}
-    read(flat)
-    assert {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in flat.rglob("*")} == before
+def test_trainable__flat_and_split_folders(flat: Path, split_folders: Path) -> None:
+    for root in (flat, split_folders):
+        check_trainable(read(root), scan_folder(root, RULE, seed=0))
 
 
-def refused(root: Path, rule: SplitSettings = RULE) -> str:
-    with pytest.raises(HeadstartError) as caught:
-        read(root, rule)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def test_refused__root(tmp_path: Path) -> None:
-    assert refused(tmp_path / "nowhere").startswith(f"data.root={tmp_path / 'nowhere'} does not exist")
-    (tmp_path / "file").write_text("")
-    assert "is a file" in refused(tmp_path / "file")
-    (tmp_path / "empty").mkdir()
-    assert "has no class folders" in refused(tmp_path / "empty")
-
-
-def test_refused__one_class(flat: Path) -> None:
+def test_error__one_class(flat: Path) -> None:
     shutil.rmtree(flat / "red")
     shutil.rmtree(flat / "blue")
-    assert "has one class only (green)" in refused(flat)
+    assert error_of(flat) == (
+        f"{flat} has only one class (green): a classifier needs at least two; if the classes are the folders in "
+        f"{flat / 'green'}, they must be one level higher"
+    )
 
 
-def test_refused__a_class_folder_without_pictures(flat: Path) -> None:
+def test_error__class_folder_without_images(flat: Path) -> None:
     (flat / "yellow").mkdir()
-    assert f"the class folder {flat / 'yellow'} holds no pictures that can be used" in refused(flat)
+    assert error_of(flat) == f"the class folder {flat / 'yellow'} holds no usable images"
 
 
-def test_refused__no_valid_split_possible(flat: Path) -> None:
-    assert "leave none of the 12 pictures of class 'blue' for the valid split" in refused(flat, SplitSettings(12, 3))
+def test_error__no_valid_split_possible(flat: Path) -> None:
+    message = error_of(flat, SplitSettings(12, 3))
+    assert message.startswith("data.split.train=12 data.split.valid=3 leave none of the 12 images of class 'blue' for")
+    assert "for the valid split: choose other counts, or fractions" in message
 
 
-def test_refused__one_class_without_test(flat: Path) -> None:
+def test_error__one_class_without_test(flat: Path) -> None:
     draw(flat / "red" / "12.jpg", (200, 0, 0), seed=99)
-    message = refused(flat, SplitSettings(9, 3))
-    assert "leave none of the 12 pictures of class 'blue' for the test split" in message
+    assert "leave none of the 12 images of class 'blue' for the test split" in error_of(flat, SplitSettings(9, 3))
 
 
-def test_refused__folders_that_look_like_splits(split_folders: Path) -> None:
-    for name in ("train", "val", "test"):
-        (split_folders / name).rename(split_folders / name.capitalize())
-    assert "has the folders Test, Train, Val, which look like splits and not like classes" in refused(split_folders)
+def remove(root: Path, name: str, keep: int) -> None:
+    """Leaves `keep` images in the class folder `name`."""
+    for path in sorted((root / name).iterdir())[keep:]:
+        path.unlink()
 
 
-def test_refused__train_without_valid(split_folders: Path) -> None:
+def test_error__classes_too_small_for_fractions_are_named(flat: Path) -> None:
+    rule = SplitSettings(0.7, 0.15)
+    remove(flat, "red", 2)
+    without_test = ", or do without test: data.split.train=0.85 data.split.valid=0.15"
+    message = (
+        "too few images for each of train, valid and test to get one, in class {}: add images, or remove the class"
+    )
+    message += " folder"
+    assert error_of(flat, rule) == message.format("'red' (2)") + without_test
+    remove(flat, "blue", 1)
+    assert error_of(flat, rule) == message.format("'blue' (1) and 'red' (2)")
+    for name in ("blue", "green", "red"):
+        remove(flat, name, 2 if name == "green" else 1)
+    assert "in class 'blue' (1), 'green' (2) and 'red' (1): " in error_of(flat, rule)
+
+
+def test_trainable__classes_of_three(flat: Path) -> None:
+    for name in ("blue", "green", "red"):
+        remove(flat, name, 3)
+    rule = SplitSettings(0.7, 0.15)
+    manifest = read(flat, rule)
+    check_trainable(manifest, scan_folder(flat, rule, seed=0))
+    assert manifest.counts == {"train": 3, "valid": 3, "test": 3}
+
+
+def test_error__train_too_small_to_validate_on_a_share(split_folders: Path) -> None:
     shutil.rmtree(split_folders / "val")
-    assert "has train/ but no valid/" in refused(split_folders)
+    remove(split_folders, "train/red", 1)
+    assert error_of(split_folders, SplitSettings(0.7, 0.15)) == (
+        "too few images for each of train and valid to get one, in class 'red' (1): add images, or remove the class "
+        "folder"
+    )
+    assert error_of(split_folders, SplitSettings(60, 8)) == (
+        "data.split.valid=8 leaves none of the 1 image of class 'red' for the train split: choose other counts, or "
+        "fractions such as data.split.valid=0.15"
+    )
 
 
-def test_refused__two_valid_folders(split_folders: Path) -> None:
-    shutil.copytree(split_folders / "val", split_folders / "valid")
-    assert "are both there" in refused(split_folders)
+def test_error__split_without_usable_images_of_a_class(flat: Path) -> None:
+    rule = SplitSettings(0.7, 0.15)
+    scan = scan_folder(flat, rule, seed=0)
+    infos = inspect_images(flat, [sample.path for sample in scan.samples])
+    skipped = tuple(path for split, name, path in scan.samples if (split, name) == ("valid", "red"))
+    with pytest.raises(
+        HeadstartError, match=r"^none of the 10 usable images of class 'red' is in the valid split: repair"
+    ):
+        check_trainable(build_manifest(scan, infos, skipped=skipped, dropped=()), scan)
 
 
-def test_refused__classes_differ_between_splits(split_folders: Path) -> None:
+def test_error__valid_without_class_folders(split_folders: Path) -> None:
+    shutil.rmtree(split_folders / "val")
+    draw(split_folders / "val" / "0.jpg", (9, 9, 9), seed=0)
+    assert error_of(split_folders).startswith(f"{split_folders / 'val'} has no class folders: put the images of each")
+
+
+def test_write__path_class_and_split(flat: Path, tmp_path: Path) -> None:
+    odd = os.fsdecode(b'caf\xe9, "1".jpg')
+    (flat / "red" / "0.jpg").rename(flat / "red" / odd)
+    manifest = read(flat)
+    manifest.write(tmp_path / "split.csv")
+    content = (tmp_path / "split.csv").read_bytes()
+    assert content.splitlines()[:2] == [b"path,class,split", b"blue/0.jpg,blue,train"]
+    assert b'"red/caf\xe9, ""1"".jpg",red,' in content
+    with (tmp_path / "split.csv").open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["split"] for row in rows) == manifest.counts
+    assert {row["path"] for row in rows} == {path for split in manifest.splits.values() for path in split.paths}
+    assert all(row["path"].startswith(f"{row['class']}/") for row in rows)
+
+
+def test_describe__notes_follow(split_folders: Path) -> None:
+    shutil.rmtree(split_folders / "val")
+    manifest = read(split_folders, SplitSettings(0.7, 0.15))
+    first, note = manifest.describe().splitlines()
+    assert first == f"{split_folders}: 3 classes, 21 train, 3 valid, 12 test images"
+    assert note.startswith("no valid split: 3 images of train are used for it")
+    assert manifest.origins["train"] == str(split_folders / "train")
+
+
+def test_error__classes_differ_between_splits(split_folders: Path) -> None:
     shutil.rmtree(split_folders / "val" / "green")
-    assert refused(split_folders) == (
+    assert error_of(split_folders) == (
         f"{split_folders / 'val'} lacks the class folders green, which {split_folders / 'train'} has"
     )
     (split_folders / "val" / "green").mkdir()
     draw(split_folders / "val" / "green" / "a.jpg", (0, 99, 0), seed=1)
-    draw(split_folders / "test" / "grey" / "a.jpg", (99, 99, 99), seed=1)
-    assert "has the class folders grey" in refused(split_folders)
+    draw(split_folders / "test" / "yellow" / "a.jpg", (200, 200, 0), seed=1)
+    assert error_of(split_folders) == (
+        f"{split_folders / 'test'} has the class folders yellow, which {split_folders / 'train'} lacks"
+    )

@@ -3,11 +3,19 @@ from collections import Counter
 from headstart.data.sampler import ViewSampler
 
 
-def test_shuffled__each_once_and_the_view_is_the_epoch() -> None:
+def keys_of(sampler: ViewSampler, epoch: int) -> list[tuple[int, int]]:
+    """(view, index) of each sample of an epoch."""
+    sampler.set_epoch(epoch)
+    return list(sampler)
+
+
+def order_of(sampler: ViewSampler, epoch: int = 0) -> list[int]:
+    return [index for _, index in keys_of(sampler, epoch)]
+
+
+def test_shuffled__each_sample_once_and_the_view_is_the_epoch() -> None:
     sampler = ViewSampler(10, seed=0)
-    first = list(sampler)
-    sampler.set_epoch(1)
-    second = list(sampler)
+    first, second = keys_of(sampler, 0), keys_of(sampler, 1)
     assert {view for view, _ in first} == {0}
     assert {view for view, _ in second} == {1}
     orders = [[index for _, index in keys] for keys in (first, second)]
@@ -16,59 +24,50 @@ def test_shuffled__each_once_and_the_view_is_the_epoch() -> None:
 
 
 def test_shuffled__a_pure_function_of_seed_and_epoch() -> None:
-    assert list(ViewSampler(10, seed=3, epoch=5)) == list(ViewSampler(10, seed=3, epoch=5))
-    assert list(ViewSampler(10, seed=3, epoch=5)) != list(ViewSampler(10, seed=4, epoch=5))
+    expected = keys_of(ViewSampler(10, seed=3), 5)
+    assert keys_of(ViewSampler(10, seed=3), 5) == expected
+    assert keys_of(ViewSampler(10, seed=4), 5) != expected
 
 
 def test_unshuffled__in_order() -> None:
-    assert list(ViewSampler(3, seed=None, epoch=7)) == [(7, 0), (7, 1), (7, 2)]
+    assert keys_of(ViewSampler(3, seed=None), 7) == [(7, 0), (7, 1), (7, 2)]
 
 
-def test_views__come_again() -> None:
+def test_views__repeat() -> None:
     sampler = ViewSampler(1, seed=None, views=3)
-    views = []
-    for epoch in range(5):
-        sampler.set_epoch(epoch)
-        views += [view for view, _ in sampler]
+    views = [view for epoch in range(5) for view, _ in keys_of(sampler, epoch)]
     assert views == [0, 1, 2, 0, 1]
 
 
 def test_ranks__share_the_samples_equally() -> None:
-    parts = [list(ViewSampler(10, seed=0, epoch=2, rank=rank, world_size=4)) for rank in range(4)]
+    parts = [order_of(ViewSampler(10, seed=0, rank=rank, world_size=4), 2) for rank in range(4)]
     assert {len(part) for part in parts} == {3}
-    assert {index for part in parts for _, index in part} == set(range(10))
+    assert {index for part in parts for index in part} == set(range(10))
 
 
 def test_balanced__equally_many_of_each_class_as_a_function_of_seed_and_epoch() -> None:
     labels = [0] * 50 + [1] * 7 + [2] * 13
     sampler = ViewSampler(70, seed=3, balanced=labels)
-    sampler.set_epoch(4)
-    order = [index for _, index in sampler]
+    order = order_of(sampler, 4)
     counts = Counter(labels[index] for index in order)
     assert len(order) == 70
     assert max(counts.values()) - min(counts.values()) <= 1
-    # A small class comes round evenly, and of a large one no picture comes twice.
+    # Samples of a small class repeat equally often; none of a large class repeats.
     times = Counter(order)
     assert {times[index] for index in range(50)} <= {0, 1}
     assert {times[index] for index in range(50, 57)} <= {3, 4}
-    again = ViewSampler(70, seed=3, balanced=labels, epoch=4)
-    assert [index for _, index in again] == order
-    sampler.set_epoch(5)
-    assert [index for _, index in sampler] != order
+    assert order_of(ViewSampler(70, seed=3, balanced=labels), 4) == order
+    assert order_of(sampler, 5) != order
 
 
-def test_balanced__every_picture_of_a_large_class_has_its_turn() -> None:
+def test_balanced__every_sample_of_a_large_class_is_drawn_in_time() -> None:
     labels = [0] * 50 + [1] * 7
     sampler = ViewSampler(57, seed=0, balanced=labels)
-    seen = set()
-    for epoch in range(20):
-        sampler.set_epoch(epoch)
-        seen |= {index for _, index in sampler}
-    assert seen == set(range(57))
+    assert {index for epoch in range(20) for index in order_of(sampler, epoch)} == set(range(57))
 
 
-def test_balanced__shards_are_of_the_same_draw() -> None:
+def test_balanced__ranks_share_one_draw() -> None:
     labels = [0] * 20 + [1] * 4
-    whole = [index for _, index in ViewSampler(24, seed=1, balanced=labels)]
-    parts = [[i for _, i in ViewSampler(24, seed=1, balanced=labels, rank=rank, world_size=2)] for rank in (0, 1)]
+    whole = order_of(ViewSampler(24, seed=1, balanced=labels))
+    parts = [order_of(ViewSampler(24, seed=1, balanced=labels, rank=rank, world_size=2)) for rank in (0, 1)]
     assert parts == [whole[0::2], whole[1::2]]

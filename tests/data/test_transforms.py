@@ -1,12 +1,15 @@
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms import InterpolationMode, v2
 
-from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform
+from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform, Transform
+from headstart.seeds import derive_seed
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
 
@@ -17,11 +20,11 @@ def image() -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def recipe() -> v2.Compose:
-    """The published recipe's training transform, spelt out."""
+def recipe(mode: InterpolationMode = InterpolationMode.BILINEAR) -> v2.Compose:
+    """The training transform as in the tutorial."""
     return v2.Compose(
         [
-            v2.RandomResizedCrop(size=256, scale=(0.8, 1.0)),
+            v2.RandomResizedCrop(size=256, scale=(0.8, 1.0), interpolation=mode),
             v2.RandomRotation(degrees=15),
             v2.RandomHorizontalFlip(),
             v2.CenterCrop(size=224),
@@ -30,9 +33,11 @@ def recipe() -> v2.Compose:
     )
 
 
-def test_train__is_the_recipe_under_a_seed(image: Image.Image) -> None:
-    from headstart.seeds import derive_seed
+def transforms(preprocessing: Preprocessing) -> tuple[Transform, Transform]:
+    return TrainTransform(preprocessing, seed=0), EvalTransform(preprocessing)
 
+
+def test_train__is_the_recipe_with_a_seed(image: Image.Image) -> None:
     for view in range(5):
         torch.manual_seed(derive_seed("augment", 7, view, 3))
         expected = recipe()(image)
@@ -41,16 +46,16 @@ def test_train__is_the_recipe_under_a_seed(image: Image.Image) -> None:
 
 def test_train__depends_on_seed_view_and_index_alone(image: Image.Image) -> None:
     transform = TrainTransform(SIZES, seed=0)
-    picture = transform(image, 1, 2)
+    expected = transform(image, 1, 2)
     torch.manual_seed(99)
-    assert torch.equal(TrainTransform(SIZES, seed=0)(image, 1, 2), picture)
-    assert picture.shape == (3, 224, 224)
-    assert picture.dtype == torch.uint8
+    assert torch.equal(TrainTransform(SIZES, seed=0)(image, 1, 2), expected)
+    assert expected.shape == (3, 224, 224)
+    assert expected.dtype == torch.uint8
     for seed, view, index in ((1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)):
-        assert not torch.equal(TrainTransform(SIZES, seed)(image, view, index), picture)
+        assert not torch.equal(TrainTransform(SIZES, seed)(image, view, index), expected)
 
 
-def test_train__in_threads_as_alone(image: Image.Image) -> None:
+def test_train__same_in_threads(image: Image.Image) -> None:
     transform = TrainTransform(SIZES, seed=0)
     alone = [transform(image, 0, index) for index in range(40)]
     with ThreadPoolExecutor(8) as pool:
@@ -69,12 +74,52 @@ def test_eval__is_the_recipe(image: Image.Image) -> None:
     assert torch.equal(EvalTransform(SIZES)(image, 0, 0), expected)
 
 
-def test_preprocessing__survives_as_plain_values() -> None:
+def test_preprocessing__round_trip_through_plain_values() -> None:
     values = SIZES.as_dict()
     assert values == {
         "resize_size": 256,
         "image_size": 224,
+        "interpolation": "bilinear",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
     }
-    assert Preprocessing.from_dict(values) == SIZES
+    assert Preprocessing(**values) == SIZES
+
+
+@pytest.mark.parametrize("name", ["nearest", "bilinear", "bicubic"])
+def test_interpolation__is_that_of_the_preprocessing(image: Image.Image, name: str) -> None:
+    mode = InterpolationMode(name)
+    train, evaluation = transforms(replace(SIZES, interpolation=name))
+    expected = v2.Compose([v2.Resize(256, mode), v2.CenterCrop(224), v2.PILToTensor()])(image)
+    assert torch.equal(evaluation(image, 0, 0), expected)
+    torch.manual_seed(derive_seed("augment", 0, 1, 2))
+    assert torch.equal(train(image, 1, 2), recipe(mode)(image))
+
+
+def test_interpolation__changes_the_pixels(image: Image.Image) -> None:
+    for bilinear, bicubic in zip(transforms(SIZES), transforms(replace(SIZES, interpolation="bicubic")), strict=True):
+        assert not torch.equal(bilinear(image, 0, 0), bicubic(image, 0, 0))
+
+
+def test_spec__names_all_that_the_result_depends_on() -> None:
+    train, evaluation = transforms(SIZES)
+    assert evaluation.spec == {"name": "eval"} | SIZES.as_dict()
+    assert train.spec.items() >= SIZES.as_dict().items()
+    assert train.spec != TrainTransform(SIZES, seed=1).spec
+    assert train.spec != evaluation.spec
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"resize_size": 300},
+        {"image_size": 192},
+        {"interpolation": "bicubic"},
+        {"mean": (0.5, 0.5, 0.5)},
+        {"std": (0.5, 0.5, 0.5)},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_spec__changes_with_the_preprocessing(change: dict[str, Any]) -> None:
+    for before, after in zip(transforms(SIZES), transforms(replace(SIZES, **change)), strict=True):
+        assert before.spec != after.spec

@@ -1,15 +1,23 @@
 import time
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import pytest
+import torch
 
-from headstart.data.workers import map_pictures
+from headstart.data.workers import core_count, thread_imap, thread_map, worker_count
+
+Map = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
+both = pytest.mark.parametrize("mapping", [thread_map, thread_imap])
 
 
-def test_map_pictures__in_order() -> None:
-    assert map_pictures(lambda n: n * n, range(50)) == [n * n for n in range(50)]
+@both
+def test_map__in_order(mapping: Map) -> None:
+    assert list(mapping(lambda n: n * n, range(50))) == [n * n for n in range(50)]
 
 
-def test_map_pictures__after_an_error_nothing_goes_on() -> None:
+@both
+def test_map__stops_after_an_error(mapping: Map) -> None:
     done: list[int] = []
 
     def work(number: int) -> None:
@@ -19,7 +27,30 @@ def test_map_pictures__after_an_error_nothing_goes_on() -> None:
         done.append(number)
 
     with pytest.raises(OSError, match="no"):
-        map_pictures(work, range(200))
+        list(mapping(work, range(200)))
     before = len(done)
     time.sleep(0.2)
     assert len(done) == before < 100
+
+
+@both
+def test_map__each_thread_computes_on_one_core(mapping: Map) -> None:
+    threads = torch.get_num_threads()
+    assert set(mapping(lambda _: torch.get_num_threads(), range(50))) == {1}
+    assert torch.get_num_threads() == threads
+
+
+def test_imap__is_lazy() -> None:
+    begun: list[int] = []
+    results = thread_imap(begun.append, range(1000))
+    next(results)
+    assert len(begun) <= 2 * core_count() + 1
+    results.close()  # type: ignore[attr-defined]
+    assert len(begun) <= 2 * core_count() + 1
+
+
+def test_worker_count() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert [worker_count(3, device) for device in (cpu, gpu)] == [3, 3]
+    assert worker_count("auto", cpu) == 0
+    assert 1 <= worker_count("auto", gpu) <= 8

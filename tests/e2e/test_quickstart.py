@@ -1,4 +1,4 @@
-"""The first thing a newcomer runs: in a process of its own, without any network."""
+"""The first commands of a new user, in processes of their own and without a network."""
 
 import csv
 import json
@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-# Python imports a module of this name when it starts.
+# In sitecustomize.py, which Python imports when it starts.
 NO_NETWORK = """
 import socket
 
-def refused(*arguments, **more):
-    raise AssertionError("a socket was asked for")
+def reject(*arguments, **more):
+    raise AssertionError("the network was used")
 
-class Refused(socket.socket):
-    connect = connect_ex = bind = sendto = refused
+class Rejecting(socket.socket):
+    connect = connect_ex = bind = sendto = reject
 
-socket.socket = Refused
-socket.create_connection = socket.getaddrinfo = socket.gethostbyname = refused
+socket.socket = Rejecting
+socket.create_connection = socket.getaddrinfo = socket.gethostbyname = reject
 """
 
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a machine without a network, and of a user who has nothing yet."""
+    """Of a machine without a network, and of a user without a cache."""
     (tmp_path / "closed").mkdir()
     (tmp_path / "closed" / "sitecustomize.py").write_text(NO_NETWORK)
     own = {"PYTHONPATH": str(tmp_path / "closed"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
@@ -40,12 +40,13 @@ def run(name: str, *arguments: str, folder: Path, environment: dict[str, str]) -
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_no_network__is_what_the_others_run_with(environment: dict[str, str]) -> None:
+def test_environment__has_no_network(environment: dict[str, str]) -> None:
     code = "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9')"
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert "a socket was asked for" in done.stderr
+    assert "the network was used" in done.stderr
 
 
+@pytest.mark.slow
 def test_quickstart__learns_in_a_minute_and_predicts(tmp_path: Path, environment: dict[str, str]) -> None:
     start = time.perf_counter()
     done = run("train.py", "experiment=quickstart", folder=tmp_path, environment=environment)
@@ -69,11 +70,12 @@ def test_quickstart__learns_in_a_minute_and_predicts(tmp_path: Path, environment
     assert done.returncode == 0, done.stderr
     with (tmp_path / "predictions" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
-    right = sum(Path(row["path"]).parent.name == row["label_1"] for row in rows)
-    assert right / len(rows) == pytest.approx(json.loads(metrics.read_text())["test/acc"])
+    correct = sum(Path(row["path"]).parent.name == row["label_1"] for row in rows)
+    assert correct / len(rows) == pytest.approx(json.loads(metrics.read_text())["test/acc"])
 
 
-def test_random_backbone__knows_nothing_of_them(tmp_path: Path, environment: dict[str, str]) -> None:
+@pytest.mark.slow
+def test_random_backbone__learns_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
     options = ("model.weights=null", "trainer.max_epochs=5", "features.views=1")
     done = run("train.py", "experiment=quickstart", *options, folder=tmp_path, environment=environment)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Runs that are stopped from outside, as real processes."""
+"""Runs that are stopped by a signal, in processes of their own."""
 
 import json
 import os
@@ -44,6 +44,7 @@ def wait_for_epochs(process: subprocess.Popen[str], count: int) -> None:
     pytest.fail(process.stderr.read() if process.stderr else "")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, {143}), (signal.SIGINT, {1, 130}), (signal.SIGKILL, {-9})]
 )
@@ -57,10 +58,10 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
     _, err = process.communicate(timeout=60)
     assert process.returncode in status
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["epoch"] >= 1, "the line of an epoch comes before its file"
+    assert torch.load(last, weights_only=True)["epoch"] >= 1, "an epoch is logged before its checkpoint is written"
     assert not list((tmp_path / "part").rglob("*.tmp")) or number == signal.SIGKILL
     if number != signal.SIGKILL:
-        assert f"to go on: python train.py ckpt_path={last}" in err
+        assert f"warning: stopped; to resume: python train.py ckpt_path={last}\n" in err
         assert "Traceback" not in err
     epochs = "trainer.max_epochs=" + str(torch.load(last, weights_only=True)["epoch"] + 4)
     for run, more in (("resumed", [f"ckpt_path={last}"]), ("whole", [])):
@@ -73,8 +74,9 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
     assert resumed | {"seconds": 0} == whole | {"seconds": 0}
 
 
+@pytest.mark.slow
 def test_stopped__in_the_first_epoch(flat: Path, tmp_path: Path) -> None:
-    # So many batches of one picture, decoded by nobody else, that the first epoch lasts.
+    # With batches of one image and a large backbone, the first epoch takes long enough.
     process = start(flat, tmp_path / "run", "data.batch_size=1", "model.arch=resnet50", "data.image_size=40")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists():

@@ -1,43 +1,60 @@
 import shutil
+from typing import cast
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from headstart.backbones.backbone import Backbone
+from headstart.backbones.provider import Network
+from headstart.backbones.stages import find_stages
+from headstart.data.transforms import Preprocessing
 from headstart.features import encoder as module
 from headstart.features.encoder import CPU_CHUNK, Encoder
+from headstart.log import log_to_console
+
+SIZES = Preprocessing(resize_size=16, image_size=16, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 class Tiny(nn.Module):
-    """A backbone whose calls are counted by their shapes."""
-
-    embedding_dim = 4
-    freed = 0
+    """A network that records the shapes it is called with."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
         self.norm = nn.BatchNorm2d(4)
         self.shapes: list[tuple[int, ...]] = []
-        self.eval()
 
     def forward(self, images: Tensor) -> Tensor:
         if not torch.compiler.is_compiling():
             self.shapes.append(tuple(images.shape))
-        return self.norm(self.conv(images.float() / 255)).mean((2, 3))
+        return self.norm(self.conv(images)).mean((2, 3))
 
 
-def pictures(count: int) -> Tensor:
+def tiny_backbone() -> Backbone:
+    return Backbone(Network(Tiny(), 4, "fc", None, SIZES, None), SIZES, "tiny", 0, find_stages)
+
+
+def encoder_of(
+    backbone: Backbone | None = None, *, precision: str = "32", compile: bool | str = False, images: int = 1
+) -> Encoder:
+    """An encoder, prepared for `images` images."""
+    encoder = Encoder(backbone or tiny_backbone(), precision=precision, compile=compile)
+    encoder.prepare(images)
+    return encoder
+
+
+def shapes_of(encoder: Encoder) -> list[tuple[int, ...]]:
+    return cast(Tiny, encoder.backbone.network).shapes
+
+
+def random_images(count: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8)
-
-
-def make(**options) -> Encoder:
-    return Encoder(Tiny(), **{"precision": "32", "compile": False} | options)
 
 
 @pytest.mark.parametrize("count", [1, CPU_CHUNK, 3 * CPU_CHUNK + 1])
 def test_forward__equals_the_backbone(count: int) -> None:
-    encoder, images = make(), pictures(count)
+    encoder, images = encoder_of(), random_images(count)
     with torch.no_grad():
         expected = encoder.backbone(images)
     features = encoder(images)
@@ -46,72 +63,81 @@ def test_forward__equals_the_backbone(count: int) -> None:
     assert not features.requires_grad
 
 
-def test_forward__small_pieces_on_a_processor() -> None:
-    encoder = make()
-    encoder(pictures(2 * CPU_CHUNK + 3))
-    assert [shape[0] for shape in encoder.backbone.shapes] == [CPU_CHUNK, CPU_CHUNK, 3]
+def test_forward__in_chunks_on_a_cpu() -> None:
+    encoder = encoder_of()
+    encoder(random_images(2 * CPU_CHUNK + 3))
+    # In threads, so in any order.
+    assert sorted(shape[0] for shape in shapes_of(encoder)) == [3, CPU_CHUNK, CPU_CHUNK]
 
 
-def test_bf16__is_near() -> None:
-    images = pictures(5)
-    tiny = Tiny()
-    exact, near = (Encoder(tiny, precision=p, compile=False)(images) for p in ("32", "bf16"))
-    assert near.dtype == torch.float32
-    assert not torch.equal(exact, near)
-    assert torch.allclose(exact, near, atol=0.02)
-    assert torch.equal(near.half().float(), near), "float16 loses nothing of what bf16 computed"
+def test_forward__with_unfrozen_stages_has_gradients_and_one_call() -> None:
+    encoder = encoder_of()
+    encoder.backbone.unfreeze(len(encoder.backbone.stages), batch_norm=False)
+    shapes_of(encoder).clear()
+    features = encoder(random_images(2 * CPU_CHUNK + 3))
+    assert features.requires_grad
+    assert [shape[0] for shape in shapes_of(encoder)] == [2 * CPU_CHUNK + 3]
+
+
+def test_bf16__is_close_to_float32() -> None:
+    images, backbone = random_images(5), tiny_backbone()
+    exact, close = (encoder_of(backbone, precision=p)(images) for p in ("32", "bf16"))
+    assert close.dtype == torch.float32
+    assert not torch.equal(exact, close)
+    assert torch.allclose(exact, close, atol=0.02)
+    assert torch.equal(close.half().float(), close), "float16 loses nothing of what bf16 computed"
 
 
 def test_precision__auto_is_what_the_hardware_has(monkeypatch: pytest.MonkeyPatch) -> None:
     for has, expected in ((True, "bf16"), (False, "32")):
         monkeypatch.setattr(module, "has_fast_bf16", lambda device, has=has: has)
-        assert make(precision="auto").precision == expected
+        assert encoder_of(precision="auto").precision == expected
 
 
-def test_encode__all_batches_in_order() -> None:
-    encoder = make()
-    batches = [pictures(3), pictures(8), pictures(1)]
-    found = list(encoder.encode(iter(batches)))
-    assert [len(features) for features in found] == [3, 8, 1]
-    assert torch.allclose(torch.cat(found), encoder(torch.cat(batches)), atol=1e-6)
-    assert list(encoder.encode([])) == []
+def test_encode_chunk__gives_the_rows_that_forward_gives() -> None:
+    encoder, images = encoder_of(), random_images(2 * CPU_CHUNK + 3)
+    found = torch.cat([encoder.encode_chunk(chunk) for chunk in images.split(CPU_CHUNK)])
+    assert torch.equal(found, encoder(images))
+    assert not found.requires_grad
 
 
-def test_compile__auto_only_where_it_is_repaid() -> None:
-    encoder = make(compile="auto")
-    encoder.prepare(100)
-    assert not encoder.compiles
-    encoder.prepare(100_000)
-    assert encoder.compiles
+def test_compile__auto_only_where_it_saves_time() -> None:
+    assert not encoder_of(compile="auto", images=100).compiles
+    assert encoder_of(compile="auto", images=100_000).compiles
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_compiled__equals_eager_with_one_shape_and_the_same_keys() -> None:
-    encoder = make(compile=True)
-    keys, images = list(encoder.state_dict()), pictures(CPU_CHUNK + 3)
-    expected = encoder(images)
-    encoder.backbone.shapes.clear()
-    encoder.prepare(1)
-    assert torch.allclose(encoder(images), expected, atol=1e-5)
-    assert torch.allclose(encoder(images[:1]), expected[:1], atol=1e-5)
-    assert encoder.backbone.shapes == [], "the compiled code ran"
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "padding keeps one shape"
-    assert list(encoder.state_dict()) == keys
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    backbone, images = tiny_backbone(), random_images(CPU_CHUNK + 3)
+    eager = encoder_of(backbone)
+    keys, expected = list(eager.state_dict()), eager(images)
+    for encoder in (encoder_of(backbone, compile=True), encoder_of(backbone, compile=True)):
+        shapes_of(encoder).clear()
+        assert torch.allclose(encoder(images), expected, atol=1e-5)
+        assert torch.allclose(encoder(images[:1]), expected[:1], atol=1e-5)
+        assert shapes_of(encoder) == [], "the compiled code ran"
+        assert list(encoder.state_dict()) == keys
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1, "one shape, compiled once for both encoders"
 
 
-def test_compile__without_a_compiler_warns_once_and_goes_on(
+@pytest.mark.slow
+def test_compile__without_a_compiler_warns_once_and_runs_uncompiled(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    log_to_console()
     torch._dynamo.reset()
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: "no-such-compiler")
     monkeypatch.setattr("torch._inductor.config.force_disable_caches", True)
-    encoder, images = make(compile=True), pictures(2 * CPU_CHUNK)
+    encoder, images = encoder_of(compile=True), random_images(2 * CPU_CHUNK)
     with torch.no_grad():
-        expected = encoder.backbone(images)
-    encoder.prepare(1)
+        expected = encoder.backbone.forward(images)
     for _ in range(2):
         assert torch.allclose(encoder(images), expected, atol=1e-6)
-    assert capsys.readouterr().err.count("warning: the backbone runs uncompiled") == 1
+    assert capsys.readouterr().err.count("warning: compilation failed, the backbone runs uncompiled: ") == 1
     encoder.prepare(1)
     assert not encoder.compiles
+    assert not encoder_of(encoder.backbone, compile=True).compiles, "known to other encoders of the same backbone"

@@ -14,27 +14,30 @@ import numpy as np
 import pytest
 
 from headstart.errors import HeadstartError
-from headstart.features.store import FeatureStore, Key
+from headstart.features.store import Array, FeatureStore, Key
+from headstart.files import sha256_of
+from headstart.log import log_to_console
 
 KEY = Key("net-train", {"weights": "a", "seed": 0})
 SHAPE = (10, 4)
-Rows = Callable[[], Iterator[np.ndarray]]
+VIEW_BYTES = 128 + 10 * 4 * 2  # an .npy file's header, and float16
+Rows = Callable[[], Iterator[Array]]
 
 
-def numbers(view: int = 0) -> np.ndarray:
+def features(view: int = 0) -> Array:
     return (np.arange(40).reshape(SHAPE) + 100 * view).astype(np.float32)
 
 
 def rows_of(view: int = 0, calls: list[int] | None = None) -> Rows:
-    def rows() -> Iterator[np.ndarray]:
+    def rows() -> Iterator[Array]:
         if calls is not None:
             calls.append(view)
-        yield from np.split(numbers(view), [3, 7])
+        yield from np.split(features(view), [3, 7])
 
     return rows
 
 
-def ask(store: FeatureStore, view: int = 0, calls: list[int] | None = None, key: Key = KEY) -> np.ndarray:
+def matrix_of(store: FeatureStore, view: int = 0, calls: list[int] | None = None, key: Key = KEY) -> Array:
     return store.matrix(key, view, shape=SHAPE, dtype="float16", rows=rows_of(view, calls))
 
 
@@ -42,106 +45,144 @@ def file_of(folder: Path, view: int = 0, key: Key = KEY) -> Path:
     return folder / key.folder / f"view-{view:04}.npy"
 
 
-def test_matrix__made_once_and_read_as_a_map(tmp_path: Path) -> None:
+def checksum_of(folder: Path, view: int = 0) -> Path:
+    return file_of(folder, view).with_suffix(".sha256")
+
+
+def test_matrix__computed_once_and_memory_mapped(tmp_path: Path) -> None:
     calls: list[int] = []
     for _ in range(3):
-        found = ask(FeatureStore(tmp_path), calls=calls)
+        found = matrix_of(FeatureStore(tmp_path), calls=calls)
     assert calls == [0]
     assert isinstance(found, np.memmap)
     assert found.dtype == np.float16
     assert not found.flags.writeable
-    assert np.array_equal(found, numbers())
+    assert np.array_equal(found, features())
     assert json.loads((file_of(tmp_path).parent / "key.json").read_text()) == KEY.values
 
 
-def test_file__is_an_npy_for_everybody(tmp_path: Path) -> None:
-    ask(FeatureStore(tmp_path))
-    assert np.array_equal(np.load(file_of(tmp_path)), numbers())
+def test_file__is_a_plain_npy_with_its_checksum_beside_it(tmp_path: Path) -> None:
+    matrix_of(FeatureStore(tmp_path))
+    assert np.array_equal(np.load(file_of(tmp_path)), features())
+    assert file_of(tmp_path).stat().st_size == VIEW_BYTES
+    assert checksum_of(tmp_path).read_text() == sha256_of(file_of(tmp_path))
 
 
-def test_views_and_keys__do_not_mix(tmp_path: Path) -> None:
+def test_views_and_keys__are_kept_apart(tmp_path: Path) -> None:
     store, other = FeatureStore(tmp_path), Key("net-train", {"weights": "b", "seed": 0})
-    assert ask(store, 1)[0, 0] == 100
-    assert ask(store, 0)[0, 0] == 0
+    assert matrix_of(store, 1)[0, 0] == 100
+    assert matrix_of(store, 0)[0, 0] == 0
     calls: list[int] = []
-    ask(store, 1, calls, key=other)
+    matrix_of(store, 1, calls, key=other)
     assert calls == [1]
-    assert file_of(tmp_path, 0).exists()
-    assert not file_of(tmp_path, 2).exists()
+    assert [store.has(KEY, view) for view in (0, 1, 2)] == [True, True, False]
+    assert store.read(KEY, 2) is None
 
 
-@pytest.mark.parametrize("harm", ["truncated", "flipped in the data", "flipped in the header", "emptied", "of no use"])
-def test_damaged__is_noticed_said_and_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], harm: str) -> None:
-    ask(FeatureStore(tmp_path))
+@pytest.mark.parametrize(
+    "damage", ["truncated", "flipped in the data", "flipped in the header", "emptied", "overwritten"]
+)
+def test_damaged_file__is_computed_again_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
+    log_to_console()
+    matrix_of(FeatureStore(tmp_path))
     path = file_of(tmp_path)
     content = bytearray(path.read_bytes())
-    if harm == "truncated":
+    if damage == "truncated":
         del content[-50:]
-    elif harm == "emptied":
+    elif damage == "emptied":
         content.clear()
-    elif harm == "of no use":
+    elif damage == "overwritten":
         content[:] = b"x" * len(content)
     else:
-        content[10 if "header" in harm else -40] ^= 1
+        content[10 if "header" in damage else -40] ^= 1
     path.write_bytes(bytes(content))
     calls: list[int] = []
-    assert np.array_equal(ask(FeatureStore(tmp_path), calls=calls), numbers())
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path), calls=calls), features())
     assert calls == [0]
-    assert f"warning: {path} is damaged; its features are made again" in capsys.readouterr().err
+    assert f"warning: {path} is damaged; its features are computed again" in capsys.readouterr().err
 
 
-def test_error_while_making__leaves_nothing(tmp_path: Path) -> None:
-    def rows() -> Iterator[np.ndarray]:
-        yield numbers()[:3]
-        raise RuntimeError("no picture")
+@pytest.mark.parametrize("content", [b"", b"0" * 64, b"\xff" * 64], ids=["empty", "another", "not text"])
+def test_wrong_checksum__is_computed_again_with_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    log_to_console()
+    matrix_of(FeatureStore(tmp_path))
+    checksum_of(tmp_path).write_bytes(content)
+    calls: list[int] = []
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path), calls=calls), features())
+    assert calls == [0]
+    assert f"warning: {file_of(tmp_path)} is damaged" in capsys.readouterr().err
+    assert checksum_of(tmp_path).read_text() == sha256_of(file_of(tmp_path))
 
-    with pytest.raises(RuntimeError, match="no picture"):
+
+def test_missing_checksum__of_a_killed_process_is_computed_again_without_a_warning(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log_to_console()
+    matrix_of(FeatureStore(tmp_path))
+    checksum_of(tmp_path).unlink()
+    assert not FeatureStore(tmp_path).has(KEY, 0)
+    calls: list[int] = []
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path), calls=calls), features())
+    assert calls == [0]
+    assert capsys.readouterr().err == ""
+    assert FeatureStore(tmp_path).has(KEY, 0)
+
+
+def test_error_while_computing__leaves_nothing(tmp_path: Path) -> None:
+    def rows() -> Iterator[Array]:
+        yield features()[:3]
+        raise RuntimeError("no image")
+
+    with pytest.raises(RuntimeError, match="no image"):
         FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
     assert [path.name for path in (tmp_path / KEY.folder).iterdir()] == ["key.json"]
-    assert np.array_equal(ask(FeatureStore(tmp_path)), numbers())
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path)), features())
 
 
-def test_too_few_rows__is_an_error_not_a_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="3 rows came, 10 were announced"):
-        FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter([numbers()[:3]]))
+def test_too_few_rows__is_an_error_and_no_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="expected 10 rows, got 3"):
+        FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter([features()[:3]]))
     assert not file_of(tmp_path).exists()
 
 
-def test_too_large_for_float16__is_told(tmp_path: Path) -> None:
-    with pytest.raises(HeadstartError, match=r"do not fit into float16: set features\.precision=32"):
+def test_overflow_of_float16__is_an_error_with_the_setting_to_change(tmp_path: Path) -> None:
+    with pytest.raises(HeadstartError, match=r"as large as 1e\+06 overflow float16: set features\.precision=32"):
         FeatureStore(tmp_path).matrix(
             KEY, 0, shape=(1, 1), dtype="float16", rows=lambda: iter([np.array([[1e6]], np.float32)])
         )
 
 
-def slow_ask(folder: Path, log: Path) -> None:
-    def rows() -> Iterator[np.ndarray]:
+def compute_slowly(folder: Path, log: Path) -> None:
+    def rows() -> Iterator[Array]:
         with log.open("a") as file:
-            file.write("made\n")
-        for part in np.split(numbers(), 5):
+            file.write("computed\n")
+        for part in np.split(features(), 5):
             time.sleep(0.1)
             yield part
 
-    store = FeatureStore(folder)
-    found = store.matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
-    assert np.array_equal(found, numbers())
+    found = FeatureStore(folder).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
+    assert np.array_equal(found, features())
 
 
-def test_two_processes__one_makes_the_other_waits(tmp_path: Path) -> None:
+def test_several_processes__one_computes_and_the_others_wait(tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=slow_ask, args=(tmp_path / "store", log)) for _ in range(3)]
+    processes = [context.Process(target=compute_slowly, args=(tmp_path / "store", log)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(30)
         assert process.exitcode == 0
-    assert log.read_text() == "made\n"
+    assert log.read_text() == "computed\n"
 
 
-def test_killed_while_making__the_next_one_starts_over_and_cleans_up(tmp_path: Path) -> None:
+def test_killed_while_computing__the_next_process_starts_over_and_cleans_up(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    process = context.Process(target=slow_ask, args=(tmp_path / "store", tmp_path / "log"))
+    process = context.Process(target=compute_slowly, args=(tmp_path / "store", tmp_path / "log"))
     process.start()
     folder = file_of(tmp_path / "store").parent
     while not list(folder.glob(".view-*.tmp")):
@@ -151,11 +192,11 @@ def test_killed_while_making__the_next_one_starts_over_and_cleans_up(tmp_path: P
     os.kill(process.pid, signal.SIGKILL)
     process.join(30)
     assert not file_of(tmp_path / "store").exists()
-    assert np.array_equal(ask(FeatureStore(tmp_path / "store")), numbers())
-    assert sorted(path.name for path in folder.iterdir()) == ["key.json", "view-0000.npy"]
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path / "store")), features())
+    assert sorted(path.name for path in folder.iterdir()) == ["key.json", "view-0000.npy", "view-0000.sha256"]
 
 
-def test_full_disk__one_sentence_and_nothing_half_written(tmp_path: Path) -> None:
+def test_full_disk__is_one_sentence_and_leaves_no_partial_file(tmp_path: Path) -> None:
     # A limit on the size of files fails a write as a full disk does, and works for every user.
     program = """
         import resource, signal, sys
@@ -179,30 +220,43 @@ def test_full_disk__one_sentence_and_nothing_half_written(tmp_path: Path) -> Non
     assert not list(tmp_path.glob("*/*view*"))
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk__is_noticed_before_anything_is_computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_full(*arguments: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    # A memory map of a sparse file would be killed with SIGBUS instead.
+    monkeypatch.setattr(os, "posix_fallocate", disk_full)
+    calls: list[int] = []
+    with pytest.raises(HeadstartError, match=r"features\.dir=.* cannot be written \(the disk is full\): choose"):
+        matrix_of(FeatureStore(tmp_path), calls=calls)
+    assert calls == []
+    assert [path.name for path in (tmp_path / KEY.folder).iterdir()] == ["key.json"]
+
+
+def test_folder_that_cannot_be_written__is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(HeadstartError, match=r"features\.dir=.*file cannot be written \(Not a directory\)"):
-        ask(FeatureStore(tmp_path / "file"))
+        matrix_of(FeatureStore(tmp_path / "file"))
 
-    # The tests may run as root, whom no permission stops.
-    def refuse(*arguments: object, **options: object) -> None:
+    # The tests may run as root, to whom no permission is denied.
+    def deny(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(Path, "mkdir", refuse)
-    with pytest.raises(HeadstartError, match=r"cannot be written \(Permission denied\): give another with"):
-        ask(FeatureStore(tmp_path / "read-only"))
+    monkeypatch.setattr(Path, "mkdir", deny)
+    with pytest.raises(HeadstartError, match=r"cannot be written \(Permission denied\): choose another folder with"):
+        matrix_of(FeatureStore(tmp_path / "read-only"))
 
 
-def test_read_only_folder__what_is_there_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ask(FeatureStore(tmp_path))
+def test_read_only_folder__its_features_are_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    matrix_of(FeatureStore(tmp_path))
 
-    def refuse(*arguments: object, **options: object) -> None:
+    def deny(*arguments: object, **options: object) -> None:
         raise PermissionError(errno.EROFS, "Read-only file system")
 
     for name in ("mkdir", "touch", "unlink"):
-        monkeypatch.setattr(Path, name, refuse)
-    monkeypatch.setattr(os, "utime", refuse)
-    assert np.array_equal(ask(FeatureStore(tmp_path)), numbers())
+        monkeypatch.setattr(Path, name, deny)
+    monkeypatch.setattr(os, "utime", deny)
+    assert np.array_equal(matrix_of(FeatureStore(tmp_path)), features())
 
 
 def age(folder: Path, seconds: float) -> None:
@@ -210,50 +264,60 @@ def age(folder: Path, seconds: float) -> None:
         os.utime(path, (time.time() - seconds, time.time() - seconds))
 
 
-def test_max_gb__the_keys_used_longest_ago_go_first(tmp_path: Path) -> None:
-    one_file = 300 * 1e-9
+def test_max_gb__deletes_the_least_recently_used_keys_first(tmp_path: Path) -> None:
     keys = [Key("net", {"number": number}) for number in range(4)]
-    store = FeatureStore(tmp_path, max_gb=3 * one_file)
+    store = FeatureStore(tmp_path, max_gb=3.5 * VIEW_BYTES * 1e-9)
     for number, key in enumerate(keys[:3]):
-        ask(store, key=key)
+        matrix_of(store, key=key)
         age(tmp_path / key.folder, 1000 - number)
-    ask(store, key=keys[0])  # used again
-    ask(store, key=keys[3])
-    assert [file_of(tmp_path, 0, key).exists() for key in keys] == [True, False, True, True]
+    matrix_of(store, key=keys[0])  # used again
+    matrix_of(store, key=keys[3])
+    assert [store.has(key, 0) for key in keys] == [True, False, True, True]
+    assert not (tmp_path / keys[1].folder).exists()
 
 
-def test_max_gb__then_the_keys_own_older_views(tmp_path: Path) -> None:
-    store = FeatureStore(tmp_path, max_gb=650 * 1e-9)
+def test_max_gb__then_deletes_older_views_of_the_same_key(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, max_gb=2.5 * VIEW_BYTES * 1e-9)
     for view in range(4):
-        assert ask(store, view)[0, 0] == 100 * view
+        assert matrix_of(store, view)[0, 0] == 100 * view
         os.utime(file_of(tmp_path, view), (view, view))
-    assert [file_of(tmp_path, view).exists() for view in range(4)] == [False, False, True, True]
+    names = sorted(path.stem for path in file_of(tmp_path).parent.iterdir())
+    assert names == ["key", "view-0002", "view-0002", "view-0003", "view-0003"]
 
 
-def test_max_gb__smaller_than_one_view_is_told(tmp_path: Path) -> None:
-    with pytest.raises(HeadstartError, match=r"more than features\.max_gb=1e-07"):
-        ask(FeatureStore(tmp_path, max_gb=100 * 1e-9))
+def test_max_gb__smaller_than_one_view_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(HeadstartError, match=r"more than features\.max_gb=1e-07: increase it, or disable the cache"):
+        matrix_of(FeatureStore(tmp_path, max_gb=100 * 1e-9))
+    assert [path.name for path in file_of(tmp_path).parent.iterdir()] == ["key.json"]
 
 
-def test_memory__flat_in_the_number_of_rows(tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_memory__does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
+    # Anonymous memory: pages of the mapped file count as the process's too, but the kernel can drop them.
     program = """
         import resource, sys
         from pathlib import Path
         import numpy as np
         from headstart.features.store import FeatureStore, Key
 
-        def peak():
-            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        def anonymous():
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
 
-        def make(view, count):
-            block = np.ones((1000, 1000), np.float32)
-            rows = lambda: (block for _ in range(count))
+        peak = 0.0
+        def compute(view, count):
+            def rows():
+                global peak
+                block = np.ones((1000, 1000), np.float32)
+                for _ in range(count):
+                    yield block
+                    peak = max(peak, anonymous())
             store = FeatureStore(Path(sys.argv[1]))
             store.matrix(Key("a", {}), view, shape=(count * 1000, 1000), dtype="float16", rows=rows)
-        make(0, 5)
-        before = peak()
-        make(1, 100)
-        print((peak() - before) / 1024)
+        compute(0, 5)
+        before = peak
+        compute(1, 100)
+        print(peak - before)
     """
     command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -1,23 +1,41 @@
+import functools
+from dataclasses import replace
+from typing import Any
+
 import pytest
 import torch
+from conftest import SMALL, settings_of
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
 
-from headstart.data.transforms import Preprocessing
+from headstart.backbones.backbone import state_sha256
+from headstart.backbones.load import load_backbone
+from headstart.config.features import EncoderSettings
+from headstart.config.finetune import FinetuneSettings
+from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
-from headstart.features.encoder import Encoder
-from headstart.model.backbone import state_sha256
-from headstart.model.classifier import Classifier, Recipe
-from headstart.model.weights import load_backbone
-from headstart.settings import FinetuneSettings
+from headstart.metrics import compute_metrics
+from headstart.model.classifier import Classifier
+from headstart.model.loss import mixing, training_loss
+from headstart.model.recipe import Recipe
+from headstart.training.trainer import build_trainer
 
-SIZES = Preprocessing(resize_size=40, image_size=32)
+FROZEN = FinetuneSettings(epochs=[], lr_factors=[], rest=None, batch_norm=False, mixup=0.0, cutmix=0.0)
+IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LABELS = torch.tensor([0, 1, 2, 0])
 
 
-def make(**changes) -> Classifier:
-    backbone, source = load_backbone("shufflenet_v2_x0_5", None, seed=0, preprocessing=SIZES)
-    values = {
+@functools.cache
+def settings() -> TrainSettings:
+    return settings_of("data.root=x", *SMALL, "logger=none")
+
+
+def classifier_of(**changes: Any) -> Classifier:
+    backbone = load_backbone(settings().model, settings().data, seed=0)
+    values: dict[str, Any] = {
         "classes": ("ant", "bee", "cat"),
-        "backbone": source,
-        "preprocessing": SIZES,
+        "backbone": backbone.source,
+        "preprocessing": backbone.preprocessing,
         "hidden_dim": 16,
         "dropout": 0.4,
         "lr": 1e-3,
@@ -30,30 +48,36 @@ def make(**changes) -> Classifier:
         "label_smoothing": 0.0,
         "schedule": "constant",
         "warmup": 0.0,
-        "finetune": FinetuneSettings(
-            epochs=[], lr_factors=[], rest=None, rest_lr_factor=1.0, batch_norm=False, mixup=0.0, cutmix=0.0
-        ),
+        "finetune": FROZEN,
     }
-    return Classifier(Encoder(backbone, precision="32", compile=False), Recipe(**values | changes))
+    return Classifier(backbone, Recipe(**values | changes), EncoderSettings(precision="32", compile=False))
 
 
-PICTURES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-
-
-def test_forward__pictures_or_their_features() -> None:
-    classifier = make().eval()
-    log_probs = classifier(PICTURES)
-    assert torch.equal(classifier(classifier.backbone(PICTURES)), log_probs)
+def test_forward__images_or_their_features() -> None:
+    classifier = classifier_of().eval()
+    log_probs = classifier(IMAGES)
+    assert torch.equal(classifier(classifier.encoder(IMAGES)), log_probs)
     assert torch.allclose(log_probs.exp().sum(1), torch.ones(4))
 
 
-def test_train__the_head_learns_and_the_backbone_stays_frozen() -> None:
-    classifier = make().train()
+def test_predict_proba__is_the_exponential_of_predict_log_proba() -> None:
+    classifier = classifier_of().eval()
+    features = classifier.encoder(IMAGES)
+    for x in (IMAGES, features):
+        probabilities = classifier.predict_proba(x)
+        assert torch.allclose(probabilities.sum(1), torch.ones(4))
+        assert torch.equal(probabilities, classifier.predict_log_proba(x).exp())
+    assert torch.equal(classifier.predict_log_proba(features), classifier(features))
+
+
+def test_train__the_head_learns_while_the_backbone_stays_frozen() -> None:
+    classifier = classifier_of().train()
     before = state_sha256(classifier.backbone)
     assert classifier.head.training
     assert not any(module.training for module in classifier.backbone.modules())
     optimizer = classifier.configure_optimizers()
-    torch.nn.functional.nll_loss(classifier(PICTURES), torch.tensor([0, 1, 2, 0])).backward()
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    nn.functional.nll_loss(classifier(IMAGES), LABELS).backward()
     optimizer.step()
     assert {id(p) for group in optimizer.param_groups for p in group["params"]} == {
         id(p) for p in classifier.head.parameters()
@@ -61,33 +85,44 @@ def test_train__the_head_learns_and_the_backbone_stays_frozen() -> None:
     assert state_sha256(classifier.backbone) == before
 
 
-def test_head__depends_on_the_seed_alone() -> None:
+def test_head__depends_only_on_the_seed() -> None:
     torch.manual_seed(3)
-    first = state_sha256(make().head)
-    assert state_sha256(make().head) == first
-    assert state_sha256(make(seed=1).head) != first
+    first = state_sha256(classifier_of().head)
+    assert state_sha256(classifier_of().head) == first
+    assert state_sha256(classifier_of(seed=1).head) != first
 
 
 def test_head__is_the_recipes() -> None:
-    names = [type(layer).__name__ for layer in make().head]
+    names = [type(layer).__name__ for layer in classifier_of().head.children()]
     assert names == ["Linear", "ReLU", "Dropout", "Linear", "LogSoftmax"]
 
 
-def test_checkpoint__leaves_the_backbone_out_and_finds_it_again() -> None:
-    classifier = make()
+def checkpoint_of(classifier: Classifier) -> dict[str, Any]:
     checkpoint = {"state_dict": classifier.state_dict(), "hyper_parameters": classifier.recipe.as_dict()}
     classifier.on_save_checkpoint(checkpoint)
-    assert {key.partition(".")[0] for key in checkpoint["state_dict"]} == {"head"}
-    other = make()
+    return checkpoint
+
+
+def without_first_layer(classifier: Classifier) -> Classifier:
     with torch.no_grad():
-        other.head[0].weight.zero_()
+        next(classifier.head.parameters()).zero_()
+    return classifier
+
+
+def test_checkpoint__leaves_the_frozen_backbone_out_and_adds_it_again() -> None:
+    classifier = classifier_of()
+    checkpoint = checkpoint_of(classifier)
+    assert {key.partition(".")[0] for key in checkpoint["state_dict"]} == {"head"}
+    other = without_first_layer(classifier_of())
     other.on_load_checkpoint(checkpoint)
     other.load_state_dict(checkpoint["state_dict"], strict=True)
     assert state_sha256(other) == state_sha256(classifier)
+    restored = without_first_layer(classifier_of()).restore(checkpoint_of(classifier))
+    assert state_sha256(restored) == state_sha256(classifier)
 
 
 def test_recipe__survives_as_plain_values() -> None:
-    recipe = make().recipe
+    recipe = classifier_of().recipe
     assert Recipe.from_dict(recipe.as_dict()) == recipe
 
 
@@ -99,41 +134,68 @@ def test_recipe__survives_as_plain_values() -> None:
         ({"seed": 1}, "its seed is 0, not 1"),
     ],
 )
-def test_resume__with_another_recipe_is_refused(change: dict, sentence: str) -> None:
-    with pytest.raises(HeadstartError, match="cannot go on with this configuration") as caught:
-        make(**change).check_same_recipe(make().recipe.as_dict())
+def test_check_resumable__another_recipe_is_an_error(change: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(HeadstartError, match="the checkpoint does not match this configuration: ") as caught:
+        classifier_of(**change).recipe.check_resumable(classifier_of().recipe.as_dict())
     assert sentence in str(caught.value)
 
 
-def test_resume__with_moved_weights_or_other_data_is_not() -> None:
-    saved = make(data_fingerprint="1").recipe.as_dict()
+def test_check_resumable__other_data_or_a_moved_weights_file_are_not_another_recipe() -> None:
+    saved = classifier_of(data_fingerprint="1", class_counts=(5, 5, 4)).recipe.as_dict()
     saved["backbone"] |= {"weights": "/elsewhere.pth"}
-    make().check_same_recipe(saved)
+    classifier_of().recipe.check_resumable(saved)
 
 
-def evaluated(module: Classifier, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The loss that a validation step measures."""
-    measured = []
-    module._measure = lambda split, log_probs, labels, loss: measured.append(loss)
-    module.validation_step((features, labels))
-    return measured[0]
+def validation_metrics(classifier: Classifier, features: torch.Tensor, labels: torch.Tensor) -> dict[str, float]:
+    """Of batches of 3."""
+    trainer = build_trainer(settings())
+    trainer.validate(classifier, DataLoader(TensorDataset(features, labels), batch_size=3), verbose=False)
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
-def test_balance__classes_weigh_inversely_to_their_sizes_in_the_training_loss_alone() -> None:
-    plain, weighted = make(), make(balance="loss", class_counts=(30, 10, 2))
+def test_balance__classes_weigh_inversely_to_their_sizes_only_in_the_training_loss(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    plain, weighted = classifier_of(), classifier_of(balance="loss", class_counts=(30, 10, 2))
     assert weighted.class_weights is not None
     assert weighted.class_weights.tolist() == pytest.approx([42 / 90, 42 / 30, 42 / 6])
     weighted.load_state_dict(plain.state_dict())
     features, labels = torch.randn(8, plain.backbone.embedding_dim), torch.tensor([0, 1, 2, 0, 0, 0, 1, 0])
-    for module in (plain, weighted):
-        module.eval().log = lambda *arguments, **options: None
-        module.log_dict = module.log
-    log_probs = plain(features)
-    expected = torch.nn.NLLLoss(weight=weighted.class_weights)(log_probs, labels)
-    assert torch.equal(weighted.training_step((features, labels)), expected)
-    losses = [evaluated(module, features, labels) for module in (plain, weighted)]
-    assert torch.equal(losses[0], losses[1])
+    log_probs = plain.eval()(features).detach()
+    expected = nn.NLLLoss(weight=weighted.class_weights)(log_probs, labels)
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "log", lambda *arguments, **options: None)
+        assert torch.equal(weighted.eval().training_step((features, labels)), expected)
+    measured = [validation_metrics(classifier, features, labels) for classifier in (plain, weighted)]
+    assert measured[0] == measured[1] == pytest.approx(compute_metrics(log_probs, labels, "valid"))
 
 
 def test_balance__its_weights_are_in_no_checkpoint() -> None:
-    assert "class_weights" not in make(balance="loss", class_counts=(30, 10, 2)).state_dict()
+    assert "class_weights" not in classifier_of(balance="loss", class_counts=(30, 10, 2)).state_dict()
+
+
+def test_training_loss__smoothed_and_of_mixed_images() -> None:
+    log_probs, labels = torch.randn(6, 3).log_softmax(1), torch.tensor([0, 1, 2, 2, 1, 0])
+    plain = training_loss(log_probs, labels, None, 0.0)
+    assert plain == pytest.approx(float(-log_probs[range(6), labels].mean()))
+    smoothed = training_loss(log_probs, labels, None, 0.3)
+    assert smoothed == pytest.approx(float(0.7 * plain - 0.3 * log_probs.mean()))
+    proportions = torch.tensor([[0.75, 0.25, 0.0]] * 6)
+    mixed = training_loss(log_probs, proportions, None, 0.0)
+    assert mixed == pytest.approx(float(-(log_probs * proportions).sum(1).mean()))
+
+
+@pytest.mark.parametrize("way", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
+def test_mixing__images_and_labels_in_the_same_proportions(way: dict[str, Any]) -> None:
+    mix = mixing(classifier_of(finetune=replace(FROZEN, rest=0, **way)).recipe)
+    assert mix is not None
+    labels = torch.tensor([0, 1, 2, 0])
+    # Only the channel of its class is on in an image, so that its mean tells how much of the class it shows.
+    images = nn.functional.one_hot(labels).float()[:, :, None, None].expand(4, 3, 32, 32)
+    mixed, proportions = mix(images, labels)
+    assert torch.allclose(mixed.mean((2, 3)), proportions, atol=1e-6)
+    assert not torch.equal(proportions, nn.functional.one_hot(labels).float())
+
+
+def test_mixing__neither_way_is_none() -> None:
+    assert mixing(classifier_of().recipe) is None

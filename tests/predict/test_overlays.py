@@ -12,9 +12,9 @@ PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0
 
 @pytest.mark.parametrize("colour", ["black", "white", (128, 128, 128)])
 @pytest.mark.parametrize("size", [(16, 16), (640, 480), (4000, 3000), (3000, 60), (60, 3000)])
-def test_annotate__readable_text_at_the_top_right(colour, size: tuple[int, int]) -> None:
+def test_annotate__readable_text_at_the_top_right(colour: str | tuple[int, int, int], size: tuple[int, int]) -> None:
     image = annotate(Image.new("RGB", size, colour), PREDICTION)
-    # Luminance of the panel's corner: dark ground and white letters, whatever lies below.
+    # Luminance of the panel's corner: a dark background and white letters, whatever the image.
     width, height = image.size
     edge = min(width, height)
     corner = np.asarray(image.convert("L"))[: edge // 6, -edge // 4 :]
@@ -22,7 +22,7 @@ def test_annotate__readable_text_at_the_top_right(colour, size: tuple[int, int])
     assert corner.max() > 240
 
 
-def test_annotate__leaves_the_rest_of_a_picture_alone() -> None:
+def test_annotate__leaves_the_rest_of_the_image_unchanged() -> None:
     original = Image.new("RGB", (640, 480), (10, 200, 30))
     image = annotate(original, PREDICTION)
     assert image.size == (640, 480)
@@ -30,14 +30,14 @@ def test_annotate__leaves_the_rest_of_a_picture_alone() -> None:
     assert original.getpixel((639, 0)) == (10, 200, 30)
 
 
-def test_annotate__long_names_stay_inside() -> None:
-    long = Prediction(Path("a.jpg"), ("a very long name of a class that goes on and on" * 3,), (0.5,))
+def test_annotate__long_names_stay_inside_the_image() -> None:
+    long = Prediction(Path("a.jpg"), ("a very long class name that goes on and on" * 3,), (0.5,))
     image = annotate(Image.new("RGB", (400, 300), "white"), long)
     assert image.size == (400, 300)
     assert image.getpixel((2, 2)) == (255, 255, 255)
 
 
-def test_annotated_path__keeps_folders_and_does_not_collide() -> None:
+def test_annotated_path__keeps_folders_and_never_collides() -> None:
     common = Path("in")
     paths = {annotated_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
     assert paths == {Path("out/annotated") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}

@@ -3,11 +3,16 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import SMALL, Script
 
 RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01", "trainer.max_epochs=4")
+
+
+def slow(override: str) -> Any:
+    return pytest.param((override,), marks=pytest.mark.slow)
 
 
 def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[dict[str, float]], str]:
@@ -17,7 +22,9 @@ def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[
     return [{name: float(value) for name, value in row.items()} for row in rows], result.err
 
 
-@pytest.mark.parametrize("more", [(), ("data.num_workers=2",), ("data.batch_size=5",), ("features.views=2",)])
+@pytest.mark.parametrize(
+    "more", [(), *(slow(override) for override in ("data.num_workers=2", "data.batch_size=5", "features.views=2"))]
+)
 def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}", *more)
     cold, _ = train(script, flat, tmp_path / "cold", *exact)
@@ -26,13 +33,14 @@ def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path:
     assert cold == warm
     for ours, theirs in zip(cold, without, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-4)
-    figures = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("cold", "without")]
-    for metrics in figures:
+    both = [json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("cold", "without")]
+    for metrics in both:
         del metrics["seconds"]
-    assert figures[0] == pytest.approx(figures[1], rel=1e-4)
+    assert both[0] == pytest.approx(both[1], rel=1e-4)
 
 
-def test_cache__resumed_with_it_like_a_whole_run_without(script: Script, flat: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_cache__resumed_with_it_as_an_uninterrupted_run_without(script: Script, flat: Path, tmp_path: Path) -> None:
     exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}")
     train(script, flat, tmp_path / "part", *exact, "trainer.max_epochs=2")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
@@ -51,10 +59,11 @@ def test_cache__a_damaged_file_changes_nothing(script: Script, flat: Path, tmp_p
     file.write_bytes(bytes(content))
     again, err = train(script, flat, tmp_path / "again", folder)
     assert again == cold
-    assert f"{file} is damaged" in err
+    assert f"warning: {file} is damaged; its features are computed again" in err
 
 
-def test_cache__a_changed_picture_is_never_served_stale(script: Script, flat: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp_path: Path) -> None:
     folder = f"features.dir={tmp_path / 'features'}"
     train(script, flat, tmp_path / "before", folder)
     (flat / "red" / "0.jpg").write_bytes((flat / "blue" / "0.jpg").read_bytes())
@@ -63,6 +72,7 @@ def test_cache__a_changed_picture_is_never_served_stale(script: Script, flat: Pa
     assert changed == fresh
 
 
+@pytest.mark.slow
 def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Path) -> None:
     folder = f"features.dir={tmp_path / 'features'}"
     train(script, flat, tmp_path / "short", folder, "trainer.max_epochs=2")
@@ -73,8 +83,8 @@ def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Pa
     assert len(after) == len(files) + 2
 
 
-def test_epoch_line__tells_where_the_time_went(script: Script, flat: Path) -> None:
+def test_epoch_line__says_where_the_time_went(script: Script, flat: Path) -> None:
     result = script("train.py", f"data.root={flat}", *SMALL, *RULE)
     lines = [line for line in result.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 4
-    assert all("(data " in line and "backbone " in line and "head " in line for line in lines)
+    assert all("(encode " in line and "wait " in line and "train " in line for line in lines)

@@ -1,0 +1,1 @@
+"""From a folder of images to a manifest, and from a manifest to samples."""

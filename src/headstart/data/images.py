@@ -1,70 +1,67 @@
-"""Any picture file as an upright RGB image."""
+"""Any image file as an upright RGB image. Training, the audit and prediction all read images here."""
 
 import io
-import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from headstart.data.formats import readable_formats
+from headstart.data.metadata import orientation_of, upright, without_metadata
 from headstart.errors import UnreadableImage
 
-# Pillow warns of oddities in metadata; the pixels decide here. Once for all, because it is no thread's own.
+# Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
-# torchvision's IMG_EXTENSIONS, and GIF.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
 
-
-def is_picture(path: str | os.PathLike[str]) -> bool:
-    """Whether the name says that this is a picture. Hidden files (also macOS's "._x.jpg") are none."""
-    name = os.path.basename(path)
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
+Result = TypeVar("Result")
 
 
 def read_rgb(path: str | Path) -> Image.Image:
-    """The picture at `path`, in RGB, turned upright by its EXIF orientation; the first frame of several.
+    """The image at `path` in RGB, rotated upright by its EXIF orientation; the first frame of an animation.
 
-    16-bit samples keep their upper eight bits; what is transparent becomes white.
+    16-bit samples keep their upper eight bits; transparent areas become white.
 
     Raises:
         UnreadableImage: names the file and what is wrong with it.
     """
-    with opened(path) as image:
-        ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}") from error
+    return decode(path, content, upright_rgb)
 
 
-@contextmanager
-def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
-    """The picture at `path`, or of its `content`, opened but not yet decoded.
+def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    """`use(image)` of the image that is the `content` of `path`, opened but not yet decoded.
+
+    Only pixels decide whether it can be read: if metadata are in the way, it is opened without them.
 
     Raises:
-        UnreadableImage: also for what goes wrong in the block: names the file and what is wrong with it.
+        UnreadableImage: also for errors in `use`; names the file and what is wrong with it.
     """
     try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            _check_size(image)
-            yield image
+        return _open(content, use)
     # Pillow's readers raise errors of many kinds for broken files: OSError, SyntaxError, struct.error, …
     except Exception as error:
-        fault, reason = _fault(path, error)
-        raise UnreadableImage(f"{path} cannot be read as a picture: {reason}", fault) from error
+        fault, reason = _fault(content, error)
+        if fault != "decompression bomb":
+            with suppress(Exception):
+                return _open(without_metadata(content) or b"", use)
+        raise UnreadableImage(f"{path} cannot be read as an image: {reason}", fault) from error
 
 
-def _check_size(image: Image.Image) -> None:
-    # Pillow itself only warns of pictures this large, and refuses those twice as large.
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(
-            f"its {image.width} × {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}, which looks like a "
-            "decompression bomb"
-        )
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An opened image, decoded, in RGB and upright."""
+    image.load()
+    return upright(to_rgb(image), orientation_of(image))
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """16-bit samples keep their upper eight bits; what is transparent becomes white."""
+    """`image` in RGB: 16-bit samples keep their upper eight bits, transparent areas become white."""
     if image.mode.startswith("I"):
         # Pillow's own conversion would clip at 255 instead of scaling.
         samples = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
@@ -76,15 +73,28 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _fault(path: str | Path, error: Exception) -> tuple[str, str]:
+def _open(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
+    with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
+        _check_size(image)
+        return use(image)
+
+
+def _check_size(image: Image.Image) -> None:
+    # Pillow itself only warns about images this large, and rejects those twice as large.
+    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+        raise Image.DecompressionBombError(
+            f"its {image.width} × {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}, which looks like a "
+            "decompression bomb"
+        )
+
+
+def _fault(content: bytes, error: Exception) -> tuple[str, str]:
     """The kind of fault, one of UnreadableImage.FAULTS, and the reason in words."""
     if isinstance(error, Image.DecompressionBombError):
         return "decompression bomb", str(error)
-    if isinstance(error, OSError) and error.strerror:
-        return "unreadable", error.strerror
-    if os.path.getsize(path) == 0:
+    if not content:
         return "empty file", "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "not a picture", "its content is no picture format that is known here"
+        return "not an image", "its content is not a known image format"
     reason = str(error) or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else "unreadable", reason

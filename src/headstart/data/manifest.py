@@ -1,21 +1,26 @@
 """What a run trains and tests on: the classes, and the samples of each split."""
 
+import csv
 import hashlib
+import io
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from headstart.data.inspection import Facts
-from headstart.data.listing import Listing
+from headstart.data.folders import left_out_summary, listed
+from headstart.data.image_info import ImageInfo
+from headstart.data.scan import Scan
+from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
+from headstart.files import write_text
 
 
 @dataclass(frozen=True)
 class Split:
     """The samples of one split in their fixed order.
 
-    `paths` are relative to `root`, `labels` are indices of the class list, `contents` are the files' SHA-256.
+    `paths` are relative to `root`, `labels` are indices into the class list, `contents` are the files' SHA-256.
     """
 
     root: Path
@@ -30,8 +35,8 @@ class Split:
     def fingerprint(self) -> str:
         """SHA-256 of the paths, labels and contents of all samples.
 
-        Of contents rather than times, so that a copy of the data has the same fingerprint and a picture that was
-        changed without a trace in its times has another.
+        Contents rather than times, so that a copy of the data has the same fingerprint, and an image that was changed
+        without updating its times has another one.
         """
         total = hashlib.sha256()
         for path, label, content in zip(self.paths, self.labels, self.contents, strict=True):
@@ -41,12 +46,21 @@ class Split:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The class list, which is the train split's, and the splits: train, valid and, where there is one, test."""
+    """The class list, which is the train split's, and the splits: train, valid and optionally test.
+
+    `left_out` are other files in the folder, with the reason unless the name says it; `skipped` and `dropped` are
+    images that a policy removed, because they are unreadable or also in another split. `origins` say where each split
+    is from, `notes` what the user should know about it.
+    """
 
     root: Path
     classes: tuple[str, ...]
     splits: dict[str, Split]
-    left_out: tuple[str, ...]
+    left_out: dict[str, str]
+    skipped: tuple[str, ...]
+    dropped: tuple[str, ...]
+    origins: dict[str, str]
+    notes: tuple[str, ...]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -54,77 +68,122 @@ class Manifest:
         parts = [*self.classes, *(f"{name}={split.fingerprint}" for name, split in self.splits.items())]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
 
+    @property
     def counts(self) -> dict[str, int]:
-        """Pictures a split."""
+        """The number of images in each split."""
         return {name: len(split) for name, split in self.splits.items()}
 
+    @property
     def class_counts(self) -> tuple[int, ...]:
-        """Pictures a class in the train split."""
+        """The number of images of each class in the train split."""
         counts = Counter(self.splits["train"].labels)
         return tuple(counts[label] for label in range(len(self.classes)))
 
     def describe(self) -> str:
-        """One line for the terminal, with what was left out."""
-        counts = ", ".join(f"{count} {name}" for name, count in self.counts().items())
-        line = f"{self.root}: {len(self.classes)} classes, {counts} pictures"
+        """Classes, images per split, where these are from, and what was left out, in a line or more."""
+        counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
+        lines = [f"{self.root}: {len(self.classes)} classes, {counts} images", *self.notes]
         if self.left_out:
-            kinds = Counter(Path(path).suffix or Path(path).name for path in self.left_out)
-            named = ", ".join(f"{kind} ×{count}" for kind, count in kinds.most_common(5))
-            line += f"; {len(self.left_out)} other files left out ({named})"
-        return line
+            lines[0] += f"; {left_out_summary(self.left_out)}"
+        for paths, why in ((self.skipped, "unreadable"), (self.dropped, "also in valid or test")):
+            lines += [f"left out, {why}: {', '.join(paths)}"] if paths else []
+        return "\n".join(lines)
+
+    def write(self, path: Path) -> None:
+        """Writes a CSV with one row per sample: path, relative to the root, class and split."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "class", "split"])
+        for name, split in self.splits.items():
+            writer.writerows(
+                (sample, self.classes[label], name) for sample, label in zip(split.paths, split.labels, strict=True)
+            )
+        write_text(path, text.getvalue())
 
 
-def build_manifest(listing: Listing, facts: dict[str, Facts]) -> Manifest:
-    """The manifest of what is listed; `facts` are of each path. Each class must be in each split.
-
-    Raises:
-        HeadstartError: says what the folder lacks, with its name.
-    """
-    _check_classes(listing)
-    for split, pictures in listing.pictures.items():
-        for name, paths in pictures.items():
-            if not paths:
-                raise HeadstartError(_why_empty(listing, split, name))
-    return describe_listing(listing, facts)
-
-
-def describe_listing(listing: Listing, facts: dict[str, Facts]) -> Manifest:
-    """As `build_manifest`, of any listing: classes may be missing in a split, or in train."""
-    found = {name for pictures in listing.pictures.values() for name in pictures}
-    classes = (*listing.pictures["train"], *sorted(found - set(listing.pictures["train"])))
+def build_manifest(
+    scan: Scan, infos: dict[str, ImageInfo], *, skipped: tuple[str, ...], dropped: tuple[str, ...]
+) -> Manifest:
+    """The manifest of a scan without `skipped` and `dropped`. Classes may be missing from a split, or from train."""
+    found = {name for names in scan.classes.values() for name in names}
+    classes = (*scan.classes["train"], *sorted(found - set(scan.classes["train"])))
+    labels = {name: label for label, name in enumerate(classes)}
+    removed = {*skipped, *dropped}
     splits = {}
-    for split, pictures in listing.pictures.items():
-        labelled = [(path, label) for label, name in enumerate(classes) for path in pictures.get(name, [])]
-        paths, labels = tuple(path for path, _ in labelled), tuple(label for _, label in labelled)
-        splits[split] = Split(listing.root, paths, labels, tuple(facts[path].sha256 for path in paths))
-    return Manifest(listing.root, classes, splits, listing.left_out)
+    for split in scan.classes:
+        samples = [sample for sample in scan.samples if sample.split == split and sample.path not in removed]
+        # A split's classes are in the order of their folders; its samples are in that of the labels.
+        samples.sort(key=lambda sample: labels[sample.class_name])
+        splits[split] = Split(
+            scan.root,
+            tuple(sample.path for sample in samples),
+            tuple(labels[sample.class_name] for sample in samples),
+            tuple(infos[sample.path].sha256 for sample in samples),
+        )
+    return Manifest(scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes)
 
 
-def _check_classes(listing: Listing) -> None:
-    expected = set(listing.pictures["train"])
+def check_trainable(manifest: Manifest, scan: Scan) -> None:
+    """Raises HeadstartError, naming the folder, unless there are two classes and each has images in each split."""
+    if "valid" in scan.unlabelled:
+        raise HeadstartError(
+            f"{scan.unlabelled['valid']} has no class folders: put the images of each class into a folder, or move it "
+            "elsewhere to validate on a share of train (data.split.valid)"
+        )
+    expected = set(scan.classes["train"])
     if len(expected) < 2:
-        folder = listing.folders.get("train", listing.root)
-        raise HeadstartError(f"{folder} has one class only ({', '.join(expected)}): to tell classes apart it takes two")
-    for split, pictures in listing.pictures.items():
-        missing, extra = sorted(expected - set(pictures)), sorted(set(pictures) - expected)
-        if missing:
-            raise HeadstartError(
-                f"{listing.folders[split]} lacks the class folders {', '.join(missing)}, "
-                f"which {listing.folders['train']} has"
-            )
-        if extra:
-            raise HeadstartError(
-                f"{listing.folders[split]} has the class folders {', '.join(extra)}, "
-                f"which {listing.folders['train']} lacks"
-            )
+        folder = scan.folders.get("train", scan.root)
+        raise HeadstartError(
+            f"{folder} has only one class ({', '.join(expected)}): a classifier needs at least two; if the classes are "
+            f"the folders in {folder / ''.join(expected)}, they must be one level higher"
+        )
+    for split, classes in scan.classes.items():
+        missing, extra = sorted(expected - set(classes)), sorted(set(classes) - expected)
+        for names, verb, other in ((missing, "lacks", "has"), (extra, "has", "lacks")):
+            if names:
+                raise HeadstartError(
+                    f"{scan.folders[split]} {verb} the class folders {', '.join(names)}, "
+                    f"which {scan.folders['train']} {other}"
+                )
+    # Only now that all splits are known to have the same class folders.
+    for pool in _pools(scan):
+        labels = [set(manifest.splits[split].labels) for split in pool]
+        empty = [name for label, name in enumerate(manifest.classes) if not all(label in found for found in labels)]
+        if empty:
+            raise HeadstartError(_why_empty(manifest, scan, pool, empty))
 
 
-def _why_empty(listing: Listing, split: str, name: str) -> str:
-    count = sum(len(pictures[name]) for pictures in listing.pictures.values())
-    if split in listing.folders or not count:
-        return f"the class folder {listing.folders.get(split, listing.root) / name} holds no pictures that can be used"
+def _pools(scan: Scan) -> list[list[str]]:
+    """The splits, those together that share class folders."""
+    drawn = [split for split in scan.classes if split not in scan.folders]
+    shared = ["train", *drawn] if drawn and scan.folders else drawn
+    return [[split] for split in scan.classes if split not in shared] + ([shared] if shared else [])
+
+
+def _why_empty(manifest: Manifest, scan: Scan, pool: list[str], empty: list[str]) -> str:
+    """Why the classes `empty` have no images in one or more of the splits `pool`."""
+    labels = Counter(label for split in pool for label in manifest.splits[split].labels)
+    counts = {name: labels[manifest.classes.index(name)] for name in empty}
+    name, count = min(counts.items(), key=lambda item: item[1])
+    if not count:
+        folder = scan.folders.get(pool[0], scan.root) / name
+        return f"the class folder {folder} holds no usable images"
+    if isinstance(scan.rule.valid, float) and count < len(pool):
+        small = listed(f"'{c}' ({number})" for c, number in counts.items() if number < len(pool))
+        without_test = ", or do without test: data.split.train=0.85 data.split.valid=0.15"
+        return (
+            f"too few images for each of {listed(pool)} to get one, in class {small}: add images, or remove the class "
+            f"folder{without_test if count > 1 and len(pool) == len(SPLITS) else ''}"
+        )
+    split = next(s for s in pool if manifest.classes.index(name) not in manifest.splits[s].labels)
+    if isinstance(scan.rule.valid, float):
+        return (
+            f"none of the {count} usable images of class '{name}' is in the {split} split: repair or remove those that "
+            "are not usable, or draw another split with another seed"
+        )
+    train = f"data.split.train={scan.rule.train} " if not scan.folders else ""
     return (
-        f"data.split.train={listing.rule.train} data.split.valid={listing.rule.valid} leave none of the {count} "
-        f"pictures of class '{name}' for the {split} split: choose other counts, or fractions such as "
-        "data.split.train=0.7 data.split.valid=0.15"
+        f"{train}data.split.valid={scan.rule.valid} leave{'' if train else 's'} none of the {count} "
+        f"image{'s' if count > 1 else ''} of class '{name}' for the {split} split: choose other counts, or fractions "
+        f"such as {'data.split.train=0.7 ' if train else ''}data.split.valid=0.15"
     )

@@ -10,17 +10,16 @@ from headstart.seeds import derive_seed
 
 
 class ViewSampler(Sampler[tuple[int, int]]):
-    """Yields `(view, index)` of every sample once an epoch; balanced, as many of each class, and as many in all.
+    """Yields `(view, index)` of every sample once per epoch; balanced, equally many of each class, as many in total.
 
     Args:
         length: the number of samples.
         seed: of the order; None keeps the order of the samples.
-        balanced: the label of each sample, to draw equally many of each class: of a large class another part in each
-            epoch, of a small one every sample several times.
-        epoch: the first epoch; Lightning calls `set_epoch` before each later one.
+        balanced: the label of each sample, to draw equally many of each class: another part of a large class in each
+            epoch, every sample of a small one several times.
         views: epoch e has view e mod `views`; None: view e.
-        rank, world_size: this process takes every `world_size`-th sample from `rank` on. Like PyTorch's
-            DistributedSampler, processes get equally many: the first samples come again at the end.
+        rank, world_size: this process takes every `world_size`-th sample, starting at `rank`. As with PyTorch's
+            DistributedSampler, every process gets the same number: the first samples are repeated at the end.
     """
 
     def __init__(
@@ -29,7 +28,6 @@ class ViewSampler(Sampler[tuple[int, int]]):
         *,
         seed: int | None,
         balanced: Sequence[int] | None = None,
-        epoch: int = 0,
         views: int | None = None,
         rank: int = 0,
         world_size: int = 1,
@@ -37,12 +35,13 @@ class ViewSampler(Sampler[tuple[int, int]]):
         self._length = length
         self._seed = seed
         self._balanced = balanced
-        self._epoch = epoch
+        self._epoch = 0
         self._views = views
         self._rank = rank
         self._world_size = world_size
 
     def set_epoch(self, epoch: int) -> None:
+        """Lightning calls this before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -62,11 +61,11 @@ class ViewSampler(Sampler[tuple[int, int]]):
         return drawn[torch.randperm(self._length, generator=generator)].tolist()
 
     def _draw_equally(self, generator: torch.Generator) -> Tensor:
-        """`length` indices, of each class equally many up to one; a sample comes again only after all of its class."""
+        """`length` indices, as many of each class, give or take one; a sample repeats only after all of its class."""
         labels = torch.tensor(self._balanced)
         classes = labels.unique()
         share, left = divmod(self._length, len(classes))
-        # Which classes get one more is drawn too.
+        # Which classes get one more is random too.
         more = set(torch.randperm(len(classes), generator=generator)[:left].tolist())
         drawn = []
         for position, label in enumerate(classes):

@@ -1,14 +1,23 @@
-"""Who decodes pictures: worker processes, or the threads of this one."""
+"""Who decodes images, and on a CPU encodes them: worker processes, or the threads of this one."""
 
 import functools
 import os
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor, wait
-from typing import TypeVar
+import shutil
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from threading import Barrier
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import get_worker_info
 
+from headstart.log import log
+
+# Where PyTorch puts what processes share, on Linux.
+SHARED_MEMORY = "/dev/shm"
+BATCHES_AHEAD = 2  # of each worker; PyTorch's default
+LONGEST_WAIT = 300  # seconds for one batch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -21,18 +30,48 @@ def core_count() -> int:
 def worker_count(num_workers: int | str, device: torch.device) -> int:
     """The number of worker processes that `data.num_workers` stands for, if the backbone runs on `device`.
 
-    auto: none where that is the processor, which then has no core to spare (threads that decode before each batch are
-    no slower than workers beside it); else one a core, eight at most.
+    auto: none on a CPU, which has no core to spare (threads that decode before each batch are as fast as workers beside
+    it); else one per core, eight at most.
     """
     if num_workers != "auto":
         return int(num_workers)
     return 0 if device.type == "cpu" else min(core_count(), 8)
 
 
-def map_pictures(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`[function(item) for item in items]`, in threads; one after the other in a worker process.
+def loader_options(num_workers: int | str, device: torch.device, *, pixels: int, kept: bool) -> dict[str, Any]:
+    """Arguments of a DataLoader: as many workers as are wanted, and as shared memory has room for.
 
-    Decoding and resampling let go of the interpreter's lock.
+    They hand over whole batches in shared memory, of which a container may have little; one that finds none left is
+    killed. A worker that does not answer for a long time is an error, so that nothing waits for ever.
+
+    Args:
+        pixels: of a batch of RGB images.
+        kept: whether workers stay for further epochs.
+    """
+    wanted, room = worker_count(num_workers, device), _shared_memory_left()
+    # Each worker fills batches ahead while one more is in use; half of the room is left to others.
+    count = wanted if room is None else min(wanted, room // (2 * 3 * pixels * (BATCHES_AHEAD + 1)))
+    if count < wanted:
+        _say_once(
+            f"{count} instead of {wanted} workers read images: {SHARED_MEMORY} has room for {(room or 0) / 1e6:.0f} MB"
+        )
+    return {"num_workers": count, "timeout": LONGEST_WAIT if count else 0, "persistent_workers": count > 0 and kept}
+
+
+def _shared_memory_left() -> int | None:
+    """In bytes; None: there is no such limit."""
+    return shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    log.info("%s", message)
+
+
+def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
+    """`[function(item) for item in items]` in threads, of which there is one per core and each computes on one core.
+
+    One after the other in a worker process. Decoding, resampling and PyTorch release the interpreter's lock.
     """
     if get_worker_info() is not None:
         return [function(item) for item in items]
@@ -40,12 +79,42 @@ def map_pictures(function: Callable[[Item], Result], items: Iterable[Item]) -> l
     try:
         return [future.result() for future in futures]
     finally:
-        # After an error nothing may go on working on what the caller clears away.
-        for future in futures:
-            future.cancel()
-        wait(futures)
+        _cancel(futures)
+
+
+def thread_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """As `thread_map`, but lazily: yields the results in order, while a few more are being computed."""
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(_pool().submit(function, item))
+            if len(pending) > 2 * core_count():
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        _cancel(pending)
+
+
+def _cancel(futures: Collection[Future[Any]]) -> None:
+    """After an error no thread may go on writing into a folder that the caller removes."""
+    for future in futures:
+        future.cancel()
+    wait(futures)
 
 
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(core_count(), thread_name_prefix="pictures")
+    threads, cores = torch.get_num_threads(), core_count()
+    pool = ThreadPoolExecutor(cores, thread_name_prefix="images", initializer=_use_one_core)
+    # Starts all of them. PyTorch's setting is each thread's own, but also the default of threads yet to come.
+    together = Barrier(cores)
+    list(pool.map(lambda _: together.wait(), range(cores)))
+    torch.set_num_threads(threads)
+    return pool
+
+
+def _use_one_core() -> None:
+    # Asked for once, or the thread would set it to the default later.
+    torch.get_num_threads()
+    torch.set_num_threads(1)

@@ -1,0 +1,1 @@
+"""The frozen forward pass, and the cache of what it computed."""

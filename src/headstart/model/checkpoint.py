@@ -1,58 +1,64 @@
-"""Checkpoints on disk: written whole or not at all, read without running code."""
+"""Checkpoints on disk: written completely or not at all, read without running code."""
 
 from pathlib import Path
 from typing import Any
 
-import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
-
+from headstart.backbones.load import check_source, restore_backbone
+from headstart.backbones.safe_load import read_safely
+from headstart.config.features import EncoderSettings
 from headstart.errors import HeadstartError
-from headstart.features.encoder import Encoder
-from headstart.files import replacing
-from headstart.model.classifier import Classifier, Recipe
-from headstart.model.weights import read_safely, restore_backbone
-from headstart.settings import EncoderSettings
-
-
-class SafeCheckpointIO(TorchCheckpointIO):
-    """Lightning's own writes its temporary file elsewhere, maybe on another disk, where a rename is a slow copy."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
-        return read_checkpoint(Path(path))
+from headstart.model.classifier import STATES, Classifier
+from headstart.model.recipe import Recipe
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a checkpoint of this project holds.
+    """The contents of one of headstart's checkpoints.
 
     Raises:
-        HeadstartError: the file is missing, damaged, unsafe, or not a checkpoint of this project.
+        HeadstartError: the file is missing, damaged, unsafe, or not a headstart checkpoint.
     """
     checkpoint = read_safely(path)
     try:
+        _upgrade(checkpoint, path)
         Recipe.from_dict(checkpoint["hyper_parameters"])
-    except (KeyError, TypeError):
-        raise HeadstartError(f"{path} is not a checkpoint of this project's train.py") from None
+    except (AttributeError, IndexError, KeyError, TypeError):
+        raise HeadstartError(f"{path} is not a checkpoint written by headstart's train.py") from None
     return checkpoint
+
+
+def check_loadable(path: Path, moved_to: str | None) -> None:
+    """Raises HeadstartError, as `load_classifier` would, for all that can be known without a download."""
+    recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
+    check_source(recipe.backbone, moved_to=moved_to)
 
 
 def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> Classifier:
     """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
-    A precision of "auto" is the one it was trained with, which for a backbone that was trained itself is 32.
-
-    `moved_to` is where the backbone's weights are, should their file not be where it was.
+    A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
+    a file, the backbone's weights come from there.
 
     Raises:
-        HeadstartError: as `read_checkpoint`, or the backbone's weights are gone or changed.
+        HeadstartError: as `read_checkpoint`, or the backbone's weights are missing or different.
     """
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = restore_backbone(recipe.backbone, moved_to=moved_to, preprocessing=recipe.preprocessing)
+    backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
     trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
     precision = trained_with if features.precision == "auto" else features.precision
-    encoder = Encoder(backbone, precision=precision, compile=features.compile)
-    return Classifier(encoder, recipe).restore(checkpoint).eval()
+    features = EncoderSettings(precision=precision, compile=features.compile)
+    return Classifier(backbone, recipe, features).restore(checkpoint).eval()
+
+
+def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:
+    """Brings a checkpoint of version 0.1 to today's names, in place."""
+    recipe = checkpoint["hyper_parameters"]
+    recipe["preprocessing"].setdefault("interpolation", "bilinear")
+    if recipe["finetune"].pop("rest_lr_factor", 1.0) != 1.0:
+        raise HeadstartError(f"{path} was trained with finetune.rest_lr_factor, which no longer exists: train it again")
+    for part in STATES & checkpoint.keys():
+        old = "backbone.backbone."
+        checkpoint[part] = {
+            f"encoder.backbone.{key.removeprefix(old)}" if key.startswith(old) else key: value
+            for key, value in checkpoint[part].items()
+        }

@@ -1,17 +1,17 @@
-"""How the learning rate goes, and what of the backbone is trained when: pure functions of the step and the epoch."""
+"""The learning rate as a pure function of the step, and what of the backbone is trained as one of the epoch."""
 
 import math
 
-from headstart.settings import FinetuneSettings
+from headstart.config.finetune import FinetuneSettings
 
-# Of the highest learning rate: where one cycle begins, and where it ends.
+# Of the peak learning rate: where one cycle begins, and where it ends.
 FIRST, LAST = 1 / 25, 1 / 250_000
 
 
 def lr_factor(step: int, *, kind: str, warmup: float, total: int) -> float:
-    """The learning rate of a step as a share of the highest, reached after the share `warmup` of `total` steps.
+    """The learning rate at a step relative to its peak, which is reached after the fraction `warmup` of `total` steps.
 
-    constant: linearly up, then level. cosine: linearly up, then half a cosine down to nothing. onecycle: half a cosine
+    constant: linear warmup, then constant. cosine: linear warmup, then half a cosine to zero. onecycle: half a cosine
     up and half a cosine down, as PyTorch's OneCycleLR.
     """
     rise = warmup * total
@@ -26,7 +26,7 @@ def _between(start: float, stop: float, share: float) -> float:
     return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2
 
 
-def freed_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
+def unfrozen_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
     """How many of a backbone's `stages`, from the top, are trained in `epoch`."""
     if finetune.rest is not None and epoch >= finetune.rest:
         return stages
@@ -34,6 +34,6 @@ def freed_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
 
 
 def stage_factors(finetune: FinetuneSettings, stages: int) -> list[float]:
-    """The share of the learning rate of each stage that is ever trained, from the top."""
+    """The learning rate, relative to the head's, of each stage that is ever trained, from the top."""
     factors = list(finetune.lr_factors[:stages])
-    return factors if finetune.rest is None else factors + [finetune.rest_lr_factor] * (stages - len(factors))
+    return factors if finetune.rest is None else factors + [1.0] * (stages - len(factors))

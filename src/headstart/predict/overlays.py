@@ -1,81 +1,158 @@
-"""A picture with its top classes written on it."""
+"""An image with its top classes written on it."""
 
+import io
 import math
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from headstart.files import replacing
+from headstart.data.images import read_rgb
+from headstart.files import DISK_FULL, replacing
+from headstart.predict.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.predictor import Prediction
+from headstart.predict.sources import common_folder
 
-SMALLEST_EDGE = 240  # pixels; smaller pictures are enlarged, or no text would be readable on them
-MOST_PIXELS = 2e7  # of an enlarged picture: a strip of a few pixels' height would grow without end
+SMALLEST_EDGE = 240  # pixels; smaller images are enlarged so that text on them is readable
+LONGEST_EDGE = 65_500  # pixels; a JPEG cannot be larger
+MOST_PIXELS = 2e7  # of an enlarged image: a strip a few pixels high would become enormous
 SMALLEST_FONT = 11  # pixels
-LINES_AN_EDGE = 18  # the text's height as a share of the short edge
-WIDEST_PANEL = 0.95  # of the picture's width
+LINES_PER_EDGE = 18  # short edge by line height
+WIDEST_PANEL = 0.95  # of the image's width
+LARGEST_PANEL = 0.2  # of the image's area; more text goes below the image
+Line = tuple[str, str]  # name and probability
+FIRST, OTHERS = "white", "#d2d2d2"  # colours of the lines
 
 
-def annotate(image: Image.Image, prediction: Prediction) -> Image.Image:
-    """A copy of the RGB `image`, its classes and probabilities on a dark panel at the top right."""
-    image = _enlarged(image)
-    lines = [f"{name}  {p:.1%}" for name, p in zip(prediction.classes, prediction.probabilities, strict=True)]
+class Overlays:
+    """Writes images with their classes into output/annotated."""
+
+    def __init__(self, output: Path, paths: list[Path], classes: Iterable[str]) -> None:
+        self._folder = output
+        self._common = common_folder(paths)
+        self._typeface = typeface_for(classes)
+        (output / "annotated").mkdir(parents=True, exist_ok=True)
+
+    def draw(self, prediction: Prediction) -> Prediction:
+        """Draws one prediction, unless it has an error, and returns it with the reason if that was not possible.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if prediction.error is not None:
+            return prediction
+        try:
+            image = annotate(read_rgb(prediction.path), prediction, self._typeface)
+            save(image, annotated_path(self._folder, prediction.path, self._common))
+        # Whatever is wrong with one image, the others are drawn all the same.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            return replace(prediction, error=f"{prediction.path} cannot be annotated: {error or type(error).__name__}")
+        return prediction
+
+
+def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | None = None) -> Image.Image:
+    """A copy of the RGB `image` with its classes and probabilities on a dark panel at the top right.
+
+    If the panel would hide more than a fifth of the image, it is a strip below it instead.
+    """
+    image, typeface = _resized(image), typeface or plain_typeface()
+    lines = [(name, f"{p:.1%}") for name, p in zip(prediction.classes, prediction.probabilities, strict=True)]
+    largest = max(SMALLEST_FONT, min(image.size) // LINES_PER_EDGE)
     room = int(image.width * WIDEST_PANEL)
-    font, lines = _fit(lines, max(SMALLEST_FONT, min(image.size) // LINES_AN_EDGE), room)
-    margin = int(font.size * 0.5)
-    step = int(font.size * 1.35)
-    width = max(int(font.getlength(line)) for line in lines) + 2 * margin
-    left = image.width - width
-    # A panel of one's own is readable on any picture; a little of it shows through.
-    panel = Image.new("RGBA", image.size, (0, 0, 0, 0))
-    draw = ImageDraw.Draw(panel)
-    draw.rectangle((left, 0, image.width, 2 * margin + step * len(lines)), fill=(0, 0, 0, 190))
-    for number, line in enumerate(lines):
-        place = (image.width - margin - font.getlength(line), margin + number * step)
-        draw.text(place, line, font=font, fill="white" if number == 0 else (210, 210, 210))
-    return Image.alpha_composite(image.convert("RGBA"), panel).convert("RGB")
+    for size in _sizes(largest):
+        panel = _panel(lines, typeface, size)
+        if panel.width <= room and _covers(panel, image) <= LARGEST_PANEL:
+            return _with_panel(image, panel)
+    cut = [_shortened(line, typeface, room - SMALLEST_FONT) for line in lines]
+    panel = _panel(cut, typeface, SMALLEST_FONT)
+    return _with_panel(image, panel) if _covers(panel, image) <= LARGEST_PANEL else _with_strip(image, lines, typeface)
 
 
-def annotated_path(folder: Path, picture: Path, common: Path) -> Path:
-    """Where the annotated `picture` goes: its place below `common`, as a JPEG."""
-    relative = picture.relative_to(common)
+def annotated_path(folder: Path, path: Path, common: Path) -> Path:
+    """Where the annotated image of `path` goes: its place below `common`, as a JPEG."""
+    relative = path.relative_to(common)
     if relative.suffix.lower() not in (".jpg", ".jpeg"):
         relative = relative.with_name(f"{relative.name}.jpg")
     return folder / "annotated" / relative
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Writes a JPEG, whole or not at all."""
+    """Writes a JPEG, completely or not at all."""
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=92)
     with replacing(path) as temporary:
-        image.save(temporary, format="JPEG", quality=92)
+        temporary.write_bytes(content.getvalue())
 
 
-def _enlarged(image: Image.Image) -> Image.Image:
+def _resized(image: Image.Image) -> Image.Image:
+    """Enlarged if it is small, reduced if a JPEG could not hold it."""
     scale = min(SMALLEST_EDGE / min(image.size), math.sqrt(MOST_PIXELS / (image.width * image.height)))
-    if scale <= 1:
+    scale = min(max(scale, 1), LONGEST_EDGE / max(image.size))
+    if scale == 1:
         return image
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+    width, height = (max(1, round(edge * scale)) for edge in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _fit(lines: list[str], size: int, room: int) -> tuple[ImageFont.FreeTypeFont, list[str]]:
-    """The largest font, `size` pixels at most, whose `lines` fit into `room` pixels; at the smallest they are cut."""
-    while True:
-        font = _font(size)
-        usable = room - font.size
-        if max(font.getlength(line) for line in lines) <= usable:
-            return font, lines
-        if size <= SMALLEST_FONT:
-            return font, [_shortened(line, font, usable) for line in lines]
-        size = max(SMALLEST_FONT, int(size * 0.9))
+def _sizes(largest: int) -> Iterable[int]:
+    """Font sizes from the largest to the smallest."""
+    size = largest
+    while size > SMALLEST_FONT:
+        yield size
+        size = int(size * 0.9)
+    yield SMALLEST_FONT
 
 
-def _shortened(line: str, font: ImageFont.FreeTypeFont, room: float) -> str:
-    name, _, probability = line.rpartition("  ")
-    while name and font.getlength(f"{name}…  {probability}") > room:
+def _panel(lines: list[Line], typeface: Typeface, size: int) -> Image.Image:
+    """The lines, right-aligned on a dark ground through which a little shows."""
+    margin, step = int(size * 0.5), int(size * 1.35)
+    widths = [_width(line, typeface, size) for line in lines]
+    panel = Image.new("RGBA", (math.ceil(max(widths)) + 2 * margin, 2 * margin + step * len(lines)), (0, 0, 0, 190))
+    canvas = ImageDraw.Draw(panel)
+    for number, (line, width) in enumerate(zip(lines, widths, strict=True)):
+        top, right, fill = margin + number * step, panel.width - margin, FIRST if number == 0 else OTHERS
+        # One by one, because in a line that begins with an Arabic word everything would run from right to left.
+        typeface.draw(canvas, (right - width, top), line[0], size, fill)
+        typeface.draw(canvas, (right - typeface.width(line[1], size), top), line[1], size, fill)
+    return panel
+
+
+def _width(line: Line, typeface: Typeface, size: int) -> float:
+    return typeface.width(line[0], size) + size * 0.6 + typeface.width(line[1], size)
+
+
+def _covers(panel: Image.Image, image: Image.Image) -> float:
+    """The fraction of the image."""
+    return panel.width * panel.height / (image.width * image.height)
+
+
+def _with_panel(image: Image.Image, panel: Image.Image) -> Image.Image:
+    whole = image.convert("RGBA")
+    whole.alpha_composite(panel, (max(0, image.width - panel.width), 0))
+    return whole.convert("RGB")
+
+
+def _with_strip(image: Image.Image, lines: list[Line], typeface: Typeface) -> Image.Image:
+    """The whole image, and the panel below it."""
+    width = max(image.width, SMALLEST_EDGE)
+    cut = [_shortened(line, typeface, width - SMALLEST_FONT) for line in lines]
+    size = next(
+        (size for size in _sizes(min(image.size) // LINES_PER_EDGE) if _panel(lines, typeface, size).width <= width),
+        SMALLEST_FONT,
+    )
+    strip = _panel(lines if size > SMALLEST_FONT else cut, typeface, size)
+    whole = Image.new("RGB", (width, image.height + strip.height))
+    whole.paste(image, ((width - image.width) // 2, 0))
+    whole.paste(strip.convert("RGB"), (width - strip.width, image.height))
+    return whole
+
+
+def _shortened(line: Line, typeface: Typeface, room: float) -> Line:
+    """`line` with an ellipsis in its name, if it is wider than `room` in the smallest font."""
+    name, probability = line
+    while name and _width((f"{name}…", probability), typeface, SMALLEST_FONT) > room:
         name = name[:-1]
-    return line if font.getlength(line) <= room else f"{name}…  {probability}"
-
-
-def _font(size: int) -> ImageFont.FreeTypeFont:
-    # Pillow's own font has Latin letters only; the one that comes with matplotlib has Greek, Cyrillic and more.
-    return ImageFont.truetype(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"), size)
+    return line if _width(line, typeface, SMALLEST_FONT) <= room else (f"{name}…", probability)

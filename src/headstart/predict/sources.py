@@ -1,46 +1,98 @@
-"""Which pictures `source=` means."""
+"""Which images `source=` means."""
 
+import fnmatch
 import glob
 import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headstart.data.images import is_picture
+from headstart.data.folders import SECOND_LINK, Folder, left_out_summary, open_folder, walk
 from headstart.errors import HeadstartError
+from headstart.log import log
+
+# Why something is left out.
+EARLIER_OUTPUT = "earlier output"
 
 
-def find_pictures(source: str, *, leave_out: Path | None = None) -> list[Path]:
+def find_images(source: str, *, leave_out: Path | None = None) -> list[Path]:
     """The files that `source` names, sorted: a file, a folder (with its subfolders), or a glob (`**` too).
 
-    A file named by itself or by a glob is taken whatever its extension; in folders, hidden ones are passed over.
-    `leave_out` is a folder whose files are not taken: earlier output.
+    A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
+    folder is visited once. Files in the folder `leave_out`, earlier output, are not used. Logs what is left out.
 
     Raises:
-        HeadstartError: there is nothing there, or no picture in it.
+        HeadstartError: nothing matches, or it holds no images.
     """
     path = Path(source).expanduser()
     if path.is_file():
         return [path]
-    if path.is_dir():
-        found = [p for p in _walk(path) if is_picture(p)]
-    else:
-        found = [p for p in map(Path, glob.glob(str(path), recursive=True)) if p.is_file()]
-        if not found:
-            raise HeadstartError(f"source={source} is no file, no folder, and no file matches it")
+    found, left_out = _in_folder(path) if path.is_dir() else _matching(path)
+    if not found and not left_out:
+        raise HeadstartError(
+            f"source={source} holds no images"
+            if path.is_dir()
+            else f"source={source} is not a file or folder, and no file matches it"
+        )
     if leave_out is not None:
-        found = [p for p in found if not p.resolve().is_relative_to(leave_out.resolve())]
+        earlier = {p for p in found if p.resolve().is_relative_to(leave_out.resolve())}
+        found, left_out = [p for p in found if p not in earlier], left_out | dict.fromkeys(earlier, EARLIER_OUTPUT)
     if not found:
-        raise HeadstartError(f"source={source} holds no pictures")
+        raise HeadstartError(f"source={source} holds no images: {left_out_summary(left_out)}")
+    if left_out:
+        log.info("%s: %s", source, left_out_summary(left_out))
     return sorted(found)
-
-
-def _walk(folder: Path) -> list[Path]:
-    found = []
-    for base, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(base, name) for name in files]
-    return found
 
 
 def common_folder(paths: list[Path]) -> Path:
     """The deepest folder that all `paths` are in."""
     return Path(os.path.commonpath([path.parent for path in paths]))
+
+
+def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The images in a folder and below it, and what else is there."""
+    folders, left_out = walk(open_folder(path))
+    for folder in _readable(folders):
+        left_out |= {folder.path / name: reason for name, reason in folder.others.items()}
+    return [folder.path / name for folder in folders for name in folder.images], left_out
+
+
+def _matching(pattern: Path) -> tuple[list[Path], dict[Path, str]]:
+    """The files that match a glob, and those that another link leads to."""
+    parts = pattern.parts
+    if "**" not in parts:
+        return _each_once(sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file()))
+    start = parts.index("**")
+    # Python's own ** would visit a folder again and again by a link to it.
+    tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
+    folders, _ = walk(*map(Folder, sorted(tops)))
+    found = (folder.path / name for folder in _readable(folders) for name in folder.files)
+    lengths = {len(top.parts) for top in tops}
+    return _each_once([p for p in found if any(_matches(p.parts[n:], parts[start:]) for n in lengths)])
+
+
+def _each_once(paths: list[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """`paths` without those whose folder is that of another one of the same name, by way of a link."""
+    real = {path: Path(os.path.realpath(path.parent), path.name) for path in paths}
+    first: dict[Path, Path] = {}
+    # Links last, so that what is left out is never the folder itself.
+    for path in sorted(paths, key=lambda path: real[path] != Path(os.path.abspath(path))):
+        first.setdefault(real[path], path)
+    return list(first.values()), {path: SECOND_LINK for path in paths if first[real[path]] != path}
+
+
+def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
+    """Whether a path matches a glob: `**` stands for any number of folders."""
+    if not pattern or not parts:
+        return not parts and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
+    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+
+
+def _readable(folders: list[Folder]) -> Iterator[Folder]:
+    """Warns about the others."""
+    for folder in folders:
+        if folder.error is not None:
+            log.warning("the folder %s cannot be read: %s", folder.path, folder.error)
+        else:
+            yield folder

@@ -1,50 +1,90 @@
 """Predictions as a table on the terminal, as CSV and as JSON lines."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from headstart.files import replacing
+from headstart.files import naming
 from headstart.predict.predictor import Prediction
 
 
 class TableWriter:
-    """Prints a line a picture, as they come: path, then classes with their probabilities."""
+    """Prints one line per image: path, then classes with their probabilities."""
 
     def __init__(self, paths: list[Path], classes: tuple[str, ...]) -> None:
-        self._path_width = max(len(str(path)) for path in paths)
+        self._path_width = max(len(_on_one_line(path)) for path in paths)
         self._class_width = max(map(len, classes))
 
     def write(self, prediction: Prediction) -> None:
-        if prediction.error is not None:
-            print(f"{prediction.path!s:<{self._path_width}}  error: {prediction.error}")
-            return
+        """Prints one line, at once: the program that reads it may want no more."""
         cells = [
-            f"{name:<{self._class_width}} {probability:6.1%}"
+            f"{_on_one_line(name):<{self._class_width}} {probability:6.1%}"
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
         ]
-        print(f"{prediction.path!s:<{self._path_width}}  {'  '.join(cells)}")
+        if prediction.error is not None:
+            cells.append(f"error: {_on_one_line(prediction.error)}")
+        print(f"{_on_one_line(prediction.path):<{self._path_width}}  {'  '.join(cells)}", flush=True)
+
+
+class RowFile:
+    """A file that grows by whole rows, so that whatever stops the program, it holds those written so far.
+
+    The content that a file has already is replaced when the first row is written.
+    """
+
+    def __init__(self, path: Path, *, errors: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._errors, self._size = path, errors, 0
+        self._is_new = not path.exists()
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, row: str) -> None:
+        """Adds a row.
+
+        Raises:
+            OSError: names the file, which keeps the rows before.
+        """
+        content = row.encode("utf-8", self._errors)
+        if not self._size:
+            self._file.truncate(0)
+        try:
+            with naming(self._path):
+                written = 0
+                while written < len(content):
+                    written += self._file.write(content[written:])
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(content)
+
+    def close(self) -> None:
+        """Closes the file, and removes it if it is new and has no rows."""
+        self._file.close()
+        if self._is_new and not self._size:
+            self._path.unlink()
 
 
 class FileWriter:
-    """Writes predictions.csv (path,error,label_1,prob_1,…) and predictions.jsonl, as they come."""
+    """Writes predictions.csv (path,error,label_1,prob_1,…) and predictions.jsonl."""
 
-    def __init__(self, csv_file: TextIO, json_file: TextIO, topk: int) -> None:
+    def __init__(self, csv_file: RowFile, json_file: RowFile, topk: int) -> None:
         ranks = range(1, topk + 1)
-        columns = ["path", "error", *(f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))]
-        self._csv = csv.DictWriter(csv_file, columns, lineterminator="\n")
-        self._csv.writeheader()
-        self._json = json_file
+        self._columns = ["path", "error", *(f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))]
+        self._csv, self._json = csv_file, json_file
+        self._csv_head = _csv_row(self._columns)
 
     def write(self, prediction: Prediction) -> None:
+        """Adds one row to each file."""
         ranked = list(zip(prediction.classes, prediction.probabilities, strict=True))
         row: dict[str, Any] = {"path": str(prediction.path), "error": prediction.error}
         for rank, (name, probability) in enumerate(ranked, start=1):
             row |= {f"label_{rank}": name, f"prob_{rank}": f"{probability:.6g}"}
-        self._csv.writerow(row)
+        self._csv.write(self._csv_head + _csv_row([row.get(column) for column in self._columns]))
+        self._csv_head = ""
         line = {
             "path": str(prediction.path),
             "error": prediction.error,
@@ -55,12 +95,19 @@ class FileWriter:
 
 @contextmanager
 def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
-    """A FileWriter whose two files appear in `folder` whole, when the block ends without an error."""
+    """A FileWriter of the two files in `folder`; bytes of names that are not UTF-8 stay so in the CSV."""
     with ExitStack() as stack:
-        files = []
-        for name in ("predictions.csv", "predictions.jsonl"):
-            temporary = stack.enter_context(replacing(folder / name))
-            files.append(
-                stack.enter_context(temporary.open("w", encoding="utf-8", errors="surrogateescape", newline=""))
-            )
-        yield FileWriter(files[0], files[1], topk)
+        csv_file = stack.enter_context(closing(RowFile(folder / "predictions.csv", errors="surrogateescape")))
+        json_file = stack.enter_context(closing(RowFile(folder / "predictions.jsonl", errors="backslashreplace")))
+        yield FileWriter(csv_file, json_file, topk)
+
+
+def _csv_row(values: list[Any]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerow(values)
+    return text.getvalue()
+
+
+def _on_one_line(text: object) -> str:
+    """With line breaks and other control characters as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

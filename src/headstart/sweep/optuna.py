@@ -1,23 +1,22 @@
-"""Optuna studies that are kept in a database: they go on where they were."""
+"""Optuna studies in a database: they continue where they stopped."""
 
-from pathlib import Path
 from typing import Any
 
 import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
+from headstart.cli.names import all_swept, swept_values, trial_name
 from headstart.errors import HeadstartError
-from headstart.names import all_swept, swept_values, trial_name
-from headstart.sweep.record import read_trial
+from headstart.run_folder import RunFolder, SweepFolder
+from headstart.sweep.trial_record import read_trial
 
 
-def prepare(config: DictConfig, folder: Path) -> None:
-    """Sets `hydra.sweeper` so that `n_trials` counts those that the database has, and none of them is chosen again.
+def prepare_study(config: DictConfig, sweep: SweepFolder) -> None:
+    """Sets `hydra.sweeper` so that `n_trials` includes those in the database, and none of these is chosen again.
 
-    A trial that was interrupted, failed, or is no longer in the sweep's `folder`, is among the first to come. Without a
-    database there is nothing to do: the same seed goes through the same trials, and those that are over are recognised
-    by their folders.
+    Trials that were interrupted, failed, or are no longer in the sweep's folder come first. Without a database there is
+    nothing to do: the same seed chooses the same trials, and completed ones are recognized by their folders.
 
     Raises:
         HeadstartError: the database cannot be used.
@@ -26,21 +25,21 @@ def prepare(config: DictConfig, folder: Path) -> None:
     sweeper = config.hydra.sweeper
     if sweeper.storage is None:
         return
-    name = sweeper.study_name or folder.name
+    name = sweeper.study_name or sweep.path.name
     study = _study(sweeper, name)
-    # A study that the user has named may be shared with processes that are at those trials.
+    # A study that the user named may be shared with processes that are running these trials.
     for trial in study.get_trials(states=(TrialState.RUNNING,)) if sweeper.study_name is None else ():
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params)
     keys = all_swept(config.sweep.over, config.sweep.fixed)
-    # One that was done twice has the same place.
-    complete = {_place(trial, keys): trial for trial in study.get_trials(states=(TrialState.COMPLETE,))}
-    gone = [trial for place, trial in complete.items() if not _is_there(folder / place)]
+    # A trial that ran twice has the same folder.
+    completed = {_folder_name(trial, keys): trial for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+    gone = [trial for name, trial in completed.items() if not _is_completed(sweep.trial(name))]
     for trial in gone:
         study.enqueue_trial(trial.params)
-    changes = {"study_name": name, "n_trials": max(0, sweeper.n_trials - len(complete) + len(gone))}
+    changes = {"study_name": name, "n_trials": max(0, sweeper.n_trials - len(completed) + len(gone))}
     if sweeper.sampler.get("seed") is not None:
-        # The sampler begins its random numbers anew, and would choose its first trials again.
+        # The sampler restarts its random numbers, and would choose its first trials again.
         changes["sampler.seed"] = sweeper.sampler.seed + len(study.trials)
     _set(config.hydra, changes)
 
@@ -56,19 +55,19 @@ def _study(sweeper: DictConfig, name: str) -> optuna.Study:
         raise HeadstartError(f"hydra.sweeper.storage={sweeper.storage} cannot be used: {first}") from None
 
 
-def _place(trial: FrozenTrial, keys: list[str]) -> str:
-    """The name of the folder that the sweep gives to `trial`."""
+def _folder_name(trial: FrozenTrial, keys: list[str]) -> str:
+    """The name of the folder of `trial` in the sweep."""
     values = trial.user_attrs | trial.params
     return trial_name(swept_values([f"{key}={value}" for key, value in values.items()], keys))
 
 
-def _is_there(run: Path) -> bool:
+def _is_completed(run: RunFolder) -> bool:
     record = read_trial(run)
     return record is not None and record.reason is None
 
 
 def _set(hydra: DictConfig, changes: dict[str, Any]) -> None:
-    """Sets keys of `hydra.sweeper` as if the command line had: each trial's configuration is made from that anew."""
+    """Sets keys of `hydra.sweeper` as if on the command line, from which each trial's configuration is composed."""
     with read_write(hydra), open_dict(hydra):
         for key, value in changes.items():
             OmegaConf.update(hydra, f"sweeper.{key}", value)

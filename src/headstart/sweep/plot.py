@@ -1,4 +1,4 @@
-"""sweep.png: the objective of a sweep's trials against each key that was swept."""
+"""sweep.png: the objective of a sweep's trials against each swept key."""
 
 import math
 from pathlib import Path
@@ -8,16 +8,17 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headstart.files import replacing
-from headstart.sweep.record import Trial
+from headstart.metrics import metric_of
+from headstart.sweep.trial_record import Trial
 
 COLUMNS = 3
-# Values that differ by this factor are spread out on a logarithmic axis.
+# Values that differ by this factor are shown on a logarithmic axis.
 WIDE = 30
 ALL, BEST = "#1f77b4", "#d62728"
 
 
 def draw_sweep(trials: list[Trial], objective: str, path: Path) -> None:
-    """Writes a PNG of the trials that did not fail, the best one (the first) marked; without any, there is none."""
+    """Writes a PNG of the completed trials, with the best one (the first) marked; none if there are no such trials."""
     done = [trial for trial in trials if trial.reason is None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
@@ -51,7 +52,7 @@ def _draw(axes: Axes, trials: list[Trial], key: str, objective: str) -> None:
     values = [trial.metrics[objective] for trial in trials]
     axes.plot(places, values, "o", color=ALL, alpha=0.6)
     axes.plot(places[0], values[0], "o", color=BEST, label=f"best: {values[0]:.4f}")
-    if objective.endswith("loss") and max(values) >= WIDE * min(values) > 0:
+    if metric_of(objective).direction == "min" and max(values) >= WIDE * min(values) > 0:
         axes.set_yscale("log")
     axes.set_xlabel(key)
     axes.set_ylabel(objective)

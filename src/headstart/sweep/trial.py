@@ -1,117 +1,126 @@
-"""One trial of a sweep: run once, recorded however it ends, and recognised when it comes again."""
+"""One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
 
 import gc
-import json
 import math
-import re
 import shutil
 import time
 import traceback
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.data.ready import examine, make_ready
+from headstart.audit.report import AuditReport
+from headstart.cli.names import values_of_trial
+from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
-from headstart.files import RUN_RECORD, exclusively, write_text
-from headstart.names import values_of_trial
-from headstart.settings import check_train
+from headstart.files import exclusively, read_json, write_text
+from headstart.log import log, log_to_console, log_to_file
+from headstart.report.figures import draw_curves
+from headstart.report.run_record import RunRecord
+from headstart.run_folder import RunFolder, SweepFolder, is_left_over
 from headstart.sweep.leaderboard import update_leaderboard
-from headstart.sweep.record import Trial, config_sha256, read_trial, write_trial
-from headstart.sweep.rules import check_sweep
-from headstart.training.tasks import train
-
-OUTPUT = "output.txt"  # what the trial would have printed
-TRACEBACK = "traceback.txt"
-# What an earlier attempt can have left in the folder; Hydra has just written its own part anew.
-LEFT = re.compile(
-    r"(run|trial|audit|metrics)\.json|(config|hparams)\.yaml|history\.csv|(output|traceback)\.txt|"
-    r"checkpoints|report|test|events\..*"
-)
+from headstart.sweep.shared import shared_backbone, shared_data
+from headstart.sweep.trial_record import Trial, config_sha256, read_trial, write_trial
+from headstart.sweep.validation import check_sweep
+from headstart.training.callbacks.hparams import HParams, swept
+from headstart.training.fit import fit
 
 
 def run_trial(config: DictConfig) -> float:
-    """Runs the trial that Hydra has composed, or takes the figures of the one in its folder. Returns its objective.
+    """Runs the trial that Hydra has composed, or takes the result of the one in its folder. Returns its objective.
 
-    A trial that fails does not raise: the sweep goes on, and its objective is the worst there is.
+    A trial that fails does not raise: the sweep continues, and its objective is the worst possible value.
     """
+    # Other processes that run trials start no script.
+    log_to_console()
     hydra = HydraConfig.get()
-    folder, objective = Path(hydra.runtime.output_dir), config.sweep.objective
+    run, objective = RunFolder(Path(hydra.runtime.output_dir)), config.sweep.objective
     values = values_of_trial(config.sweep.over, config.sweep.fixed)
-    # A sampler may choose the same again, while another process is at it.
-    with exclusively(folder):
+    # A sampler may choose the same values again while another process is running them.
+    with exclusively(run.path):
         try:
-            kept = _finished(folder, config)
-            trial = kept or _run(folder, config, values)
+            completed = _completed(run, config)
+            trial = completed or _run(run, config, values)
         except (HeadstartError, OmegaConfBaseException, OSError) as error:
-            # It cannot even be told whether it is over. What is in the folder stays, it may be needed again.
-            kept, trial = None, Trial(folder.name, values, _reason(error), {}, 0.0, "", "")
-            write_trial(folder, trial)
-    update_leaderboard(folder.parent, objective)
-    time_taken = "there already" if kept else f"{trial.seconds:.1f} s"
-    print(f"#{hydra.job.num}  {_line(trial, objective)}  ({time_taken})", flush=True)
+            # Not even whether it is completed could be found out. The folder stays as it is, it may be needed again.
+            completed, trial = None, Trial(run.path.name, values, _reason(error), {}, 0.0, "", "")
+            write_trial(run, trial)
+    update_leaderboard(SweepFolder(run.path.parent), objective)
+    how = "already completed, skipped" if completed else f"{trial.seconds:.1f} s"
+    log.info("#%s  %s  (%s)", hydra.job.num, _line(trial, objective), how)
     return trial.objective(objective)
 
 
-def _finished(folder: Path, config: DictConfig) -> Trial | None:
-    """The trial in `folder`, if it is whole, did not fail, and its settings and data were what they are now."""
-    sha256, trial = config_sha256(config), read_trial(folder)
+def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
+    """The trial in `run`, if it is complete, did not fail, and had the same settings and data."""
+    sha256, trial = config_sha256(config), read_trial(run)
     if trial is None or trial.reason is not None or trial.config != sha256:
         return None
-    if not (folder / "checkpoints" / "best.ckpt").is_file():
+    if not run.best.is_file():
         return None
-    settings = check_train(config)
-    ready = make_ready(examine(settings.data, settings.seed), settings.data)
-    return trial if trial.data == ready.manifest.fingerprint else None
+    return trial if trial.data == shared_data(check_train(config)).manifest.fingerprint else None
 
 
-def _run(folder: Path, config: DictConfig, values: dict[str, str]) -> Trial:
-    _clear(folder)
+def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
+    _remove_left_overs(run)
     start, metrics, reason = time.perf_counter(), {}, None
-    # Line by line, to be looked at meanwhile.
-    output = (folder / OUTPUT).open("w", encoding="utf-8", errors="backslashreplace", buffering=1)
-    with output, redirect_stdout(output), redirect_stderr(output):
+    with log_to_file(run.output):
         try:
             settings = check_train(config)
             check_sweep(config)
-            metrics = train(settings, config, swept=values)
-            if math.isnan(metrics.get(settings.sweep.objective, math.nan)):
-                raise HeadstartError(f"it has no {settings.sweep.objective} to be compared by")
-            # To resume from; of a hundred trials nobody resumes the end.
-            (folder / "checkpoints" / "last.ckpt").unlink(missing_ok=True)
+            metrics = _train(run, settings, values)
+            # For resuming, which a completed trial does not need.
+            run.last.unlink(missing_ok=True)
         except Exception as error:
             reason = _reason(error)
             if not isinstance(error, HeadstartError):
-                write_text(folder / TRACEBACK, traceback.format_exc())
+                write_text(run.traceback, traceback.format_exc())
     # A Trainer and its model refer to each other.
     gc.collect()
     seconds = round(time.perf_counter() - start, 3)
-    trial = Trial(folder.name, values, reason, metrics, seconds, config_sha256(config), _data(folder))
-    write_trial(folder, trial)
+    trial = Trial(run.path.name, values, reason, metrics, seconds, config_sha256(config), _fingerprint(run))
+    write_trial(run, trial)
     return trial
 
 
-def _clear(folder: Path) -> None:
-    """Removes what is left of an earlier attempt."""
-    for path in [path for path in folder.iterdir() if LEFT.fullmatch(path.name)]:
+def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> dict[str, float]:
+    """The training path up to `fit`: trials never see the test split."""
+    # Several trials may run in parallel on one terminal.
+    settings.trainer.setdefault("enable_progress_bar", False)
+    with RunRecord(settings) as record:
+        with record.stage("data"):
+            data = shared_data(settings)
+            audit = AuditReport(settings, data, compares=False)
+        with record.stage("model"):
+            backbone = shared_backbone(settings)
+        with record.stage("fit"):
+            fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values))])
+        with record.stage("report"):
+            draw_curves(fitted.history, fitted.best_epoch, run.curves)
+        record.metrics |= fitted.metrics()
+        if math.isnan(record.metrics.get(settings.sweep.objective, math.nan)):
+            raise HeadstartError(f"it has no {settings.sweep.objective} to be compared by")
+    return record.metrics
+
+
+def _remove_left_overs(run: RunFolder) -> None:
+    """Removes what an earlier attempt left."""
+    for path in [path for path in run.path.iterdir() if is_left_over(path.name)]:
         if path.is_dir():
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
-def _data(folder: Path) -> str:
-    """The fingerprint of the data of the run in `folder`; "" where it came to none."""
+def _fingerprint(run: RunFolder) -> str:
+    """Of the data of a trial; "" if it ended before they were known."""
     try:
-        record: dict[str, Any] = json.loads((folder / RUN_RECORD).read_text(encoding="utf-8"))
+        return str(read_json(run.record)["data_fingerprint"])
     except OSError:
         return ""
-    return str(record["data_fingerprint"])
 
 
 def _reason(error: Exception) -> str:
@@ -126,5 +135,5 @@ def _reason(error: Exception) -> str:
 
 def _line(trial: Trial, objective: str) -> str:
     """ "model.lr=0.01  valid/loss 0.0712"."""
-    said = f"{objective} {trial.objective(objective):.4f}" if trial.reason is None else f"failed: {trial.reason}"
-    return f"{trial.folder}  {said}"
+    result = f"{objective} {trial.objective(objective):.4f}" if trial.reason is None else f"failed: {trial.reason}"
+    return f"{trial.folder}  {result}"

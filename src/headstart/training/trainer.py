@@ -1,111 +1,152 @@
-"""Lightning's Trainer, made from the configuration."""
+"""Lightning's Trainer, created from the configuration."""
 
 import logging
-import signal
 import sys
-import threading
-import traceback
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning_fabric.utilities.exceptions import MisconfigurationException
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 
+from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
-from headstart.model.checkpoint import SafeCheckpointIO
-from headstart.settings import TrainSettings
+from headstart.files import replacing
+from headstart.model.checkpoint import read_checkpoint
+from headstart.run_folder import RunFolder
+from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
+from headstart.training.callbacks.clock import Clock
+from headstart.training.callbacks.history import History
+from headstart.training.callbacks.hparams import HParams, hyperparameters
+from headstart.training.callbacks.progress import count_epochs_from_1
+from headstart.training.callbacks.unfreezing import Unfreezing
+from headstart.training.errors import LIGHTNING, lightning_errors, reason_of
 
-LIGHTNING = ("pytorch_lightning", "lightning_fabric")
-# What a _target_ may be. A resumed run repeats the overrides it finds in a folder, maybe somebody else's.
+# Of Lightning's messages, those that a setting asks for.
+ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.callbacks.timer")
+PROFILERS: dict[Any, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+# What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
 TARGETS = ["pytorch_lightning.callbacks.*", "pytorch_lightning.loggers.*", "headstart.*"]
 
 
-def build_trainer(settings: TrainSettings, own_callbacks: list[Callback]) -> Trainer:
-    """A Trainer with the callbacks and loggers of the configuration, and `own_callbacks`.
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Lightning's own puts its temporary file elsewhere, perhaps on another disk, where a rename is a slow copy."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        with replacing(Path(path)) as temporary:
+            torch.save(checkpoint, temporary)
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -> Trainer:
+    """A Trainer with `callbacks`, the callbacks and loggers of the configuration, and those that record each epoch.
 
     Raises:
-        HeadstartError: a value that Lightning refuses.
+        HeadstartError: Lightning rejected a value.
     """
     _quieten_lightning()
-    callbacks = own_callbacks + _make_all("callbacks", settings.callbacks)
-    # Progress bars on a terminal; elsewhere headstart.training.history prints a line an epoch.
-    defaults: dict[str, Any] = {"enable_progress_bar": sys.stdout.isatty()}
-    loggers = _make_all("logger", settings.logger)
-    with lightning_refusals():
-        return Trainer(
-            **(defaults | settings.trainer),
-            callbacks=callbacks,
-            logger=loggers or False,
+    run = RunFolder(Path(settings.run_dir))
+    configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
+    _give_places(configured, run)
+    keeps_best = any(isinstance(callback, BestAndLast) for callback in configured.values())
+    added = [*_recording(settings, callbacks, run), *([] if keeps_best else [BestOnly("valid/loss")])]
+    with lightning_errors(settings):
+        trainer = Trainer(
+            **_arguments(settings, list(configured.values()), run),
+            callbacks=[*callbacks, *added, *configured.values()],
+            logger=list(loggers.values()) or False,
             plugins=[SafeCheckpointIO()],
-            # From the epoch on that frees the first stage of the backbone, batches are pictures instead of features.
-            reload_dataloaders_every_n_epochs=int(
-                settings.features.cache and settings.finetune.first_epoch is not None
-            ),
+            # Each epoch has a view of its own, which is encoded when its loader is created.
+            reload_dataloaders_every_n_epochs=int(settings.features.cache),
             default_root_dir=settings.run_dir,
             # headstart.data.sampler shards by itself.
             use_distributed_sampler=False,
         )
+    count_epochs_from_1(trainer.callbacks)  # type: ignore[attr-defined]
+    return trainer
 
 
-@contextmanager
-def lightning_refusals() -> Iterator[None]:
-    """Tells in one sentence what Lightning itself does not take; errors from elsewhere pass.
-
-    Raises:
-        HeadstartError: with Lightning's reason.
-    """
-    try:
-        yield
-    except (MisconfigurationException, TypeError, ValueError, RuntimeError) as error:
-        *_, innermost = traceback.walk_tb(error.__traceback__)
-        if innermost[0].f_globals.get("__name__", "").partition(".")[0] not in LIGHTNING:
-            raise
-        raise HeadstartError(f"Lightning refuses the trainer settings: {' '.join(str(error).split())}") from None
+def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunFolder) -> list[Callback]:
+    """What records each epoch of any run."""
+    trains_backbone = settings.finetune.first_epoch is not None
+    # The features of a backbone that is trained itself cannot be cached.
+    clock = Clock(cached=settings.features.cache or trains_backbone)
+    history = History(run.history, clock)
+    recording: list[Callback] = [clock, history, *([Unfreezing(history)] if trains_backbone else [])]
+    if not any(isinstance(callback, HParams) for callback in callbacks):
+        recording.append(HParams(hyperparameters(settings)))
+    return recording
 
 
-def _make_all(group: str, entries: dict[str, Any]) -> list[Any]:
-    made = []
+def _arguments(settings: TrainSettings, configured: list[Callback], run: RunFolder) -> dict[str, Any]:
+    """The settings of the Trainer, and what follows from the callbacks that are `configured`."""
+    has_bar = any(isinstance(callback, ProgressBar) for callback in configured)
+    # Progress bars on a terminal; elsewhere History prints one line per epoch.
+    arguments: dict[str, Any] = {"enable_progress_bar": has_bar or sys.stdout.isatty()}
+    arguments |= settings.trainer
+    if any(isinstance(callback, ModelSummary) for callback in configured):
+        arguments["enable_model_summary"] = True
+    if arguments.get("profiler") in PROFILERS:
+        # Otherwise its report would be among Lightning's messages, which are not shown.
+        arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run.path, filename="profile")
+    return arguments
+
+
+def _give_places(configured: dict[str, Callback], run: RunFolder) -> None:
+    """Lets the checkpoints of Lightning's ModelCheckpoint have a folder of their own, below headstart's."""
+    for name, callback in configured.items():
+        if isinstance(callback, ModelCheckpoint):
+            place = callback.dirpath or run.best.parent / name
+            if Path(place).absolute() == run.best.parent.absolute():
+                raise HeadstartError(f"callbacks.{name}.dirpath={place} is where headstart keeps its own checkpoints")
+            callback.dirpath = str(place)
+
+
+def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
+    """The objects that the entries of conf/callbacks or conf/logger describe, by their names."""
+    kind: type = Callback if group == "callbacks" else Logger
+    created = {}
     for name, entry in entries.items():
-        if entry is not None:
-            try:
-                made.append(instantiate(entry, _execution_whitelist_=TARGETS))
-            except (InstantiationException, MisconfigurationException, TypeError, ValueError) as error:
-                raise HeadstartError(f"{group}.{name} cannot be made: {' '.join(str(error).split())}") from None
-    return made
+        if entry is None:
+            continue
+        try:
+            created[name] = instantiate(entry, _execution_whitelist_=TARGETS, _convert_="all")
+        except HeadstartError:
+            raise
+        except Exception as error:
+            raise HeadstartError(f"{group}.{name} is invalid: {_reason(error)}") from None
+        if not isinstance(created[name], kind):
+            raise HeadstartError(f"{group}.{name} is invalid: {entry['_target_']} is no {kind.__name__} of Lightning")
+    return created
+
+
+def _reason(error: Exception) -> str:
+    """Hydra names the class and the exception, which may be all there is to say."""
+    own = isinstance(error, InstantiationException) and error.__cause__ is not None
+    return reason_of(error.__cause__ if own and error.__cause__ is not None else error)
 
 
 def _quieten_lightning() -> None:
     for name in LIGHTNING:
         logging.getLogger(name).setLevel(logging.WARNING)
+    for name in ASKED_FOR:
+        logging.getLogger(name).setLevel(logging.INFO)
     for text in (
-        # This project logs once an epoch, and knows the number of its workers.
+        # headstart logs once per epoch, and chooses the number of its workers.
         ".*smaller than the logging interval.*",
         ".*does not have many workers.*",
         # The frozen backbone is meant to be in eval mode.
         r".*module\(s\) in eval mode at the start of training.*",
-        # Lightning's own affair.
+        # Internal to Lightning.
         ".*treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=text)
-
-
-@contextmanager
-def sigterm_ends_with_143() -> Iterator[None]:
-    """Lets SIGTERM end the program with status 143; Lightning by itself would end with status 0."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        sys.exit(128 + number)
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,224 @@
+"""What is wrong with a folder of images, found before anything is trained on it."""
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from statistics import median
+
+from headstart.data.formats import image_extensions, is_visible
+from headstart.data.image_info import GRID, ImageInfo
+from headstart.data.prepare import PreparedData
+from headstart.data.scan import Sample, Scan
+from headstart.errors import UnreadableImage
+
+# The factor, in edge length of a square of the same area, by which an image is larger or smaller than the median.
+FAR = 4.0
+# Long edge by short edge; beyond it, most of the image is outside the square that the backbone sees.
+EXTREME_ASPECT = 3.0
+# If fewer images than this fraction are grayscale, a grayscale one is an outlier.
+GRAYSCALE_IS_RARE = 0.1
+SMALL_CLASS = 10
+IMBALANCE = 3.0
+# In terms of ImageInfo.colours: photographs have more, drawn signs fewer.
+PHOTOGRAPH, SIGN = 256, 64
+SIGN_DOMINANT = 0.93
+SIGN_NAMES = re.compile(
+    r"not[ _-]?(found|available)|place[ _-]?holder|(?<![a-z])no[ _-]?(image|photo|picture)"
+    r"|(?<![a-z])(image|photo|picture|file)[ _-]?(missing|unavailable)"
+)
+# Formats that are no mistake under the extension of another one.
+VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
+
+# Every kind of finding. Errors make results wrong: task=audit then exits with status 1.
+SEVERITY = {
+    **dict.fromkeys(UnreadableImage.FAULTS, "error"),
+    "placeholder": "error",
+    "conflicting labels": "error",
+    "duplicates across splits": "error",
+    "near duplicates across splits": "error",
+    "similar class names": "error",
+    "class missing from a split": "error",
+    "class missing from train": "error",
+    "empty class": "error",
+    "small class": "warning",
+    "class imbalance": "warning",
+    "duplicates within a split": "warning",
+    "extension does not match format": "warning",
+    "unusually large": "warning",
+    "unusually small": "warning",
+    "extreme aspect ratio": "warning",
+    "grayscale outlier": "warning",
+    "multiple frames": "warning",
+    "EXIF-rotated": "warning",
+    "hidden or system file": "warning",
+    "other file": "warning",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found: its kind (a key of SEVERITY), the paths concerned (relative to the root), and details."""
+
+    kind: str
+    paths: tuple[str, ...]
+    says: str = ""
+
+    @property
+    def severity(self) -> str:
+        """ "error" or "warning"."""
+        return SEVERITY[self.kind]
+
+    def remains_without(self, removed: Collection[str]) -> bool:
+        """Whether it still holds when the images `removed` are not used. One of several paths alone is no duplicate."""
+        left = sum(path not in removed for path in self.paths)
+        return left == len(self.paths) or left > 1
+
+
+def find_problems(data: PreparedData) -> list[Finding]:
+    """Everything found in a folder of images, used or not, in the order of SEVERITY."""
+    scan, infos = data.scan, data.infos
+    usable = {path: info for path, info in infos.items() if info.fault is None}
+    placeholders = list(_placeholders(usable))
+    signs = {path for finding in placeholders for path in finding.paths}
+    images = {path: info for path, info in usable.items() if path not in signs}
+    found = [
+        *_unreadable(scan, infos),
+        *placeholders,
+        *_duplicates(scan, infos),
+        *_classes(scan),
+        *_odd_images(images),
+        *_odd_sizes(images),
+        *_left_out(scan),
+    ]
+    return in_order(found)
+
+
+def in_order(findings: list[Finding]) -> list[Finding]:
+    """By kind, in the order of SEVERITY; otherwise as they are."""
+    return sorted(findings, key=lambda finding: list(SEVERITY).index(finding.kind))
+
+
+def _unreadable(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    for path, reason in scan.unreadable.items():
+        yield Finding("unreadable", (path,), f"the folder cannot be read: {reason}")
+    for path, info in infos.items():
+        if info.fault is not None:
+            yield Finding(info.fault, (path,), info.reason or "")
+
+
+def _placeholders(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    photographs = bool(infos) and median(info.colours for info in infos.values()) > PHOTOGRAPH
+    for path, info in infos.items():
+        if SIGN_NAMES.search(PurePosixPath(path).stem.lower()):
+            yield Finding("placeholder", (path,), "judging by its name")
+        elif info.colours == 1:
+            yield Finding("placeholder", (path,), "it has a single colour")
+        elif photographs and _looks_drawn(info):
+            yield Finding("placeholder", (path,), f"{info.dominant:.0%} of it has one colour, among photographs")
+
+
+def _looks_drawn(info: ImageInfo) -> bool:
+    # An image with fewer pixels than are sampled cannot have many colours.
+    few = info.colours <= SIGN and info.width * info.height >= GRID * GRID
+    return few or info.dominant >= SIGN_DOMINANT
+
+
+def _duplicates(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    same: dict[str, list[Sample]] = defaultdict(list)
+    for sample in scan.samples:
+        if infos[sample.path].fault is None:
+            same[infos[sample.path].sha256].append(sample)
+    for copies in same.values():
+        if len(copies) < 2:
+            continue
+        splits, classes = {copy.split for copy in copies}, {copy.class_name for copy in copies}
+        paths = tuple(copy.path for copy in copies)
+        if len(classes) > 1:
+            yield Finding("conflicting labels", paths, f"the same image in classes {' and '.join(sorted(classes))}")
+        if len(splits) > 1:
+            yield Finding("duplicates across splits", paths, f"the same image in {' and '.join(sorted(splits))}")
+        elif len(classes) == 1:
+            yield Finding("duplicates within a split", paths, f"the same image {len(paths)} times in {copies[0].split}")
+
+
+def _classes(scan: Scan) -> Iterator[Finding]:
+    counts = Counter((sample.split, sample.class_name) for sample in scan.samples)
+    every = {name for classes in scan.classes.values() for name in classes}
+    similar = _similar(every)
+    for names in similar:
+        yield Finding("similar class names", (), " and ".join(f"'{name}'" for name in names))
+    twins = {name for names in similar for name in names}
+    train = scan.classes["train"]
+    for split, classes in scan.classes.items():
+        for name in sorted(set(train) - set(classes) - twins):
+            yield Finding("class missing from a split", (), f"'{name}' is in train but not in {split}")
+        for name in sorted(set(classes) - set(train) - twins):
+            yield Finding("class missing from train", (), f"'{name}' is in {split} but not in train")
+    for name in sorted(every):
+        if empty := [split for split in scan.classes if name in scan.classes[split] and not counts[split, name]]:
+            yield Finding("empty class", (), f"'{name}' has no images in {', '.join(empty)}")
+    yield from _class_sizes({name: counts["train", name] for name in train if counts["train", name]})
+
+
+def _class_sizes(counts: dict[str, int]) -> Iterator[Finding]:
+    for name, count in counts.items():
+        if count < SMALL_CLASS:
+            yield Finding("small class", (), f"'{name}' has {count} image{'s' if count > 1 else ''} in train")
+    if not counts:
+        return
+    most, least = max(counts, key=lambda c: counts[c]), min(counts, key=lambda c: counts[c])
+    if counts[most] > IMBALANCE * counts[least]:
+        ratio = counts[most] / counts[least]
+        yield Finding(
+            "class imbalance", (), f"'{most}' has {ratio:.1f} × the images of '{least}' in train: see data.balance"
+        )
+
+
+def _similar(names: set[str]) -> list[list[str]]:
+    """Names that differ in case, in white space, or in how Unicode encodes the same letters."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(names):
+        groups["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    grayscale = sum(info.grayscale for info in infos.values())
+    for path, info in infos.items():
+        # Without an image extension, the content says what it is.
+        expected = image_extensions().get(PurePosixPath(path).suffix.lower(), info.format)
+        if info.format != expected and (expected, info.format) not in VARIANTS:
+            yield Finding("extension does not match format", (path,), f"it is {info.format}")
+        if info.grayscale and grayscale < GRAYSCALE_IS_RARE * len(infos):
+            yield Finding("grayscale outlier", (path,))
+        if info.frames > 1:
+            yield Finding("multiple frames", (path,), f"{info.frames} frames; only the first one is used")
+        if info.orientation != 1:
+            yield Finding("EXIF-rotated", (path,), f"orientation {info.orientation}; it is rotated upright")
+
+
+def _odd_sizes(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    if not infos:
+        return
+    middle = median(_edge(info) for info in infos.values())
+    for path, info in infos.items():
+        size = f"{info.width} × {info.height}"
+        if _edge(info) > FAR * middle:
+            yield Finding("unusually large", (path,), size)
+        if _edge(info) < middle / FAR:
+            yield Finding("unusually small", (path,), size)
+        if max(info.width, info.height) > EXTREME_ASPECT * min(info.width, info.height):
+            yield Finding("extreme aspect ratio", (path,), size)
+
+
+def _edge(info: ImageInfo) -> float:
+    return (info.width * info.height) ** 0.5
+
+
+def _left_out(scan: Scan) -> Iterator[Finding]:
+    for path, reason in scan.left_out.items():
+        visible = all(is_visible(part) for part in PurePosixPath(path).parts)
+        yield Finding("other file" if visible else "hidden or system file", (path,), reason)

@@ -1,0 +1,1 @@
+"""Pre-trained networks as frozen feature extractors, one file per provider."""

@@ -1,0 +1,158 @@
+"""A pre-trained network as a feature extractor that stays frozen unless stages of it are unfrozen."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from headstart.backbones.provider import Network
+from headstart.config.model import has_photo_features
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+
+
+@dataclass(frozen=True)
+class BackboneSource:
+    """Where a backbone comes from; a checkpoint holds this instead of frozen weights.
+
+    `sha256` is of the tensors that are used; `cut` is the name of the layer before which the network was cut.
+    """
+
+    arch: str
+    weights: str | None
+    seed: int
+    sha256: str
+    cut: str
+
+    def identity(self) -> dict[str, object]:
+        """What features depend on: a part of their key."""
+        return {
+            "arch": self.arch,
+            "weights_sha256": self.sha256,
+            "cut": self.cut,
+            "has_photo_features": has_photo_features(self.weights),
+        }
+
+
+class Backbone(nn.Module):
+    """uint8 images (N, 3, H, W) → float32 features (N, embedding_dim); frozen unless unfrozen.
+
+    Frozen means: no parameter requires a gradient, and the network stays in eval mode whatever `train()` is called, so
+    that BatchNorm's statistics do not drift. With `batch_norm=False` they stay fixed in unfrozen stages too, where only
+    BatchNorm's scale and shift are trained.
+
+    Args:
+        preprocessing: the network's, or what replaces it.
+        arch, seed: by which a checkpoint names the network.
+        find_stages: as in headstart.backbones.provider.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: Network,
+        preprocessing: Preprocessing,
+        arch: str,
+        seed: int,
+        find_stages: Callable[[nn.Module, Tensor], list[list[str]]],
+    ) -> None:
+        super().__init__()
+        self.network = network.module.requires_grad_(False)
+        self.embedding_dim = network.embedding_dim
+        self.preprocessing = preprocessing
+        self.source = BackboneSource(arch, network.weights, seed, state_sha256(network.module), network.cut)
+        self.unfrozen = 0  # stages, from the top
+        # Of its forward pass; an Encoder compiles it once, and other Encoders of the same backbone use that.
+        self.is_compiled, self.compile_failed = False, False
+        self._batch_norm = True
+        self._find_stages = find_stages
+        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(preprocessing.std).view(3, 1, 1), persistent=False)
+        self.eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        normalized = (images.float() / 255 - self.mean) / self.std
+        return self.network(normalized).float()
+
+    @cached_property
+    def stages(self) -> list[list[str]]:
+        """The names of the network's blocks, stage by stage from the input."""
+        size = self.preprocessing.image_size
+        return self._find_stages(self.network, torch.zeros(1, 3, size, size, device=self.mean.device))
+
+    def parameters_of(self, stage: int) -> list[nn.Parameter]:
+        """Those of one stage, counted from the top. What is in no block belongs to the stage next to the input."""
+        found = [p for name in self._from_top(stage) for p in self.network.get_submodule(name).parameters()]
+        if stage == len(self.stages) - 1:
+            in_blocks = {
+                id(p) for stage in self.stages for b in stage for p in self.network.get_submodule(b).parameters()
+            }
+            found += [p for p in self.network.parameters() if id(p) not in in_blocks]
+        return found
+
+    def unfreeze(self, count: int, *, batch_norm: bool) -> None:
+        """Makes the top `count` stages trainable, and freezes the others."""
+        self.network.requires_grad_(False)
+        for stage in range(count):
+            for parameter in self.parameters_of(stage):
+                parameter.requires_grad_(True)
+        self.unfrozen = count
+        self._batch_norm = batch_norm
+
+    def state_of(self, count: int) -> set[str]:
+        """The names, in `network`, of the parameters and buffers of the top `count` stages."""
+        # Finding the stages takes a forward pass, which a backbone that stays frozen can do without.
+        if not count:
+            return set()
+        names = set(self.network.state_dict())
+        if count == len(self.stages):
+            return names
+        blocks = tuple(f"{name}." for stage in range(count) for name in self._from_top(stage))
+        return {name for name in names if name.startswith(blocks)}
+
+    def train(self, mode: bool = True) -> "Backbone":
+        super().train(False)
+        if not mode or not self.unfrozen:
+            return self
+        if self.unfrozen == len(self.stages):
+            self.network.train()
+        else:
+            for stage in range(self.unfrozen):
+                for name in self._from_top(stage):
+                    self.network.get_submodule(name).train()
+        if not self._batch_norm:
+            for module in self.network.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def check_input(self) -> None:
+        """Tries one image, for networks that accept only some sizes.
+
+        Raises:
+            HeadstartError: the network does not accept images of this size.
+        """
+        size = self.preprocessing.image_size
+        try:
+            self(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+        except (RuntimeError, AssertionError, ValueError) as error:
+            raise HeadstartError(
+                f"data.image_size={size} does not suit model.arch={self.source.arch}: {str(error).splitlines()[0]}"
+            ) from None
+
+    def _from_top(self, stage: int) -> list[str]:
+        return self.stages[len(self.stages) - 1 - stage]
+
+
+def state_sha256(module: nn.Module) -> str:
+    """SHA-256 of all parameters and persistent buffers of `module` by name, independent of the file format."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

@@ -1,0 +1,101 @@
+"""Loads a backbone: a provider's network with its weights, and the preprocessing that belongs to them."""
+
+import os
+from pathlib import Path
+
+from headstart.backbones import torchvision
+from headstart.backbones.backbone import Backbone, BackboneSource
+from headstart.backbones.provider import Provider
+from headstart.config.data import DataSettings, check_sizes
+from headstart.config.model import ModelSettings
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+from headstart.log import log
+
+# By the prefix of `model.arch`, up to a slash.
+PROVIDERS: dict[str, Provider] = {"": torchvision.PROVIDER}
+
+
+def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Backbone:
+    """The backbone `model.arch` with `model.weights`: "bundled", a name, a state_dict file, or None for random ones.
+
+    `data` may override the preprocessing that belongs to the weights; `seed` is of random weights.
+
+    Raises:
+        HeadstartError: the weights could not be loaded, or do not fit.
+    """
+    provider = _provider_of(model.arch)
+    network = provider.load(model.arch, model.weights, seed)
+    preprocessing = _override(network.preset, data)
+    if network.guess is not None and None in (data.resize_size, data.image_size, data.interpolation):
+        log.info(
+            "%s: using the preprocessing of %s (resize %d, crop %d, %s); data.resize_size, … change it",
+            *(model.weights, network.guess),
+            *(preprocessing.resize_size, preprocessing.image_size, preprocessing.interpolation),
+        )
+    backbone = Backbone(network, preprocessing, model.arch, seed, provider.find_stages)
+    backbone.check_input()
+    return backbone
+
+
+def check_backbone(model: ModelSettings, data: DataSettings) -> None:
+    """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
+    provider = _provider_of(model.arch)
+    provider.check(model.arch, model.weights)
+    _override(provider.preset(model.arch, model.weights), data)
+
+
+def preprocessing_of(model: ModelSettings, data: DataSettings) -> Preprocessing:
+    """The preprocessing of the backbone that `load_backbone` would load.
+
+    Raises:
+        HeadstartError: there is no such architecture, or the sizes contradict each other.
+    """
+    return _override(_provider_of(model.arch).preset(model.arch, model.weights), data)
+
+
+def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, moved_to: str | None) -> Backbone:
+    """The backbone that a checkpoint names; if `moved_to` is a file, its weights come from there.
+
+    Raises:
+        HeadstartError: the weights could not be loaded, or are not those the checkpoint was trained with.
+    """
+    provider = _provider_of(source.arch)
+    network = provider.load(source.arch, _weights_to_restore(source, moved_to), source.seed)
+    backbone = Backbone(network, preprocessing, source.arch, source.seed, provider.find_stages)
+    found = backbone.source
+    if found.sha256 != source.sha256:
+        origin = found.weights or f"random, from seed {source.seed}"
+        raise HeadstartError(
+            f"the backbone's weights ({origin}) are not those of the checkpoint: it was trained with SHA-256 "
+            f"{source.sha256[:16]}…, these have {found.sha256[:16]}…"
+        )
+    return backbone
+
+
+def check_source(source: BackboneSource, *, moved_to: str | None) -> None:
+    """Raises HeadstartError, as `restore_backbone` would, for all that can be known without a download."""
+    _provider_of(source.arch).check(source.arch, _weights_to_restore(source, moved_to))
+
+
+def _weights_to_restore(source: BackboneSource, moved_to: str | None) -> str | None:
+    if moved_to is None:
+        return source.weights
+    # A name may merely be the default of model.weights.
+    is_file = os.sep in moved_to or Path(moved_to).suffix != "" or Path(moved_to).is_file()
+    is_gone = source.weights is not None and os.sep in source.weights and not Path(source.weights).exists()
+    return moved_to if is_file or is_gone else source.weights
+
+
+def _override(preset: Preprocessing, data: DataSettings) -> Preprocessing:
+    image_size = data.image_size or preset.image_size
+    # With another image size alone, the same part of the image is cropped as with the preset.
+    resize_size = data.resize_size or round(preset.resize_size * image_size / preset.image_size)
+    check_sizes(resize_size, image_size)
+    mean, std = tuple(data.mean or preset.mean), tuple(data.std or preset.std)
+    return Preprocessing(resize_size, image_size, data.interpolation or preset.interpolation, mean, std)
+
+
+def _provider_of(arch: str) -> Provider:
+    prefix, slash, _ = arch.partition("/")
+    return PROVIDERS.get(prefix if slash else "", PROVIDERS[""])

@@ -1,0 +1,42 @@
+"""What a source of pre-trained networks provides."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from headstart.data.transforms import Preprocessing
+
+
+@dataclass(frozen=True)
+class Network:
+    """`module` maps normalized images to features of `embedding_dim`.
+
+    `cut` is the name of the classification layer that was removed; `weights` are their name or the absolute path of
+    their file, None: they are random; `preset` is the preprocessing that belongs to them, which for a file is a guess:
+    `guess` says whose it is.
+    """
+
+    module: nn.Module
+    embedding_dim: int
+    cut: str
+    weights: str | None
+    preset: Preprocessing
+    guess: str | None
+
+
+@dataclass(frozen=True)
+class Provider:
+    """The functions of a provider. Each raises HeadstartError, with the reason, for what it does not have.
+
+    Attributes:
+        check: (arch, weights) → nothing; whether `load` would fail is found out without a download.
+        preset: (arch, weights) → the preprocessing that belongs to the weights.
+        load: (arch, weights, seed) → the network; `seed` is of random weights.
+        find_stages: (module, images) → the names of the module's blocks, stage by stage from the input.
+    """
+
+    check: Callable[[str, str | None], None]
+    preset: Callable[[str, str | None], Preprocessing]
+    load: Callable[[str, str | None, int], Network]
+    find_stages: Callable[[nn.Module, Tensor], list[list[str]]]

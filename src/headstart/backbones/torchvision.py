@@ -1,0 +1,190 @@
+"""Torchvision's classification models as backbones, cut before their last layer."""
+
+import difflib
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any, cast
+from urllib.error import URLError
+from urllib.parse import urlparse
+
+import torch
+import torchvision
+from torch import nn
+
+from headstart.backbones.bundled import bundled_weights
+from headstart.backbones.provider import Network, Provider
+from headstart.backbones.stages import find_stages
+from headstart.backbones.weights import fitting_state, load_weights
+from headstart.config.model import BUNDLED
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError, listed
+from headstart.files import sha256_of
+
+CLASSIFIER_WIDTH = 1000
+
+
+def load(arch: str, weights: str | None, seed: int) -> Network:
+    """The model `arch` without its last layer, with random weights from `seed` if there are no others.
+
+    Raises:
+        HeadstartError: there is no such model, or its weights could not be loaded.
+    """
+    module = build_classifier(arch, seed)
+    name, width = cut(module)
+    if weights is None:
+        return Network(module, width, name, None, *_published_preset(arch, None))
+    if weights != BUNDLED:
+        path, origin = _find_file(arch, weights)
+        preprocessing, guess = _published_preset(arch, weights)
+    else:
+        path, preprocessing = bundled_weights(arch)
+        origin, guess = BUNDLED, None
+    load_weights(module, path, _misfit(origin, arch), without=f"{name}.")
+    if hasattr(module, "transform_input"):
+        # GoogLeNet's and Inception's weights come from another library and expect its normalization.
+        cast(Any, module).transform_input = True
+    return Network(module, width, name, origin, preprocessing, guess)
+
+
+def check(arch: str, weights: str | None) -> None:
+    """Raises HeadstartError if `load` would fail, apart from what only a download can show."""
+    check_architecture(arch)
+    if weights == BUNDLED:
+        bundled_weights(arch)
+    elif weights is not None and weights not in _names(arch):
+        path, origin = _find_file(arch, weights)
+        # Without memory for its tensors, it takes no time to build.
+        with torch.device("meta"):
+            module = build_classifier(arch, seed=0)
+        fitting_state(module, path, _misfit(origin, arch), without=f"{cut(module)[0]}.")
+
+
+def preset(arch: str, weights: str | None) -> Preprocessing:
+    """The preprocessing that belongs to `weights`; for a file, the architecture's default.
+
+    Raises:
+        HeadstartError: there is no such architecture.
+    """
+    check_architecture(arch)
+    return bundled_weights(arch)[1] if weights == BUNDLED else _published_preset(arch, weights)[0]
+
+
+PROVIDER = Provider(check, preset, load, find_stages)
+
+
+def architectures() -> list[str]:
+    """The names that `model.arch` accepts."""
+    return torchvision.models.list_models(module=torchvision.models)
+
+
+def check_architecture(arch: str) -> None:
+    """Raises HeadstartError, with the nearest names, if torchvision has no classification model `arch`."""
+    if arch not in architectures():
+        near = difflib.get_close_matches(arch, architectures(), n=3, cutoff=0.4)
+        hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision's list of classification models"
+        raise HeadstartError(f"model.arch={arch} is not a torchvision classification model: {hint}")
+
+
+def build_classifier(arch: str, seed: int) -> nn.Module:
+    """The whole model `arch`, last layer included, with random weights that depend only on `seed`."""
+    check_architecture(arch)
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        # GoogLeNet and Inception announce a change of their default initialization.
+        warnings.simplefilter("ignore")
+        torch.default_generator.manual_seed(seed)
+        return torchvision.models.get_model(arch, weights=None)
+
+
+def cut(module: nn.Module) -> tuple[str, int]:
+    """Replaces the last layer of `module` by the identity, in place.
+
+    Returns:
+        The name of that layer, and the width of the features that now come out.
+
+    Raises:
+        HeadstartError: the model does not end in a Linear or a 1×1 convolution with 1,000 outputs.
+    """
+    name, width = None, 0
+    for candidate, layer in module.named_modules():
+        if isinstance(layer, nn.Linear) and layer.out_features == CLASSIFIER_WIDTH:
+            name, width = candidate, layer.in_features
+        if isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1) and layer.out_channels == CLASSIFIER_WIDTH:
+            name, width = candidate, layer.in_channels
+    if name is None:
+        raise HeadstartError(f"{type(module).__name__} does not end in a Linear or a 1×1 convolution that can be cut")
+    parent, _, attribute = name.rpartition(".")
+    setattr(module.get_submodule(parent), attribute, nn.Identity())
+    return name, width
+
+
+def _published_preset(arch: str, weights: str | None) -> tuple[Preprocessing, str | None]:
+    """That of torchvision's weights of this name, or of its default ones, whose name follows if `weights` is a file."""
+    is_published = weights in _names(arch)
+    entry = torchvision.models.get_model_weights(arch)[weights if is_published else "DEFAULT"]
+    transform = entry.transforms()
+    found = Preprocessing(
+        resize_size=transform.resize_size[0],
+        image_size=transform.crop_size[0],
+        interpolation=transform.interpolation.value,
+        mean=tuple(transform.mean),
+        std=tuple(transform.std),
+    )
+    return found, None if weights is None or is_published else str(entry)
+
+
+def _names(arch: str) -> list[str]:
+    """Of torchvision's weights for `arch`."""
+    return list(torchvision.models.get_model_weights(arch).__members__)
+
+
+def _misfit(weights: str, arch: str) -> str:
+    return f"model.weights={weights} does not fit model.arch={arch}"
+
+
+def _find_file(arch: str, weights: str) -> tuple[Path, str]:
+    """The file, downloaded if necessary, and the name or absolute path that identifies it."""
+    if weights in _names(arch):
+        return _download(weights, torchvision.models.get_model_weights(arch)[weights].url), weights
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path, str(path.resolve())
+    if path.suffix or os.sep in weights:
+        raise HeadstartError(f"the weights file {weights} does not exist: give another one with model.weights=FILE")
+    raise HeadstartError(
+        f"model.weights={weights} is neither a file nor {BUNDLED} nor the name of torchvision weights for {arch}: "
+        f"{listed(_names(arch))}"
+    )
+
+
+def _download(name: str, url: str) -> Path:
+    """Downloaded once, and verified whenever it is used."""
+    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
+    if not cached.exists():
+        cached.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(url, str(cached), hash_prefix=_hash_prefix(cached))
+        except (URLError, OSError, RuntimeError) as error:
+            reason = getattr(error, "reason", None) or error
+            raise HeadstartError(
+                f"the weights {name} could not be downloaded from {url} ({reason}): if you have the file, "
+                f"set model.weights=FILE or put it at {cached}"
+            ) from None
+    _check_hash(cached)
+    return cached
+
+
+def _hash_prefix(path: Path) -> str | None:
+    match = re.search(r"-([0-9a-f]{8,})\.", path.name)
+    return match.group(1) if match else None
+
+
+def _check_hash(path: Path) -> None:
+    """torch.hub checks a download once; the file may have been damaged since."""
+    expected = _hash_prefix(path)
+    found = sha256_of(path)
+    if expected and not found.startswith(expected):
+        raise HeadstartError(
+            f"{path} is damaged: its SHA-256 starts with {found[:8]} instead of {expected}; delete it and run again"
+        )

@@ -1,0 +1,1 @@
+"""The command line: overrides, resuming, errors in one sentence, clean-up of failed runs."""

@@ -1,0 +1,31 @@
+"""Folders for the caches of other libraries, for users who have no home folder, or no name."""
+
+import getpass
+import os
+
+from headstart.files import cache_folder, usual_cache_folder
+
+
+def use_writable_caches() -> None:
+    """Sets the variables of libraries whose own choice of a folder cannot work; must come before they are imported."""
+    if usual_cache_folder() is None:
+        # The last is Triton's, which PyTorch compiles with on a GPU.
+        _set("matplotlib", "MPLCONFIGDIR")
+        _set("torch", "TORCH_HOME")
+        _set("triton", "TRITON_CACHE_DIR")
+    if not _has_name():
+        _set("torchinductor", "TORCHINDUCTOR_CACHE_DIR")
+
+
+def _set(name: str, variable: str) -> None:
+    if not os.environ.get(variable):
+        folder = cache_folder() / name
+        folder.mkdir(parents=True, exist_ok=True)
+        os.environ[variable] = str(folder.absolute())
+
+
+def _has_name() -> bool:
+    try:
+        return bool(getpass.getuser())
+    except (ImportError, KeyError, OSError):
+        return False

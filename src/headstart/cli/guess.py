@@ -1,0 +1,106 @@
+"""What is meant by a bare word, and by group=value where conf/ has no such option."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from headstart.cli.script import Script
+from headstart.cli.translate import NO, YES
+from headstart.commands import quoted
+from headstart.config.architectures import architecture_names
+from headstart.config.suggest import nearest
+from headstart.errors import HeadstartError
+from headstart.run_folder import checkpoint_in
+
+TASKS = ("train", "test", "audit")
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def option_meant(group: str, value: str, script: Script) -> list[str] | None:
+    """The overrides that stand for group=value if the group has no such option; None if it has.
+
+    Raises:
+        HeadstartError: nothing does.
+    """
+    options = script.options(group)
+    parts = value.split(",")
+    if not options or set(parts) <= {*options, "null", ""} or not set("[{$(").isdisjoint(value):
+        return None
+    found = OTHERS[group](value) if group in OTHERS else None
+    if found is None:
+        own = " (a folder of your own: data=folder data.root=DIR)" if group == "data" else ""
+        missing = next(part for part in parts if part not in options)
+        raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
+    return found
+
+
+def word_meant(word: str, script: Script) -> list[str]:
+    """The overrides that stand for a bare word.
+
+    Raises:
+        HeadstartError: nothing does.
+    """
+    if found := (_to_train if script.trains else _to_predict)(word):
+        return found
+    raise HeadstartError(
+        f"{quoted(word)} is not a setting: settings are written key=value, with quotes around a value with spaces, and "
+        "--help lists them"
+    )
+
+
+def is_checkpoint(word: str) -> bool:
+    """Whether it is a checkpoint by its name, or the folder of a run or a sweep."""
+    return word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None
+
+
+def _data(value: str) -> list[str] | None:
+    return ["data=folder", f"data.root={value}"] if os.sep in value or os.path.exists(value) else None
+
+
+def _model(value: str) -> list[str] | None:
+    if set(value.split(",")) <= set(architecture_names()):
+        return [f"model.arch={value}"]
+    if is_checkpoint(value):
+        return [f"ckpt_path={value}"]
+    return [f"model.weights={value}"] if value.endswith(WEIGHTS) else None
+
+
+def _finetune(value: str) -> list[str] | None:
+    names = dict.fromkeys(YES, "gradual") | dict.fromkeys(NO, "none") | {"all": "full"}
+    return [f"finetune={names[value.lower()]}"] if value.lower() in names else None
+
+
+def _trainer(value: str) -> list[str] | None:
+    names = {"cuda": "gpu", "mps": "mps", "tpu": "tpu", "auto": "auto"}
+    return [f"trainer.accelerator={names[value.lower()]}"] if value.lower() in names else None
+
+
+def _logger(value: str) -> list[str] | None:
+    return ["logger=none"] if value.lower() in NO else None
+
+
+# What is meant by values that are not among a group's options.
+OTHERS: dict[str, Callable[[str], list[str] | None]] = {
+    "data": _data,
+    "model": _model,
+    "finetune": _finetune,
+    "trainer": _trainer,
+    "logger": _logger,
+}
+
+
+def _to_train(word: str) -> list[str] | None:
+    if word in TASKS:
+        return [f"task={word}"]
+    if is_checkpoint(word):
+        return [f"ckpt_path={word}"]
+    if word in architecture_names():
+        return [f"model.arch={word}"]
+    return [f"model.weights={word}"] if word.endswith(WEIGHTS) else _data(word)
+
+
+def _to_predict(word: str) -> list[str] | None:
+    if is_checkpoint(word):
+        return [f"ckpt_path={word}"]
+    looks_like_path = not set("/*?.").isdisjoint(word)
+    return [f"source={word}"] if looks_like_path or os.path.exists(word) else None

@@ -1,0 +1,137 @@
+"""How both scripts start: overrides for Hydra, and errors in one sentence."""
+
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
+
+from headstart.cli.cleanup import reject_used_run_folder
+from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
+from headstart.cli.errors import fail, is_about_command_line, sentence_of
+from headstart.cli.hints import check_words
+from headstart.cli.names import register_resolvers, sweep_name, swept_keys
+from headstart.cli.overrides import PATHS, for_hydra, key_of, parsed_override, value_of, with_plain_paths
+from headstart.cli.resume import overrides_to_repeat, with_checkpoint_file
+from headstart.cli.script import Script
+from headstart.commands import quoted
+from headstart.config.literal import is_encodable
+from headstart.config.validation import known_keys
+from headstart.errors import HeadstartError
+from headstart.log import log_to_console
+
+# What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
+HYDRA_TARGETS = ["headstart.sweep.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
+# With these flags, options may come from elsewhere than conf/.
+OTHER_CONF = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn", "--experimental-rerun")
+
+
+def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
+    """Runs a script's Hydra main; `schema` holds the keys it knows.
+
+    With `trains`, a command line that names a checkpoint is preceded by the settings of the run it came from, and that
+    of a sweep gets the sweep's folder. Errors in the command line end with one sentence and status 1.
+    """
+    tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    # Otherwise Hydra would print errors, and advice to set it, by itself.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A file's name need not be valid in any encoding, and is printed all the same.
+            stream.reconfigure(errors="backslashreplace")
+    log_to_console()
+    register_resolvers()
+    with quiet_when_pipe_is_closed(), ended_by_signals(), _one_sentence(schema, tracebacks):
+        if "--version" in sys.argv[1:]:
+            print(f"headstart {version('headstart')}")
+            return
+        sys.argv[1:] = _arguments_for_hydra(sys.argv[1:], schema, trains)
+        reject_used_run_folder(sys.argv[1:])
+        main()
+
+
+@contextmanager
+def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
+    try:
+        yield
+    except HeadstartError as error:
+        fail(str(error))
+    except BrokenPipeError:
+        raise
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        if tracebacks:
+            raise
+        fail(sentence_of(error, schema))
+    except (ValueError, RuntimeError, AssertionError, ImportError) as error:
+        if tracebacks or not is_about_command_line(error):
+            raise
+        fail(" ".join(str(error).split()) or "these settings were rejected by Hydra")
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _arguments_for_hydra(arguments: list[str], schema: type, trains: bool) -> list[str]:
+    has_own_conf = not set(OTHER_CONF) & set(arguments)
+    conf = Path(sys.argv[0]).resolve().parent / "conf"
+    script = Script("train.py" if trains else "predict.py", tuple(known_keys(schema)), conf if has_own_conf else None)
+    if {"--help", "-h"} & set(arguments):
+        arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
+    check_words(arguments, script)
+    is_sweep = _asks_for_multirun(arguments)
+    resumes = trains and "task=test" not in arguments
+    arguments = with_plain_paths(with_checkpoint_file(arguments, "last" if resumes else "best"), is_sweep=is_sweep)
+    _check_readable(arguments)
+    if trains and is_sweep:
+        arguments = arguments + _sweep_overrides(arguments)
+    elif any(key_of(argument) == "sweep" for argument in arguments):
+        raise HeadstartError("sweep= chooses the trials of a sweep, and needs -m")
+    if trains:
+        arguments += _without_hydras_record(arguments, is_sweep)
+    repeated = overrides_to_repeat(arguments) if trains else []
+    return list(for_hydra(repeated, arguments))
+
+
+def _check_readable(arguments: list[str]) -> None:
+    """Raises HeadstartError for a value that Hydra would not understand."""
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if not equals or key.startswith("-") or key_of(key) in PATHS:
+            continue
+        if not is_encodable(argument):
+            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
+        if parsed_override(argument) is None:
+            text = str(QuotedString(value, Quote.double).with_quotes())
+            raise HeadstartError(f"{argument} cannot be read: put quotes around the value: {quoted(f'{key}={text}')}")
+
+
+def _without_hydras_record(arguments: list[str], is_sweep: bool) -> list[str]:
+    """What keeps Hydra from recording the names of folders that are not UTF-8, which it cannot."""
+    places = [value_of(argument) for argument in arguments if key_of(argument) in ("hydra.run.dir", "hydra.sweep.dir")]
+    if all(map(is_encodable, [os.getcwd(), *places])):
+        return []
+    if is_sweep:
+        raise HeadstartError("a sweep (-m) needs a folder whose name, and that of the current one, is UTF-8")
+    return ["hydra.output_subdir=null"]
+
+
+def _asks_for_multirun(arguments: list[str]) -> bool:
+    """By a flag, which may be shortened, or by its key."""
+    flags = any(len(a) > 2 and "--multirun".startswith(a) for a in arguments)
+    return flags or "-m" in arguments or any(key_of(a) == "hydra.mode" for a in arguments)
+
+
+def _sweep_overrides(arguments: list[str]) -> list[str]:
+    """What a sweep needs to know about its own command line, also in other processes that run its trials."""
+    keys = [
+        f"sweep.{name}=[{','.join(map(repr, found))}]"
+        for name, found in zip(("over", "fixed"), swept_keys(arguments), strict=True)
+    ]
+    has_folder = any(key_of(argument) == "hydra.sweep.dir" for argument in arguments)
+    return keys if has_folder else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]

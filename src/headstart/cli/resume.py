@@ -1,0 +1,99 @@
+"""Resuming and testing again: the settings of the run that a checkpoint belongs to."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml  # type: ignore[import-untyped]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from headstart.cli.names import as_written
+from headstart.cli.overrides import expand_home, key_of, value_of, written_as
+from headstart.errors import HeadstartError
+from headstart.log import log
+from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
+
+# A trial of a sweep is resumed as a run of its own.
+NOT_REPEATED = ("ckpt_path", "task", "sweep", "sweep.over", "sweep.fixed", "sweep.objective", "run_dir")
+# A checkpoint knows where its weights came from, and this key where they are now.
+NOT_FOR_TESTS = ("model.weights",)
+# What says which data to use, if a checkpoint's run does not.
+DATA = ("data", "data.root", "experiment")
+# The option of conf/data that has the keys of a maker.
+OPTION_OF_MAKER = {None: "folder", "caltech": "caltech256", "shapes": "shapes"}
+
+
+def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
+    """`arguments` with the checkpoint `name` of a run, where ckpt_path is a run's folder.
+
+    Raises:
+        HeadstartError: ckpt_path is another folder.
+    """
+    return [_with_file(argument, name) if key_of(argument) == "ckpt_path" else argument for argument in arguments]
+
+
+def overrides_to_repeat(arguments: list[str]) -> list[str]:
+    """The settings of the run whose checkpoint `ckpt_path` names, as overrides; empty if there is no such key.
+
+    Raises:
+        HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
+    """
+    tests = any(key_of(argument) == "task" and value_of(argument) == "test" for argument in arguments)
+    for argument in arguments:
+        value = expand_home(value_of(argument))
+        if key_of(argument) == "ckpt_path" and value.lower() not in ("", "null") and "${" not in value:
+            if not os.path.lexists(value):
+                raise HeadstartError(f"ckpt_path={value} does not exist")
+            repeated = _overrides_of(run_folder_of(Path(value)), {key_of(argument) for argument in arguments})
+            return [override for override in repeated if not (tests and key_of(override) in NOT_FOR_TESTS)]
+    return []
+
+
+def _with_file(argument: str, name: Literal["best", "last"]) -> str:
+    path = expand_home(value_of(argument))
+    file = str(checkpoint_file(Path(path), name))
+    return argument if file == str(Path(path)) else f"ckpt_path={file}"
+
+
+def _overrides_of(run: RunFolder, given: set[str]) -> list[str]:
+    try:
+        if run.overrides.is_file():
+            return [
+                override
+                for override in as_written(OmegaConf.load(run.overrides))
+                if key_of(override) not in NOT_REPEATED
+            ]
+        if run.config.is_file():
+            log.info("settings of the run: %s", run.config)
+            return list(_overrides_of_config(OmegaConf.to_container(OmegaConf.load(run.config))))
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, KeyError, TypeError):
+        raise HeadstartError(
+            f"the settings of the run in {run.path} cannot be read: one of its files is damaged"
+        ) from None
+    if not given & set(DATA):
+        raise HeadstartError(
+            f"the settings of the checkpoint's run are gone, because {run.path} has neither "
+            f"{run.overrides.relative_to(run.path)} nor {run.config.name}: give its data and settings again "
+            "(data=folder data.root=DIR …)"
+        )
+    return []
+
+
+def _overrides_of_config(config: Any) -> Iterator[str]:
+    """The overrides that give the resolved configuration `config` again, in another run's folder."""
+    yield f"data={OPTION_OF_MAKER[config['data']['maker']]}"
+    if not config["logger"]:
+        yield "logger=none"
+    for key, value in _leaves(config):
+        if key not in NOT_REPEATED:
+            yield f"{key}={'${run_dir}' if value == config['run_dir'] else written_as(value)}"
+
+
+def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,0 +1,29 @@
+"""Commands in messages: quoted, so that they can be pasted into a shell."""
+
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def command(script: str, arguments: Iterable[str]) -> str:
+    """ "python train.py model.lr=0.1"; `script` is the name of the one beside the script that runs."""
+    running = Path(sys.argv[0])
+    # In a test, a notebook or another program it is one of somebody else's.
+    path = running.with_name(script) if running.name in ("train.py", "predict.py") else Path(script)
+    return " ".join(["python", *map(quoted, [str(path), *arguments])])
+
+
+def quoted(word: str) -> str:
+    """`word` as a shell reads it; bytes that are not text, and line breaks, as escapes."""
+    if word.isprintable():
+        return shlex.quote(word)
+    content = "".join(_escaped(byte) for byte in os.fsencode(word))
+    return f"$'{content}'"
+
+
+def _escaped(byte: int) -> str:
+    character = chr(byte)
+    return character if re.fullmatch(r"[\w ./=,:+@%-]", character, re.ASCII) else f"\\x{byte:02x}"

@@ -1,0 +1,1 @@
+"""Typed settings, one file per group of conf/. Defaults live in conf/."""

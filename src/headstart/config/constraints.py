@@ -1,0 +1,65 @@
+"""Dataclass fields with a constraint on their value."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import field, fields, is_dataclass
+from typing import Any
+
+
+def constrained(says: str, test: Callable[[Any], bool]) -> Any:
+    """A field whose value must pass `test`; `says` completes the sentence "it must be …"."""
+    return field(metadata={"says": says, "test": test})
+
+
+def optional(says: str, test: Callable[[Any], bool]) -> Any:
+    """As `constrained`, or null."""
+    return constrained(f"{says}, or null", lambda v: v is None or test(v))
+
+
+def positive_int() -> Any:
+    """An integer above 0."""
+    return constrained("a positive integer", lambda v: v > 0)
+
+
+def non_negative_int() -> Any:
+    """An integer, 0 or more."""
+    return constrained("a non-negative integer", lambda v: v >= 0)
+
+
+def non_negative() -> Any:
+    """A finite number, 0 or more."""
+    return constrained("a non-negative number", lambda v: 0 <= v < float("inf"))
+
+
+def fraction(of: str = "") -> Any:
+    """A number from 0 to below 1; `of` says of what."""
+    return constrained(f"a fraction{of}, at least 0 and below 1", lambda v: 0 <= v < 1)
+
+
+def one_of(*choices: str) -> Any:
+    """One of several strings."""
+    return constrained(f"one of {', '.join(choices)}", lambda v: v in choices)
+
+
+def auto_or_bool() -> Any:
+    """ "auto", true or false."""
+    return constrained("auto, true or false", lambda v: v == "auto" or isinstance(v, bool))
+
+
+def workers() -> Any:
+    """A number of worker processes, or "auto"."""
+    return constrained("auto or a non-negative integer", lambda v: v == "auto" or is_int(v, least=0))
+
+
+def is_int(value: Any, least: int) -> bool:
+    """Whether `value` is an integer, and not a bool, of at least `least`."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def violations(settings: Any, prefix: str = "") -> Iterator[str]:
+    """A sentence for each value in `settings`, a dataclass of dataclasses, that breaks its field's constraint."""
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            yield from violations(value, f"{prefix}{item.name}.")
+        elif "test" in item.metadata and not item.metadata["test"](value):
+            yield f"{prefix}{item.name}={value} is invalid: it must be {item.metadata['says']}"

@@ -1,0 +1,118 @@
+"""conf/data: the folder of images, how it is split, read and balanced."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from headstart.config.constraints import (
+    auto_or_bool,
+    constrained,
+    is_int,
+    non_negative_int,
+    one_of,
+    optional,
+    positive_int,
+    workers,
+)
+from headstart.errors import HeadstartError
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+
+
+def _is_share(value: Any) -> bool:
+    return is_int(value, least=1) or (isinstance(value, float) and 0 < value < 1)
+
+
+def _pixels() -> Any:
+    return optional("a positive integer", lambda v: v > 0)
+
+
+def _per_channel(test: str = "") -> Any:
+    return optional(f"three {test}numbers, one per channel", lambda v: len(v) == 3 and (not test or min(v) > 0))
+
+
+@dataclass
+class SplitSettings:
+    """How many images per class go to the train and valid splits where folders do not say it: counts or fractions."""
+
+    train: int | float = constrained("a count (60) or a fraction (0.7)", _is_share)
+    valid: int | float = constrained("a count (10) or a fraction (0.15)", _is_share)
+
+    def check(self) -> None:
+        """Raises HeadstartError where the two values contradict each other."""
+        given = f"data.split.train={self.train} and data.split.valid={self.valid}"
+        if isinstance(self.train, int) != isinstance(self.valid, int):
+            raise HeadstartError(
+                f"{given} cannot be combined: give two counts or two fractions, such as data.split.train=60 "
+                "data.split.valid=10 or data.split.train=0.7 data.split.valid=0.15"
+            )
+        # Decimal fractions do not sum exactly: 0.7 + 0.2 + 0.1 is a little less than 1.
+        if isinstance(self.train, float) and self.train + self.valid > 1 + 1e-9:
+            raise HeadstartError(f"{given} add up to more than 1")
+
+
+@dataclass(kw_only=True)
+class DataSettings:
+    """A folder of images. `maker`, one of DATASETS, creates it on first use; null: it is the user's own.
+
+    `layout` says what the folders in it are: splits or classes; auto recognizes it, or is an error if it may be either.
+    Sizes, interpolation, mean and std are null where the backbone's weights decide.
+    """
+
+    maker: str | None
+    root: str
+    layout: str = one_of("auto", "splits", "classes")
+    split: SplitSettings
+    batch_size: int = positive_int()
+    num_workers: int | str = workers()
+    resize_size: int | None = _pixels()
+    image_size: int | None = _pixels()
+    interpolation: str | None = optional(f"one of {', '.join(INTERPOLATIONS)}", lambda v: v in INTERPOLATIONS)
+    mean: list[float] | None = _per_channel()  # noqa: RUF009
+    std: list[float] | None = _per_channel("positive ")  # noqa: RUF009
+    balance: str = one_of("none", "loss", "sampler")
+    on_unreadable: str = one_of("error", "skip")
+    on_leak: str = one_of("warn", "error", "drop")
+    near_duplicates: bool | str = auto_or_bool()
+
+    def check(self) -> None:
+        """Raises HeadstartError where two values contradict each other."""
+        # In a folder of the user's own, `split.train` may have no meaning: the scan checks it.
+        if self.maker is not None:
+            self.split.check()
+        if self.resize_size is not None and self.image_size is not None:
+            check_sizes(self.resize_size, self.image_size)
+
+
+def check_sizes(resize_size: int, image_size: int) -> None:
+    """Raises HeadstartError if `image_size` pixels cannot be cropped from images of `resize_size` pixels."""
+    if image_size > resize_size:
+        raise HeadstartError(
+            f"data.image_size={image_size} cannot be cropped from images of data.resize_size={resize_size} pixels"
+        )
+
+
+@dataclass(kw_only=True)
+class CaltechSettings(DataSettings):
+    """Caltech-256, or some of its categories, from an archive that is downloaded if it is not there."""
+
+    categories: list[str] | None
+    archive: str | None
+    archive_md5: str | None
+    url: str
+
+
+@dataclass(kw_only=True)
+class ShapesSettings(DataSettings):
+    """Generated images: `per_class` of each of ten classes, or of the classes the bundled backbone was trained on."""
+
+    classes: str = one_of("ten", "pretraining")
+    per_class: int = positive_int()
+    drawing_seed: int = non_negative_int()
+
+
+# Values of `data.maker`, and the settings that go with them.
+DATASETS: dict[str | None, type[DataSettings]] = {
+    None: DataSettings,
+    "caltech": CaltechSettings,
+    "shapes": ShapesSettings,
+}

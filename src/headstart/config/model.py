@@ -1,0 +1,30 @@
+"""conf/model: the backbone, the head, and how the head is trained."""
+
+from dataclasses import dataclass
+
+from headstart.config.constraints import constrained, fraction, non_negative, one_of, positive_int
+
+# What `model.weights` calls the weights that come with headstart.
+BUNDLED = "bundled"
+SCHEDULES = ("constant", "cosine", "onecycle")
+
+
+@dataclass
+class ModelSettings:
+    arch: str
+    weights: str | None
+    hidden_dim: int = positive_int()
+    dropout: float = fraction()
+    lr: float = constrained("a positive number", lambda v: 0 < v < float("inf"))
+    weight_decay: float = non_negative()
+    label_smoothing: float = fraction()
+    schedule: str = one_of(*SCHEDULES)
+    warmup: float = fraction(" of the steps")
+
+
+def has_photo_features(weights: str | None) -> bool:
+    """Whether similar features mean similar photographs.
+
+    To random weights all images look alike; to the bundled ones, all of a class.
+    """
+    return weights not in (None, BUNDLED)

@@ -1,0 +1,90 @@
+"""Which key an unknown one was probably meant to be."""
+
+import difflib
+from collections.abc import Collection, Iterator
+
+from headstart.errors import listed
+
+# What other tools, and people, call a key. The first key that a script has is meant.
+SYNONYMS = {
+    "trainer.max_epochs": "epochs epoch num_epochs n_epochs nepochs number_of_epochs max_epoch e",
+    "model.lr": "lr learning_rate learningrate base_lr init_lr initial_lr lr0 head_lr",
+    "data.batch_size": "batch_size batchsize batch bs b train_batch_size per_device_train_batch_size",
+    "data.num_workers": "num_workers workers n_workers nworkers num_worker dataloader_num_workers nw jobs j",
+    "model.weight_decay": "weight_decay wd decay l2",
+    "model.arch": "arch architecture backbone model_name net network a model.name model.backbone model.type",
+    "model.weights": "weights pretrained_weights weights_path model.path model.file model.checkpoint w",
+    "model.dropout": "dropout drop drop_rate dropout_rate",
+    "model.hidden_dim": "hidden_dim hidden hidden_size hidden_units",
+    "model.schedule": "schedule scheduler sched lr_scheduler lr_schedule",
+    "model.warmup": "warmup warmup_ratio",
+    "model.label_smoothing": "label_smoothing smoothing",
+    "data.root": "root data_root data_dir datadir data_path dataset dataset_dir dataset_path dir folder path "
+    "images image_dir img_dir input input_dir train_dir source d",
+    "source": "root data_root data_dir datadir data_path dataset dataset_dir dataset_path dir folder path files file "
+    "images image img image_dir img_dir input input_dir inputs src data i d data.root",
+    "data.image_size": "image_size img_size imgsz input_size crop_size size resolution",
+    "data.resize_size": "resize_size resize",
+    "data.split.valid": "val_split valid_split validation_split val_size valid_size val_ratio val_fraction",
+    "data.split.train": "train_split train_size train_ratio train_fraction",
+    "ckpt_path": "ckpt checkpoint checkpoint_path ckpt_file resume resume_from resume_from_checkpoint load model_path "
+    "c",
+    "output": "output_dir out outdir out_dir save_dir save o",
+    "hydra.run.dir": "output output_dir out outdir out_dir save_dir log_dir logdir workdir work_dir run_name exp_name "
+    "name project o",
+    "topk": "top_k k top",
+    "callbacks.early_stopping.patience": "patience early_stopping_patience",
+    "trainer.accelerator": "accelerator",
+    "accelerator": "device trainer.accelerator",
+    "trainer.devices": "devices num_gpus n_gpus ngpus num_devices gpu_ids",
+    "trainer.precision": "precision",
+    "trainer.gradient_clip_val": "grad_clip clip_grad gradient_clip max_grad_norm clip",
+    "trainer.accumulate_grad_batches": "grad_accum accumulate gradient_accumulation_steps",
+    "seed": "random_seed random_state manual_seed s",
+}
+# Names that mean one of the group in which they are written, or nothing.
+VAGUE = {"name", "path", "dir", "folder", "file", "files", "input", "output", "out", "images", "image", "size", "root"}
+VAGUE |= {"data", "top", *"abcdeijkosw"}
+
+
+def meant_key(name: str, known: Collection[str]) -> str | None:
+    """Which of the `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; None: unclear."""
+    name = name.lower().replace("-", "_")
+    if name in known:
+        return name
+    group, _, leaf = name.rpartition(".")
+    keys = [key for key in _with_synonym(name) if key in known]
+    if group:
+        siblings = [key for key in _with_synonym(leaf) if key.startswith(f"{group}.")]
+        others = [] if leaf in VAGUE else _with_synonym(leaf)
+        keys += [key for key in [*siblings, *others] if key in known]
+    keys += [key for key in known if key.rpartition(".")[2] == leaf and leaf not in VAGUE]
+    return next(iter(keys), None)
+
+
+def suggestion(key: str, known: list[str]) -> str:
+    """The end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
+    if meant := meant_key(key, known):
+        return f": did you mean '{meant}'?"
+    group, _, leaf = key.rpartition(".")
+    siblings = [name for name in known if name.startswith(f"{group}.")] if group else _first_parts(known)
+    for names, cutoff in ((siblings, 0.6), (known, 0.75)):
+        by_leaf = {name.rpartition(".")[2]: name for name in reversed(names)}
+        matches = difflib.get_close_matches(leaf, by_leaf, n=1, cutoff=cutoff)
+        if matches:
+            return f": did you mean '{by_leaf[matches[0]]}'?"
+    return f": known keys are {listed(siblings or _first_parts(known))}"
+
+
+def nearest(name: str, names: list[str]) -> str:
+    """The end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
+    matches = difflib.get_close_matches(name, names, n=1)
+    return f": did you mean {matches[0]}?" if matches else f": choose one of {listed(names)}"
+
+
+def _with_synonym(name: str) -> Iterator[str]:
+    return (key for key, names in SYNONYMS.items() if name in names.split())
+
+
+def _first_parts(keys: list[str]) -> list[str]:
+    return list(dict.fromkeys(key.partition(".")[0] for key in keys))

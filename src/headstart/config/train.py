@@ -1,0 +1,90 @@
+"""The settings of train.py."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from headstart.config.constraints import non_negative_int, one_of
+from headstart.config.data import DATASETS, DataSettings
+from headstart.config.features import FeatureSettings
+from headstart.config.finetune import FinetuneSettings
+from headstart.config.lightning import check_validated
+from headstart.config.model import ModelSettings, has_photo_features
+from headstart.config.sweep import SweepSettings
+from headstart.config.trainer import check_entries, check_trainer
+from headstart.config.validation import typed
+from headstart.errors import HeadstartError
+from headstart.log import log
+
+
+@dataclass
+class TrainSettings:
+    """`trainer`, `callbacks` and `logger` hold arguments of Lightning's classes."""
+
+    data: DataSettings
+    model: ModelSettings
+    finetune: FinetuneSettings
+    features: FeatureSettings
+    trainer: dict[str, Any]
+    callbacks: dict[str, Any]
+    logger: dict[str, Any]
+    sweep: SweepSettings
+    run_dir: str
+    ckpt_path: str | None
+    task: str = one_of("train", "test", "audit")
+    seed: int = non_negative_int()
+
+    @property
+    def finds_near_duplicates(self) -> bool:
+        """Whether images are compared by their features, which takes a frozen backbone trained on photographs."""
+        wanted = self.data.near_duplicates is not False and not self.trainer.get("fast_dev_run")
+        is_able = self.finetune.first_epoch is None and has_photo_features(self.model.weights)
+        return wanted and is_able and self.features.cache
+
+
+def check_train(config: DictConfig) -> TrainSettings:
+    """The settings of `train.py`.
+
+    Raises:
+        HeadstartError: names the unknown key, or the invalid value.
+    """
+    maker = OmegaConf.select(config, "data.maker")
+    if maker not in DATASETS:
+        raise HeadstartError(f"data.maker={maker} is invalid: choose one of the files of conf/data with data=NAME")
+    settings = typed(TrainSettings, config, data=DATASETS[maker])
+    settings.data.check()
+    settings.finetune.check()
+    check_trainer(settings.trainer)
+    _check_finetuning(settings)
+    check_entries("callbacks", settings.callbacks)
+    check_entries("logger", settings.logger)
+    check_validated(settings.trainer, settings.callbacks)
+    if settings.task == "test" and settings.ckpt_path is None:
+        raise HeadstartError("task=test needs ckpt_path=RUN/checkpoints/best.ckpt")
+    return settings
+
+
+def _check_finetuning(settings: TrainSettings) -> None:
+    """What a backbone that is trained rules out."""
+    first_epoch = settings.finetune.first_epoch
+    if first_epoch is None:
+        return
+    if settings.features.cache and first_epoch == 0:
+        raise HeadstartError(
+            "features.cache=true has no effect when the backbone is trained from the first epoch, because its features "
+            "change with every step: set features.cache=false, or unfreeze it later, as finetune=gradual does"
+        )
+    if settings.data.batch_size == 1:
+        raise HeadstartError("data.batch_size=1 is invalid with finetune: BatchNorm needs batches of two or more")
+    if settings.trainer.get("devices") not in (1, "1", [0]):
+        raise HeadstartError(
+            f"trainer.devices={settings.trainer.get('devices')} is invalid with finetune: stages that are unfrozen "
+            "later would not be synchronized across devices; set trainer.devices=1"
+        )
+    last_epoch, epochs = settings.finetune.last_epoch or 0, settings.trainer.get("max_epochs")
+    if settings.task == "train" and epochs is not None and 0 <= epochs <= last_epoch:
+        log.warning(
+            "trainer.max_epochs=%d ends before every stage in finetune is unfrozen: the last one would be in epoch %d",
+            *(epochs, last_epoch + 1),
+        )

@@ -1,0 +1,166 @@
+"""What folders hold. Every real folder is visited once, whatever links lead to it, and nothing is lost in silence."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import NamedTuple
+
+from headstart.data.formats import is_image, is_image_name, is_visible
+from headstart.errors import HeadstartError
+
+# Prefix of the files that headstart itself keeps beside the images it generates.
+OWN = ".headstart"
+# Why something is left out, where its name does not say.
+LOOP = "link to a folder above it"
+BROKEN_LINK = "broken link"
+NOT_A_FILE = "not a regular file"
+SECOND_LINK = "second link to the same"
+# Kinds of files that a summary names.
+NAMED = 5
+
+
+class _Content(NamedTuple):
+    folders: list["Folder"]
+    files: dict[str, bool]
+    others: dict[str, str]
+    error: str | None
+
+
+class Folder:
+    """A folder, which is read when it is first asked for what it holds. `above` are the real paths on the way to it."""
+
+    def __init__(self, path: Path, above: tuple[str, ...] = (), *, is_link: bool = False) -> None:
+        self.path = path
+        self.is_link = is_link
+        self.real = os.path.realpath(path)
+        self._way = (*above, self.real)
+
+    @property
+    def folders(self) -> list["Folder"]:
+        """The visible folders in it by name, also those that links lead to, but none that it is itself in."""
+        return self._content.folders
+
+    @property
+    def files(self) -> dict[str, bool]:
+        """The names of its visible files, and of each whether it is a link."""
+        return self._content.files
+
+    @cached_property
+    def images(self) -> list[str]:
+        """The names of its visible images, damaged or not."""
+        return [name for name in self.files if is_image(self.path / name)]
+
+    @cached_property
+    def others(self) -> dict[str, str]:
+        """The names of everything else in it, and of each why it is left out; "" if its name says it."""
+        images = set(self.images)
+        return self._content.others | {name: "" for name in self.files if name not in images}
+
+    @property
+    def error(self) -> str | None:
+        """Why it cannot be read."""
+        return self._content.error
+
+    @cached_property
+    def _content(self) -> _Content:
+        content = _Content([], {}, {}, None)
+        try:
+            with os.scandir(self.path) as entries:
+                found = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            return content._replace(error=error.strerror or str(error))
+        for entry in found:
+            self._add(entry, content)
+        return content
+
+    def _add(self, entry: os.DirEntry[str], content: _Content) -> None:
+        if entry.name.startswith(OWN):
+            return
+        if not is_visible(entry.name):
+            content.others[entry.name] = ""
+        elif _holds(entry.is_dir):
+            below = Folder(self.path / entry.name, self._way, is_link=entry.is_symlink())
+            if any(_is_within(real, below.real) for real in self._way):
+                content.others[entry.name] = LOOP
+            else:
+                content.folders.append(below)
+        # A link that leads nowhere is an image that cannot be read, if that is what it is called.
+        elif _holds(entry.is_file) or (entry.is_symlink() and is_image_name(entry.name)):
+            content.files[entry.name] = entry.is_symlink()
+        else:
+            content.others[entry.name] = BROKEN_LINK if entry.is_symlink() else NOT_A_FILE
+
+
+def walk(*tops: Folder) -> tuple[list[Folder], dict[Path, str]]:
+    """`tops` and all folders below them by path, each real folder once; and the links to it that are left out."""
+    seen: set[str] = set()
+    found: list[Folder] = []
+    left_out: dict[Path, str] = {}
+    waiting, links = list(tops), list[Folder]()
+    while waiting or links:
+        # Links last, so that what is left out is never the folder itself.
+        folder = (waiting or links).pop()
+        if folder.real in seen:
+            left_out[folder.path] = SECOND_LINK
+            continue
+        seen.add(folder.real)
+        found.append(folder)
+        for below in folder.folders:
+            (links if below.is_link else waiting).append(below)
+    return sorted(found, key=lambda folder: folder.path), left_out
+
+
+def has_images(top: Folder) -> bool:
+    """Whether there are images in a folder or below it."""
+    return any(folder.images for folder in walk(top)[0])
+
+
+def open_folder(path: Path) -> Folder:
+    """The folder at `path`.
+
+    Raises:
+        HeadstartError: it cannot be read.
+    """
+    folder = Folder(path)
+    if folder.error is not None:
+        raise HeadstartError(f"the folder {path} cannot be read: {folder.error}")
+    return folder
+
+
+def left_out_summary(left_out: Mapping[str, str] | Mapping[Path, str]) -> str:
+    """ "3 other files left out (.txt ×2, .DS_Store ×1)", of paths and why each is left out."""
+    kinds = Counter(reason or _kind(os.path.basename(path)) for path, reason in left_out.items())
+    named = [f"{kind} ×{count}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
+    if len(named) > NAMED:
+        named[NAMED:] = [f"… and {len(named) - NAMED} more kind{'s' if len(named) > NAMED + 1 else ''}"]
+    noun = "other" if any(reason.startswith("folder") for reason in left_out.values()) else "other file"
+    return f"{len(left_out)} {noun}{'s' if len(left_out) > 1 else ''} left out ({', '.join(named)})"
+
+
+def listed(names: Iterable[str], most: int = NAMED) -> str:
+    """ "a, b and c"; of many, the first ones and how many more."""
+    names = list(names)
+    if len(names) > most:
+        return f"{', '.join(names[:most])}, … and {len(names) - most} more"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def _kind(name: str) -> str:
+    extension = os.path.splitext(name)[1]
+    if not extension or is_visible(name):
+        return extension or name
+    return f"hidden {extension}" if name.startswith(".") else name
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """False also if the file system cannot say."""
+    try:
+        return test()
+    except OSError:
+        return False

@@ -1,0 +1,141 @@
+"""What is known about an image file from its content alone; each content is decoded once, and the result cached."""
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+from PIL import Image
+
+from headstart.data.images import decode, upright_rgb
+from headstart.data.metadata import TRANSPOSED, orientation_of
+from headstart.data.workers import thread_map
+from headstart.errors import UnreadableImage
+from headstart.files import cache_folder, write_text
+
+# Increased when the same content would give another ImageInfo.
+VERSION = 3
+# Pixels are sampled on a grid of this many by this many.
+GRID = 32
+# Channels of a grayscale JPEG differ by no more than this, of 256 levels, because of compression noise.
+GRAYSCALE = 4
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+@dataclass(frozen=True)
+class ImageInfo:
+    """Of a file's content. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS and `reason` says why.
+
+    Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
+    `dominant` the share of the most frequent one (similar ones counted together).
+    """
+
+    sha256: str
+    fault: str | None = None
+    reason: str | None = None
+    format: str = ""
+    width: int = 0
+    height: int = 0
+    frames: int = 1
+    orientation: int = 1
+    grayscale: bool = False
+    colours: int = 0
+    dominant: float = 0.0
+
+
+def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
+    """What is known about each of `paths`, relative to `root`. Files are decoded only if their content is new."""
+    cache = _Cache(root)
+    found = dict(zip(paths, thread_map(lambda path: _info(root / path, cache.infos), paths), strict=True))
+    cache.replace(found.values())
+    return found
+
+
+class _Cache:
+    """What earlier inspections of `root` found, by content, in the user's cache folder."""
+
+    def __init__(self, root: Path) -> None:
+        place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
+        name = re.sub(r"[^\w.-]+", "_", root.resolve().name)
+        self._path = cache_folder() / "audit" / f"{name}-{place}.json"
+        self._head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS}
+        self.infos: dict[str, ImageInfo] = {}
+        try:
+            content = json.loads(self._path.read_text(encoding="utf-8"))
+            if content["head"] == self._head:
+                self.infos = {values["sha256"]: ImageInfo(**values) for values in content["infos"]}
+        except (OSError, ValueError, KeyError, TypeError):
+            # Missing or damaged: everything is inspected again.
+            self.infos = {}
+
+    def replace(self, found: Iterable[ImageInfo]) -> None:
+        """Stores what was found, and forgets contents that are gone."""
+        infos = {info.sha256: info for info in found if info.sha256}
+        if infos == self.infos:
+            return
+        # If the folder cannot be written, the next inspection merely takes longer.
+        with suppress(OSError):
+            write_text(self._path, json.dumps({"head": self._head, "infos": [asdict(i) for i in infos.values()]}))
+
+
+def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        return ImageInfo("", "unreadable", error.strerror)
+    sha256 = hashlib.sha256(content).hexdigest()
+    return known.get(sha256) or _decode(path, content, sha256)
+
+
+def _decode(path: Path, content: bytes, sha256: str) -> ImageInfo:
+    try:
+        return ImageInfo(sha256, None, None, **decode(path, content, _look))
+    except UnreadableImage as error:
+        # Without the path, which may be different next time.
+        return ImageInfo(sha256, error.fault, str(error).removeprefix(f"{path} cannot be read as an image: "))
+
+
+def _look(image: Image.Image) -> dict[str, Any]:
+    """What ImageInfo says about an image that can be read."""
+    form, (width, height) = image.format or "", image.size
+    # Pillow rotates these itself when they are loaded, and then their orientation is 1; their size is upright.
+    by_pillow = orientation_of(image) if form == "TIFF" else 1
+    # The whole file is decoded, at the smallest scale that its format offers and that still covers the grid.
+    image.draft("RGB", (GRID, GRID))
+    pixels = np.asarray(upright_rgb(image).resize((GRID, GRID), Image.Resampling.NEAREST))
+    orientation = orientation_of(image)
+    if orientation in TRANSPOSED:
+        width, height = height, width
+    return {
+        "format": form,
+        "width": width,
+        "height": height,
+        "frames": _frames(image),
+        "orientation": max(orientation, by_pillow),
+        **_colours(pixels),
+    }
+
+
+def _frames(image: Image.Image) -> int:
+    """How many there are; 1 if the others are damaged, because only the first one is used."""
+    with suppress(Exception):
+        return max(1, int(getattr(image, "n_frames", 1)))
+    return 1
+
+
+def _colours(pixels: Array) -> dict[str, Any]:
+    """`grayscale`, `colours` and `dominant` of an RGB grid."""
+    red, green, blue = np.moveaxis(pixels.reshape(-1, 3).astype(np.int32), 1, 0)
+    exact = np.sort((red << 16) | (green << 8) | blue)
+    alike = np.bincount((red >> 4 << 8) | (green >> 4 << 4) | (blue >> 4))
+    return {
+        "grayscale": bool(max(abs(red - green).max(), abs(green - blue).max()) <= GRAYSCALE),
+        "colours": 1 + int(np.count_nonzero(np.diff(exact))),
+        "dominant": round(float(alike.max()) / len(exact), 4),
+    }

@@ -1,0 +1,1 @@
+"""Predictions of a whole split, and what is computed from them."""

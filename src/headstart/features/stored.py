@@ -1,0 +1,26 @@
+"""Features that earlier runs stored."""
+
+import json
+from typing import Any
+
+from headstart.data.manifest import Split
+from headstart.features.store import Array, FeatureStore
+
+
+def stored_features(
+    store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any]
+) -> dict[str, Array] | None:
+    """Features of all `splits` with one `transform` and one backbone, stored by earlier runs; None: there are none.
+
+    Only of backbones whose key says that they have features for photographs.
+    """
+    keys = {name: store.find({"data": split.fingerprint, "transform": transform}) for name, split in splits.items()}
+    of_backbone: dict[str, dict[str, Array]] = {}
+    for name, found in keys.items():
+        for key in found:
+            if not key.values["backbone"]["has_photo_features"]:
+                continue
+            rest = json.dumps({part: value for part, value in key.values.items() if part != "data"}, sort_keys=True)
+            if (matrix := store.read(key, view=0)) is not None:
+                of_backbone.setdefault(rest, {})[name] = matrix
+    return next((features for features in of_backbone.values() if len(features) == len(splits)), None)

@@ -1,0 +1,35 @@
+"""The training loss: NLLLoss, weighted, smoothed, and of mixed images, as the recipe says."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from headstart.model.recipe import Recipe
+
+
+def training_loss(log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
+    """The loss of log-probabilities (N, classes), given labels (N) or, if images were mixed, proportions (N, classes).
+
+    `weights` (classes) are those of the classes; None: all images count the same.
+    """
+    if smoothing or targets.ndim == 2:
+        # For log-probabilities the same as NLLLoss, with more options.
+        return F.cross_entropy(log_probs, targets, weights, label_smoothing=smoothing)
+    return F.nll_loss(log_probs, targets, weights)
+
+
+def mixing(recipe: Recipe) -> v2.Transform | None:
+    """Mixes the images of a batch and their labels; at random by one of the two ways if both are set."""
+    classes = len(recipe.classes)
+    alphas = ((v2.MixUp, recipe.finetune.mixup), (v2.CutMix, recipe.finetune.cutmix))
+    ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas if alpha]
+    return v2.RandomChoice(ways) if ways else None
+
+
+def class_weights(recipe: Recipe) -> Tensor | None:
+    """Inversely proportional to the classes' sizes, with mean 1 over the images; None: all images count the same."""
+    if recipe.balance != "loss":
+        return None
+    counts = torch.tensor(recipe.class_counts, dtype=torch.float32)
+    return counts.sum() / (len(counts) * counts)

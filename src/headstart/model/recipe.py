@@ -1,0 +1,107 @@
+"""Everything that a classifier is made from besides its weights."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from headstart.backbones.backbone import Backbone, BackboneSource
+from headstart.config.finetune import FinetuneSettings
+from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
+from headstart.data.transforms import Preprocessing
+from headstart.errors import HeadstartError
+from headstart.log import log
+
+# A resumed run may train on changed data, and the weights file may have moved.
+MAY_CHANGE = ("backbone", "data_fingerprint", "class_counts")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checkpoint holds it as plain values.
+
+    `precision` is the setting that the features were computed with: auto, 32 or bf16. `balance` is what is done about
+    class imbalance (none, loss, sampler); `class_counts` are the images per class in the train split.
+    """
+
+    classes: tuple[str, ...]
+    backbone: BackboneSource
+    preprocessing: Preprocessing
+    hidden_dim: int
+    dropout: float
+    lr: float
+    weight_decay: float
+    seed: int
+    data_fingerprint: str
+    precision: str
+    balance: str
+    class_counts: tuple[int, ...]
+    label_smoothing: float
+    schedule: str
+    warmup: float
+    finetune: FinetuneSettings
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
+        plain = asdict(self)
+        lists = {"classes": list(self.classes), "class_counts": list(self.class_counts)}
+        return plain | lists | {"preprocessing": self.preprocessing.as_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Recipe":
+        """The inverse of `as_dict`."""
+        return cls(
+            **values
+            | {
+                "classes": tuple(values["classes"]),
+                "class_counts": tuple(values["class_counts"]),
+                "finetune": FinetuneSettings(**values["finetune"]),
+                "backbone": BackboneSource(**values["backbone"]),
+                "preprocessing": Preprocessing(**values["preprocessing"]),
+            }
+        )
+
+    def check_resumable(self, saved: dict[str, Any]) -> None:
+        """Raises HeadstartError naming what differs from the recipe `saved` in a checkpoint, apart from MAY_CHANGE."""
+        found = _comparable(saved)
+        for key, value in _comparable(self.as_dict()).items():
+            if found[key] != value:
+                raise HeadstartError(
+                    f"the checkpoint does not match this configuration: its {key} is {found[key]}, not {value}"
+                )
+
+
+def recipe_of(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -> Recipe:
+    """The recipe of a new classifier."""
+    model = settings.model
+    return Recipe(
+        classes=manifest.classes,
+        backbone=backbone.source,
+        preprocessing=backbone.preprocessing,
+        hidden_dim=model.hidden_dim,
+        dropout=model.dropout,
+        lr=model.lr,
+        weight_decay=model.weight_decay,
+        seed=settings.seed,
+        data_fingerprint=manifest.fingerprint,
+        precision=settings.features.precision,
+        balance=settings.data.balance,
+        class_counts=manifest.class_counts,
+        label_smoothing=model.label_smoothing,
+        schedule=model.schedule,
+        warmup=model.warmup,
+        finetune=settings.finetune,
+    )
+
+
+def warn_about_other_data(trained_on: str, fingerprint: str) -> None:
+    """Warns if a checkpoint was trained on other data than those with this fingerprint."""
+    if trained_on != fingerprint:
+        log.warning(
+            "the checkpoint was trained on other data: these have changed, or are split differently, and the test "
+            "split may contain images it was trained on"
+        )
+
+
+def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
+    backbone = {f"backbone {key}": recipe["backbone"][key] for key in ("arch", "sha256")}
+    return backbone | {key: value for key, value in recipe.items() if key not in MAY_CHANGE}

@@ -1,0 +1,38 @@
+"""What a run does, in the order in which it does it."""
+
+from headstart.audit.report import AuditReport
+from headstart.backbones.load import load_backbone
+from headstart.config.train import TrainSettings
+from headstart.data.prepare import prepare_data
+from headstart.datasets.make import make_dataset
+from headstart.evaluation.predictions import evaluate
+from headstart.report.figures import draw_curves
+from headstart.report.run_record import RunRecord
+from headstart.training.fit import fit
+
+
+def train(settings: TrainSettings) -> dict[str, float]:
+    """Trains a head, scores its best epoch once on the test split, and writes the run's folder.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        HeadstartError: the data, the weights, the checkpoint or a setting is invalid.
+    """
+    with RunRecord(settings) as record:
+        with record.stage("data"):
+            make_dataset(settings.data, settings.seed)
+            data = prepare_data(settings.data, settings.seed)
+            audit = AuditReport(settings, data, compares=settings.finds_near_duplicates)
+        with record.stage("model"):
+            backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+        with record.stage("fit"):
+            fitted = fit(settings, data.manifest, backbone, [record, audit])
+        with record.stage("report"):
+            draw_curves(fitted.history, fitted.best_epoch, record.run.curves)
+        record.metrics |= fitted.metrics()
+        if "test" in data.manifest.splits:
+            with record.stage("test"):
+                record.metrics |= evaluate(fitted.classifier, fitted.data, record.run.test_predictions)
+    return record.metrics

@@ -1,0 +1,117 @@
+"""The records of a run: what it was made of, where its time went, and what came out."""
+
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from pytorch_lightning import Callback, LightningModule, Trainer
+
+from headstart.backbones.backbone import BackboneSource
+from headstart.config.literal import literals
+from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
+from headstart.files import write_json, write_text
+from headstart.log import is_first_process, log
+from headstart.run_folder import RunFolder
+
+PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+# On the terminal at the end of a run.
+SHOWN = ("valid/loss", "valid/acc", "test/loss", "test/acc")
+
+
+class RunRecord(Callback):
+    """Writes run.json, config.yaml and split.csv when a run starts and, at the end of a `with` block, metrics.json."""
+
+    def __init__(self, settings: TrainSettings) -> None:
+        self.run = RunFolder(Path(settings.run_dir))
+        self.metrics: dict[str, float] = {}
+        self._settings = settings
+        self._start = time.perf_counter()
+        self._stages: dict[str, float] = {}
+        self._values: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+
+    def __enter__(self) -> "RunRecord":
+        return self
+
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        if error is None:
+            self._finish()
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Adds the time in the block to the seconds of the stage `name`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - start
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        manifest = trainer.datamodule.manifest  # type: ignore[attr-defined]
+        self.begin(trainer.strategy.root_device, manifest, pl_module.recipe.backbone)  # type: ignore[union-attr, arg-type]
+
+    def begin(self, device: torch.device, manifest: Manifest, backbone: BackboneSource) -> None:
+        """Records what the run is made of, and what is known about the program and the machine; `device` trains."""
+        self._values |= {
+            "backbone": asdict(backbone),
+            "data_fingerprint": manifest.fingerprint,
+            "splits": manifest.origins,
+            "skipped": manifest.skipped,
+            "dropped": manifest.dropped,
+            "command": sys.argv,
+            "git": git_state(Path(__file__).parent),
+            "python": platform.python_version(),
+            "packages": {name: version(name) for name in PACKAGES},
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+            "platform": platform.platform(),
+        }
+        if is_first_process():
+            write_json(self.run.record, self._values)
+            write_text(self.run.config, OmegaConf.to_yaml(OmegaConf.create(literals(asdict(self._settings)))))
+            manifest.write(self.run.split)
+        log.info("run folder: %s", self.run.path)
+
+    def _finish(self) -> None:
+        seconds = round(time.perf_counter() - self._start, 3)
+        stages = {name: round(value, 3) for name, value in self._stages.items()}
+        self.metrics["seconds"] = seconds
+        if is_first_process():
+            write_json(self.run.record, self._values | {"seconds": stages | {"all": seconds}})
+            write_json(self.run.metrics, self.metrics)
+        shown = [f"{name} {self.metrics[name]:.4f}" for name in SHOWN if name in self.metrics]
+        best = f"best epoch {int(self.metrics['best_epoch'])}: " if "best_epoch" in self.metrics else ""
+        log.info("%s%s  (%.0f s)", best, "  ".join(shown), seconds)
+
+
+def cpu_name() -> str:
+    """The CPU's model, if the operating system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
+
+
+def git_state(folder: Path) -> dict[str, Any] | None:
+    """The commit of the repository around `folder`, and whether files differ from it; None outside a repository."""
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True)
+    return done.stdout.strip()

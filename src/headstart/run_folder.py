@@ -1,0 +1,115 @@
+"""Every file name in the folder of a run and of a sweep."""
+
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from os.path import isdir, isfile
+from pathlib import Path
+from typing import Literal
+
+from headstart.errors import HeadstartError
+
+# What a run writes before its first epoch ends. "events.*" are TensorBoard's.
+EARLY_FILES = (
+    *(".hydra", "run.json", "audit.json", "config.yaml", "split.csv"),
+    *("hparams.yaml", "checkpoints", "events.*"),
+)
+# What a run or a trial may write besides.
+LATER_FILES = (
+    *("history.csv", "metrics.json", "test_predictions.csv", "report"),
+    *("trial.json", "output.txt", "traceback.txt", "test", "*-profile*"),
+)
+
+
+class _File:
+    """The path of a file in a folder."""
+
+    def __init__(self, *parts: str) -> None:
+        self._parts = parts
+
+    def __get__(self, folder: "RunFolder | SweepFolder", owner: type) -> Path:
+        return folder.path.joinpath(*self._parts)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, or of a trial of a sweep."""
+
+    path: Path
+
+    record = _File("run.json")  # what the run is made of; every run's folder has it
+    config = _File("config.yaml")
+    split = _File("split.csv")  # path, class and split of each image
+    overrides = _File(".hydra", "overrides.yaml")  # the command line
+    best = _File("checkpoints", "best.ckpt")
+    last = _File("checkpoints", "last.ckpt")
+    history = _File("history.csv")
+    metrics = _File("metrics.json")
+    test_predictions = _File("test_predictions.csv")
+    audit = _File("audit.json")
+    curves = _File("report", "curves.png")
+    trial = _File("trial.json")  # how a trial ended
+    output = _File("output.txt")  # the messages of a trial
+    traceback = _File("traceback.txt")
+    test = _File("test")  # the run that tests the best trial of a sweep
+
+
+@dataclass(frozen=True)
+class SweepFolder:
+    """The folder of a sweep, which holds one run folder per trial."""
+
+    path: Path
+
+    record = _File("sweep.json")  # which sweep the folder belongs to
+    leaderboard = _File("leaderboard.csv")
+    summary = _File("leaderboard.json")  # how many trials there are, and the test of the best one
+    plot = _File("sweep.png")
+    best = _File("best")  # links to the files of the best trial
+
+    def trial(self, name: str) -> RunFolder:
+        """The folder of the trial `name`."""
+        return RunFolder(self.path / name)
+
+
+def checkpoint_in(folder: Path, name: Literal["best", "last"]) -> Path | None:
+    """The checkpoint `name` in the folder of a run, of its checkpoints, or of a sweep (its best trial's)."""
+    runs = [RunFolder(folder), RunFolder(SweepFolder(folder).best)]
+    if folder.name == RunFolder(folder).best.parent.name:
+        runs.append(RunFolder(folder.parent))
+    paths: list[Path] = [getattr(run, name) for run in runs]
+    # os.path.isfile, because Path.is_file raises an error for names that are too long.
+    return next((path for path in paths if isfile(path)), None)
+
+
+def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
+    """`path`, or the checkpoint `name` in it if it is a folder.
+
+    Raises:
+        HeadstartError: the folder holds none.
+    """
+    if not isdir(path):
+        return path
+    if found := checkpoint_in(path, name):
+        return found
+    runs = sorted([*path.glob(f"*/*/{name}.ckpt"), *path.glob(f"*/*/*/{name}.ckpt")], key=lambda p: p.stat().st_mtime)
+    newest = f"; the newest run in it is {run_folder_of(runs[-1]).path}" if runs else ""
+    raise HeadstartError(f"{path} is not the folder of a run, which has checkpoints/{name}.ckpt{newest}")
+
+
+def run_folder_of(checkpoint: Path) -> RunFolder:
+    """The folder of the run that wrote `checkpoint`."""
+    return RunFolder(checkpoint.absolute().parent.parent)
+
+
+def is_early_file(name: str) -> bool:
+    """Whether a run may have written the file `name` before its first epoch ended."""
+    return any(fnmatch(name, pattern) for pattern in EARLY_FILES)
+
+
+def is_of_a_run(name: str) -> bool:
+    """Whether a run or a trial may have written the file `name`."""
+    return any(fnmatch(name, pattern) for pattern in EARLY_FILES + LATER_FILES)
+
+
+def is_left_over(name: str) -> bool:
+    """Whether an earlier attempt at a trial may have left the file `name`; Hydra rewrites its own."""
+    return name != ".hydra" and is_of_a_run(name)

@@ -1,0 +1,115 @@
+"""What happens before the first trial of a sweep and after the last: a Hydra callback."""
+
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from headstart.cli.errors import exit_on_error
+from headstart.cli.names import as_written, sweep_name, swept_keys
+from headstart.errors import HeadstartError
+from headstart.files import lock_for, read_json, write_json
+from headstart.log import log
+from headstart.run_folder import SweepFolder
+from headstart.sweep.validation import check_sweep
+
+# Held while this process runs a sweep. Not by the callback, which is sent to other processes.
+_held: list[FileLock] = []
+
+
+class SweepCallback(Callback):
+    """Rejects what cannot be swept, keeps other processes out of the sweep, and reports its best trial."""
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        with _release_lock_on_exit(), _exit_on_unexpected_error(), exit_on_error():
+            check_sweep(config)
+            folder = Path(config.hydra.sweep.dir)
+            overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
+            _check_command_line(config, overrides)
+            _lock(folder)
+            _claim(SweepFolder(folder), sweep_name(overrides))
+            if config.hydra.runtime.choices.get("hydra/sweeper") == "optuna":
+                # Imported here because Optuna takes a second, and need not be installed.
+                from headstart.sweep.optuna import prepare_study
+
+                prepare_study(config, SweepFolder(folder))
+            log.info("sweep folder: %s", folder)
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not _held:
+            return
+        # Hydra calls this whatever happened.
+        error = sys.exc_info()[1]
+        try:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                log.warning("stopped; run the same command again to continue the sweep")
+            else:
+                _finalize(SweepFolder(Path(config.hydra.sweep.dir)), config.sweep.objective, is_complete=error is None)
+        finally:
+            _held.pop().release()
+
+
+def _finalize(sweep: SweepFolder, objective: str, *, is_complete: bool) -> None:
+    with _exit_on_unexpected_error(), exit_on_error():
+        # Imported here because torch takes seconds.
+        from headstart.sweep.finalize import finalize
+        from headstart.sweep.shared import forget_shared
+
+        forget_shared()
+        succeeded = finalize(sweep, objective, is_complete=is_complete)
+    if is_complete and not succeeded:
+        sys.exit(1)
+
+
+def _check_command_line(config: DictConfig, overrides: list[str]) -> None:
+    if swept_keys(overrides)[0] != list(config.sweep.over):
+        raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
+    if any(override.lstrip("+").startswith("hydra.sweep.subdir") for override in overrides):
+        raise HeadstartError("hydra.sweep.subdir cannot be set: a trial's folder is named after its overrides")
+
+
+def _lock(folder: Path) -> None:
+    lock = lock_for(folder / "sweep")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HeadstartError(f"another process is running this sweep: {folder}") from None
+    _held.append(lock)
+
+
+def _claim(sweep: SweepFolder, name: str) -> None:
+    """Makes the folder that of the sweep `name`. Two sweeps in one folder would take each other's trials for theirs."""
+    try:
+        existing = read_json(sweep.record)["name"]
+    except FileNotFoundError:
+        write_json(sweep.record, {"name": name})
+        return
+    if existing != name:
+        raise HeadstartError(f"{sweep.path} holds another sweep: choose another hydra.sweep.dir")
+
+
+@contextmanager
+def _exit_on_unexpected_error() -> Iterator[None]:
+    """Of an exception in a callback, Hydra would only warn and continue."""
+    try:
+        yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
+
+
+@contextmanager
+def _release_lock_on_exit() -> Iterator[None]:
+    """Releases the sweep if it does not start."""
+    try:
+        yield
+    except SystemExit:
+        while _held:
+            _held.pop().release()
+        raise

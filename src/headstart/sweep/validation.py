@@ -1,0 +1,41 @@
+"""Which commands cannot be a sweep."""
+
+from omegaconf import DictConfig, ListConfig
+
+from headstart.config.sweep import OBJECTIVES
+from headstart.errors import HeadstartError
+
+SINGLE_PROCESS = ("auto", "single_device", "None")
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
+    if config.task != "train":
+        raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
+    if config.ckpt_path is not None:
+        raise HeadstartError("ckpt_path cannot be combined with a sweep (-m): trials start from scratch")
+    objective = config.sweep.objective
+    if objective not in OBJECTIVES:
+        raise HeadstartError(f"sweep.objective={objective} is invalid: it must be one of {', '.join(OBJECTIVES)}")
+    for key in config.sweep.over:
+        if key.startswith("sweep."):
+            raise HeadstartError(f"{key} cannot have several values: trials are compared by it")
+    if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
+        raise HeadstartError(
+            "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
+        )
+    _check_single_process(config.trainer)
+
+
+def _check_single_process(trainer: DictConfig) -> None:
+    why = (
+        "cannot be used in a sweep (-m), because each process that Lightning starts would run the whole sweep again: "
+        "set trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
+    )
+    if str(trainer.get("strategy", "auto")) not in SINGLE_PROCESS:
+        raise HeadstartError(f"trainer.strategy={trainer.strategy} {why}")
+    devices = trainer.get("devices", 1)
+    if str(devices) != "1" and not (isinstance(devices, ListConfig) and len(devices) == 1):
+        raise HeadstartError(f"trainer.devices={devices} {why}")
+    if trainer.get("num_nodes", 1) != 1:
+        raise HeadstartError(f"trainer.num_nodes={trainer.num_nodes} {why}")

@@ -1,0 +1,115 @@
+"""What `task=` chooses besides the training in headstart.pipeline."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from headstart.audit.findings import find_problems, in_order
+from headstart.audit.near_duplicates import near_duplicates
+from headstart.audit.report import COMPARED, AuditReport, findings_table, write_audit
+from headstart.backbones.load import load_backbone, preprocessing_of
+from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
+from headstart.data.prepare import inspect_data, prepare_data
+from headstart.data.transforms import EvalTransform
+from headstart.datasets.make import make_dataset
+from headstart.errors import HeadstartError
+from headstart.evaluation.predictions import evaluate
+from headstart.features.store import Array, open_store
+from headstart.features.stored import stored_features
+from headstart.log import log
+from headstart.model.checkpoint import load_classifier
+from headstart.model.classifier import Classifier
+from headstart.model.recipe import recipe_of, warn_about_other_data
+from headstart.pipeline import train
+from headstart.report.run_record import RunRecord
+from headstart.run_folder import RunFolder
+from headstart.training.data_module import ImageDataModule
+from headstart.training.trainer import build_trainer
+
+
+def test(settings: TrainSettings) -> dict[str, float]:
+    """Scores the checkpoint `settings.ckpt_path` on the test split of the data.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        HeadstartError: there is no test split, its classes are not the checkpoint's, or as in `train`.
+    """
+    with RunRecord(settings) as record:
+        with record.stage("model"):
+            classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features, settings.model.weights)
+        with record.stage("data"):
+            make_dataset(settings.data, settings.seed)
+            data = prepare_data(settings.data, settings.seed)
+            _check_testable(data.manifest, classifier)
+        device = build_trainer(settings).strategy.root_device
+        record.begin(device, data.manifest, classifier.recipe.backbone)
+        AuditReport(settings, data, compares=False).begin()
+        with record.stage("test"):
+            loaders = ImageDataModule(settings, data.manifest)
+            loaders.serve(classifier.to(device))
+            record.metrics |= evaluate(classifier, loaders, record.run.test_predictions)
+    return record.metrics
+
+
+def audit(settings: TrainSettings) -> bool:
+    """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
+    make_dataset(settings.data, settings.seed)
+    data = inspect_data(settings.data, settings.seed)
+    features, compared = _features_to_compare(settings, data.manifest)
+    near = near_duplicates(data.manifest.splits, features) if features is not None else []
+    findings = in_order(find_problems(data) + near)
+    run = RunFolder(Path(settings.run_dir))
+    write_audit(run.audit, data, findings, compared)
+    data.manifest.write(run.split)
+    log.info("%s", data.manifest.describe())
+    if findings:
+        log.info("%s", findings_table(findings))
+    errors = sum(finding.severity == "error" for finding in findings)
+    log.info("near duplicates: %s", compared)
+    log.info("errors: %d, warnings: %d; details: %s", errors, len(findings) - errors, run.audit)
+    return errors == 0
+
+
+# What `task=` chooses. A task without a result has failed.
+TASKS: Mapping[str, Callable[[TrainSettings], object]] = {"train": train, "test": test, "audit": audit}
+
+
+def _check_testable(manifest: Manifest, classifier: Classifier) -> None:
+    warn_about_other_data(classifier.recipe.data_fingerprint, manifest.fingerprint)
+    if "test" not in manifest.splits:
+        raise HeadstartError(f"{manifest.root} has no test split")
+    if manifest.classes != classifier.recipe.classes:
+        raise HeadstartError(
+            f"{manifest.root} has the classes {', '.join(manifest.classes)}, but the checkpoint was trained on "
+            f"{', '.join(classifier.recipe.classes)}"
+        )
+
+
+def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[dict[str, Array] | None, str]:
+    """The features by which an audit finds near duplicates, and whether or why not it does."""
+    if settings.data.near_duplicates is False:
+        return None, "not compared (data.near_duplicates=false)"
+    manifest = replace(manifest, splits={name: split for name, split in manifest.splits.items() if len(split)})
+    if "train" not in manifest.splits:
+        return None, "not compared (there are no images to train on)"
+    if settings.data.near_duplicates is True:
+        return _encode_unaugmented(settings, manifest), COMPARED
+    store, preprocessing = open_store(settings.features), preprocessing_of(settings.model, settings.data)
+    found = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None
+    return found, COMPARED if found is not None else "not compared (training does it; or set data.near_duplicates=true)"
+
+
+def _encode_unaugmented(settings: TrainSettings, manifest: Manifest) -> dict[str, Array]:
+    if not settings.finds_near_duplicates:
+        raise HeadstartError(
+            "data.near_duplicates=true needs features.cache=true, finetune=none, and model.weights other than null "
+            "and bundled"
+        )
+    backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
+    loaders = ImageDataModule(settings, manifest)
+    loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
+    return loaders.unaugmented_features()

@@ -1,0 +1,1 @@
+"""Lightning callbacks: checkpoints, early stopping, weight averaging, history, timing."""

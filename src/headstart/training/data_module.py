@@ -1,0 +1,177 @@
+"""The LightningDataModule: loaders of (uint8 images or features, labels) for each split."""
+
+import time
+from typing import Any, cast
+
+import numpy as np
+import torch
+from pytorch_lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from headstart.config.train import TrainSettings
+from headstart.data.dataset import ImageDataset
+from headstart.data.manifest import Manifest, Split
+from headstart.data.sampler import ViewSampler
+from headstart.data.transforms import EvalTransform, TrainTransform, Transform
+from headstart.data.workers import loader_options
+from headstart.features.encode import SplitFeatures
+from headstart.features.store import Array, open_store
+from headstart.model.classifier import Classifier
+
+Loader = DataLoader[Any]
+USUAL_EPOCHS = 20
+
+
+class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
+    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N)."""
+
+    def __init__(self, split: Split, matrix: Array) -> None:
+        self.split = split
+        self._matrix = matrix
+        self._labels = torch.tensor(split.labels)
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, keys: list[tuple[int, int] | int]) -> tuple[Tensor, Tensor]:
+        # The Trainer's `overfit_batches` replaces our sampler by one of plain indices.
+        indices = [key if isinstance(key, int) else key[1] for key in keys]
+        return torch.from_numpy(self._matrix[indices].astype(np.float32)), self._labels[indices]
+
+
+class ImageDataModule(LightningDataModule):
+    """Epoch `e` trains on view `e` of the train split (or e mod `features.views`); valid and test have one view.
+
+    While the backbone is frozen, a loader gives features, which are encoded when it is created; then, or without a
+    store, it gives images.
+    """
+
+    def __init__(self, settings: TrainSettings, manifest: Manifest) -> None:
+        super().__init__()
+        self.manifest = manifest
+        self.encode_seconds = 0.0  # spent so far
+        self._settings = settings
+
+    def setup(self, stage: str) -> None:
+        self.serve(cast(Classifier, self.trainer.lightning_module))  # type: ignore[union-attr]
+
+    def serve(self, classifier: Classifier) -> None:
+        """From here on, loaders give what `classifier` takes. The Trainer calls it by way of `setup`."""
+        settings = self._settings
+        self._encoder = classifier.encoder
+        self._frozen_epochs = classifier.recipe.finetune.first_epoch
+        self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
+        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, settings.seed)
+        self._datasets = {
+            name: ImageDataset(split, augmented if name == "train" else self._evaluation)
+            for name, split in self.manifest.splits.items()
+        }
+        self._store = open_store(settings.features)
+        self._features = {name: self._features_of(name, data) for name, data in self._datasets.items() if self._store}
+        # Loaders of images are kept, because worker processes take time to start.
+        self._image_loaders: dict[str, Loader] = {}
+
+    def teardown(self, stage: str) -> None:
+        for features in self._features.values():
+            features.close()
+
+    def train_dataloader(self) -> Loader:
+        return self._loader("train", self._sampler("train"))
+
+    def val_dataloader(self) -> Loader:
+        return self._loader("valid", self._sampler("valid"))
+
+    def test_dataloader(self) -> Loader:
+        """The whole test split in order, in every process."""
+        return self._loader("test", None)
+
+    def unaugmented_features(self) -> dict[str, Array]:
+        """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
+
+        Raises:
+            ValueError: there is no store.
+        """
+        self._encoder.prepare(self._images_to_encode())
+        plain = ImageDataset(self._datasets["train"].split, self._evaluation)
+        features = self._features | {"train": self._features_of("train", plain)}
+        return {name: of_split.encode_view(0) for name, of_split in features.items()}
+
+    def _features_of(self, name: str, dataset: ImageDataset) -> SplitFeatures:
+        if self._store is None:
+            raise ValueError("features need a store")
+        return SplitFeatures(
+            dataset,
+            name,
+            encoder=self._encoder,
+            store=self._store,
+            backbone=self._encoder.backbone.source.identity(),
+            num_workers=self._settings.data.num_workers,
+        )
+
+    def _loader(self, split: str, sampler: ViewSampler | None) -> Loader:
+        """Of the features of the epoch's view, which are encoded now, or of images. Without a sampler, in order."""
+        self._encoder.prepare(self._images_to_encode())
+        if self._has_features(split):
+            start = time.perf_counter()
+            matrix = self._features[split].encode_view(self._view() if split == "train" else 0)
+            self.encode_seconds += time.perf_counter() - start
+            dataset = FeatureDataset(self._datasets[split].split, matrix)
+            return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
+        if split not in self._image_loaders:
+            data, pixels = self._settings.data, self._settings.data.batch_size * self._evaluation.image_size**2
+            workers = loader_options(data.num_workers, self._encoder.device, pixels=pixels, kept=split != "test")
+            self._image_loaders[split] = DataLoader(self._datasets[split], **workers, **self._options(split, sampler))
+        loader = self._image_loaders[split]
+        if isinstance(loader.sampler, ViewSampler):
+            # The Trainer tells the sampler the epoch only after it has asked for the first batches.
+            loader.sampler.set_epoch(self._epoch())
+        return loader
+
+    def _options(self, split: str, sampler: ViewSampler | None) -> dict[str, Any]:
+        return {
+            "batch_size": self._settings.data.batch_size,
+            "sampler": sampler,
+            "drop_last": split == "train" and self._ends_alone(),
+            "pin_memory": torch.cuda.is_available(),
+            # It draws a seed for its workers, which must not come from the stream that dropout draws from.
+            "generator": torch.Generator(),
+        }
+
+    def _sampler(self, split: str) -> ViewSampler:
+        training, trainer, settings = split == "train", self.trainer, self._settings
+        return ViewSampler(
+            len(self._datasets[split]),
+            seed=settings.seed if training else None,
+            balanced=self._datasets[split].split.labels if training and settings.data.balance == "sampler" else None,
+            views=settings.features.views if training else 1,
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+        )
+
+    def _epoch(self) -> int:
+        """The epoch that a loader created now is for."""
+        if self.trainer is None or self.trainer.overfit_batches:  # type: ignore[attr-defined]
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(progress.processed)
+
+    def _view(self) -> int:
+        """The view of the train split in that epoch."""
+        views = self._settings.features.views
+        return self._epoch() if views is None else self._epoch() % views
+
+    def _has_features(self, split: str) -> bool:
+        """Whether the backbone's features, as it is now, are those in the store."""
+        if not self._features or self._frozen_epochs is None:
+            return bool(self._features)
+        return split != "test" and self._epoch() < self._frozen_epochs
+
+    def _ends_alone(self) -> bool:
+        """Whether an epoch's last batch would be a single image, with which BatchNorm cannot be trained."""
+        return self._frozen_epochs is not None and len(self._datasets["train"]) % self._settings.data.batch_size == 1
+
+    def _images_to_encode(self) -> int:
+        """In a training of the usual length, whatever the length of this one: the same data run the same code."""
+        counts = {name: len(data) for name, data in self._datasets.items()}
+        return counts.pop("train") * USUAL_EPOCHS + sum(counts.values())

@@ -1,0 +1,56 @@
+"""Trains a classifier and returns it with the weights of its best epoch."""
+
+from dataclasses import dataclass
+
+from pytorch_lightning import Callback
+
+from headstart.backbones.backbone import Backbone
+from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
+from headstart.metrics import Row, full_names
+from headstart.model.classifier import Classifier
+from headstart.model.recipe import recipe_of
+from headstart.training.callbacks.best_and_last import BestAndLast
+from headstart.training.callbacks.history import History
+from headstart.training.data_module import ImageDataModule
+from headstart.training.errors import lightning_errors
+from headstart.training.signals import sigterm_exits_with_143
+from headstart.training.trainer import build_trainer
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """`classifier` has the weights of the best epoch and is on the training device; `data` is what it was trained on.
+
+    Epochs count from 1.
+    """
+
+    classifier: Classifier
+    data: ImageDataModule
+    history: list[Row]
+    best_epoch: int
+
+    def metrics(self) -> dict[str, float]:
+        """The best epoch's validation metrics, its number, and how many epochs there were."""
+        (row,) = (row for row in self.history if row["epoch"] == self.best_epoch)
+        valid = {name: row[name] for name in sorted(full_names("valid")) if name in row}
+        return valid | {"best_epoch": self.best_epoch, "epochs": len(self.history)}
+
+
+def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
+    """Trains a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
+
+    Raises:
+        HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
+    """
+    data = ImageDataModule(settings, manifest)
+    trainer = build_trainer(settings, callbacks)
+    recipe = recipe_of(settings, backbone, manifest)
+    classifier = Classifier(backbone, recipe, settings.features)
+    with sigterm_exits_with_143(), lightning_errors(settings):
+        trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
+    (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
+    (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
+    # The Trainer has moved it to the CPU.
+    classifier.to(trainer.strategy.root_device)
+    return Fitted(classifier, data, history.rows, best.epoch_of_weights)

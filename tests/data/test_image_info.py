@@ -1,0 +1,111 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+from faulty import photo
+from PIL import Image
+
+from headstart.data import image_info
+from headstart.data.image_info import ImageInfo, inspect_images
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "headstart" / "audit"
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that were decoded."""
+    names: list[str] = []
+    decode = image_info._decode
+
+    def spy(path: Path, content: bytes, sha256: str) -> ImageInfo:
+        names.append(path.name)
+        return decode(path, content, sha256)
+
+    monkeypatch.setattr(image_info, "_decode", spy)
+    return names
+
+
+def test_info__of_a_photo(cache: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", 1, size=(64, 40))
+    info = inspect_images(tmp_path, ["a.jpg"])["a.jpg"]
+    assert (info.format, info.width, info.height, info.frames, info.orientation) == ("JPEG", 64, 40, 1, 1)
+    assert (info.fault, info.grayscale) == (None, False)
+    assert info.colours > 500
+    assert info.dominant < 0.2
+
+
+def test_info__size_of_the_upright_image(cache: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (64, 40)).save(tmp_path / "a.jpg", exif=exif)
+    info = inspect_images(tmp_path, ["a.jpg"])["a.jpg"]
+    assert (info.width, info.height, info.orientation) == (40, 64, 6)
+
+
+def test_grayscale__also_if_the_file_has_colour_channels(cache: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", 1, mode="L")
+    photo(tmp_path / "b.png", 1, mode="L")
+    photo(tmp_path / "c.jpg", 1)
+    Image.open(tmp_path / "a.jpg").convert("RGB").save(tmp_path / "d.jpg")
+    infos = inspect_images(tmp_path, ["a.jpg", "b.png", "c.jpg", "d.jpg"])
+    assert [info.grayscale for info in infos.values()] == [True, True, False, True]
+
+
+def test_cache__only_new_contents_are_decoded(cache: Path, tmp_path: Path, decoded: list[str]) -> None:
+    for number in range(3):
+        photo(tmp_path / f"{number}.jpg", number)
+    first = inspect_images(tmp_path, ["0.jpg", "1.jpg"])
+    assert sorted(decoded) == ["0.jpg", "1.jpg"]
+    assert inspect_images(tmp_path, ["0.jpg", "1.jpg"]) == first
+    assert len(decoded) == 2
+    (tmp_path / "0.jpg").rename(tmp_path / "renamed.jpg")
+    assert inspect_images(tmp_path, ["renamed.jpg", "2.jpg"])["renamed.jpg"] == first["0.jpg"]
+    assert decoded[2:] == ["2.jpg"]
+
+
+def test_cache__a_changed_image_is_decoded_again(cache: Path, tmp_path: Path, decoded: list[str]) -> None:
+    photo(tmp_path / "a.jpg", 1)
+    times = (tmp_path / "a.jpg").stat()
+    before = inspect_images(tmp_path, ["a.jpg"])["a.jpg"]
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    content[-20] ^= 1
+    (tmp_path / "a.jpg").write_bytes(bytes(content))
+    os.utime(tmp_path / "a.jpg", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert inspect_images(tmp_path, ["a.jpg"])["a.jpg"].sha256 != before.sha256
+    assert len(decoded) == 2
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"head": {}, "infos": []}', '{"head": null}'])
+def test_cache__is_replaced_if_damaged_or_outdated(
+    cache: Path, tmp_path: Path, decoded: list[str], content: str
+) -> None:
+    photo(tmp_path / "a.jpg", 1)
+    expected = inspect_images(tmp_path, ["a.jpg"])
+    (file,) = cache.glob("*.json")
+    file.write_text(content)
+    assert inspect_images(tmp_path, ["a.jpg"]) == expected
+    assert len(decoded) == 2
+    assert json.loads(file.read_text())["infos"]
+
+
+def test_cache__not_needed_if_its_folder_cannot_be_written(cache: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg", 1)
+    cache.parent.parent.write_text("a file where the folder should be")
+    assert inspect_images(tmp_path, ["a.jpg"])["a.jpg"].fault is None
+
+
+def test_unreadable__missing_file(cache: Path, tmp_path: Path) -> None:
+    info = inspect_images(tmp_path, ["gone.jpg"])["gone.jpg"]
+    assert (info.fault, info.reason) == ("unreadable", "No such file or directory")
+    assert not list(cache.glob("*.json"))
+
+
+def test_reason__does_not_name_the_path(cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"no image at all")
+    info = inspect_images(tmp_path, ["a.jpg"])["a.jpg"]
+    assert (info.fault, info.reason) == ("not an image", "its content is not a known image format")

@@ -1,0 +1,158 @@
+import errno
+import logging
+import os
+from pathlib import Path
+
+import pytest
+from conftest import draw
+from odd_files import saved
+
+from headstart.errors import HeadstartError
+from headstart.log import log
+from headstart.predict.sources import find_images
+
+
+@pytest.fixture
+def messages(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    monkeypatch.setattr(log, "propagate", True)
+    caplog.set_level(logging.INFO, logger=log.name)
+    return caplog
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """photos/0.jpg, photos/1.png and photos/in/2.jpg."""
+    root = tmp_path / "photos"
+    for name in ("0.jpg", "1.png", "in/2.jpg"):
+        draw(root / name, (9, 90, 200), seed=0, size=(8, 8))
+    return root
+
+
+def found(source: Path | str, **options: Path) -> list[str]:
+    return [str(path).rpartition("photos/")[2] for path in find_images(str(source), **options)]
+
+
+def test_folder__images_of_every_extension_and_of_none(folder: Path, messages: pytest.LogCaptureFixture) -> None:
+    forms = {
+        ".jfif": "JPEG",
+        ".jpe": "JPEG",
+        ".avif": "AVIF",
+        ".jp2": "JPEG2000",
+        ".tga": "TGA",
+        "": "WEBP",
+        ".x": "PNG",
+    }
+    for suffix, form in forms.items():
+        (folder / f"more{suffix}").write_bytes(saved(form))
+    assert found(folder) == sorted(["0.jpg", "1.png", "in/2.jpg", *(f"more{suffix}" for suffix in forms)])
+    assert messages.messages == []
+
+
+def test_folder__what_is_left_out_is_counted_and_named(folder: Path, messages: pytest.LogCaptureFixture) -> None:
+    for name in ("a.txt", "b.txt", "c.pdf", "d", ".DS_Store", "._0.jpg"):
+        (folder / name).write_text("x")
+    (folder / ".cache").mkdir()
+    assert found(folder) == ["0.jpg", "1.png", "in/2.jpg"]
+    assert messages.messages == [
+        f"{folder}: 7 other files left out (.txt ×2, .DS_Store ×1, .cache ×1, .pdf ×1, d ×1, … and 1 more kind)"
+    ]
+
+
+@pytest.mark.parametrize(("link", "target"), [("loop", "."), ("in/loop", ".."), ("in/loop", "/"), ("again", "in")])
+@pytest.mark.parametrize("pattern", ["", "**/*", "**/*.*", "**"])
+def test_links__every_folder_is_visited_once(
+    folder: Path, messages: pytest.LogCaptureFixture, link: str, target: str, pattern: str
+) -> None:
+    (folder / link).symlink_to(target, target_is_directory=True)
+    assert found(folder / pattern) == ["0.jpg", "1.png", "in/2.jpg"]
+    assert pattern or len(messages.messages) == 1
+
+
+def test_links__to_files_are_used(folder: Path) -> None:
+    (folder / "latest.jpg").symlink_to("0.jpg")
+    assert found(folder) == ["0.jpg", "1.png", "in/2.jpg", "latest.jpg"]
+
+
+def test_links__two_loops_end(folder: Path) -> None:
+    for name in ("a", "b", "in/a", "in/b"):
+        (folder / name).symlink_to(folder, target_is_directory=True)
+    for source in (folder, folder / "**/*.jpg", folder / "**"):
+        assert [name for name in found(source) if name != "1.png"] == ["0.jpg", "in/2.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("*", ["0.jpg", "1.png"]),
+        ("*.jpg", ["0.jpg"]),
+        ("**", ["0.jpg", "1.png", "in/2.jpg"]),
+        ("**/*.jpg", ["0.jpg", "in/2.jpg"]),
+        ("**/in/*", ["in/2.jpg"]),
+        ("in/**/2.*", ["in/2.jpg"]),
+        ("**/**/?.jpg", ["0.jpg", "in/2.jpg"]),
+        ("i?/**", ["in/2.jpg"]),
+        ("[0-1].*", ["0.jpg", "1.png"]),
+        ("*/*", ["in/2.jpg"]),
+    ],
+)
+def test_glob(folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, expected: list[str]) -> None:
+    draw(folder / ".hidden" / "9.jpg", (9, 90, 200), seed=0, size=(8, 8))
+    assert found(folder / pattern) == expected
+    assert found(str(folder.parent / "**" / pattern).replace("**/**", "**")) != []
+    monkeypatch.chdir(folder)
+    assert found(pattern) == expected
+
+
+def test_glob__takes_files_whatever_their_names(folder: Path) -> None:
+    (folder / "notes.txt").write_text("x")
+    assert found(folder / "*.txt") == ["notes.txt"]
+    assert found(folder / "**/*.txt") == ["notes.txt"]
+
+
+def test_glob__a_folder_by_a_link_counts_once(folder: Path, messages: pytest.LogCaptureFixture) -> None:
+    (folder / "a link").symlink_to("in", target_is_directory=True)
+    assert found(folder / "*/*.jpg") == ["in/2.jpg"]
+    assert messages.messages == [f"{folder / '*/*.jpg'}: 1 other file left out (second link to the same ×1)"]
+
+
+def test_earlier_output__is_left_out(folder: Path, messages: pytest.LogCaptureFixture) -> None:
+    output = folder / "out" / "annotated"
+    draw(output / "0.jpg", (9, 90, 200), seed=0, size=(8, 8))
+    (folder / "out" / "predictions.csv").write_text("path")
+    assert found(folder, leave_out=output) == ["0.jpg", "1.png", "in/2.jpg"]
+    assert messages.messages == [f"{folder}: 2 other files left out (.csv ×1, earlier output ×1)"]
+    assert found(folder / "**/*.jpg", leave_out=output) == ["0.jpg", "in/2.jpg"]
+
+
+def test_unreadable_folder__is_named_and_the_others_are_used(
+    folder: Path, messages: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def scan(path: str | os.PathLike[str]) -> object:
+        if Path(path).name == "in":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert found(folder) == ["0.jpg", "1.png"]
+    assert messages.messages == [f"the folder {folder / 'in'} cannot be read: Permission denied"]
+    with pytest.raises(HeadstartError, match=r"in cannot be read: Permission denied"):
+        find_images(str(folder / "in"))
+
+
+def test_no_images__what_is_there_is_named(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(HeadstartError, match=r"^source=.*/none holds no images$"):
+        find_images(str(tmp_path / "none"))
+    (tmp_path / "none" / "a.txt").write_text("x")
+    with pytest.raises(HeadstartError, match=r"^source=.*/none holds no images: 1 other file left out \(\.txt ×1\)$"):
+        find_images(str(tmp_path / "none"))
+    for pattern in ("*.jpg", "**/*.jpg", "nowhere", "nowhere/**"):
+        with pytest.raises(HeadstartError, match="is not a file or folder, and no file matches it"):
+            find_images(str(tmp_path / pattern))
+
+
+def test_file__whatever_its_name(folder: Path) -> None:
+    (folder / "notes[1].txt").write_text("x")
+    assert found(folder / "notes[1].txt") == ["notes[1].txt"]

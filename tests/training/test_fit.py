@@ -1,0 +1,164 @@
+"""What a fit returns: the weights of its best epoch, whichever checkpoints are kept."""
+
+import json
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Script
+
+from headstart.backbones.backbone import state_sha256
+from headstart.backbones.load import load_backbone
+from headstart.model.checkpoint import read_checkpoint
+from headstart.training.fit import Fitted, fit
+
+RULE = ("data.split.train=6", "data.split.valid=3")
+WITHOUT_TEST = ("data.split.train=6", "data.split.valid=6")
+# With so large a learning rate the validation loss soon gets worse.
+EARLY_BEST = ("model.lr=0.1", "trainer.max_epochs=4", "callbacks.early_stopping=null")
+Train = Callable[..., Fitted]
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of temporary files, empty at first."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+@pytest.fixture
+def train(script: Script, flat: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
+    """Runs train.py with a run folder and overrides; gives what `fit` returned."""
+    fitted: list[Fitted] = []
+    original = fit
+
+    def spy(*arguments: Any) -> Fitted:
+        fitted.append(original(*arguments))
+        return fitted[-1]
+
+    monkeypatch.setattr("headstart.pipeline.fit", spy)
+
+    def run(folder: Path, *overrides: str) -> Fitted:
+        result = script("train.py", f"data.root={flat}", *SMALL, f"hydra.run.dir={folder}", *overrides)
+        assert result.status == 0, result.err
+        return fitted[-1]
+
+    return run
+
+
+def head_of(state: dict[str, torch.Tensor]) -> dict[str, list[Any]]:
+    return {key: value.tolist() for key, value in state.items() if key.startswith("head.")}
+
+
+def head_in(run: Path, name: str) -> dict[str, list[Any]]:
+    return head_of(read_checkpoint(run / "checkpoints" / name)["state_dict"])
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(WITHOUT_TEST, id="without test split"),
+        pytest.param(RULE, id="with test split", marks=pytest.mark.slow),
+    ],
+)
+def test_fit__returns_the_weights_of_the_best_epoch(train: Train, tmp_path: Path, rule: tuple[str, ...]) -> None:
+    run = tmp_path / "run"
+    fitted = train(run, *rule, *EARLY_BEST)
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert ("test/acc" in metrics) == (rule == RULE)
+    assert fitted.best_epoch == metrics["best_epoch"] < 4
+    assert head_in(run, "best.ckpt") != head_in(run, "last.ckpt")
+    assert head_of(fitted.classifier.state_dict()) == head_in(run, "best.ckpt")
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param(WITHOUT_TEST, id="without test split"),
+        pytest.param(RULE, id="with test split", marks=pytest.mark.slow),
+        pytest.param((*RULE, "callbacks=ema"), id="ema", marks=pytest.mark.slow),
+        pytest.param((*WITHOUT_TEST, "finetune=full"), id="full", marks=pytest.mark.slow),
+    ],
+)
+def test_fit__without_checkpoints_returns_the_same(
+    train: Train, tmp_path: Path, temporary: Path, choices: tuple[str, ...]
+) -> None:
+    choices = (*EARLY_BEST, *choices)
+    kept = train(tmp_path / "kept", *choices)
+    fitted = train(tmp_path / "run", *choices, "callbacks.checkpoint=null")
+    assert fitted.best_epoch == kept.best_epoch
+    assert head_of(fitted.classifier.state_dict()) == head_in(tmp_path / "kept", "best.ckpt")
+    assert state_sha256(fitted.classifier) == state_sha256(kept.classifier)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    found, expected = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "kept"))
+    assert found | {"seconds": 0} == expected | {"seconds": 0}
+    assert not list(temporary.iterdir())
+
+
+def test_fit__without_validation_returns_the_latest_weights(train: Train, tmp_path: Path, temporary: Path) -> None:
+    no_callbacks = ("callbacks.early_stopping=null", "callbacks.checkpoint=null")
+    fitted = train(tmp_path / "run", *RULE, *no_callbacks, "trainer.limit_val_batches=0")
+    assert fitted.best_epoch == 3
+    assert [row["epoch"] for row in fitted.history] == [1, 2, 3]
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_interrupted_without_checkpoints__leaves_no_temporary_folder(
+    script: Script,
+    flat: Path,
+    tmp_path: Path,
+    temporary: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    from headstart.training.callbacks.history import History
+
+    def interrupt(callback: History, trainer: Any, module: Any) -> None:
+        if trainer.current_epoch == 1:
+            assert list(temporary.iterdir()), "where the best epoch is kept"
+            raise error
+
+    monkeypatch.setattr(History, "on_train_epoch_start", interrupt)
+    arguments = (f"data.root={flat}", *SMALL, *RULE, "callbacks.checkpoint=null", f"hydra.run.dir={tmp_path / 'run'}")
+    if error is KeyboardInterrupt:
+        assert script("train.py", *arguments).status != 0
+    else:
+        with pytest.raises(error):
+            script("train.py", *arguments)
+    assert not list(temporary.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", ["true", "false"])
+def test_fit__leaves_no_worker_processes(train: Train, tmp_path: Path, cache: str) -> None:
+    # Left to the garbage collector, each loader's would hold it up for five seconds: in a sweep, after every trial.
+    options = ("data.num_workers=2", f"features.cache={cache}", f"features.dir={tmp_path / 'features'}")
+    fitted = train(tmp_path / "run", *RULE, *options)
+    assert multiprocessing.active_children() == []
+    assert fitted.history, "what was trained is still there"
+
+
+@pytest.mark.slow
+def test_fit__leaves_the_frozen_backbone_bit_identical(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before: list[str] = []
+    original = load_backbone
+
+    def spy(*arguments: Any, **options: Any) -> Any:
+        backbone = original(*arguments, **options)
+        before.append(state_sha256(backbone))
+        return backbone
+
+    monkeypatch.setattr("headstart.pipeline.load_backbone", spy)
+    fitted = train(tmp_path / "run", *RULE, *EARLY_BEST)
+    assert [state_sha256(fitted.classifier.backbone)] == before
+    train(tmp_path / "untrained", *RULE, "model.lr=1e-30", "trainer.max_epochs=1")
+    assert head_in(tmp_path / "run", "best.ckpt") != head_in(tmp_path / "untrained", "best.ckpt")
