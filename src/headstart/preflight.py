@@ -1,33 +1,54 @@
 """What can be checked before data are downloaded, generated or scanned."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from headstart.backbones.load import check_backbone
 from headstart.config.literal import is_encodable
 from headstart.config.train import TrainSettings
+from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import check_loadable, read_checkpoint
 from headstart.run_folder import checkpoint_file
+from headstart.training.errors import lightning_errors
+from headstart.training.trainer import build_trainer
 
 
 def check_without_data(settings: TrainSettings) -> TrainSettings:
     """The settings, with the checkpoint's file where `ckpt_path` is the folder of a run.
 
     Raises:
-        HeadstartError: the checkpoint, the architecture or the weights could not be used.
+        HeadstartError: the checkpoint, the architecture or the weights could not be used, or Lightning rejected a
+            setting of the trainer, a callback or a logger.
     """
     tests = settings.task == "test"
+    if not is_encodable(settings.run_dir):
+        settings = _without_loggers(settings)
+    if settings.task != "audit":
+        with lightning_errors(settings):
+            build_trainer(settings)
     if settings.ckpt_path is not None:
         path = checkpoint_file(Path(settings.ckpt_path), "best" if tests else "last")
         settings = replace(settings, ckpt_path=str(path))
         if tests:
             check_loadable(path, settings.model.weights)
-        else:
-            read_checkpoint(path)
+        elif settings.task == "train":
+            _check_resumable(read_checkpoint(path)["hyper_parameters"], settings)
     if not tests:
         check_backbone(settings.model, settings.data)
-    return settings if is_encodable(settings.run_dir) else _without_loggers(settings)
+    return settings
+
+
+def _check_resumable(recipe: dict[str, Any], settings: TrainSettings) -> None:
+    """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    saved = recipe | {"backbone arch": recipe["backbone"]["arch"]}
+    given = asdict(settings.model) | {"backbone arch": settings.model.arch, "seed": settings.seed}
+    for key, value in given.items():
+        if key in saved and saved[key] != value:
+            raise HeadstartError(
+                f"the checkpoint does not match this configuration: its {key} is {saved[key]}, not {value}"
+            )
 
 
 def _without_loggers(settings: TrainSettings) -> TrainSettings:

@@ -8,12 +8,13 @@ from headstart.audit.findings import find_problems, in_order
 from headstart.audit.near_duplicates import near_duplicates
 from headstart.audit.report import COMPARED, AuditReport, findings_table, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
+from headstart.commands import command
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import inspect_data, prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.make import make_dataset
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import evaluate
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
@@ -25,7 +26,18 @@ from headstart.pipeline import train
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder
 from headstart.training.data_module import ImageDataModule
+from headstart.training.errors import lightning_errors
 from headstart.training.trainer import build_trainer
+
+
+def train_and_advise(settings: TrainSettings) -> dict[str, float]:
+    """Trains as headstart.pipeline does, and then says how to predict with the result."""
+    metrics = train(settings)
+    best = RunFolder(Path(settings.run_dir)).best
+    if best.is_file():
+        log.info("best checkpoint: %s", best)
+        log.info("to predict: %s", command("predict.py", [f"ckpt_path={best}", "source=FILE_OR_FOLDER"]))
+    return metrics
 
 
 def test(settings: TrainSettings) -> dict[str, float]:
@@ -44,7 +56,8 @@ def test(settings: TrainSettings) -> dict[str, float]:
             make_dataset(settings.data, settings.seed)
             data = prepare_data(settings.data, settings.seed)
             _check_testable(data.manifest, classifier)
-        device = build_trainer(settings).strategy.root_device
+        with lightning_errors(settings):
+            device = build_trainer(settings).strategy.root_device
         record.begin(device, data.manifest, classifier.recipe.backbone)
         AuditReport(settings, data, compares=False).begin()
         with record.stage("test"):
@@ -74,7 +87,7 @@ def audit(settings: TrainSettings) -> bool:
 
 
 # What `task=` chooses. A task without a result has failed.
-TASKS: Mapping[str, Callable[[TrainSettings], object]] = {"train": train, "test": test, "audit": audit}
+TASKS: Mapping[str, Callable[[TrainSettings], object]] = {"train": train_and_advise, "test": test, "audit": audit}
 
 
 def _check_testable(manifest: Manifest, classifier: Classifier) -> None:
@@ -83,8 +96,8 @@ def _check_testable(manifest: Manifest, classifier: Classifier) -> None:
         raise HeadstartError(f"{manifest.root} has no test split")
     if manifest.classes != classifier.recipe.classes:
         raise HeadstartError(
-            f"{manifest.root} has the classes {', '.join(manifest.classes)}, but the checkpoint was trained on "
-            f"{', '.join(classifier.recipe.classes)}"
+            f"{manifest.root} has the classes {listed(manifest.classes)}, but the checkpoint was trained on "
+            f"{listed(classifier.recipe.classes)}"
         )
 
 
@@ -111,5 +124,6 @@ def _encode_unaugmented(settings: TrainSettings, manifest: Manifest) -> dict[str
     backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
     classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
     loaders = ImageDataModule(settings, manifest)
-    loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
+    with lightning_errors(settings):
+        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
     return loaders.unaugmented_features()

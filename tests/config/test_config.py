@@ -29,6 +29,7 @@ from hydra.errors import ConfigCompositionException
         ("logger.tensorbord=null", "did you mean 'logger.tensorboard'?"),
         ("logger.tensorbord.name=x", "unknown key 'logger.tensorbord': did you mean 'logger.tensorboard'?"),
         ("trainer.logger=false", "trainer.logger is set by headstart itself and cannot be overridden"),
+        ("trainer.callbacks=null", "trainer.callbacks is set by headstart itself and cannot be overridden"),
         ("model.lr=-1", "model.lr=-1.0 is invalid: it must be a positive number"),
         ("model.lr=abc", "model.lr is invalid: Value 'abc'"),
         ("data.batch_size=0", "data.batch_size=0 is invalid: it must be a positive integer"),

@@ -12,7 +12,6 @@ from headstart.data.folders import (
     NOT_A_FILE,
     SECOND_LINK,
     Folder,
-    has_images,
     left_out_summary,
     listed,
     open_folder,
@@ -152,8 +151,8 @@ def test_error__a_folder_that_cannot_be_read(tree: Path, monkeypatch: pytest.Mon
 
 def test_has_images(tree: Path) -> None:
     (tree / "in" / "none").mkdir()
-    assert has_images(Folder(tree))
-    assert not has_images(Folder(tree / "in" / "none"))
+    assert Folder(tree).has_images
+    assert not Folder(tree / "in" / "none").has_images
 
 
 def test_summary__by_kind() -> None:

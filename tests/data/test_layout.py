@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from conftest import draw
 
-from headstart.data.folders import Folder
+from headstart.data.folders import Folder, open_folder
 from headstart.data.layout import Layout, find_layout, split_names
 from headstart.errors import HeadstartError
 
@@ -33,7 +33,7 @@ def make(root: Path, *folders: str, count: int = 2) -> Path:
 
 def layout(root: Path, choice: str = "auto") -> dict[str, str]:
     """The folders of the splits, relative to the root; "-" before those without class folders."""
-    found: Layout = find_layout(root, choice)
+    found: Layout = find_layout(open_folder(root), choice)
     assert found.top.path == root
     marked = {split: f"-{folder.path.relative_to(root)}" for split, folder in found.unlabelled.items()}
     return {split: str(folder.path.relative_to(root)) for split, folder in found.splits.items()} | marked
@@ -41,7 +41,7 @@ def layout(root: Path, choice: str = "auto") -> dict[str, str]:
 
 def error_of(root: Path, choice: str = "auto") -> str:
     with pytest.raises(HeadstartError) as caught:
-        find_layout(root, choice)
+        find_layout(open_folder(root), choice)
     assert "\n" not in str(caught.value)
     return str(caught.value).replace(str(root), "ROOT")
 
@@ -243,7 +243,7 @@ def test_error__splits_without_class_folders_or_without_train(tmp_path: Path, fo
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "0.txt").write_text("0 0.5 0.5 1 1")
     message = error_of(tmp_path)
-    assert re.search(r"which looks? like splits rather than classes: a split dataset needs train/ with class", message)
+    assert re.search(r"which looks? like (a split|splits): a split dataset needs train/ with class folders", message)
     assert layout(tmp_path, "classes") == {}
 
 

@@ -144,7 +144,7 @@ def unlabelled_images_among_classes(root: Path) -> None:
     ("harm", "sentence"),
     [
         (splits_called_a_and_b, "B and blue are classes, or splits with the same class folders (green and red): set"),
-        (splits_without_class_folders, "has the folders Testing and Training, which look like splits rather than"),
+        (splits_without_class_folders, "has the folders Testing and Training, which look like splits: a split dataset"),
         (unlabelled_images_among_classes, "test is a class like blue and green, or the test split: set data.layout"),
     ],
 )

@@ -61,7 +61,7 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
     assert torch.load(last, weights_only=True)["epoch"] >= 1, "an epoch is logged before its checkpoint is written"
     assert not list((tmp_path / "part").rglob("*.tmp")) or number == signal.SIGKILL
     if number != signal.SIGKILL:
-        assert f"warning: stopped; to resume: python train.py ckpt_path={last}\n" in err
+        assert f"warning: stopped; to resume: python {ROOT / 'train.py'} ckpt_path={last}\n" in err
         assert "Traceback" not in err
     epochs = "trainer.max_epochs=" + str(torch.load(last, weights_only=True)["epoch"] + 4)
     for run, more in (("resumed", [f"ckpt_path={last}"]), ("whole", [])):

@@ -494,7 +494,10 @@ def test_rejected__before_the_first_trial(script: Script, base: tuple[str, ...],
         (("model.lr=0.01,0.001", "--cfg", "job"), "Only one of"),
         (("sweep=optuna", "hydra.sweeper.storage=foo"), "hydra.sweeper.storage=foo cannot be used"),
         (("model.lr=range(3,1)",), "is there anything to sweep over"),
-        (("hydra/launcher=joblb", "model.lr=0.01,0.001"), "hydra/launcher=joblb is not available: did you mean joblib?"),
+        (
+            ("hydra/launcher=joblb", "model.lr=0.01,0.001"),
+            "hydra/launcher=joblb is not available: did you mean joblib?",
+        ),
         (("model.lrr=0.01,0.001",), "did you mean 'model.lr'"),
     ],
 )

@@ -74,14 +74,6 @@ def test_best__removed_if_every_trial_failed(tmp_path: Path) -> None:
     assert not sweep.best.exists()
 
 
-def test_best__link_of_version_0_1_is_replaced(tmp_path: Path) -> None:
-    sweep = written(tmp_path, trial("a", 0.3))
-    sweep.best.symlink_to("a", target_is_directory=True)
-    update_leaderboard(sweep, "valid/loss")
-    assert links_in(sweep.best) == {"trial.json": Path("../a/trial.json")}
-    assert not sweep.trial("a").trial.is_symlink()
-
-
 def test_best__files_of_the_user_are_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep = written(tmp_path, trial("a", 0.3))
     sweep.best.mkdir()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.backbones.provider import Network
+from headstart.config.data import DataSettings
 from headstart.config.model import has_photo_features
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
@@ -156,3 +157,20 @@ def state_sha256(module: nn.Module) -> str:
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
+
+
+def overridden(preset: Preprocessing, data: DataSettings) -> Preprocessing:
+    """The preprocessing `preset`, except for what `data` sets.
+
+    Raises:
+        HeadstartError: the sizes contradict each other.
+    """
+    image_size = data.image_size or preset.image_size
+    # With another image size alone, the same part of the image is cropped as with the preset.
+    resize_size = data.resize_size or round(preset.resize_size * image_size / preset.image_size)
+    if image_size > resize_size:
+        raise HeadstartError(
+            f"data.image_size={image_size} cannot be cropped from images of data.resize_size={resize_size} pixels"
+        )
+    mean, std = tuple(data.mean or preset.mean), tuple(data.std or preset.std)
+    return Preprocessing(resize_size, image_size, data.interpolation or preset.interpolation, mean, std)

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 
 from headstart.backbones import torchvision
-from headstart.backbones.backbone import Backbone, BackboneSource
+from headstart.backbones.backbone import Backbone, BackboneSource, overridden
 from headstart.backbones.provider import Provider
-from headstart.config.data import DataSettings, check_sizes
+from headstart.config.data import DataSettings
 from headstart.config.model import ModelSettings
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
@@ -26,7 +26,7 @@ def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Bac
     """
     provider = _provider_of(model.arch)
     network = provider.load(model.arch, model.weights, seed)
-    preprocessing = _override(network.preset, data)
+    preprocessing = overridden(network.preset, data)
     if network.guess is not None and None in (data.resize_size, data.image_size, data.interpolation):
         log.info(
             "%s: using the preprocessing of %s (resize %d, crop %d, %s); data.resize_size, … change it",
@@ -42,7 +42,7 @@ def check_backbone(model: ModelSettings, data: DataSettings) -> None:
     """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
     provider = _provider_of(model.arch)
     provider.check(model.arch, model.weights)
-    _override(provider.preset(model.arch, model.weights), data)
+    overridden(provider.preset(model.arch, model.weights), data)
 
 
 def preprocessing_of(model: ModelSettings, data: DataSettings) -> Preprocessing:
@@ -51,7 +51,7 @@ def preprocessing_of(model: ModelSettings, data: DataSettings) -> Preprocessing:
     Raises:
         HeadstartError: there is no such architecture, or the sizes contradict each other.
     """
-    return _override(_provider_of(model.arch).preset(model.arch, model.weights), data)
+    return overridden(_provider_of(model.arch).preset(model.arch, model.weights), data)
 
 
 def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, moved_to: str | None) -> Backbone:
@@ -85,15 +85,6 @@ def _weights_to_restore(source: BackboneSource, moved_to: str | None) -> str | N
     is_file = os.sep in moved_to or Path(moved_to).suffix != "" or Path(moved_to).is_file()
     is_gone = source.weights is not None and os.sep in source.weights and not Path(source.weights).exists()
     return moved_to if is_file or is_gone else source.weights
-
-
-def _override(preset: Preprocessing, data: DataSettings) -> Preprocessing:
-    image_size = data.image_size or preset.image_size
-    # With another image size alone, the same part of the image is cropped as with the preset.
-    resize_size = data.resize_size or round(preset.resize_size * image_size / preset.image_size)
-    check_sizes(resize_size, image_size)
-    mean, std = tuple(data.mean or preset.mean), tuple(data.std or preset.std)
-    return Preprocessing(resize_size, image_size, data.interpolation or preset.interpolation, mean, std)
 
 
 def _provider_of(arch: str) -> Provider:

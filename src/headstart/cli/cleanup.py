@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -47,9 +48,11 @@ def remove_begun_run(*, even_with_checkpoint: bool = True) -> None:
         return
     if any(path.lstat().st_ctime < PROCESS_START for path in folder.rglob("*")):
         return
-    shutil.rmtree(folder)
+    # What cannot be removed stays; the error that ended the run is more important.
+    shutil.rmtree(folder, ignore_errors=True)
     for parent in folder.parents:
         # A folder above the current one was not created by Hydra, even if it is empty.
         if Path.cwd() not in parent.parents or any(parent.iterdir()):
             return
-        parent.rmdir()
+        with suppress(OSError):
+            parent.rmdir()

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,11 @@ from headstart.cli.cleanup import remove_begun_run
 from headstart.config.suggest import nearest
 from headstart.config.validation import unknown_key
 from headstart.errors import HeadstartError
-from headstart.files import DISK_FULL
 from headstart.log import abandon_output, exit_on_closed_pipe
+from headstart.machine import fault_of_machine
 
 # Packages whose exceptions are about the command line, or the machine.
 HYDRA_PACKAGES = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")
-# What PyTorch says about a worker process that was killed, or that does not answer.
-DEAD_WORKER = re.compile(r"DataLoader worker|DataLoader timed out")
 PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
 
 
@@ -38,11 +37,39 @@ def exit_on_error() -> Iterator[None]:
     except BrokenPipeError:
         exit_on_closed_pipe()
     except (HeadstartError, OSError, MemoryError, RuntimeError) as error:
-        sentence = str(error) if isinstance(error, HeadstartError) else _sentence_about_machine(error)
+        if isinstance(error, OSError):
+            sentence: str | None = _system_sentence(error)
+        else:
+            sentence = str(error) if isinstance(error, HeadstartError) else fault_of_machine(error)
         if sentence is None:
             raise
         remove_begun_run()
         fail(sentence)
+
+
+@contextmanager
+def errors_in_threads() -> Iterator[None]:
+    """Ends the program with one sentence if a thread, such as TensorBoard's, could not write a file.
+
+    Raises:
+        OSError: the error of the thread, unless another one is on its way.
+    """
+    found: list[OSError] = []
+    before = threading.excepthook
+
+    def remember(failed: threading.ExceptHookArgs) -> None:
+        if isinstance(failed.exc_value, OSError):
+            found.append(failed.exc_value)
+        else:
+            before(failed)
+
+    threading.excepthook = remember
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+    if found:
+        raise found[0]
 
 
 def fail(sentence: str) -> NoReturn:
@@ -77,21 +104,7 @@ def sentence_of(error: Exception, schema: type) -> str:
     return "; ".join(kept) or "these settings were rejected by Hydra"
 
 
-def _sentence_about_machine(error: Exception) -> str | None:
-    """What is wrong if the operating system, the memory or a worker process is at fault; None: something else is."""
-    if isinstance(error, OSError):
-        return _system_sentence(error)
-    first = next(iter(str(error).splitlines()), "")
-    if type(error).__name__ in ("MemoryError", "OutOfMemoryError") or "can't allocate memory" in first:
-        return f"out of memory, try a smaller data.batch_size: {first}".removesuffix(": ")
-    if DEAD_WORKER.search(str(error)):
-        cause = " (it ran out of shared memory)" if "Bus error" in first else ""
-        return f"a process that reads images was killed or stopped{cause}: try data.num_workers=0; {first}"
-    return None
-
-
 def _system_sentence(error: OSError) -> str:
-    reason = error.strerror or str(error)
-    if error.errno in DISK_FULL:
-        return f"{error.filename or 'a file'} could not be written: {reason}"
-    return f"{reason}{f': {error.filename}' if error.filename else ''}"
+    if fault := fault_of_machine(error):
+        return fault
+    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"

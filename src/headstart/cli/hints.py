@@ -9,11 +9,12 @@ from headstart.cli.translate import TRANSLATED, translated
 from headstart.cli.words import Word, split
 from headstart.commands import command, quoted
 from headstart.config.suggest import suggestion
+from headstart.config.trainer import RESERVED
 from headstart.errors import HeadstartError
 
 HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
-# Keys that begin so are Hydra's, or arguments of any class.
-OPEN = ("hydra", "callbacks.", "logger.")
+# Keys that begin so are Hydra's, arguments of any class, or rejected later, with the reason.
+OPEN = ("hydra", "callbacks.", "logger.", *(f"trainer.{key}" for key in sorted(RESERVED)))
 # Keys that need no value when they are written as an option.
 SWITCHES = {"annotate", "features.cache", "features.compile", "finetune.batch_norm", "data.near_duplicates"}
 SWITCHES |= {"trainer.fast_dev_run", "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly"}

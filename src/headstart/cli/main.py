@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.cleanup import reject_used_run_folder
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
-from headstart.cli.errors import fail, is_about_command_line, sentence_of
+from headstart.cli.errors import errors_in_threads, fail, is_about_command_line, sentence_of
 from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import PATHS, for_hydra, key_of, parsed_override, value_of, with_plain_paths
@@ -48,7 +48,7 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
             stream.reconfigure(errors="backslashreplace")
     log_to_console()
     register_resolvers()
-    with quiet_when_pipe_is_closed(), ended_by_signals(), _one_sentence(schema, tracebacks):
+    with quiet_when_pipe_is_closed(), ended_by_signals(), _one_sentence(schema, tracebacks), errors_in_threads():
         if "--version" in sys.argv[1:]:
             print(f"headstart {version('headstart')}")
             return
@@ -61,6 +61,8 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
 def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
     try:
         yield
+        # What cannot be written is an error too.
+        sys.stdout.flush()
     except HeadstartError as error:
         fail(str(error))
     except BrokenPipeError:
@@ -113,6 +115,8 @@ def _check_readable(arguments: list[str]) -> None:
 
 def _without_hydras_record(arguments: list[str], is_sweep: bool) -> list[str]:
     """What keeps Hydra from recording the names of folders that are not UTF-8, which it cannot."""
+    if "${" in os.getcwd():
+        raise HeadstartError(f"the current folder, {os.getcwd()}, has ${{ in its name: Hydra cannot run there")
     places = [value_of(argument) for argument in arguments if key_of(argument) in ("hydra.run.dir", "hydra.sweep.dir")]
     if all(map(is_encodable, [os.getcwd(), *places])):
         return []

@@ -37,17 +37,18 @@ class SplitSettings:
     train: int | float = constrained("a count (60) or a fraction (0.7)", _is_share)
     valid: int | float = constrained("a count (10) or a fraction (0.15)", _is_share)
 
-    def check(self) -> None:
-        """Raises HeadstartError where the two values contradict each other."""
+    @property
+    def conflict(self) -> str | None:
+        """A sentence if the two values contradict each other."""
         given = f"data.split.train={self.train} and data.split.valid={self.valid}"
         if isinstance(self.train, int) != isinstance(self.valid, int):
-            raise HeadstartError(
+            return (
                 f"{given} cannot be combined: give two counts or two fractions, such as data.split.train=60 "
                 "data.split.valid=10 or data.split.train=0.7 data.split.valid=0.15"
             )
         # Decimal fractions do not sum exactly: 0.7 + 0.2 + 0.1 is a little less than 1.
-        if isinstance(self.train, float) and self.train + self.valid > 1 + 1e-9:
-            raise HeadstartError(f"{given} add up to more than 1")
+        too_much = isinstance(self.train, float) and self.train + self.valid > 1 + 1e-9
+        return f"{given} add up to more than 1" if too_much else None
 
 
 @dataclass(kw_only=True)
@@ -77,18 +78,8 @@ class DataSettings:
     def check(self) -> None:
         """Raises HeadstartError where two values contradict each other."""
         # In a folder of the user's own, `split.train` may have no meaning: the scan checks it.
-        if self.maker is not None:
-            self.split.check()
-        if self.resize_size is not None and self.image_size is not None:
-            check_sizes(self.resize_size, self.image_size)
-
-
-def check_sizes(resize_size: int, image_size: int) -> None:
-    """Raises HeadstartError if `image_size` pixels cannot be cropped from images of `resize_size` pixels."""
-    if image_size > resize_size:
-        raise HeadstartError(
-            f"data.image_size={image_size} cannot be cropped from images of data.resize_size={resize_size} pixels"
-        )
+        if self.maker is not None and self.split.conflict is not None:
+            raise HeadstartError(self.split.conflict)
 
 
 @dataclass(kw_only=True)

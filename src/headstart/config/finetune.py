@@ -1,4 +1,4 @@
-"""conf/finetune: which stages of the backbone are trained, from the top, from which epoch, and how fast."""
+"""conf/finetune: which stages of the backbone are trained, from the top, after how many epochs, and how fast."""
 
 from dataclasses import dataclass
 
@@ -19,12 +19,12 @@ class FinetuneSettings:
 
     @property
     def first_epoch(self) -> int | None:
-        """The epoch from which any stage of the backbone is trained; None: it stays frozen."""
+        """After how many epochs any stage of the backbone is trained; None: it stays frozen."""
         return min(self._all_epochs(), default=None)
 
     @property
     def last_epoch(self) -> int | None:
-        """The epoch from which every stage is trained that ever will be; None: the backbone stays frozen."""
+        """After how many epochs every stage is trained that ever will be; None: the backbone stays frozen."""
         return max(self._all_epochs(), default=None)
 
     @property

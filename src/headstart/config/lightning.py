@@ -23,6 +23,8 @@ CALLBACKS = {
     "BaseFinetuning": "it does not keep BatchNorm's statistics; set finetune=gradual",
     "StochasticWeightAveraging": "a run ends with the weights of its best epoch, not with these; set callbacks=ema",
     "EMAWeightAveraging": "it lets frozen weights drift; set callbacks=ema",
+    "LambdaCallback": "its functions cannot be written in a configuration",
+    "ThroughputMonitor": "its batch_size_fn cannot be written in a configuration",
     "ModelPruning": "its checkpoints have other weights than the classifier",
     "BasePredictionWriter": "predictions are made by predict.py, without a Trainer",
 }

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.data.folders import Folder, has_images, listed, open_folder, walk
+from headstart.data.folders import Folder, listed
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
 
@@ -33,6 +33,12 @@ PARTS = re.compile(
 )
 
 
+# Why something is left out.
+OUTSIDE = "image outside the class folders"
+NO_SPLIT = "folder beside the splits"
+UNLABELLED = "folder without class folders"
+
+
 @dataclass(frozen=True)
 class Layout:
     """The classes are folders of each of `splits`, or, if there are none, of `top`.
@@ -44,8 +50,13 @@ class Layout:
     splits: dict[str, Folder]
     unlabelled: dict[str, Folder]
 
+    @property
+    def left_out(self) -> dict[Path, str]:
+        """What is in no class folder, with the reason."""
+        return dict(_outside(self.top, self))
 
-def find_layout(root: Path, choice: str) -> Layout:
+
+def find_layout(top: Folder, choice: str) -> Layout:
     """The layout of a folder; `choice` is data.layout.
 
     Split folders are recognized by what they hold, the same class folders, and by how they are called.
@@ -53,7 +64,6 @@ def find_layout(root: Path, choice: str) -> Layout:
     Raises:
         HeadstartError: it cannot be read, or in more than one way; says how to choose.
     """
-    top = open_folder(root)
     if choice == "classes":
         return Layout(top, {}, {})
     # As in DIR/data/train.
@@ -65,7 +75,7 @@ def find_layout(root: Path, choice: str) -> Layout:
         elif choice == "auto":
             _check_no_splits(base, named)
     if choice == "splits":
-        raise HeadstartError(f"data.layout=splits: {root} has no folder train/ with class folders")
+        raise HeadstartError(f"data.layout=splits: {top.path} has no folder train/ with class folders")
     _check_no_parts(top)
     return Layout(top, {}, {})
 
@@ -119,7 +129,7 @@ def _by_split(base: Folder) -> dict[str, list[Folder]]:
 def _nested(top: Folder) -> Iterator[Folder]:
     """The only folder in `top` with images, the only one in that, and so on."""
     folder = top
-    while len(full := [below for below in folder.folders if has_images(below)]) == 1 and not full[0].images:
+    while len(full := [below for below in folder.folders if below.has_images]) == 1 and not full[0].images:
         (folder,) = full
         yield folder
 
@@ -183,11 +193,12 @@ def _check_no_splits(base: Folder, named: dict[str, list[Folder]]) -> None:
     strangers = _strangers(base, named)
     folders = [folder for of_split in named.values() for folder in of_split]
     if len(named) > 1 or (named and not strangers):
-        which = "the folders" if len(folders) > 1 else "only the folder"
+        which = (
+            "the folders {}, which look like splits" if len(folders) > 1 else "one folder, {}, which looks like a split"
+        )
         raise HeadstartError(
-            f"{base.path} has {which} {_names(folders)}, which {'look' if len(folders) > 1 else 'looks'} like splits "
-            "rather than classes: a split dataset needs train/ with class folders, and optionally valid/ and test/; or "
-            "set data.layout=classes"
+            f"{base.path} has {which.format(_names(folders))}: a split dataset needs train/ with class folders, and "
+            "optionally valid/ and test/; if they are classes, set data.layout=classes"
         )
     if named and "train" not in named:
         (split,) = named
@@ -201,7 +212,7 @@ def _check_no_splits(base: Folder, named: dict[str, list[Folder]]) -> None:
 
 def _check_no_parts(top: Folder) -> None:
     """Raises HeadstartError if the folders in `top`, whose names do not say it, may still be splits or hold some."""
-    full = [folder for folder in top.folders if has_images(folder)]
+    full = [folder for folder in top.folders if folder.has_images]
     holders = [folder for folder in full if len(named := _by_split(folder)) > 1 and "train" in named]
     if len(holders) == 1:
         inner, others = holders[0].path, [folder for folder in full if folder not in holders]
@@ -249,14 +260,27 @@ def _is_filler(name: str) -> bool:
 
 def _is_container(folder: Folder) -> bool:
     """Whether it holds folders of images, and few images of its own."""
-    below = sum(len(inner.images) for inner in walk(folder)[0]) - len(folder.images)
+    below = sum(len(inner.images) for inner in folder.tree[0]) - len(folder.images)
     return 10 * len(folder.images) <= below and below > 0
 
 
 def _strangers(base: Folder, named: dict[str, list[Folder]]) -> list[Folder]:
     known = {folder.path for of_split in named.values() for folder in of_split}
-    return [folder for folder in base.folders if folder.path not in known and has_images(folder)]
+    return [folder for folder in base.folders if folder.path not in known and folder.has_images]
 
 
 def _names(folders: list[Folder]) -> str:
     return listed([folder.path.name for folder in folders])
+
+
+def _outside(folder: Folder, layout: Layout) -> Iterator[tuple[Path, str]]:
+    """What is in no class folder, with the reason."""
+    yield from ((folder.path / name, reason) for name, reason in folder.others.items())
+    yield from ((folder.path / name, OUTSIDE) for name in folder.images)
+    splits = [split.path for split in layout.splits.values()]
+    unlabelled = [split.path for split in layout.unlabelled.values()]
+    for below in folder.folders if splits and folder.path not in splits else []:
+        if any(split.is_relative_to(below.path) for split in splits):
+            yield from _outside(below, layout)
+        else:
+            yield below.path, UNLABELLED if below.path in unlabelled else NO_SPLIT

@@ -49,8 +49,8 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
         )
     dropped = leaks if settings.on_leak == "drop" else ()
     manifest = build_manifest(scan, infos, skipped=skipped, dropped=dropped)
-    check_trainable(manifest, scan)
     log.info("%s", manifest.describe())
+    check_trainable(manifest, scan)
     return PreparedData(manifest, scan, infos)
 
 

@@ -2,9 +2,36 @@
 
 import random
 
+from headstart.config.data import SplitSettings
+from headstart.errors import HeadstartError
 from headstart.seeds import derive_seed
 
 SPLITS = ("train", "valid", "test")
+Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths relative to the root
+
+
+def with_valid(images: dict[str, Images], rule: SplitSettings, seed: int) -> dict[str, Images]:
+    """The images of each class by split, with a share of train as the valid split unless there is one."""
+    if "valid" in images:
+        return images
+    parts = {c: hold_out(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
+    drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
+    return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
+
+
+def split_by_rule(paths: Images, rule: SplitSettings, seed: int) -> dict[str, Images]:
+    """The images of each class by split, as `rule` says.
+
+    Raises:
+        HeadstartError: the two values of the rule contradict each other.
+    """
+    if rule.conflict is not None:
+        raise HeadstartError(rule.conflict)
+    parts = {c: split_class(paths[c], rule.train, rule.valid, seed=seed, class_name=c) for c in paths}
+    images = {split: {c: parts[c][split] for c in paths} for split in SPLITS}
+    # Fractions have a test split even if all classes are too small for it.
+    has_test = rule.train + rule.valid < 1 - 1e-9 if isinstance(rule.train, float) else any(images["test"].values())
+    return images if has_test else {split: images[split] for split in ("train", "valid")}
 
 
 def split_class(names: list[str], train: float, valid: float, *, seed: int, class_name: str) -> dict[str, list[str]]:

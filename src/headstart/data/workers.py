@@ -3,6 +3,7 @@
 import functools
 import os
 import shutil
+import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -14,6 +15,8 @@ from torch.utils.data import get_worker_info
 
 from headstart.log import log
 
+# PyTorch advises as many workers as there are cores; who asked for more has a reason.
+warnings.filterwarnings("ignore", message="This DataLoader will create")
 # Where PyTorch puts what processes share, on Linux.
 SHARED_MEMORY = "/dev/shm"
 BATCHES_AHEAD = 2  # of each worker; PyTorch's default

@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
 from headstart.run_folder import SweepFolder
+from headstart.sweep.scales import scales_of
 from headstart.sweep.validation import check_sweep
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
@@ -50,19 +51,21 @@ class SweepCallback(Callback):
             if isinstance(error, KeyboardInterrupt | SystemExit):
                 log.warning("stopped; run the same command again to continue the sweep")
             else:
-                _finalize(SweepFolder(Path(config.hydra.sweep.dir)), config.sweep.objective, is_complete=error is None)
+                _finalize(config, is_complete=error is None)
         finally:
             _held.pop().release()
 
 
-def _finalize(sweep: SweepFolder, objective: str, *, is_complete: bool) -> None:
+def _finalize(config: DictConfig, *, is_complete: bool) -> None:
     with _exit_on_unexpected_error(), exit_on_error():
         # Imported here because torch takes seconds.
         from headstart.sweep.finalize import finalize
         from headstart.sweep.shared import forget_shared
 
         forget_shared()
-        succeeded = finalize(sweep, objective, is_complete=is_complete)
+        scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))
+        sweep = SweepFolder(Path(config.hydra.sweep.dir))
+        succeeded = finalize(sweep, config.sweep.objective, scales, is_complete=is_complete)
     if is_complete and not succeeded:
         sys.exit(1)
 

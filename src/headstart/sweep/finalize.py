@@ -1,5 +1,7 @@
 """The end of a sweep: the best trial is tested, once, and the leaderboard is shown."""
 
+from collections.abc import Mapping
+
 from omegaconf import OmegaConf
 
 from headstart.config.literal import literals
@@ -10,10 +12,11 @@ from headstart.log import log
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweep.leaderboard import describe_leaderboard, test_metrics, update_leaderboard
 from headstart.sweep.plot import draw_sweep
+from headstart.sweep.scales import Scale
 from headstart.tasks import test
 
 
-def finalize(sweep: SweepFolder, objective: str, *, is_complete: bool) -> bool:
+def finalize(sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *, is_complete: bool) -> bool:
     """Plots and shows the trials so far; if the sweep `is_complete`, tests the best one, unless that was done before.
 
     Returns:
@@ -32,7 +35,7 @@ def finalize(sweep: SweepFolder, objective: str, *, is_complete: bool) -> bool:
     if is_complete and failed < len(trials):
         succeeded &= _test(sweep.trial(trials[0].folder))
         trials = update_leaderboard(sweep, objective)
-    draw_sweep(trials, objective, sweep.plot)
+    draw_sweep(trials, objective, sweep.plot, scales)
     log.info("%s", describe_leaderboard(trials, objective))
     log.info("%d trials, %d of them failed; %s", len(trials), failed, sweep.leaderboard)
     if failed < len(trials):

@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from headstart.backbones.backbone import Backbone
-from headstart.backbones.load import load_backbone
+from headstart.backbones.load import check_backbone, load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import PreparedData, prepare_data
 from headstart.datasets.make import make_dataset
@@ -43,6 +43,8 @@ def shared_data(settings: TrainSettings) -> PreparedData:
     """The data that `settings` describe."""
 
     def prepare() -> PreparedData:
+        # What can be checked without data comes first.
+        check_backbone(settings.model, settings.data)
         make_dataset(settings.data, settings.seed)
         return prepare_data(settings.data, settings.seed)
 

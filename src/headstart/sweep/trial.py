@@ -88,8 +88,9 @@ def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
 
 def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> dict[str, float]:
     """The training path up to `fit`: trials never see the test split."""
-    # Several trials may run in parallel on one terminal.
-    settings.trainer.setdefault("enable_progress_bar", False)
+    # Several trials may run in parallel on one terminal. A progress bar that the user has added is shown.
+    if not any("ProgressBar" in str(entry) for entry in settings.callbacks.values()):
+        settings.trainer.setdefault("enable_progress_bar", False)
     with RunRecord(settings) as record:
         with record.stage("data"):
             data = shared_data(settings)

@@ -51,26 +51,24 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.manifest = manifest
         self.encode_seconds = 0.0  # spent so far
-        self._settings = settings
+        self.settings = settings
 
     def setup(self, stage: str) -> None:
         self.serve(cast(Classifier, self.trainer.lightning_module))  # type: ignore[union-attr]
 
     def serve(self, classifier: Classifier) -> None:
         """From here on, loaders give what `classifier` takes. The Trainer calls it by way of `setup`."""
-        settings = self._settings
         self._encoder = classifier.encoder
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
-        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, settings.seed)
+        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, self.settings.seed)
         self._datasets = {
             name: ImageDataset(split, augmented if name == "train" else self._evaluation)
             for name, split in self.manifest.splits.items()
         }
-        self._store = open_store(settings.features)
+        self._store = open_store(self.settings.features)
         self._features = {name: self._features_of(name, data) for name, data in self._datasets.items() if self._store}
-        # Loaders of images are kept, because worker processes take time to start.
-        self._image_loaders: dict[str, Loader] = {}
+        self._image_loaders: dict[str, Loader] = {}  # kept, because worker processes take time to start
 
     def teardown(self, stage: str) -> None:
         for features in self._features.values():
@@ -106,7 +104,7 @@ class ImageDataModule(LightningDataModule):
             encoder=self._encoder,
             store=self._store,
             backbone=self._encoder.backbone.source.identity(),
-            num_workers=self._settings.data.num_workers,
+            num_workers=self.settings.data.num_workers,
         )
 
     def _loader(self, split: str, sampler: ViewSampler | None) -> Loader:
@@ -119,18 +117,23 @@ class ImageDataModule(LightningDataModule):
             dataset = FeatureDataset(self._datasets[split].split, matrix)
             return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
         if split not in self._image_loaders:
-            data, pixels = self._settings.data, self._settings.data.batch_size * self._evaluation.image_size**2
-            workers = loader_options(data.num_workers, self._encoder.device, pixels=pixels, kept=split != "test")
-            self._image_loaders[split] = DataLoader(self._datasets[split], **workers, **self._options(split, sampler))
+            options = self._options(split, sampler) | self._workers
+            options["persistent_workers"] &= split != "test"
+            self._image_loaders[split] = DataLoader(self._datasets[split], **options)
         loader = self._image_loaders[split]
         if isinstance(loader.sampler, ViewSampler):
             # The Trainer tells the sampler the epoch only after it has asked for the first batches.
             loader.sampler.set_epoch(self._epoch())
         return loader
 
+    @property
+    def _workers(self) -> dict[str, Any]:
+        data, pixels = self.settings.data, self.settings.data.batch_size * self._evaluation.image_size**2
+        return loader_options(data.num_workers, self._encoder.device, pixels=pixels, kept=True)
+
     def _options(self, split: str, sampler: ViewSampler | None) -> dict[str, Any]:
         return {
-            "batch_size": self._settings.data.batch_size,
+            "batch_size": self.settings.data.batch_size,
             "sampler": sampler,
             "drop_last": split == "train" and self._ends_alone(),
             "pin_memory": torch.cuda.is_available(),
@@ -139,7 +142,7 @@ class ImageDataModule(LightningDataModule):
         }
 
     def _sampler(self, split: str) -> ViewSampler:
-        training, trainer, settings = split == "train", self.trainer, self._settings
+        training, trainer, settings = split == "train", self.trainer, self.settings
         return ViewSampler(
             len(self._datasets[split]),
             seed=settings.seed if training else None,
@@ -158,7 +161,7 @@ class ImageDataModule(LightningDataModule):
 
     def _view(self) -> int:
         """The view of the train split in that epoch."""
-        views = self._settings.features.views
+        views = self.settings.features.views
         return self._epoch() if views is None else self._epoch() % views
 
     def _has_features(self, split: str) -> bool:
@@ -169,7 +172,7 @@ class ImageDataModule(LightningDataModule):
 
     def _ends_alone(self) -> bool:
         """Whether an epoch's last batch would be a single image, with which BatchNorm cannot be trained."""
-        return self._frozen_epochs is not None and len(self._datasets["train"]) % self._settings.data.batch_size == 1
+        return self._frozen_epochs is not None and len(self._datasets["train"]) % self.settings.data.batch_size == 1
 
     def _images_to_encode(self) -> int:
         """In a training of the usual length, whatever the length of this one: the same data run the same code."""

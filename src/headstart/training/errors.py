@@ -16,6 +16,7 @@ from pytorch_lightning.profilers import Profiler
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import write_text
+from headstart.machine import fault_of_machine
 from headstart.run_folder import RunFolder
 
 LIGHTNING = ("pytorch_lightning", "lightning_fabric")
@@ -34,9 +35,11 @@ def lightning_errors(settings: TrainSettings) -> Iterator[None]:
     """
     try:
         yield
-    except HeadstartError:
+    except (HeadstartError, BrokenPipeError):
         raise
     except Exception as error:
+        if fault_of_machine(error):
+            raise
         frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
         if not _is_lightnings(frames):
             raise
@@ -72,19 +75,19 @@ def _culprit(frames: list[FrameType], settings: TrainSettings) -> str:
         instance: Any = frame.f_locals.get("self")
         if isinstance(instance, Profiler):
             return f"trainer.profiler={settings.trainer.get('profiler')} was"
-        if isinstance(instance, Callback | Logger):
-            return f"{_key(type(instance), settings)} was"
+        if isinstance(instance, Callback | Logger) and (key := _key(type(instance), settings)):
+            return f"{key} was"
     return "the trainer settings were"
 
 
-def _key(kind: type, settings: TrainSettings) -> str:
-    """The key of the entry that names a class, or a class derived from it."""
+def _key(kind: type, settings: TrainSettings) -> str | None:
+    """The key of the entry that names the class `kind` or one of its bases; None: the Trainer created it itself."""
     names = {base.__name__ for base in kind.__mro__}
     for group, entries in (("callbacks", settings.callbacks), ("logger", settings.logger)):
         for name, entry in entries.items():
             if entry is not None and str(entry["_target_"]).rpartition(".")[2] in names:
                 return f"{group}.{name}"
-    return kind.__name__
+    return None
 
 
 def _package(frame: FrameType) -> str:

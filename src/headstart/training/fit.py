@@ -44,10 +44,10 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
     data = ImageDataModule(settings, manifest)
-    trainer = build_trainer(settings, callbacks)
-    recipe = recipe_of(settings, backbone, manifest)
-    classifier = Classifier(backbone, recipe, settings.features)
     with sigterm_exits_with_143(), lightning_errors(settings):
+        trainer = build_trainer(settings, callbacks)
+        recipe = recipe_of(settings, backbone, manifest)
+        classifier = Classifier(backbone, recipe, settings.features)
         trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))

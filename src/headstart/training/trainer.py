@@ -24,10 +24,10 @@ from headstart.run_folder import RunFolder
 from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
 from headstart.training.callbacks.clock import Clock
 from headstart.training.callbacks.history import History
-from headstart.training.callbacks.hparams import HParams, hyperparameters
+from headstart.training.callbacks.hparams import HParams
 from headstart.training.callbacks.progress import count_epochs_from_1
 from headstart.training.callbacks.unfreezing import Unfreezing
-from headstart.training.errors import LIGHTNING, lightning_errors, reason_of
+from headstart.training.errors import LIGHTNING, reason_of
 
 # Of Lightning's messages, those that a setting asks for.
 ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.callbacks.timer")
@@ -40,8 +40,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's own puts its temporary file elsewhere, perhaps on another disk, where a rename is a slow copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        with replacing(Path(path)) as temporary:
-            torch.save(checkpoint, temporary)
+        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:
+                # On a full disk, torch.save complains about a position in the file.
+                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -50,29 +54,42 @@ class SafeCheckpointIO(TorchCheckpointIO):
 def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -> Trainer:
     """A Trainer with `callbacks`, the callbacks and loggers of the configuration, and those that record each epoch.
 
+    Called within `lightning_errors`, for Lightning may reject a value.
+
     Raises:
-        HeadstartError: Lightning rejected a value.
+        HeadstartError: an entry of the configuration is invalid.
     """
     _quieten_lightning()
+    _check_accelerator(str(settings.trainer.get("accelerator", "auto")))
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
     keeps_best = any(isinstance(callback, BestAndLast) for callback in configured.values())
     added = [*_recording(settings, callbacks, run), *([] if keeps_best else [BestOnly("valid/loss")])]
-    with lightning_errors(settings):
-        trainer = Trainer(
-            **_arguments(settings, list(configured.values()), run),
-            callbacks=[*callbacks, *added, *configured.values()],
-            logger=list(loggers.values()) or False,
-            plugins=[SafeCheckpointIO()],
-            # Each epoch has a view of its own, which is encoded when its loader is created.
-            reload_dataloaders_every_n_epochs=int(settings.features.cache),
-            default_root_dir=settings.run_dir,
-            # headstart.data.sampler shards by itself.
-            use_distributed_sampler=False,
-        )
+    trainer = Trainer(
+        **_arguments(settings, list(configured.values()), run),
+        callbacks=[*callbacks, *added, *configured.values()],
+        logger=list(loggers.values()) or False,
+        plugins=[SafeCheckpointIO()],
+        # Each epoch has a view of its own, which is encoded when its loader is created.
+        reload_dataloaders_every_n_epochs=int(settings.features.cache),
+        default_root_dir=settings.run_dir,
+        # headstart.data.sampler shards by itself.
+        use_distributed_sampler=False,
+    )
     count_epochs_from_1(trainer.callbacks)  # type: ignore[attr-defined]
     return trainer
+
+
+def _check_accelerator(name: str) -> None:
+    """Raises HeadstartError, with what to do, if it is a GPU and there is none."""
+    has_mps = torch.backends.mps.is_available()
+    available = {"gpu": torch.cuda.is_available() or has_mps, "cuda": torch.cuda.is_available(), "mps": has_mps}
+    if not available.get(name, True):
+        raise HeadstartError(
+            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
+            "trainer.accelerator=auto to use what there is"
+        )
 
 
 def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunFolder) -> list[Callback]:
@@ -83,7 +100,7 @@ def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunF
     history = History(run.history, clock)
     recording: list[Callback] = [clock, history, *([Unfreezing(history)] if trains_backbone else [])]
     if not any(isinstance(callback, HParams) for callback in callbacks):
-        recording.append(HParams(hyperparameters(settings)))
+        recording.append(HParams())
     return recording
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
+from headstart.commands import command
 from headstart.errors import HeadstartError
 from headstart.files import replacing
 from headstart.log import log
@@ -98,7 +99,7 @@ class BestAndLast(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt | SystemExit) and self.run.last.exists():
-            log.warning("stopped; to resume: python train.py ckpt_path=%s", self.run.last)
+            log.warning("stopped; to resume: %s", command("train.py", [f"ckpt_path={self.run.last}"]))
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         if not is_fast_dev_run(trainer):

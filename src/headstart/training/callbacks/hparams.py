@@ -14,17 +14,19 @@ Value = float | str
 
 
 class HParams(Callback):
-    """Gives loggers the hyperparameters `values`, and TensorBoard the metrics of the best epoch, best/valid/loss ….
+    """Gives loggers the hyperparameters `values` (None: the settings'), and TensorBoard the best epoch's metrics.
 
     The HParams tab reads these from charts, so they are drawn for each epoch, as those of the best one so far.
     """
 
-    def __init__(self, values: Mapping[str, Value]) -> None:
-        self._values = dict(values)
+    def __init__(self, values: Mapping[str, Value] | None = None) -> None:
+        self._given = values
+        self._values: dict[str, Value] = {}
         self._drawn = 0
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._drawn = 0
+        self._values = hyperparameters(trainer.datamodule.settings) if self._given is None else dict(self._given)  # type: ignore[attr-defined]
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 # Written to hparams.yaml before the fit ends, when they are logged with the metrics.

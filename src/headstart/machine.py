@@ -1,0 +1,37 @@
+"""Errors that are the machine's fault: a full disk, too little memory, a process that was killed."""
+
+import io
+import os
+import re
+import traceback
+
+from headstart.files import DISK_FULL
+
+# What PyTorch says about a worker process that was killed, or that does not answer.
+DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
+NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
+NO_MEMORY = ("MemoryError", "OutOfMemoryError")
+
+
+def fault_of_machine(error: BaseException) -> str | None:
+    """What is wrong, in one sentence, if it is the machine's fault; None: it is not."""
+    first = next(iter(str(error).splitlines()), "")
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
+        return f"{error.filename or _open_file(error) or 'the output'} could not be written: {error.strerror}"
+    if type(error).__name__ in NO_MEMORY or (isinstance(error, RuntimeError) and "can't allocate memory" in first):
+        return f"out of memory, try a smaller data.batch_size: {first}".removesuffix(": ")
+    if isinstance(error, RuntimeError) and NO_SHARED_MEMORY.search(str(error)):
+        return "the processes that read images found too little shared memory (/dev/shm): try data.num_workers=0"
+    if isinstance(error, RuntimeError) and DEAD_WORKER.search(str(error)):
+        return f"a process that reads images was killed, or did not answer: try data.num_workers=0 ({first})"
+    return None
+
+
+def _open_file(error: OSError) -> str | None:
+    """The innermost file that was open where the error was raised; Python does not say which it was."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    files = (value for frame in reversed(frames) for value in frame.f_locals.values() if isinstance(value, io.IOBase))
+    names = (getattr(file, "name", None) for file in files)
+    texts = (os.fsdecode(name) for name in names if isinstance(name, str | bytes))
+    # Those of stdout and stderr are "<stdout>" and "<stderr>".
+    return next((text for text in texts if not text.startswith("<")), None)

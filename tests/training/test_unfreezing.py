@@ -1,0 +1,68 @@
+"""What a run says about the stages it unfreezes."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from conftest import SMALL, Script
+from PIL import Image
+from torch import nn
+
+from headstart.metrics import UNFROZEN, Row
+from headstart.report.figures import draw_curves
+from headstart.training.callbacks.unfreezing import _named, compare
+
+RULE = ("data.split.train=6", "data.split.valid=3")
+GRADUAL = ("finetune=gradual", "finetune.epochs=[1,2]", "finetune.lr_factors=[0.5,0.1]")
+
+
+def row(epoch: int, loss: float, stages: int) -> Row:
+    metrics = {f"{split}/{name}": loss for split in ("train", "valid") for name in ("loss", "acc")}
+    return {"epoch": epoch, UNFROZEN: stages} | metrics
+
+
+def test_run__says_when_stages_are_unfrozen_and_whether_it_helped(script: Script, flat: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = script("train.py", f"data.root={flat}", *SMALL, *RULE, *GRADUAL, f"hydra.run.dir={run}")
+    assert result.status == 0, result.err
+    lines = result.out.splitlines()
+    (first,) = (line for line in lines if line.startswith("epoch 2: unfroze the top stage (stage3, stage4, conv5, "))
+    assert first.endswith(" parameters)")
+    assert [line for line in lines if line.startswith("epoch 3: unfroze the next stage (stage2, ")]
+    assert lines.index(first) < next(n for n, line in enumerate(lines) if line.startswith("epoch 2/3"))
+    (end,) = (line for line in lines if line.startswith("fine-tuning "))
+    assert "(epoch 1) before the first stage was unfrozen" in end
+    rows = list(csv.DictReader((run / "history.csv").open()))
+    assert [row[UNFROZEN] for row in rows] == ["0", "1", "2"]
+
+
+def test_compare__helped_or_not() -> None:
+    rows = [row(1, 0.5, 0), row(2, 0.4, 0), row(3, 0.3, 1), row(4, 0.2, 2)]
+    assert compare(rows) == (
+        "fine-tuning helped: best valid/loss 0.4000 (epoch 2) before the first stage was unfrozen, "
+        "0.2000 (epoch 4) after"
+    )
+    worse = [*rows[:2], row(3, 0.45, 1)]
+    assert (compare(worse) or "").startswith("fine-tuning did not help: ")
+
+
+@pytest.mark.parametrize("stages", [0, 1])
+def test_compare__nothing_to_compare(stages: int) -> None:
+    assert compare([row(1, 0.5, stages)]) is None
+
+
+def test_names__of_whole_and_partial_containers() -> None:
+    layers = nn.ModuleDict({name: nn.Sequential(nn.Linear(1, 1), nn.Linear(1, 1)) for name in ("a", "b")})
+    assert _named(layers, ["b.0", "b.1"]) == "b"
+    three = nn.ModuleDict({"features": nn.Sequential(*[nn.Linear(1, 1) for _ in range(3)]), "fc": nn.Linear(1, 1)})
+    assert _named(three, ["features.1", "features.2", "fc"]) == "features.1–2, fc"
+
+
+def test_curves__mark_the_epochs(tmp_path: Path) -> None:
+    rows = [row(1, 0.5, 0), row(2, 0.4, 1), row(3, 0.3, 2)]
+    draw_curves(rows, 3, tmp_path / "tuned.png")
+    draw_curves([{k: v for k, v in r.items() if k != UNFROZEN} for r in rows], 3, tmp_path / "frozen.png")
+    marked, plain = (Image.open(tmp_path / name).convert("RGB") for name in ("tuned.png", "frozen.png"))
+    green = (44, 160, 44)
+    assert green in marked.get_flattened_data()
+    assert green not in plain.get_flattened_data()
