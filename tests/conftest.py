@@ -1,5 +1,6 @@
 """Small generated images and small backbones; nothing is downloaded."""
 
+import logging
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from headstart.config.train import TrainSettings, check_train
 from headstart.data.image_info import inspect_images
 from headstart.data.manifest import Manifest, build_manifest
 from headstart.data.scan import scan_folder
+from headstart.log import log
 
 ROOT = Path(__file__).parents[1]
 ARCH = "shufflenet_v2_x0_5"
@@ -145,3 +147,24 @@ def same_random_state() -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         yield
+
+
+class _Messages(logging.Handler):
+    """Collects the text of all messages."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+@pytest.fixture
+def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What headstart logs during a test, instead of on the terminal."""
+    handler = _Messages()
+    monkeypatch.setattr(log, "handlers", [handler])
+    monkeypatch.setattr(log, "propagate", False)
+    monkeypatch.setattr(log, "level", logging.INFO)
+    return handler.texts

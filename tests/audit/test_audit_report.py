@@ -1,10 +1,5 @@
-import logging
-
-import pytest
-
 from headstart.audit.findings import Finding
 from headstart.audit.report import findings_table, log_findings
-from headstart.log import log
 
 FINDINGS = [
     *(Finding("truncated", (f"train/ant/{n}.jpg",), "image file is truncated") for n in range(5)),
@@ -32,11 +27,9 @@ def test_table__severity_count_and_examples_of_each_kind() -> None:
     ]
 
 
-def test_log_findings__one_line_per_kind(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log, "propagate", True)
-    with caplog.at_level(logging.WARNING, logger=log.name):
-        log_findings(FINDINGS)
-    assert caplog.messages == [
+def test_log_findings__one_line_per_kind(messages: list[str]) -> None:
+    log_findings(FINDINGS)
+    assert messages == [
         "truncated: train/ant/0.jpg: image file is truncated (and 4 more: see task=audit)",
         "duplicates across splits: train/ant/7.jpg and test/ant/8.jpg: the same image in test and train",
         "small class: 'gnu' has 9 images in train",

@@ -4,7 +4,6 @@ import csv
 import json
 from pathlib import Path
 
-import pytest
 from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories  # type: ignore[import-untyped]
 
 from headstart.run_folder import SweepFolder, checkpoint_in
@@ -43,7 +42,7 @@ def test_best__of_version_0_1_is_replaced(tmp_path: Path) -> None:
     assert (sweep.best / "checkpoints" / "best.ckpt").read_text() == "a"
 
 
-def test_best__never_replaces_files_of_somebody_else(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_best__never_replaces_files_of_somebody_else(tmp_path: Path) -> None:
     sweep = written(tmp_path, "a", 0.3)
     (sweep.best / "checkpoints").mkdir(parents=True)
     (sweep.best / "checkpoints" / "mine.txt").write_text("mine")

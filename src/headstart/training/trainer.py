@@ -44,8 +44,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
             try:
                 torch.save(checkpoint, file)
             except RuntimeError as error:
-                # On a full disk, torch.save complains about a position in the file.
-                raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+                # On a full disk, or when it is interrupted, torch.save complains about a position in the file.
+                cause = error.__context__
+                is_cause = isinstance(cause, OSError | KeyboardInterrupt | SystemExit)
+                raise cause if is_cause and cause is not None else error from None
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
