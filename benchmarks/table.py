@@ -10,6 +10,7 @@ from typing import Any
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 BEGIN, END = "<!-- figures: written by benchmarks/table.py -->\n", "<!-- end of figures -->"
+BEGIN_BUSY, END_BUSY = "<!-- busy: written by benchmarks/table.py -->\n", "<!-- end of busy -->"
 # The rows of the README's table.
 SHORT = slice(2, 6)
 Row = tuple[str, str, str, str]
@@ -59,18 +60,39 @@ def table(shown: list[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replace_table(path: Path, text: str) -> None:
+def busy_table() -> str:
+    """How much longer runs take beside other programs; a fair share of the cores would be 2 × and 3 ×."""
+    busy = load("busy")
+    seconds, ratios = busy["seconds"]["0"], busy["ratios"]
+    lines = [
+        f"Measured on {busy['date']} on {busy['machine']['cores']} cores of an {busy['machine']['cpu']}.",
+        "",
+        "| | idle | beside one program | beside two |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {value:.0f} s | {ratio(ratios['beside 1'][name])} | {ratio(ratios['beside 2'][name])} |"
+            for name, value in seconds.items()
+        ),
+        "| a fair share of the cores | | 2 × | 3 × |",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def replace_between(path: Path, begin: str, end: str, text: str) -> None:
     """Replaces what is between the two markers in `path`."""
-    before, begin, rest = path.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise SystemExit(f"error: {path} lacks the markers {BEGIN.strip()} and {END}")
-    path.write_text(before + BEGIN + text + END + after)
+    before, found_begin, rest = path.read_text().partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not (found_begin and found_end):
+        raise SystemExit(f"error: {path} lacks the markers {begin.strip()} and {end}")
+    path.write_text(before + begin + text + end + after)
 
 
 def main() -> None:
-    replace_table(ROOT / "docs" / "performance.md", table(rows()))
-    replace_table(ROOT / "README.md", table(rows()[SHORT]))
+    performance, readme = ROOT / "docs" / "performance.md", ROOT / "README.md"
+    replace_between(performance, BEGIN, END, table(rows()))
+    replace_between(readme, BEGIN, END, table(rows()[SHORT]))
+    for path in (performance, readme):
+        replace_between(path, BEGIN_BUSY, END_BUSY, busy_table())
 
 
 if __name__ == "__main__":

@@ -41,3 +41,15 @@ def test_annotated_path__keeps_folders_and_never_collides() -> None:
     common = Path("in")
     paths = {annotated_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
     assert paths == {Path("out/annotated") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 200), (2000, 500), (200, 900), (240, 240)])
+@pytest.mark.parametrize("topk", [1, 3, 10])
+def test_annotate__hides_no_more_than_a_fifth_of_the_image(size: tuple[int, int], topk: int) -> None:
+    image = Image.new("RGB", size, (250, 10, 10))
+    names = tuple(f"class with a long name {number}" for number in range(topk))
+    annotated = np.asarray(annotate(image, Prediction(Path("x"), names, (0.1,) * topk)))
+    untouched = (annotated == (250, 10, 10)).all(axis=2).sum()
+    scale = annotated.shape[1] / size[0]
+    # A strip below the image adds to it; what is hidden is missing from the image itself.
+    assert untouched >= 0.8 * size[0] * size[1] * min(scale, 1) ** 2

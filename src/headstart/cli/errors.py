@@ -1,5 +1,6 @@
 """Errors as one sentence on stderr and exit status 1."""
 
+import multiprocessing
 import re
 import sys
 import threading
@@ -43,6 +44,9 @@ def exit_on_error() -> Iterator[None]:
             sentence = str(error) if isinstance(error, HeadstartError) else fault_of_machine(error)
         if sentence is None:
             raise
+        # Python would wait for a process that does not answer.
+        for process in multiprocessing.active_children():
+            process.kill()
         remove_begun_run()
         fail(sentence)
 
