@@ -2,6 +2,7 @@
 
 import multiprocessing
 import re
+import signal
 import sys
 import threading
 import traceback
@@ -44,11 +45,18 @@ def exit_on_error() -> Iterator[None]:
             sentence = str(error) if isinstance(error, HeadstartError) else fault_of_machine(error)
         if sentence is None:
             raise
-        # Python would wait for a process that does not answer.
-        for process in multiprocessing.active_children():
-            process.kill()
+        _kill_workers()
         remove_begun_run()
         fail(sentence)
+
+
+def _kill_workers() -> None:
+    """Python would wait for a process that does not answer."""
+    if hasattr(signal, "SIGCHLD"):
+        # PyTorch's handler would raise an error for each of them.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for process in multiprocessing.active_children():
+        process.kill()
 
 
 @contextmanager
