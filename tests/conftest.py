@@ -161,10 +161,13 @@ class _Messages(logging.Handler):
 
 
 @pytest.fixture
-def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def messages(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """What headstart logs during a test, instead of on the terminal."""
     handler = _Messages()
     monkeypatch.setattr(log, "handlers", [handler])
     monkeypatch.setattr(log, "propagate", False)
-    monkeypatch.setattr(log, "level", logging.INFO)
-    return handler.texts
+    level = log.level
+    # Not by its attribute: loggers remember which levels are enabled.
+    log.setLevel(logging.INFO)
+    yield handler.texts
+    log.setLevel(level)

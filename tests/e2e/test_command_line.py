@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Script, draw_classes
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),

@@ -29,7 +29,10 @@ from faulty import (
 )
 from odd_files import FIELDS, exif, with_exif
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"),
+    pytest.mark.slow,
+]
 
 
 def report(folder: Path) -> dict[str, Any]:

@@ -34,6 +34,9 @@ from headstart.model import classifier
 from headstart.model.head import build_head
 from headstart.sweep import shared
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 TINY = (*SMALL, "data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
 GRID = ("-m", "model.lr=0.01,0.001", "model.dropout=0.2,0.4")
 SKIPPED = "already completed, skipped"

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from conftest import SMALL, Script
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01", "trainer.max_epochs=4")
 
 

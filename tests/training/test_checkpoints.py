@@ -10,6 +10,9 @@ import torch
 from conftest import SMALL, Script
 from old_checkpoint import downgrade
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 RULE = ("data.split.train=6", "data.split.valid=3")
 
 

@@ -15,6 +15,9 @@ from runs import run_script
 from headstart.model.classifier import NETWORK, Classifier
 from headstart.training.callbacks.history import History
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01")
 # Two stages, from epochs 1 and 2 on.
 GRADUAL = ("finetune=gradual", "finetune.epochs=[1,2]", "finetune.lr_factors=[0.5,0.1]")

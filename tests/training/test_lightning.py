@@ -18,6 +18,9 @@ from headstart.training.callbacks.clock import Clock
 from headstart.training.errors import lightning_errors
 from headstart.training.trainer import build_trainer
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 TINY = (*SMALL, "data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
 # Plausible values of each argument.
 WORKS = {

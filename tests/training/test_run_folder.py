@@ -16,6 +16,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+# Each runs whole trainings.
+pytestmark = pytest.mark.slow
+
 
 def test_files(trained: Path) -> None:
     names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
