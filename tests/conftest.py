@@ -137,6 +137,7 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Features go into a folder of the tests, never into the user's."""
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("HEADSTART_CACHE", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
 

@@ -94,12 +94,21 @@ def lock_for(path: Path) -> FileLock:
         HeadstartError: the cache folder cannot be written.
     """
     place = hashlib.sha256(str(path.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
-    file = cache_folder() / "locks" / f"{place}.lock"
+    return FileLock(folder_in_cache("locks") / f"{place}.lock")
+
+
+def folder_in_cache(name: str) -> Path:
+    """A folder in the cache folder, which exists then.
+
+    Raises:
+        HeadstartError: the cache folder cannot be written.
+    """
+    folder = cache_folder() / name
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _no_cache(f"{cache_folder()} cannot be written: {error.strerror}") from None
-    return FileLock(file)
+        raise _no_cache(f"{folder} cannot be written: {error.strerror}") from None
+    return folder
 
 
 def cache_folder() -> Path:
@@ -111,9 +120,10 @@ def cache_folder() -> Path:
         HeadstartError: none of them can be written.
     """
     if chosen := os.environ.get(CACHE):
-        return Path(chosen).expanduser()
+        return Path(os.path.abspath(os.path.expanduser(chosen)))
     usual = usual_cache_folder()
-    return usual / "headstart" if usual is not None else _temporary_cache_folder()
+    is_usable = usual is not None and _can_be_written(usual / "headstart")
+    return usual / "headstart" if usual is not None and is_usable else _temporary_cache_folder()
 
 
 def usual_cache_folder() -> Path | None:

@@ -3,7 +3,7 @@
 import getpass
 import os
 
-from headstart.files import cache_folder, usual_cache_folder
+from headstart.files import folder_in_cache, usual_cache_folder
 
 
 def use_writable_caches() -> None:
@@ -19,9 +19,7 @@ def use_writable_caches() -> None:
 
 def _set(name: str, variable: str) -> None:
     if not os.environ.get(variable):
-        folder = cache_folder() / name
-        folder.mkdir(parents=True, exist_ok=True)
-        os.environ[variable] = str(folder.absolute())
+        os.environ[variable] = str(folder_in_cache(name).absolute())
 
 
 def _has_name() -> bool:

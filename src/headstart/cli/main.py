@@ -42,7 +42,10 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
     tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
     # Otherwise Hydra would print errors, and advice to set it, by itself.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        # It may have been closed, as by >&-.
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
+        setattr(sys, name, stream)
         if isinstance(stream, io.TextIOWrapper):
             # A file's name need not be valid in any encoding, and is printed all the same.
             stream.reconfigure(errors="backslashreplace")

@@ -21,8 +21,8 @@ NOT_REPEATED = ("ckpt_path", "task", "sweep", "sweep.over", "sweep.fixed", "swee
 NOT_FOR_TESTS = ("model.weights",)
 # What says which data to use, if a checkpoint's run does not.
 DATA = ("data", "data.root", "experiment")
-# The option of conf/data that has the keys of a maker.
-OPTION_OF_MAKER = {None: "folder", "caltech": "caltech256", "shapes": "shapes"}
+# What reading the settings of a run may raise.
+DAMAGED = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError)
 
 
 def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
@@ -68,10 +68,9 @@ def _overrides_of(run: RunFolder, given: set[str]) -> list[str]:
         if run.config.is_file():
             log.info("settings of the run: %s", run.config)
             return list(_overrides_of_config(OmegaConf.to_container(OmegaConf.load(run.config))))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, AttributeError, KeyError, TypeError):
-        raise HeadstartError(
-            f"the settings of the run in {run.path} cannot be read: one of its files is damaged"
-        ) from None
+    except DAMAGED as error:
+        reason = (isinstance(error, OSError) and error.strerror) or "one of its files is damaged"
+        raise HeadstartError(f"the settings of the run in {run.path} cannot be read: {reason}") from None
     if not given & set(DATA):
         raise HeadstartError(
             f"the settings of the checkpoint's run are gone, because {run.path} has neither "
@@ -83,12 +82,14 @@ def _overrides_of(run: RunFolder, given: set[str]) -> list[str]:
 
 def _overrides_of_config(config: Any) -> Iterator[str]:
     """The overrides that give the resolved configuration `config` again, in another run's folder."""
-    yield f"data={OPTION_OF_MAKER[config['data']['maker']]}"
+    yield "data=folder"
     if not config["logger"]:
         yield "logger=none"
     for key, value in _leaves(config):
         if key not in NOT_REPEATED:
-            yield f"{key}={'${run_dir}' if value == config['run_dir'] else written_as(value)}"
+            # A dataset that headstart creates has keys that conf/data/folder.yaml lacks.
+            new = "++" if key.startswith("data.") else ""
+            yield f"{new}{key}={'${run_dir}' if value == config['run_dir'] else written_as(value)}"
 
 
 def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -142,7 +142,7 @@ def check_trainable(manifest: Manifest, scan: Scan) -> None:
         for names, verb, other in ((missing, "lacks", "has"), (extra, "has", "lacks")):
             if names:
                 raise HeadstartError(
-                    f"{scan.folders[split]} {verb} the class folders {', '.join(names)}, "
+                    f"{scan.folders[split]} {verb} the class folders {listed(names)}, "
                     f"which {scan.folders['train']} {other}"
                 )
     # Only now that all splits are known to have the same class folders.

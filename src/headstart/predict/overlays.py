@@ -13,6 +13,7 @@ from headstart.files import DISK_FULL, replacing
 from headstart.predict.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.predictor import Prediction
 from headstart.predict.sources import common_folder
+from headstart.predict.writers import on_one_line
 
 SMALLEST_EDGE = 240  # pixels; smaller images are enlarged so that text on them is readable
 LONGEST_EDGE = 65_500  # pixels; a JPEG cannot be larger
@@ -59,7 +60,8 @@ def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | No
     If the panel would hide more than a fifth of the image, it is a strip below it instead.
     """
     image, typeface = _resized(image), typeface or plain_typeface()
-    lines = [(name, f"{p:.1%}") for name, p in zip(prediction.classes, prediction.probabilities, strict=True)]
+    ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+    lines = [(on_one_line(name), f"{probability:.1%}") for name, probability in ranked]
     largest = max(SMALLEST_FONT, min(image.size) // LINES_PER_EDGE)
     room = int(image.width * WIDEST_PANEL)
     for size in _sizes(largest):

@@ -16,18 +16,18 @@ class TableWriter:
     """Prints one line per image: path, then classes with their probabilities."""
 
     def __init__(self, paths: list[Path], classes: tuple[str, ...]) -> None:
-        self._path_width = max(len(_on_one_line(path)) for path in paths)
-        self._class_width = max(map(len, classes))
+        self._path_width = max(len(on_one_line(path)) for path in paths)
+        self._class_width = max(len(on_one_line(name)) for name in classes)
 
     def write(self, prediction: Prediction) -> None:
         """Prints one line, at once: the program that reads it may want no more."""
         cells = [
-            f"{_on_one_line(name):<{self._class_width}} {probability:6.1%}"
+            f"{on_one_line(name):<{self._class_width}} {probability:6.1%}"
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
         ]
         if prediction.error is not None:
-            cells.append(f"error: {_on_one_line(prediction.error)}")
-        print(f"{_on_one_line(prediction.path):<{self._path_width}}  {'  '.join(cells)}", flush=True)
+            cells.append(f"error: {on_one_line(prediction.error)}")
+        print(f"{on_one_line(prediction.path):<{self._path_width}}  {'  '.join(cells)}", flush=True)
 
 
 class RowFile:
@@ -108,6 +108,6 @@ def _csv_row(values: list[Any]) -> str:
     return text.getvalue()
 
 
-def _on_one_line(text: object) -> str:
+def on_one_line(text: object) -> str:
     """With line breaks and other control characters as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

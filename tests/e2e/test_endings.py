@@ -1,0 +1,130 @@
+"""How the scripts end in real processes: stopped by a signal or by a reader that wants no more, and with a command."""
+
+import csv
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, SMALL, draw_classes
+
+pytestmark = pytest.mark.slow
+
+RULE = ("data.split.train=6", "data.split.valid=3")
+
+
+def bash(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Runs a command in which `python` is this one; its status is that of the first part of a pipe."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return subprocess.run(
+        ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | {"PATH": path, "HYDRA_FULL_ERROR": ""},
+        check=False,
+    )
+
+
+def train(*arguments: str) -> str:
+    return shlex.join(["python", str(ROOT / "train.py"), *SMALL, *RULE, *arguments])
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
+)
+def test_predict__stopped_keeps_the_rows(trained: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+    source = draw_classes(tmp_path / "images", 60)
+    arguments = [f"ckpt_path={trained}", f"source={source}", "output=out", "annotate=true", "data.batch_size=1"]
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "predict.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        assert process.stdout is not None
+        shown = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(number)
+        rest, err = process.communicate(timeout=60)
+    assert process.returncode == status, err
+    assert "Traceback" not in err
+    lines = len(shown) + len(rest.splitlines())
+    assert lines < 180
+    with (tmp_path / "out" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert lines <= len(rows) <= lines + 1
+    assert len((tmp_path / "out" / "predictions.jsonl").read_text().splitlines()) in (len(rows), len(rows) - 1)
+    if number != signal.SIGKILL:
+        # The signal may come between a row and its count.
+        counts = (len(rows), len(rows) - 1)
+        assert any(f"stopped after {count} of 180 images, whose rows are in out" in err for count in counts), err
+        assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_train__whose_reader_wants_no_more_can_be_resumed(flat: Path, tmp_path: Path) -> None:
+    done = bash(f"{train(f'data.root={flat}', 'trainer.max_epochs=300', 'hydra.run.dir=run')} | head -3", tmp_path)
+    assert done.returncode == 141, done.stderr
+    assert "Traceback" not in done.stderr
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert done.stderr.endswith(f"to resume: python {ROOT / 'train.py'} ckpt_path={last}\n")
+    assert not list((tmp_path / "run").rglob("*.tmp"))
+
+
+def test_configuration__whose_reader_wants_no_more(tmp_path: Path) -> None:
+    for script, flag in (("train.py", "--cfg job"), ("train.py", "--hydra-help"), ("predict.py", "--help")):
+        done = bash(f"python {ROOT / script} {flag} | head -1", tmp_path)
+        assert done.stderr == ""
+
+
+def test_output__that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+    for command in (
+        "train.py --help > /dev/full",
+        f"predict.py ckpt_path={trained} source={trained.parent} > /dev/full",
+    ):
+        done = bash(f"python {ROOT / command}", tmp_path)
+        assert done.returncode == 1
+        assert done.stderr == "error: the output could not be written: No space left on device\n"
+
+
+def test_predict__on_a_full_disk_keeps_the_rows(trained: Path, tmp_path: Path) -> None:
+    arguments = f"ckpt_path={trained} source={trained.parent / 'images'} output=out data.batch_size=1"
+    done = bash(f"ulimit -f 1; python {ROOT / 'predict.py'} {arguments}", tmp_path)
+    assert done.returncode == 1
+    assert "error: out/predictions.jsonl could not be written: File too large\n" in done.stderr
+    content = (tmp_path / "out" / "predictions.csv").read_text()
+    assert content.endswith("\n")
+    assert len(content.splitlines()) > 3
+
+
+def test_finished_run__prints_a_command_that_can_be_pasted(flat: Path, tmp_path: Path) -> None:
+    run = tmp_path / "it's a [run], $1"
+    done = bash(train(f"data.root={flat}", "trainer.max_epochs=1", f"hydra.run.dir={run}"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert f"best checkpoint: {run / 'checkpoints' / 'best.ckpt'}" in lines
+    (command,) = (line.removeprefix("to predict: ") for line in lines if line.startswith("to predict: "))
+    done = bash(command.replace("FILE_OR_FOLDER", str(flat / "red" / "0.jpg")), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "0.jpg" in done.stdout
+
+
+def test_hint__can_be_pasted(trained: Path, tmp_path: Path) -> None:
+    source = tmp_path / "my, images"
+    source.symlink_to(trained.parent / "images" / "red")
+    checkpoint = trained / "checkpoints" / "best.ckpt"
+    done = bash(shlex.join(["python", str(ROOT / "predict.py"), str(checkpoint), str(source), "--topk", "1"]), tmp_path)
+    assert done.returncode == 1
+    done = bash(done.stderr.partition(" The command: ")[2].strip(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 12
+
+
+def test_trial__prints_no_command(flat: Path, tmp_path: Path) -> None:
+    done = bash(train("-m", f"data.root={flat}", "trainer.max_epochs=1", "model.lr=0.1,0.01"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "to predict" not in done.stdout

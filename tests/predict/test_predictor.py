@@ -1,0 +1,68 @@
+"""Predictions of many files: one bad one never costs the others."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import draw
+from PIL import Image
+
+from headstart.config.features import EncoderSettings
+from headstart.data.images import read_rgb
+from headstart.model.checkpoint import load_classifier
+from headstart.model.classifier import Classifier
+from headstart.predict import predictor
+from headstart.predict.predictor import Prediction, predict_files
+
+
+@pytest.fixture(scope="module")
+def classifier(trained: Path) -> Classifier:
+    return load_classifier(trained / "checkpoints" / "best.ckpt", EncoderSettings(precision="32", compile=False), None)
+
+
+def predict(classifier: Classifier, paths: list[Path], workers: int = 0) -> list[Prediction]:
+    device = torch.device("cpu")
+    return list(predict_files(classifier, paths, topk=2, batch_size=4, num_workers=workers, device=device))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / f"{number}.jpg" for number in range(10)]
+    for number, path in enumerate(paths):
+        draw(path, (200, 50, 40), seed=number)
+    return paths
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_bad_files__get_a_row_with_the_reason(classifier: Classifier, images: list[Path], workers: int) -> None:
+    expected = predict(classifier, images)
+    images[0].write_bytes(b"")
+    images[3].write_text("not an image")
+    # Resized to 40 pixels on its short edge, it would have 300 million pixels.
+    images[4].unlink()
+    Image.new("L", (200_000, 1)).save(images[4].with_suffix(".png"))
+    images[4] = images[4].with_suffix(".png")
+    for path in images[8:]:
+        path.unlink()
+    found = predict(classifier, images, workers)
+    bad = (0, 3, 4, 8, 9)
+    assert [prediction.path for prediction in found] == images
+    assert [index for index, prediction in enumerate(found) if prediction.error] == list(bad)
+    assert "too elongated" in str(found[4].error)
+    for index in set(range(10)) - set(bad):
+        assert found[index].classes == expected[index].classes
+        assert found[index].probabilities == pytest.approx(expected[index].probabilities, abs=1e-6)
+
+
+def test_any_error_in_an_images_pipeline__is_its_own(
+    classifier: Classifier, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_or_fail(path: Path) -> Image.Image:
+        if path == images[5]:
+            raise ZeroDivisionError
+        return read_rgb(path)
+
+    monkeypatch.setattr(predictor, "read_rgb", read_or_fail)
+    found = predict(classifier, images)
+    assert [index for index, prediction in enumerate(found) if prediction.error] == [5]
+    assert found[5].error == f"{images[5]} cannot be processed: ZeroDivisionError"
