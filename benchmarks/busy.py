@@ -15,7 +15,7 @@ from pathlib import Path
 
 from common import data_folder, empty_caches, run, save, training
 
-REPEATS = 1
+REPEATS = 3
 # Small operations meet at a barrier between threads thousands of times per second, large ones keep the cores busy.
 COMPETITOR = """
 import torch

@@ -112,16 +112,20 @@ def test_preset__every_classification_model_has_one_for_all_its_weights(arch: st
         assert found.interpolation in ("bilinear", "bicubic")
 
 
-@pytest.mark.parametrize("arch", ["resnet50", "efficientnet_b1", "vit_h_14"])
-def test_preset__of_a_weights_file_is_the_architectures_default(arch: str) -> None:
-    assert preset(arch, "mine.pth") == preset(arch, "DEFAULT")
+@pytest.mark.parametrize("arch", ["resnet50", "efficientnet_b1", "mobilenet_v2"])
+def test_preset__of_a_weights_file_is_that_of_the_architectures_first_weights(arch: str) -> None:
+    assert preset(arch, "mine.pth") == preset(arch, "IMAGENET1K_V1") != preset(arch, "DEFAULT")
+
+
+def test_preset__of_a_resnet50_file_is_the_recipes() -> None:
+    assert preset("resnet50", "mine.pth") == Preprocessing(256, 224)
 
 
 def test_load__names_the_weights_whose_preset_is_a_guess(tmp_path: Path) -> None:
     torch.save(build_classifier("mobilenet_v2", seed=0).state_dict(), tmp_path / "mine.pth")
     network = load("mobilenet_v2", str(tmp_path / "mine.pth"), seed=0)
-    assert network.guess == "MobileNet_V2_Weights.IMAGENET1K_V2"
-    assert network.preset == preset("mobilenet_v2", "IMAGENET1K_V2") == Preprocessing(232, 224)
+    assert network.guess == "MobileNet_V2_Weights.IMAGENET1K_V1"
+    assert network.preset == preset("mobilenet_v2", "IMAGENET1K_V1") == Preprocessing(256, 224)
     for arch, weights in (("mobilenet_v2", None), ("mobilenet_v3_small", "bundled")):
         assert load(arch, weights, seed=0).guess is None
 

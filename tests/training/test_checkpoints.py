@@ -185,3 +185,29 @@ def test_nan_loss__is_an_error(script: Script, flat: Path, tmp_path: Path) -> No
     result = script("train.py", f"data.root={flat}", *RULE, *SMALL, "model.lr=1e30", "callbacks.early_stopping=null")
     assert result.status == 1
     assert "the training loss became nan in epoch 1: try a smaller model.lr" in result.err
+
+
+def test_resume__by_another_metric_forgets_the_best_epoch_so_far(script: Script, flat: Path, tmp_path: Path) -> None:
+    train(script, flat, tmp_path / "first", "trainer.max_epochs=1")
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    # The first epoch's loss is above 1, which no accuracy exceeds.
+    other = ("callbacks.checkpoint.monitor=valid/acc", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'second'}")
+    result = script("train.py", f"ckpt_path={last}", *other)
+    assert result.status == 0, result.err
+    assert "the best epoch so far, by valid/loss, is forgotten: it now is by valid/acc" in result.err
+    assert metrics_of(tmp_path / "second")["best_epoch"] == 2
+
+
+def test_resume__without_checkpoints_remembers_the_best_epoch(script: Script, flat: Path, tmp_path: Path) -> None:
+    train(script, flat, tmp_path / "first", "trainer.max_epochs=2")
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    # From here on, every epoch is worse.
+    state = torch.load(last, weights_only=True)
+    state["callbacks"]["BestAndLast"]["best_score"] = 0.0
+    torch.save(state, last)
+    for name, more in (("kept", ()), ("none", ("callbacks.checkpoint=null",))):
+        settings = ("trainer.max_epochs=3", f"hydra.run.dir={tmp_path / name}", *more)
+        result = script("train.py", f"ckpt_path={last}", *settings)
+        assert result.status == 0, result.err
+    assert metrics_of(tmp_path / "none") == metrics_of(tmp_path / "kept")
+    assert metrics_of(tmp_path / "none")["best_epoch"] < 3

@@ -62,7 +62,7 @@ def check(arch: str, weights: str | None) -> None:
 
 
 def preset(arch: str, weights: str | None) -> Preprocessing:
-    """The preprocessing that belongs to `weights`; for a file, the architecture's default.
+    """The preprocessing that belongs to `weights`; for a file or None, that of the architecture's first published ones.
 
     Raises:
         HeadstartError: there is no such architecture.
@@ -120,9 +120,9 @@ def cut(module: nn.Module) -> tuple[str, int]:
 
 
 def _published_preset(arch: str, weights: str | None) -> tuple[Preprocessing, str | None]:
-    """That of torchvision's weights of this name, or of its default ones, whose name follows if `weights` is a file."""
+    """That of torchvision's weights of this name, or of its first ones, whose name follows if `weights` is a file."""
     is_published = weights in _names(arch)
-    entry = torchvision.models.get_model_weights(arch)[weights if is_published else "DEFAULT"]
+    entry = torchvision.models.get_model_weights(arch)[weights if is_published else _names(arch)[0]]
     transform = entry.transforms()
     found = Preprocessing(
         resize_size=transform.resize_size[0],

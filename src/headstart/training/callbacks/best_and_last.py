@@ -43,10 +43,19 @@ class BestAndLast(Checkpoint):
         self.run = RunFolder(Path())
         self._is_measured = False
 
+    @property
+    def state_key(self) -> str:
+        return BestAndLast.__qualname__  # also that of BestOnly, with which a run may be resumed
+
     def state_dict(self) -> dict[str, Any]:
-        return marked({"best_score": self.best_score, "best_epoch": self.best_epoch})
+        return marked({"monitor": self.monitor, "best_score": self.best_score, "best_epoch": self.best_epoch})
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if not self._is_comparable(state_dict):
+            log.warning(
+                "the best epoch so far, by %s, is forgotten: it now is by %s", state_dict["monitor"], self.monitor
+            )
+            return
         self.best_score, best_epoch = state_dict["best_score"], state_dict["best_epoch"]
         self.best_epoch = None if best_epoch is None else best_epoch + offset_of(state_dict)
 
@@ -56,7 +65,7 @@ class BestAndLast(Checkpoint):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # Now, before a callback writes into the run's folder.
         state, best = checkpoint["callbacks"].get(self.state_key, {}), run_folder_of(Path(str(trainer.ckpt_path))).best
-        if state.get("best_epoch") is not None and not best.exists():
+        if self._is_comparable(state) and state.get("best_epoch") is not None and not best.exists():
             raise HeadstartError(
                 f"{best} is missing: it holds the best epoch so far ({state['best_epoch'] + offset_of(state)}), and "
                 "the resumed run may not find a better one"
@@ -100,6 +109,10 @@ class BestAndLast(Checkpoint):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if isinstance(exception, KeyboardInterrupt | SystemExit) and self.run.last.exists():
             log.warning("stopped; to resume: %s", command("train.py", [f"ckpt_path={self.run.last}"]))
+
+    def _is_comparable(self, state: dict[str, Any]) -> bool:
+        """Whether the scores of an earlier run, with this `state`, are of the same metric; those of 0.1 do not say."""
+        return bool(state.get("monitor", self.monitor) == self.monitor)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         if not is_fast_dev_run(trainer):
