@@ -36,6 +36,7 @@ SMALL = (
     "trainer.accelerator=cpu",
     "trainer.max_epochs=3",
     "features.compile=false",
+    "report=none",
 )
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
 

@@ -11,9 +11,9 @@ from fontTools.fontBuilder import FontBuilder  # type: ignore[import-untyped]
 from fontTools.pens.ttGlyphPen import TTGlyphPen  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw
 
+from headstart import fonts
+from headstart.fonts import plain_typeface, typeface_for
 from headstart.log import log
-from headstart.predict import fonts
-from headstart.predict.fonts import plain_typeface, typeface_for
 
 
 def make_font(path: Path, characters: str) -> Path:

@@ -1,12 +1,14 @@
 """Files that are written completely or not at all, locks between processes, and the cache folder."""
 
+import csv
 import errno
 import functools
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,15 @@ def write_text(path: Path, text: str, errors: str = "surrogateescape") -> None:
     """Writes `text` to `path`, completely or not at all; names that are not UTF-8 keep their bytes."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors=errors)
+
+
+def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Writes a table to `path` as CSV, completely or not at all."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def write_json(path: Path, value: Any) -> None:

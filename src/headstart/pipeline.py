@@ -5,9 +5,9 @@ from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
-from headstart.evaluation.predictions import evaluate
-from headstart.report.figures import draw_curves
+from headstart.evaluation.predictions import evaluate, predict_splits
 from headstart.report.run_record import RunRecord
+from headstart.report.write import write_report
 from headstart.training.fit import fit
 
 
@@ -29,10 +29,11 @@ def train(settings: TrainSettings) -> dict[str, float]:
             backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
         with record.stage("fit"):
             fitted = fit(settings, data.manifest, backbone, [record, audit])
-        with record.stage("report"):
-            draw_curves(fitted.history, fitted.best_epoch, record.run.curves)
-        record.metrics |= fitted.metrics()
-        if "test" in data.manifest.splits:
-            with record.stage("test"):
-                record.metrics |= evaluate(fitted.classifier, fitted.data, record.run.test_predictions)
+        with record.stage("test"):
+            predictions = predict_splits(fitted.classifier, fitted.data, ("valid", "test"))
+            record.metrics |= fitted.metrics()
+            record.metrics |= evaluate(predictions, data.manifest.classes, record.run.test_predictions)
+        if settings.report == "full":
+            with record.stage("report"):
+                write_report(fitted, predictions, record.run)
     return record.metrics

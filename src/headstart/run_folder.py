@@ -46,6 +46,8 @@ class RunFolder:
     metrics = _File("metrics.json")
     test_predictions = _File("test_predictions.csv")
     audit = _File("audit.json")
+    report = _File("report")
+    page = _File("report", "index.html")
     curves = _File("report", "curves.png")
     trial = _File("trial.json")  # how a trial ended
     output = _File("output.txt")  # the messages of a trial

@@ -15,7 +15,7 @@ from headstart.data.prepare import inspect_data, prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import evaluate
+from headstart.evaluation.predictions import evaluate, predict_splits
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
@@ -63,7 +63,8 @@ def test(settings: TrainSettings) -> dict[str, float]:
         with record.stage("test"):
             loaders = ImageDataModule(settings, data.manifest)
             loaders.serve(classifier.to(device))
-            record.metrics |= evaluate(classifier, loaders, record.run.test_predictions)
+            predictions = predict_splits(classifier, loaders, ("test",))
+            record.metrics |= evaluate(predictions, data.manifest.classes, record.run.test_predictions)
     return record.metrics
 
 

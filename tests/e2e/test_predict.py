@@ -43,7 +43,7 @@ def test_probabilities__equal_those_of_the_test_loop(script: Script, trained: Pa
     data.serve(classifier)
     expected = predict_split(classifier, data.test_dataloader())
     assert len(expected.paths) == 9
-    for path, values in zip(expected.paths, expected.log_probs.exp(), strict=True):
+    for path, values in zip(expected.paths, expected.calibrated.exp(), strict=True):
         found = probabilities[str(images / path)]
         assert [found[name] for name in manifest.classes] == pytest.approx(values.tolist(), abs=1e-5)
 

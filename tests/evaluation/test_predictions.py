@@ -13,7 +13,7 @@ from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
-from headstart.evaluation.predictions import Predictions, evaluate, predict_split
+from headstart.evaluation.predictions import Predictions, evaluate, predict_split, predict_splits
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
 from headstart.training.data_module import ImageDataModule
@@ -117,7 +117,8 @@ def test_write__one_row_per_sample(tmp_path: Path) -> None:
 
 def test_evaluate__writes_the_predictions_of_its_metrics(flat: Path, tmp_path: Path) -> None:
     classifier, data = classifier_and_data(settings_for(flat, tmp_path))
-    found = evaluate(classifier, data, tmp_path / "out.csv")
+    predictions = predict_splits(classifier, data, ("valid", "test"))
+    found = evaluate(predictions, classifier.recipe.classes, tmp_path / "out.csv")
     labels = torch.tensor(data.manifest.splits["test"].labels)
     assert found == pytest.approx(expected_metrics(plain_forward(classifier, data.manifest), labels, "test"), rel=1e-5)
     with (tmp_path / "out.csv").open(newline="") as file:

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import nn
 
 from headstart.metrics import UNFROZEN, Row
-from headstart.report.figures import draw_curves
+from headstart.report.curves import draw_curves
 from headstart.training.callbacks.unfreezing import _named, compare
 
 RULE = ("data.split.train=6", "data.split.valid=3")
@@ -63,6 +63,6 @@ def test_curves__mark_the_epochs(tmp_path: Path) -> None:
     draw_curves(rows, 3, tmp_path / "tuned.png")
     draw_curves([{k: v for k, v in r.items() if k != UNFROZEN} for r in rows], 3, tmp_path / "frozen.png")
     marked, plain = (Image.open(tmp_path / name).convert("RGB") for name in ("tuned.png", "frozen.png"))
-    green = (44, 160, 44)
+    green = (0, 158, 115)
     assert green in marked.get_flattened_data()
     assert green not in plain.get_flattened_data()

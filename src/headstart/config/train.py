@@ -33,6 +33,7 @@ class TrainSettings:
     run_dir: str
     ckpt_path: str | None
     task: str = one_of("train", "test", "audit")
+    report: str = one_of("full", "none")
     seed: int = non_negative_int()
 
     @property

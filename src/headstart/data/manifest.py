@@ -1,8 +1,6 @@
 """What a run trains and tests on: the classes, and the samples of each split."""
 
-import csv
 import hashlib
-import io
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +11,7 @@ from headstart.data.image_info import ImageInfo
 from headstart.data.scan import Scan
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
-from headstart.files import write_text
+from headstart.files import write_csv
 
 
 @dataclass(frozen=True)
@@ -91,14 +89,12 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Writes a CSV with one row per sample: path, relative to the root, class and split."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "class", "split"])
-        for name, split in self.splits.items():
-            writer.writerows(
-                (sample, self.classes[label], name) for sample, label in zip(split.paths, split.labels, strict=True)
-            )
-        write_text(path, text.getvalue())
+        rows = (
+            (sample, self.classes[label], name)
+            for name, split in self.splits.items()
+            for sample, label in zip(split.paths, split.labels, strict=True)
+        )
+        write_csv(path, ("path", "class", "split"), rows)
 
 
 def build_manifest(

@@ -1,7 +1,6 @@
 """Predictions of a whole split, from which every metric and figure of it is computed."""
 
-import csv
-import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,28 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from headstart.files import write_text
+from headstart.files import write_csv
 from headstart.log import is_first_process
 from headstart.metrics import compute_metrics
 from headstart.model.classifier import Classifier
+from headstart.model.temperature import scale
 from headstart.training.data_module import ImageDataModule
 
 
 @dataclass(frozen=True)
 class Predictions:
     """Of N samples, in the order of the split: paths relative to the data's root, labels (N), log-probabilities
-    (N, classes)."""
+    (N, classes) as the head gives them, and the temperature at which they are calibrated."""
 
     paths: tuple[str, ...]
     labels: Tensor
     log_probs: Tensor
+    temperature: float = 1.0
+
+    @property
+    def calibrated(self) -> Tensor:
+        """Log-probabilities (N, classes) at the temperature, which predict.py gives, too."""
+        return scale(self.log_probs, self.temperature)
 
     def metrics(self, split: str) -> dict[str, float]:
         """Every metric by its full name, such as "test/acc"."""
@@ -38,28 +44,34 @@ class Predictions:
 
     def write(self, path: Path, classes: tuple[str, ...]) -> None:
         """Writes a CSV with one row per sample: path, label, prediction, its probability, and the true class's rank."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["path", "label", "prediction", "probability", "rank of true class"])
-        found, best = self.log_probs.argmax(1), self.log_probs.amax(1).exp()
+        found, best = self.log_probs.argmax(1), self.calibrated.amax(1).exp()
         columns = (self.labels.tolist(), found.tolist(), best.tolist(), self.true_ranks().tolist())
-        for name, label, prediction, probability, rank in zip(self.paths, *columns, strict=True):
-            writer.writerow([name, classes[label], classes[prediction], f"{probability:.6g}", rank])
-        write_text(path, text.getvalue())
+        rows = (
+            (name, classes[label], classes[prediction], f"{probability:.6g}", rank)
+            for name, label, prediction, probability, rank in zip(self.paths, *columns, strict=True)
+        )
+        write_csv(path, ("path", "label", "prediction", "probability", "rank of true class"), rows)
 
 
 @torch.no_grad()
 def predict_split(classifier: Classifier, loader: DataLoader[Any]) -> Predictions:
     """Predicts each sample of `loader` once, in order. Its dataset has a `split`; its sampler keeps the order."""
     classifier.eval()
-    outputs = [classifier.predict_log_proba(batch.to(classifier.device)).cpu() for batch, _ in loader]
+    outputs = [classifier(batch.to(classifier.device)).cpu() for batch, _ in loader]
     split = loader.dataset.split  # type: ignore[attr-defined]
-    return Predictions(split.paths, torch.tensor(split.labels), torch.cat(outputs))
+    return Predictions(split.paths, torch.tensor(split.labels), torch.cat(outputs), float(classifier.temperature))
 
 
-def evaluate(classifier: Classifier, data: ImageDataModule, path: Path) -> dict[str, float]:
-    """The metrics of the test split of `data`; writes its predictions to `path`."""
-    predictions = predict_split(classifier, data.test_dataloader())
+def predict_splits(classifier: Classifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:
+    """The predictions of those of `splits` that `data` has."""
+    present = [split for split in splits if split in data.manifest.splits]
+    return {split: predict_split(classifier, data.whole(split)) for split in present}
+
+
+def evaluate(predictions: dict[str, Predictions], classes: tuple[str, ...], path: Path) -> dict[str, float]:
+    """The metrics of the test split, if there is one; writes its predictions to `path`."""
+    if "test" not in predictions:
+        return {}
     if is_first_process():
-        predictions.write(path, classifier.recipe.classes)
-    return predictions.metrics("test")
+        predictions["test"].write(path, classes)
+    return predictions["test"].metrics("test")

@@ -17,6 +17,7 @@ from headstart.model.head import build_head
 from headstart.model.loss import class_weights, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
 from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
+from headstart.model.temperature import fit_temperature, scale
 from headstart.seeds import derive_seed
 
 ENCODER = "encoder."
@@ -33,6 +34,7 @@ class Classifier(LightningModule):
     """
 
     class_weights: Tensor | None
+    temperature: Tensor
 
     def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> None:
         super().__init__()
@@ -43,6 +45,8 @@ class Classifier(LightningModule):
             self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
         # Not in checkpoints, because it follows from the recipe.
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
+        # Fitted on each epoch's validation; the best epoch's checkpoint has the one for its weights.
+        self.register_buffer("temperature", torch.tensor(1.0))
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[Batch]] = {"train": [], "valid": []}
         self.encoder = Encoder(backbone, precision=features.precision, compile=features.compile)
@@ -53,10 +57,10 @@ class Classifier(LightningModule):
 
     def predict_log_proba(self, x: Tensor) -> Tensor:
         """The logarithm of `predict_proba`, (N, classes)."""
-        return self(x)
+        return scale(self(x), self.temperature)
 
     def predict_proba(self, x: Tensor) -> Tensor:
-        """Images (uint8, N×3×H×W) or features (float, N×embedding_dim) → probabilities (N, classes)."""
+        """Images (uint8, N×3×H×W) or features (float, N×embedding_dim) → calibrated probabilities (N, classes)."""
         return self.predict_log_proba(x).exp()
 
     @property
@@ -114,13 +118,15 @@ class Classifier(LightningModule):
 
     def validation_step(self, batch: Batch) -> None:
         x, labels = batch
-        self._outputs["valid"].append((self.predict_log_proba(x), labels))
+        self._outputs["valid"].append((self(x), labels))
 
     def on_validation_epoch_end(self) -> None:
         log_probs, labels = self._collect("valid")
         # With several processes the first samples are repeated at the end.
         count = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        self.log_dict(compute_metrics(log_probs[:count], labels[:count], "valid"), sync_dist=True, logger=False)
+        log_probs, labels = log_probs[:count], labels[:count]
+        self.temperature.fill_(fit_temperature(log_probs, labels))
+        self.log_dict(compute_metrics(log_probs, labels, "valid"), sync_dist=True, logger=False)
 
     def _collect(self, split: str) -> Batch:
         """The epoch's log-probabilities (N, classes) and labels (N), of all processes in turn; then drops them."""

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from headstart.data.images import read_rgb
 from headstart.files import DISK_FULL, replacing
-from headstart.predict.fonts import Typeface, plain_typeface, typeface_for
+from headstart.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.predictor import Prediction
 from headstart.predict.sources import common_folder
 from headstart.predict.writers import on_one_line

@@ -1,16 +1,14 @@
-"""Charts of a run."""
+"""The curves of a training."""
 
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from headstart.files import replacing
 from headstart.metrics import METRICS, UNFROZEN, Row
+from headstart.report.style import BLUE, GREEN, GREY, RED, new_figure, save, tidy
 
-COLOURS = {"train": "#7f7f7f", "valid": "#1f77b4"}
+COLOURS = {"train": GREY, "valid": BLUE}
 CURVES = ("loss", "acc")
 
 
@@ -19,12 +17,10 @@ def draw_curves(rows: list[Row], best_epoch: int, path: Path) -> None:
 
     The best epoch is marked, and those in which stages of the backbone were unfrozen.
     """
-    figure = Figure(figsize=(10, 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(10, 4)
     for axes, metric in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
         _draw(axes, rows, best_epoch, metric)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    save(figure, path)
 
 
 def _draw(axes: Axes, rows: list[Row], best_epoch: int, metric: str) -> None:
@@ -33,17 +29,17 @@ def _draw(axes: Axes, rows: list[Row], best_epoch: int, metric: str) -> None:
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=split) if points else None
     best = next((row for row in rows if row["epoch"] == best_epoch and f"valid/{metric}" in row), None)
-    axes.axvline(best_epoch, color="#d62728", linestyle=":", linewidth=1)
+    axes.axvline(best_epoch, color=RED, linestyle=":", linewidth=1)
     if best is not None:
         value = best[f"valid/{metric}"]
         label = f"best epoch {best_epoch}: {value:.3f}"
-        axes.plot(best_epoch, value, "o", color="#d62728", label=label)
+        axes.plot(best_epoch, value, "o", color=RED, label=label)
     _mark_unfreezing(axes, rows)
     axes.set_xlabel("epoch")
     axes.set_title(METRICS[metric].label)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.grid(alpha=0.3)
     axes.legend()
+    tidy(axes)
 
 
 def _mark_unfreezing(axes: Axes, rows: list[Row]) -> None:
@@ -52,7 +48,7 @@ def _mark_unfreezing(axes: Axes, rows: list[Row]) -> None:
     for row in rows:
         now = row.get(UNFROZEN, 0.0)
         if now > before:
-            axes.axvline(row["epoch"], color="#2ca02c", linestyle="--", linewidth=0.8)
+            axes.axvline(row["epoch"], color=GREEN, linestyle="--", linewidth=0.8)
             text = f"{now:.0f} stage{'s' if now > 1 else ''} unfrozen"
             # Along the line, within the axes whatever their limits.
             place = axes.get_xaxis_transform()

@@ -1,13 +1,12 @@
 """leaderboard.csv and leaderboard.json: how the trials of a sweep compare."""
 
-import csv
-import io
 import math
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from headstart.cli.names import shortened
-from headstart.files import exclusively, read_json, write_json, write_text
+from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweep.best import show_best
@@ -29,7 +28,7 @@ def update_leaderboard(sweep: SweepFolder, objective: str) -> list[Trial]:
     with exclusively(sweep.leaderboard):
         trials = ranked(read_trials(sweep), objective)
         best = sweep.trial(trials[0].folder) if trials and trials[0].reason is None else None
-        write_text(sweep.leaderboard, _as_csv(trials, objective))
+        _write_csv(sweep.leaderboard, trials, objective)
         write_json(sweep.summary, _summary(trials, objective, best))
         show_best(sweep, best)
         return trials
@@ -73,16 +72,14 @@ def _summary(trials: list[Trial], objective: str, best: RunFolder | None) -> dic
     }
 
 
-def _as_csv(trials: list[Trial], objective: str) -> str:
-    text, keys, metrics = io.StringIO(), _swept(trials), _metrics(objective)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["rank", *keys, *metrics, "seconds", "folder", "reason"])
+def _write_csv(path: Path, trials: list[Trial], objective: str) -> None:
+    keys, metrics, rows = _swept(trials), _metrics(objective), []
     for rank, trial in enumerate(trials, start=1):
         completed = trial.reason is None
         values = [trial.values.get(key, "") for key in keys]
         found = [trial.metrics.get(name, "") if completed else "" for name in metrics]
-        writer.writerow([rank if completed else "", *values, *found, trial.seconds, trial.folder, trial.reason or ""])
-    return text.getvalue()
+        rows.append([rank if completed else "", *values, *found, trial.seconds, trial.folder, trial.reason or ""])
+    write_csv(path, ("rank", *keys, *metrics, "seconds", "folder", "reason"), rows)
 
 
 def _metrics(objective: str) -> list[str]:

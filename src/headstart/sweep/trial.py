@@ -18,7 +18,7 @@ from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.files import exclusively, read_json, write_text
 from headstart.log import log, log_to_console, log_to_file
-from headstart.report.figures import draw_curves
+from headstart.report.curves import draw_curves
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
 from headstart.sweep.leaderboard import update_leaderboard

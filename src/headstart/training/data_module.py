@@ -81,8 +81,11 @@ class ImageDataModule(LightningDataModule):
         return self._loader("valid", self._sampler("valid"))
 
     def test_dataloader(self) -> Loader:
-        """The whole test split in order, in every process."""
-        return self._loader("test", None)
+        return self.whole("test")
+
+    def whole(self, split: str) -> Loader:
+        """A whole split in order, in every process."""
+        return self._loader(split, None)
 
     def unaugmented_features(self) -> dict[str, Array]:
         """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
@@ -93,7 +96,14 @@ class ImageDataModule(LightningDataModule):
         self._encoder.prepare(self._images_to_encode())
         plain = ImageDataset(self._datasets["train"].split, self._evaluation)
         features = self._features | {"train": self._features_of("train", plain)}
-        return {name: of_split.encode_view(0) for name, of_split in features.items()}
+        found = {name: of_split.encode_view(0) for name, of_split in features.items()}
+        features["train"].close()
+        return found
+
+    @property
+    def has_frozen_features(self) -> bool:
+        """Whether there is a store, and the backbone stays frozen."""
+        return bool(self._features) and self._frozen_epochs is None
 
     def _features_of(self, name: str, dataset: ImageDataset) -> SplitFeatures:
         if self._store is None:
@@ -116,10 +126,13 @@ class ImageDataModule(LightningDataModule):
             self.encode_seconds += time.perf_counter() - start
             dataset = FeatureDataset(self._datasets[split].split, matrix)
             return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
-        if split not in self._image_loaders:
+        if sampler is None or split not in self._image_loaders:
             options = self._options(split, sampler) | self._workers
-            options["persistent_workers"] &= split != "test"
-            self._image_loaders[split] = DataLoader(self._datasets[split], **options)
+            options["persistent_workers"] &= sampler is not None
+            loader = DataLoader(self._datasets[split], **options)
+            if sampler is None:
+                return loader
+            self._image_loaders[split] = loader
         loader = self._image_loaders[split]
         if isinstance(loader.sampler, ViewSampler):
             # The Trainer tells the sampler the epoch only after it has asked for the first batches.

@@ -1,0 +1,95 @@
+"""What a report tells about a trained classifier and its data, computed from predictions and stored features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.data.manifest import Manifest
+from headstart.evaluation.baselines import Baseline, choose_penalty, fit_baselines, nearest_images
+from headstart.evaluation.label_issues import LabelIssues, find_label_issues
+from headstart.evaluation.learning_curve import LearningCurve, learning_curve
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.probes import Array, Labelled
+from headstart.evaluation.result import Result
+from headstart.evaluation.statistics import mcnemar, wilson_interval
+
+NEIGHBOURS = 3
+# p-values below this are called more than chance.
+SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A baseline on the images that the head was scored on; `p_value` is that both are equally often right."""
+
+    name: str
+    setting: str
+    valid_accuracy: float
+    accuracy: float
+    interval: tuple[float, float]
+    p_value: float
+
+
+@dataclass(frozen=True)
+class FromFeatures:
+    """What takes features. `issues` are of all images in turn: `paths` (N), `splits` (N), `labels` (N).
+
+    `neighbours` are the paths of the training images most similar to each of the result's mistakes.
+    """
+
+    baselines: tuple[Comparison, ...]
+    curve: LearningCurve | None
+    issues: LabelIssues
+    paths: tuple[str, ...]
+    splits: tuple[str, ...]
+    labels: Array
+    neighbours: dict[int, tuple[str, ...]]
+
+    def best_baseline(self) -> Comparison:
+        """The one with the highest accuracy on the valid split."""
+        return max(self.baselines, key=lambda baseline: baseline.valid_accuracy)
+
+
+def score(manifest: Manifest, predictions: dict[str, Predictions]) -> Result:
+    """The result on the test split or, without one, on the valid split."""
+    split = "test" if "test" in predictions else "valid"
+    return Result(split, manifest.classes, predictions[split])
+
+
+def ask_features(manifest: Manifest, features: dict[str, Array], result: Result, seed: int) -> FromFeatures:
+    """`features` (N, d) of each split are unaugmented, in the order of its samples."""
+    labelled = {
+        name: Labelled(np.asarray(features[name], np.float32), np.array(split.labels), len(manifest.classes))
+        for name, split in manifest.splits.items()
+    }
+    train, valid, scored = labelled["train"], labelled["valid"], labelled[result.split]
+    penalty = choose_penalty(train, valid)
+    names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
+    matrices, labels = ([getattr(of, part) for of in labelled.values()] for part in ("features", "labels"))
+    everything = Labelled(np.concatenate(matrices), np.concatenate(labels), train.classes)
+    return FromFeatures(
+        tuple(_compare(baseline, result, scored) for baseline in fit_baselines(train, valid, scored.features)),
+        learning_curve(train, scored, penalty, seed),
+        find_label_issues(everything, penalty, seed),
+        tuple(path for path, _ in names),
+        tuple(name for _, name in names),
+        everything.labels,
+        _neighbours(manifest, train, scored, result),
+    )
+
+
+def _compare(baseline: Baseline, result: Result, scored: Labelled) -> Comparison:
+    correct = baseline.correct(scored.labels)
+    interval = wilson_interval(int(correct.sum()), len(correct))
+    p_value = mcnemar(result.correct.numpy(), correct)
+    found = baseline.valid_accuracy, float(correct.mean())
+    return Comparison(baseline.name, baseline.setting, *found, interval, p_value)
+
+
+def _neighbours(manifest: Manifest, train: Labelled, scored: Labelled, result: Result) -> dict[int, tuple[str, ...]]:
+    mistakes = list(result.mistakes)
+    if not mistakes:
+        return {}
+    nearest = nearest_images(train, scored.features[mistakes], NEIGHBOURS)
+    paths = manifest.splits["train"].paths
+    return {index: tuple(paths[i] for i in row) for index, row in zip(mistakes, nearest.tolist(), strict=True)}

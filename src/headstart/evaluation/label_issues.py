@@ -1,0 +1,54 @@
+"""Images whose label is least believed by classifiers trained on the other images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from headstart.evaluation.probes import Array, Labelled, ridge
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """Of N images: `belief` (N) in the label, its score less the highest other one; `suggested` (N) classes.
+
+    Below a belief of 0, another class is more probable than the label. `order` (N) has the least believed first.
+    """
+
+    belief: Array
+    suggested: Array
+
+    @property
+    def order(self) -> Array:
+        ranked: Array = np.argsort(self.belief, kind="stable")
+        return ranked
+
+    @property
+    def count(self) -> int:
+        """How many labels another class is more probable than."""
+        return int((self.belief < 0).sum())
+
+
+def find_label_issues(data: Labelled, penalty: float, seed: int) -> LabelIssues:
+    """Scores each image by ridge regression on the folds that it is not in; the folds are stratified."""
+    folds = _folds(data, seed)
+    scores = np.zeros((len(data), data.classes))
+    for fold in range(FOLDS):
+        held_out = np.flatnonzero(folds == fold)
+        if len(held_out):
+            scores[held_out] = ridge(data[np.flatnonzero(folds != fold)], penalty)(data.features[held_out])
+    rows = np.arange(len(data))
+    own = scores[rows, data.labels].copy()
+    scores[rows, data.labels] = -np.inf
+    suggested: Array = scores.argmax(1)
+    return LabelIssues(own - scores.max(1), suggested)
+
+
+def _folds(data: Labelled, seed: int) -> Array:
+    """The fold (N) of each image, as even within each class as can be."""
+    order = np.random.default_rng(seed).permutation(len(data))
+    by_class = order[np.argsort(data.labels[order], kind="stable")]
+    folds = np.empty(len(data), int)
+    folds[by_class] = np.arange(len(data)) % FOLDS
+    return folds

@@ -1,0 +1,127 @@
+"""How good a classifier is on a split: accuracy with its interval, each class, and what is taken for what."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from headstart.evaluation.calibration import Calibration, calibration
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.statistics import wilson_interval
+
+TOP_K = (3, 5)
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """Of one class; `support` is the number of its images. NaN: there are none, or none was predicted."""
+
+    name: str
+    precision: float
+    recall: float
+    f1: float
+    support: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """`count` images of the class `true` were taken for `predicted`; `example` is the index of the most confident."""
+
+    true: str
+    predicted: str
+    count: int
+    example: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of the split `split`, whose samples are those of `predictions`."""
+
+    split: str
+    classes: tuple[str, ...]
+    predictions: Predictions
+
+    @cached_property
+    def predicted(self) -> Tensor:
+        """The predicted classes (N)."""
+        return self.predictions.log_probs.argmax(1)
+
+    @cached_property
+    def correct(self) -> Tensor:
+        """Whether (N) each prediction is right."""
+        return self.predicted == self.predictions.labels
+
+    @cached_property
+    def confidence(self) -> Tensor:
+        """The calibrated probability (N) of each prediction."""
+        return self.predictions.calibrated.exp().amax(1)
+
+    @property
+    def accuracy(self) -> float:
+        return float(self.correct.double().mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy."""
+        return wilson_interval(int(self.correct.sum()), len(self.correct))
+
+    @cached_property
+    def confusion(self) -> Tensor:
+        """How many images (classes, classes) of each true class, in rows, were predicted as each class, in columns."""
+        count = len(self.classes)
+        cells = self.predictions.labels * count + self.predicted
+        return torch.bincount(cells, minlength=count**2).view(count, count)
+
+    @cached_property
+    def per_class(self) -> tuple[ClassScore, ...]:
+        """In the order of the classes."""
+        hits, predicted, actual = self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1)
+        columns = (hits / predicted, hits / actual, 2 * hits / (predicted + actual), actual)
+        return tuple(
+            ClassScore(*row) for row in zip(self.classes, *(column.tolist() for column in columns), strict=True)
+        )
+
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean recall of the classes that have images."""
+        return float(torch.tensor([score.recall for score in self.per_class]).nanmean())
+
+    @property
+    def macro_f1(self) -> float:
+        return self.predictions.metrics(self.split)[f"{self.split}/f1"]
+
+    @property
+    def top_k(self) -> dict[int, float]:
+        """How often the true class is among the k most probable, for k below the number of classes."""
+        ranks = self.predictions.true_ranks()
+        return {k: float((ranks <= k).double().mean()) for k in TOP_K if k < len(self.classes)}
+
+    @cached_property
+    def mistakes(self) -> tuple[int, ...]:
+        """The indices of the wrong predictions, the most confident first."""
+        order = self.confidence.argsort(descending=True, stable=True).tolist()
+        return tuple(index for index in order if not self.correct[index])
+
+    @cached_property
+    def confusions(self) -> tuple[Confusion, ...]:
+        """Pairs of classes, the most often confused first."""
+        found: dict[tuple[int, int], list[int]] = {}
+        for index in self.mistakes:
+            pair = int(self.predictions.labels[index]), int(self.predicted[index])
+            found.setdefault(pair, []).append(index)
+        ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
+        return tuple(
+            Confusion(self.classes[true], self.classes[predicted], len(indices), indices[0])
+            for (true, predicted), indices in ranked
+        )
+
+    @property
+    def uncalibrated(self) -> Calibration:
+        """Of the probabilities as the head gives them."""
+        return calibration(self.predictions.log_probs, self.predictions.labels)
+
+    @property
+    def calibrated(self) -> Calibration:
+        """Of the probabilities after temperature scaling, which predict.py gives."""
+        return calibration(self.predictions.calibrated, self.predictions.labels)

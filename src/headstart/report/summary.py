@@ -1,0 +1,83 @@
+"""The essence of a report, in five sentences."""
+
+from headstart.evaluation.answers import SIGNIFICANT, FromFeatures
+from headstart.evaluation.result import Result
+
+# Accuracies this close are called the same.
+SAME = 0.005
+
+
+def summarize(result: Result, found: FromFeatures | None) -> list[str]:
+    """Plain text; without features, fewer sentences."""
+    if found is None:
+        return [_accuracy(result), _mistakes(result), probabilities(result)]
+    return [_accuracy(result), against_baselines(result, found), _mistakes(result), _more_images(found), _labels(found)]
+
+
+def counted(count: int, singular: str, plural: str | None = None) -> str:
+    """Such as "1 image", "2 images"."""
+    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
+
+
+def against_baselines(result: Result, found: FromFeatures) -> str:
+    """Whether the head is better than the best baseline, and whether that is more than chance."""
+    best = found.best_baseline()
+    difference = result.accuracy - best.accuracy
+    sure = best.p_value < SIGNIFICANT
+    name = f"{best.name} on the same features"
+    if abs(difference) < SAME and not sure:
+        return f"It is as good as the best simple classifier, {name} ({best.accuracy:.3f})."
+    chance = "more than chance" if sure else "which may be chance"
+    detail = f"{best.accuracy:.3f}; {chance}, p = {best.p_value:.2g}"
+    if difference > 0:
+        return f"It is better than the best simple classifier, {name} ({detail})."
+    return f"It does not beat the best simple classifier, {name} ({detail})."
+
+
+def _accuracy(result: Result) -> str:
+    correct, (low, high) = int(result.correct.sum()), result.interval
+    count = len(result.correct)
+    return (
+        f"The classifier is right about {correct:,} of {counted(count, f'{result.split} image')}: accuracy "
+        f"{result.accuracy:.3f}, with 95 % confidence between {low:.2f} and {high:.2f}."
+    )
+
+
+def _mistakes(result: Result) -> str:
+    if not result.confusions:
+        return f"It makes no mistake on the {result.split} images."
+    first = result.confusions[0]
+    return f"Its most frequent mistake is to take {first.true} for {first.predicted} ({counted(first.count, 'image')})."
+
+
+def probabilities(result: Result) -> str:
+    """How far the probabilities can be believed, and what calibration changed."""
+    before, after = result.uncalibrated, result.calibrated
+    change = "lowered" if after.log_loss < before.log_loss else "did not lower"
+    return (
+        f"Its probabilities are off by {100 * after.ece:.1f} percentage points on average; calibration {change} the "
+        f"log-loss ({before.log_loss:.3f} to {after.log_loss:.3f})."
+    )
+
+
+def _more_images(found: FromFeatures) -> str:
+    curve = found.curve
+    if curve is None or curve.forecast is None:
+        return "There are too few training images per class to tell whether more of them would help."
+    value, low, high = curve.forecast
+    now = float(curve.accuracies[-1].mean())
+    advice = "would help" if low > now + SAME else "might help" if value > now + SAME else "would hardly help"
+    return (
+        f"Twice the training images {advice}: ridge regression reaches {now:.3f} with {curve.counts[-1]} images per "
+        f"class, and would reach about {value:.3f} ({low:.3f} to {high:.3f}) with {2 * curve.counts[-1]}."
+    )
+
+
+def _labels(found: FromFeatures) -> str:
+    if not found.issues.count:
+        return "Every label agrees with what the other images suggest."
+    return (
+        f"{counted(found.issues.count, 'label')} of {len(found.labels):,} "
+        f"{'disagrees' if found.issues.count == 1 else 'disagree'} with what the other images suggest: look at them "
+        "first."
+    )

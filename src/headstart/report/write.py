@@ -1,0 +1,99 @@
+"""report/: the page, its charts as PNG, and its numbers as JSON and CSV."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from headstart.data.manifest import Manifest
+from headstart.evaluation.answers import FromFeatures, ask_features, score
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.result import Result
+from headstart.files import write_csv, write_json, write_text
+from headstart.log import is_first_process, log
+from headstart.report.charts import draw_accuracy, draw_confusion, draw_learning_curve, draw_reliability
+from headstart.report.curves import draw_curves
+from headstart.report.page import Page
+from headstart.run_folder import RunFolder
+from headstart.training.fit import Fitted
+
+
+def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder) -> None:
+    """Answers what a user asks after a training, in the folder `run.report`.
+
+    `predictions` are of the valid split and, if there is one, of the test split.
+    """
+    manifest, recipe = fitted.data.manifest, fitted.classifier.recipe
+    result = score(manifest, predictions)
+    found = None
+    if fitted.data.has_frozen_features:
+        found = ask_features(manifest, fitted.data.unaugmented_features(), result, recipe.seed)
+    if not is_first_process():
+        return
+    draw_curves(fitted.history, fitted.best_epoch, run.curves)
+    charts = {"curves": run.curves} | {
+        name: run.report / f"{name}.png" for name in ("accuracy", "confusion", "reliability")
+    }
+    draw_accuracy(result, found, charts["accuracy"])
+    shown_classes = draw_confusion(result, charts["confusion"])
+    draw_reliability(result, charts["reliability"])
+    if found is not None and found.curve is not None:
+        charts["learning_curve"] = run.report / "learning_curve.png"
+        draw_learning_curve(found.curve, manifest.classes, charts["learning_curve"])
+    _write_tables(manifest, result, found, run.report)
+    write_text(run.page, Page(manifest, recipe, result, found, charts, shown_classes).render())
+    log.info("report: %s", run.page)
+
+
+def _write_tables(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> None:
+    write_json(folder / "report.json", _numbers(result, found))
+    rows = [(c.name, f"{c.precision:.6g}", f"{c.recall:.6g}", f"{c.f1:.6g}", c.support) for c in result.per_class]
+    write_csv(folder / "per_class.csv", ("class", "precision", "recall", "f1", "images"), rows)
+    matrix = zip(manifest.classes, result.confusion.tolist(), strict=True)
+    write_csv(folder / "confusion.csv", ("true", *manifest.classes), ((name, *counts) for name, counts in matrix))
+    if found is not None:
+        write_csv(
+            folder / "suspicious.csv",
+            ("rank", "path", "split", "label", "suggested", "belief"),
+            (
+                (
+                    rank,
+                    found.paths[index],
+                    found.splits[index],
+                    manifest.classes[found.labels[index]],
+                    manifest.classes[found.issues.suggested[index]],
+                    f"{found.issues.belief[index]:.6g}",
+                )
+                for rank, index in enumerate(found.issues.order.tolist(), 1)
+            ),
+        )
+
+
+def _numbers(result: Result, found: FromFeatures | None) -> dict[str, Any]:
+    """What the page says, for programs."""
+    numbers: dict[str, Any] = {
+        "split": result.split,
+        "images": len(result.correct),
+        "correct": int(result.correct.sum()),
+        "accuracy": result.accuracy,
+        "interval": result.interval,
+        "balanced_accuracy": result.balanced_accuracy,
+        "macro_f1": result.macro_f1,
+        "top_k": result.top_k,
+        "temperature": result.predictions.temperature,
+        "uncalibrated": asdict(result.uncalibrated),
+        "calibrated": asdict(result.calibrated),
+        "confusions": [{"true": c.true, "predicted": c.predicted, "count": c.count} for c in result.confusions],
+    }
+    if found is not None:
+        curve = found.curve
+        numbers |= {
+            "baselines": [asdict(baseline) for baseline in found.baselines],
+            "suspicious": found.issues.count,
+            "learning_curve": curve
+            and {
+                "images_per_class": curve.counts,
+                "accuracy": curve.accuracies.mean(1).tolist(),
+                "forecast": curve.forecast,
+            },
+        }
+    return numbers

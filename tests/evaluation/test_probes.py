@@ -1,0 +1,99 @@
+"""Simple classifiers on features, against scikit-learn's."""
+
+import numpy as np
+import pytest
+from sklearn.linear_model import LogisticRegression, Ridge  # type: ignore[import-untyped]
+from sklearn.metrics.pairwise import cosine_similarity  # type: ignore[import-untyped]
+from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
+
+from headstart.evaluation.baselines import fit_baselines, nearest_images
+from headstart.evaluation.probes import (
+    Labelled,
+    class_means,
+    logistic,
+    majority_class,
+    nearest_mean,
+    nearest_neighbours,
+    ridge,
+)
+
+
+def clusters(count: int, width: int, classes: int = 4, spread: float = 1.0, seed: int = 0) -> Labelled:
+    """Overlapping clusters, one per class."""
+    generator = np.random.default_rng(7)
+    centres = generator.normal(size=(classes, width))
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(0, classes, count)
+    noise = generator.normal(scale=spread, size=(count, width))
+    return Labelled((centres[labels] + noise + 3).astype(np.float32), labels, classes)
+
+
+@pytest.mark.parametrize(("count", "width"), [(200, 12), (30, 80)])
+def test_ridge__is_scikit_learns_in_both_forms(count: int, width: int) -> None:
+    train, other = clusters(count, width), clusters(50, width, seed=1)
+    centred = train.features - train.features.mean(0)
+    strength = 0.1 * np.square(centred).sum() / min(count, width)
+    expected = Ridge(alpha=strength).fit(train.features.astype(float), train.targets).predict(other.features)
+    np.testing.assert_allclose(ridge(train, 0.1)(other.features), expected, atol=1e-5)
+
+
+def test_ridge__with_constant_features_predicts_the_prior() -> None:
+    train = Labelled(np.ones((6, 3), np.float32), np.array([0, 0, 0, 0, 1, 1]), 2)
+    np.testing.assert_allclose(ridge(train, 0.1)(train.features), np.tile([4 / 6, 2 / 6], (6, 1)))
+
+
+def test_logistic__is_scikit_learns() -> None:
+    train, other = clusters(200, 6, spread=2.0), clusters(50, 6, seed=1, spread=2.0)
+    mean, scale = train.features.mean(0), train.features.std(0)
+    # scikit-learn sums over samples where headstart averages.
+    model = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-8, max_iter=1000)
+    model.fit((train.features - mean) / scale, train.labels)
+    scores = logistic(train, 0.01)(other.features)
+    found = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
+    np.testing.assert_allclose(found, model.predict_proba((other.features - mean) / scale), atol=2e-3)
+
+
+def test_nearest_neighbour__is_scikit_learns() -> None:
+    train, other = clusters(80, 5), clusters(40, 5, seed=1)
+    mean = train.features.mean(0)
+    model = KNeighborsClassifier(1, metric="cosine").fit(train.features - mean, train.labels)
+    found = nearest_neighbours(train, 1)(other.features).argmax(1)
+    assert found.tolist() == model.predict(other.features - mean).tolist()
+
+
+def test_nearest_neighbours__more_than_there_are_images() -> None:
+    train = clusters(5, 3, classes=2)
+    scores = nearest_neighbours(train, 20)(train.features)
+    assert scores.shape == (5, 2)
+    assert np.isfinite(scores).all()
+
+
+def test_nearest_mean__is_cosine_similarity_to_the_class_means() -> None:
+    train, other = clusters(80, 5), clusters(10, 5, seed=1)
+    mean = train.features.mean(0)
+    means = np.stack([train.features[train.labels == label].mean(0) for label in range(4)])
+    np.testing.assert_allclose(class_means(train), means, rtol=1e-5)
+    expected = cosine_similarity(other.features - mean, means - mean)
+    np.testing.assert_allclose(nearest_mean(train)(other.features), expected, atol=1e-5)
+
+
+def test_majority_class__is_the_most_frequent() -> None:
+    train = Labelled(np.zeros((3, 1), np.float32), np.array([1, 1, 0]), 2)
+    assert majority_class(train)(np.zeros((2, 1))).argmax(1).tolist() == [1, 1]
+
+
+def test_baselines__settings_are_chosen_on_valid_and_scored_on_the_rest() -> None:
+    train, valid, test = (clusters(60, 8, seed=seed) for seed in (0, 1, 2))
+    found = fit_baselines(train, valid, test.features)
+    names = [baseline.name for baseline in found]
+    assert names[0] == "majority class"
+    assert names[1:] == ["nearest class mean", "nearest neighbours", "ridge regression", "logistic regression"]
+    penalty = float(found[3].setting.removeprefix("penalty "))
+    np.testing.assert_allclose(found[3].scores, ridge(train, penalty)(test.features))
+    best = max(float((ridge(train, p)(valid.features).argmax(1) == valid.labels).mean()) for p in (1e-3, 1e-2, 0.1, 1))
+    assert found[3].valid_accuracy == best
+
+
+def test_nearest_images__of_training_images_are_themselves() -> None:
+    train = clusters(20, 5)
+    assert nearest_images(train, train.features, 3)[:, 0].tolist() == list(range(20))

@@ -1,0 +1,141 @@
+"""The report of a run: the page, its charts and tables."""
+
+import csv
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, SMALL, Script, draw
+from PIL import Image
+from torch.nn.functional import log_softmax
+
+from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.result import Result
+from headstart.evaluation.statistics import wilson_interval
+from headstart.report.charts import draw_accuracy, draw_confusion, draw_reliability
+
+RULE = ("data.split.train=6", "data.split.valid=3")
+NAMES = {
+    2: ("ja", "nein"),
+    10: tuple(f"class {i}" for i in range(10)),
+    257: tuple(f"a long name, {i}" for i in range(257)),
+}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on images of two classes, one of whose names is markup."""
+    base = tmp_path_factory.mktemp("report")
+    for name, colour in (("<b>red & co", (200, 50, 40)), ("grün 猫", (30, 160, 60))):
+        for i in range(12):
+            draw(base / "images" / name / f"{i}.png", colour, i)
+    arguments = (f"data.root={base / 'images'}", *RULE, *SMALL, "report=full", f"hydra.run.dir={base / 'run'}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments])
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    return base / "run"
+
+
+def test_report__says_what_the_metrics_say(run: Path) -> None:
+    numbers = json.loads((run / "report" / "report.json").read_text())
+    metrics = json.loads((run / "metrics.json").read_text())
+    page = (run / "report" / "index.html").read_text()
+    assert numbers["accuracy"] == pytest.approx(metrics["test/acc"])
+    assert numbers["macro_f1"] == pytest.approx(metrics["test/f1"])
+    assert numbers["uncalibrated"]["log_loss"] == pytest.approx(metrics["test/loss"])
+    assert numbers["interval"] == pytest.approx(wilson_interval(numbers["correct"], numbers["images"]))
+    assert f"right about {numbers['correct']} of {numbers['images']} test images" in page
+    for baseline in numbers["baselines"]:
+        assert baseline["name"] in page
+
+
+def test_report__needs_nothing_else(run: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    assert "<script" not in page
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) > 10
+    assert all(source.startswith("data:image/") for source in sources)
+    assert "http" not in page
+
+
+def test_report__shows_names_as_they_are(run: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    assert "grün 猫" in page
+    assert "&lt;b&gt;red &amp; co" in page
+    assert "<b>red" not in page
+
+
+def test_report__has_every_table_and_chart(run: Path) -> None:
+    folder = run / "report"
+    for name in ("accuracy", "confusion", "reliability", "curves", "learning_curve"):
+        with Image.open(folder / f"{name}.png") as chart:
+            assert chart.width > 300
+    rows = list(csv.DictReader((folder / "suspicious.csv").open(encoding="utf-8")))
+    assert [int(row["rank"]) for row in rows] == list(range(1, 25))
+    beliefs = [float(row["belief"]) for row in rows]
+    assert beliefs == sorted(beliefs)
+    assert {row["split"] for row in rows} == {"train", "valid", "test"}
+    matrix = list(csv.reader((folder / "confusion.csv").open(encoding="utf-8")))
+    assert sum(int(cell) for row in matrix[1:] for cell in row[1:]) == 6
+
+
+def test_report__changes_nothing(run: Path, script: Script, tmp_path: Path) -> None:
+    images = run.parent / "images"
+    result = script("train.py", f"data.root={images}", *RULE, *SMALL, f"hydra.run.dir={tmp_path / 'none'}")
+    assert result.status == 0, result.err
+    assert not (tmp_path / "none" / "report").exists()
+    assert (tmp_path / "none" / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_report__without_stored_features(run: Path, script: Script, tmp_path: Path) -> None:
+    more = ("report=full", "features.cache=false", f"hydra.run.dir={tmp_path / 'run'}")
+    result = script("train.py", f"data.root={run.parent / 'images'}", *RULE, *SMALL, *more)
+    assert result.status == 0, result.err
+    assert "Without stored features of a frozen backbone" in (tmp_path / "run" / "report" / "index.html").read_text()
+    assert not (tmp_path / "run" / "report" / "suspicious.csv").exists()
+
+
+def result_of(classes: tuple[str, ...]) -> Result:
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, len(classes), (600,), generator=generator)
+    logits = torch.randn(600, len(classes), generator=generator) + 3 * torch.eye(len(classes))[labels]
+    return Result("test", classes, Predictions(tuple(map(str, range(600))), labels, log_softmax(logits, 1)))
+
+
+@pytest.mark.parametrize("classes", NAMES)
+def test_charts__of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
+    result = result_of(NAMES[classes])
+    assert draw_confusion(result, tmp_path / "confusion.png") == min(classes, 40)
+    draw_accuracy(result, None, tmp_path / "accuracy.png")
+    draw_reliability(result, tmp_path / "reliability.png")
+    for path in tmp_path.iterdir():
+        with Image.open(path) as chart:
+            assert np.asarray(chart.convert("L")).std() > 5
+            assert max(chart.size) < 1600
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [390, 1100])
+def test_page__fits_any_screen(run: Path, width: int, tmp_path: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    # The title becomes the width in pixels of what sticks out.
+    measure = "const e = document.documentElement; document.title = e.scrollWidth - e.clientWidth"
+    probe = f"<script>{measure}</script></body>"
+    (tmp_path / "page.html").write_text(page.replace("</body>", probe))
+    # In a frame, because a window has a least width.
+    frame = f'<iframe src="page.html" style="width:{width}px;height:900px;border:0"></iframe>'
+    script = 'onload=()=>document.title=document.querySelector("iframe").contentDocument.title'
+    (tmp_path / "frame.html").write_text(f"{frame}<script>{script}</script>")
+    command = ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files"]
+    url = (tmp_path / "frame.html").as_uri()
+    done = subprocess.run([*command, "--dump-dom", url], capture_output=True, text=True, timeout=60, check=True)
+    assert "<title>0</title>" in done.stdout
