@@ -126,7 +126,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("trained")
     draw_classes(base / "images", 12)
     run = base / "run"
-    arguments = [f"data.root={base / 'images'}", "data.split.train=6", "data.split.valid=3", *SMALL]
+    arguments = [f"data.root={base / 'images'}", "data.split.train=6", "data.split.valid=3", *SMALL, "report=full"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, f"hydra.run.dir={run}"])
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")

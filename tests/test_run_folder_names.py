@@ -40,7 +40,8 @@ def assert_known(run: RunFolder) -> None:
     known = properties(run)
     for path in run.path.rglob("*"):
         of_logger = path.name == "hparams.yaml" or path.name.startswith("events.")
-        assert path in known or path.is_dir() or of_logger or ".hydra" in path.parts or run.test in path.parents, path
+        elsewhere = {run.test, run.report} & set(path.parents)
+        assert path in known or path.is_dir() or of_logger or ".hydra" in path.parts or elsewhere, path
 
 
 def test_finished_run__every_file_is_known(trained: Path) -> None:

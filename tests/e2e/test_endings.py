@@ -45,7 +45,7 @@ def test_predict__stopped_keeps_the_rows(trained: Path, tmp_path: Path, number: 
         stderr=subprocess.PIPE,
         text=True,
         cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None,
     ) as process:
         assert process.stdout is not None
         shown = [process.stdout.readline() for _ in range(3)]

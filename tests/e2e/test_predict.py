@@ -65,7 +65,7 @@ def test_output__csv_jsonl_and_the_terminal_agree(script: Script, trained: Path,
     result = script("predict.py", best, f"source={trained.parent / 'images' / 'red'}", "topk=2", "output=out")
     assert result.status == 0, result.err
     rows = rows_of(Path("out"))
-    assert list(rows[0]) == ["path", "error", "label_1", "prob_1", "label_2", "prob_2"]
+    assert list(rows[0]) == ["path", "error", "label_1", "prob_1", "label_2", "prob_2", "familiar", "doubt"]
     lines = [json.loads(line) for line in Path("out/predictions.jsonl").read_text().splitlines()]
     for row, line in zip(rows, lines, strict=True):
         assert row["path"] == line["path"]

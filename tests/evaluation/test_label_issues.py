@@ -64,5 +64,5 @@ def test_learning_curve__of_classes_without_scored_images() -> None:
     scored = train[np.flatnonzero(train.labels != 3)]
     found = learning_curve(train, scored, 0.1, seed=0)
     assert found is not None
-    assert np.isnan(found.recalls[:, 3]).all()
+    assert np.isnan(found.recalls[:, :, 3]).all()
     assert 3 not in found.worst_classes(4)

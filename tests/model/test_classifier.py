@@ -112,7 +112,7 @@ def without_first_layer(classifier: Classifier) -> Classifier:
 def test_checkpoint__leaves_the_frozen_backbone_out_and_adds_it_again() -> None:
     classifier = classifier_of()
     checkpoint = checkpoint_of(classifier)
-    assert {key.partition(".")[0] for key in checkpoint["state_dict"]} == {"head", "temperature"}
+    assert {key.partition(".")[0] for key in checkpoint["state_dict"]} == {"head", "temperature", "familiarity"}
     other = without_first_layer(classifier_of())
     other.on_load_checkpoint(checkpoint)
     other.load_state_dict(checkpoint["state_dict"], strict=True)

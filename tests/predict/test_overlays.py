@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.predict.overlays import annotate, annotated_path
+from headstart.predict.drawings import drawing_path
+from headstart.predict.overlays import annotate
 from headstart.predict.predictor import Prediction
 
 PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0.06, 0.02))
@@ -37,10 +38,10 @@ def test_annotate__long_names_stay_inside_the_image() -> None:
     assert image.getpixel((2, 2)) == (255, 255, 255)
 
 
-def test_annotated_path__keeps_folders_and_never_collides() -> None:
+def test_drawing_path__keeps_folders_and_never_collides() -> None:
     common = Path("in")
-    paths = {annotated_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
-    assert paths == {Path("out/annotated") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}
+    paths = {drawing_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
+    assert paths == {Path("out") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 200), (2000, 500), (200, 900), (240, 240)])

@@ -8,7 +8,8 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from headstart.predict import overlays
+from headstart.predict import drawings
+from headstart.predict.drawings import Drawings
 from headstart.predict.overlays import LARGEST_PANEL, Overlays, annotate
 from headstart.predict.predictor import Prediction
 
@@ -60,22 +61,22 @@ def test_annotation__all_lines_are_there() -> None:
 def test_annotation__of_an_image_that_is_too_long_for_a_jpeg(tmp_path: Path) -> None:
     image = annotate(Image.new("RGB", (70_000, 300)), prediction(SHORT))
     assert image.width <= 65_500
-    overlays.save(image, tmp_path / "a.jpg")
+    drawings.save(image, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").width == image.width
 
 
 def test_overlays__one_that_cannot_be_drawn_gets_an_error(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.jpg", (9, 9, 9), seed=0)
     paths = [tmp_path / "in" / "a.jpg", tmp_path / "in" / "gone.jpg"]
-    drawing = Overlays(tmp_path / "out", paths, SHORT)
-    good, gone = (drawing.draw(Prediction(path, SHORT, (0.5, 0.3, 0.2))) for path in paths)
+    drawing = Drawings(tmp_path / "out", "annotated", paths, Overlays(SHORT).draw)
+    good, gone = (drawing.add(Prediction(path, SHORT, (0.5, 0.3, 0.2))) for path in paths)
     assert good.error is None
     assert (tmp_path / "out" / "annotated" / "a.jpg").is_file()
     assert gone.classes == SHORT
     assert gone.error is not None
     assert "gone.jpg cannot be annotated: " in gone.error
     unread = Prediction(paths[1], error="no")
-    assert drawing.draw(unread) is unread
+    assert drawing.add(unread) is unread
 
 
 def test_overlays__a_full_disk_ends_the_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +84,7 @@ def test_overlays__a_full_disk_ends_the_program(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     draw(tmp_path / "a.jpg", (9, 9, 9), seed=0)
-    monkeypatch.setattr(overlays, "save", full)
-    drawing = Overlays(tmp_path / "out", [tmp_path / "a.jpg"], SHORT)
+    monkeypatch.setattr(drawings, "save", full)
+    drawing = Drawings(tmp_path / "out", "annotated", [tmp_path / "a.jpg"], Overlays(SHORT).draw)
     with pytest.raises(OSError, match="No space left"):
-        drawing.draw(Prediction(tmp_path / "a.jpg", SHORT, (0.5, 0.3, 0.2)))
+        drawing.add(Prediction(tmp_path / "a.jpg", SHORT, (0.5, 0.3, 0.2)))

@@ -19,7 +19,7 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def found(source: Path | str, **options: Path) -> list[str]:
+def found(source: Path | str, **options: list[Path]) -> list[str]:
     return [str(path).rpartition("photos/")[2] for path in find_images(str(source), **options)]
 
 
@@ -110,9 +110,9 @@ def test_earlier_output__is_left_out(folder: Path, messages: list[str]) -> None:
     output = folder / "out" / "annotated"
     draw(output / "0.jpg", (9, 90, 200), seed=0, size=(8, 8))
     (folder / "out" / "predictions.csv").write_text("path")
-    assert found(folder, leave_out=output) == ["0.jpg", "1.png", "in/2.jpg"]
+    assert found(folder, leave_out=[output]) == ["0.jpg", "1.png", "in/2.jpg"]
     assert messages == [f"{folder}: 2 other files left out (.csv ×1, earlier output ×1)"]
-    assert found(folder / "**/*.jpg", leave_out=output) == ["0.jpg", "in/2.jpg"]
+    assert found(folder / "**/*.jpg", leave_out=[output]) == ["0.jpg", "in/2.jpg"]
 
 
 def test_unreadable_folder__is_named_and_the_others_are_used(

@@ -10,16 +10,16 @@ import pytest
 from headstart.predict.predictor import Prediction
 from headstart.predict.writers import RowFile, TableWriter, open_files
 
-ONE = Prediction(Path("a.jpg"), ("ant", "bee"), (0.9, 0.1))
+ONE = Prediction(Path("a.jpg"), ("ant", "bee"), (0.9, 0.1), familiarity=0.25)
 BAD = Prediction(Path("b.jpg"), error="b.jpg cannot be read")
-UNDRAWN = Prediction(Path("c.jpg"), ("ant", "bee"), (0.8, 0.2), "c.jpg cannot be annotated")
+UNDRAWN = Prediction(Path("c.jpg"), ("ant", "bee"), (0.8, 0.2), "c.jpg cannot be annotated", -0.5, "unsure")
 
 
 def test_files__hold_each_row_as_soon_as_it_is_written(tmp_path: Path) -> None:
     with open_files(tmp_path, topk=2) as writer:
         writer.write(ONE)
         assert (tmp_path / "predictions.csv").read_text() == (
-            "path,error,label_1,prob_1,label_2,prob_2\na.jpg,,ant,0.9,bee,0.1\n"
+            "path,error,label_1,prob_1,label_2,prob_2,familiar,doubt\na.jpg,,ant,0.9,bee,0.1,0.25,\n"
         )
         writer.write(BAD)
         writer.write(UNDRAWN)
@@ -27,8 +27,8 @@ def test_files__hold_each_row_as_soon_as_it_is_written(tmp_path: Path) -> None:
     assert [line["error"] for line in lines] == [None, "b.jpg cannot be read", "c.jpg cannot be annotated"]
     assert [len(line["predictions"]) for line in lines] == [2, 0, 2]
     assert (tmp_path / "predictions.csv").read_text().splitlines()[2:] == [
-        "b.jpg,b.jpg cannot be read,,,,",
-        "c.jpg,c.jpg cannot be annotated,ant,0.8,bee,0.2",
+        "b.jpg,b.jpg cannot be read,,,,,,",
+        "c.jpg,c.jpg cannot be annotated,ant,0.8,bee,0.2,-0.5,unsure",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.jsonl"]
 
@@ -86,7 +86,7 @@ def test_names__that_are_not_unicode_or_have_line_breaks(
     path = Path(os.fsdecode(b"caf\xe9\nx.jpg"))
     with open_files(tmp_path, topk=1) as writer:
         writer.write(Prediction(path, ("ant",), (0.5,)))
-    assert b'"caf\xe9\nx.jpg",,ant,0.5\n' in (tmp_path / "predictions.csv").read_bytes()
+    assert b'"caf\xe9\nx.jpg",,ant,0.5,,\n' in (tmp_path / "predictions.csv").read_bytes()
     (line,) = (tmp_path / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["path"] == str(path)
     TableWriter([path], ("ant",)).write(Prediction(path, ("a\x1bt",), (0.5,)))
@@ -100,5 +100,5 @@ def test_table__shows_predictions_and_errors(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out.splitlines() == [
         "a.jpg  ant  90.0%  bee  10.0%",
         "b.jpg  error: b.jpg cannot be read",
-        "c.jpg  ant  80.0%  bee  20.0%  error: c.jpg cannot be annotated",
+        "c.jpg  ant  80.0%  bee  20.0%  (unsure)  error: c.jpg cannot be annotated",
     ]

@@ -16,6 +16,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from headstart.metrics import Row
+from headstart.report import write
+from headstart.report.curves import draw_curves
+
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
 
@@ -32,6 +36,7 @@ def test_files(trained: Path) -> None:
         "run.json",
         "config.yaml",
         "split.csv",
+        "report/index.html",
         "report/curves.png",
     }
     assert [name for name in names if name.startswith("events.")]
@@ -91,12 +96,19 @@ def test_curves__are_an_image(trained: Path) -> None:
 
 def test_curves__show_all_epochs_even_those_after_the_best(script: Script, flat: Path, tmp_path: Path) -> None:
     drawn = []
+
+    def record(rows: list[Row], best_epoch: int, path: Path) -> None:
+        drawn.append((rows, best_epoch))
+        draw_curves(rows, best_epoch, path)
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("headstart.pipeline.draw_curves", lambda *arguments: drawn.append(arguments))
+        patch.setattr(write, "draw_curves", record)
         # With so large a learning rate the validation loss soon gets worse.
-        result = script("train.py", f"data.root={flat}", *SMALL, *TINY, "trainer.max_epochs=4", "model.lr=0.1")
+        result = script(
+            "train.py", f"data.root={flat}", *SMALL, *TINY, "trainer.max_epochs=4", "model.lr=0.1", "report=full"
+        )
     assert result.status == 0, result.err
-    ((rows, best_epoch, _),) = drawn
+    ((rows, best_epoch),) = drawn
     assert best_epoch < 4
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.constraints import one_of, positive_int, workers
+from headstart.config.constraints import fraction, one_of, positive_int, workers
 from headstart.config.features import EncoderSettings
 from headstart.config.validation import typed
 from headstart.errors import HeadstartError
@@ -27,10 +27,13 @@ class PredictSettings:
     source: str
     output: str | None
     annotate: bool
+    explain: bool
+    labelled: bool
     data: PredictDataSettings
     model: PredictModelSettings
     features: EncoderSettings
     topk: int = positive_int()
+    min_confidence: float = fraction()
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")
 
 
@@ -46,6 +49,7 @@ def check_predict(config: DictConfig) -> PredictSettings:
                 f"{key} is missing: python predict.py ckpt_path=RUN/checkpoints/best.ckpt source=FILE|DIR|GLOB"
             )
     settings = typed(PredictSettings, config)
-    if settings.annotate and settings.output is None:
-        raise HeadstartError("annotate=true needs a folder for the annotated images: output=DIR")
+    for key, what in (("annotate", "annotated images"), ("explain", "explained images"), ("labelled", "report")):
+        if getattr(settings, key) and settings.output is None:
+            raise HeadstartError(f"{key}=true needs a folder for the {what}: output=DIR")
     return settings

@@ -10,6 +10,7 @@ from headstart.evaluation.label_issues import LabelIssues, find_label_issues
 from headstart.evaluation.learning_curve import LearningCurve, learning_curve
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.probes import Array, Labelled
+from headstart.evaluation.projection import principal_components
 from headstart.evaluation.result import Result
 from headstart.evaluation.statistics import mcnemar, wilson_interval
 
@@ -34,7 +35,8 @@ class Comparison:
 class FromFeatures:
     """What takes features. `issues` are of all images in turn: `paths` (N), `splits` (N), `labels` (N).
 
-    `neighbours` are the paths of the training images most similar to each of the result's mistakes.
+    `neighbours` are the paths of the training images most similar to each of the result's mistakes. `features` (N, d)
+    are of the scored split, and `places` (N, 2) is where its images are on a map.
     """
 
     baselines: tuple[Comparison, ...]
@@ -44,6 +46,8 @@ class FromFeatures:
     splits: tuple[str, ...]
     labels: Array
     neighbours: dict[int, tuple[str, ...]]
+    features: Array
+    places: Array
 
     def best_baseline(self) -> Comparison:
         """The one with the highest accuracy on the valid split."""
@@ -75,6 +79,8 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         tuple(name for _, name in names),
         everything.labels,
         _neighbours(manifest, train, scored, result),
+        scored.features,
+        (scored.features - train.features.mean(0)) @ principal_components(train.features),
     )
 
 

@@ -1,6 +1,7 @@
 """Would more images help? Accuracy by the number of training images per class, and where the curve leads."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -8,8 +9,11 @@ from headstart.evaluation.probes import Array, Labelled, ridge
 
 COUNTS = (2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
 REPEATS = 5
+RESAMPLES = 200
 # Errors fall as `floor + height × n ** -decay`.
 DECAYS = np.linspace(0.1, 2.0, 39)
+# The value at twice the largest count, and the ends of its interval.
+Forecast = tuple[float, float, float]
 SMALL = 3  # points from which a curve can be extrapolated
 
 
@@ -17,18 +21,30 @@ SMALL = 3  # points from which a curve can be extrapolated
 class LearningCurve:
     """Accuracies of ridge regression trained on `counts` images per class, in several random draws.
 
-    `accuracies` (counts, draws); `recalls` (counts, classes) are means over the draws, NaN for classes not scored.
-    `forecast` is the accuracy with twice the images, with its 90 % interval; None: there are too few points.
+    `accuracies` (counts, draws); `recalls` (counts, draws, classes), NaN for classes not scored. `forecast` is the
+    accuracy with twice the images, with its 90 % interval; None: there are too few points.
     """
 
     counts: tuple[int, ...]
     accuracies: Array
     recalls: Array
-    forecast: tuple[float, float, float] | None
+    seed: int
+
+    @cached_property
+    def forecast(self) -> Forecast | None:
+        return _forecast(np.array(self.counts), self.accuracies, self.seed)
+
+    def forecast_of(self, label: int) -> Forecast | None:
+        """The same of the recall of one class."""
+        return _forecast(np.array(self.counts), self.recalls[:, :, label], self.seed)
+
+    def recall(self, label: int) -> list[float]:
+        """The mean recall of one class for each of `counts`."""
+        return [float(value) for value in self.recalls[:, :, label].mean(1)]
 
     def worst_classes(self, count: int) -> list[int]:
         """The classes with the lowest recall, the lowest first."""
-        last = self.recalls[-1]
+        last = self.recalls[-1].mean(0)
         return [int(i) for i in np.argsort(last, kind="stable")[:count] if not np.isnan(last[i])]
 
 
@@ -44,10 +60,9 @@ def learning_curve(train: Labelled, scored: Labelled, penalty: float, seed: int)
     generator = np.random.default_rng(seed)
     right = np.stack([_draw(train, scored, counts, penalty, generator) for _ in range(REPEATS)], axis=1)
     present = np.bincount(scored.labels, minlength=train.classes)
-    totals = right.mean(1) @ scored.targets
+    totals = right @ scored.targets
     recalls = np.divide(totals, present, out=np.full(totals.shape, np.nan), where=present > 0)
-    accuracies = right.mean(2)
-    return LearningCurve(counts, accuracies, recalls, _forecast(np.array(counts), accuracies, generator))
+    return LearningCurve(counts, right.mean(2), recalls, seed)
 
 
 def _draw(
@@ -64,31 +79,35 @@ def _draw(
     return np.stack([probe(scored.features).argmax(1) == scored.labels for probe in probes])
 
 
-def _forecast(counts: Array, accuracies: Array, generator: np.random.Generator) -> tuple[float, float, float] | None:
+def _forecast(counts: Array, accuracies: Array, seed: int) -> Forecast | None:
     """The accuracy at twice the largest count, and its 90 % interval by resampling the draws."""
     if len(counts) < SMALL:
         return None
-    draws = accuracies.shape[1]
-    resampled = [accuracies[:, generator.integers(0, draws, draws)].mean(1) for _ in range(200)]
-    values = [_extrapolate(counts, 1 - curve) for curve in resampled]
+    generator, draws = np.random.default_rng(seed), accuracies.shape[1]
+    resampled = np.stack([accuracies[:, generator.integers(0, draws, draws)].mean(1) for _ in range(RESAMPLES)])
+    middle, *values = _extrapolate(counts, 1 - np.concatenate([accuracies.mean(1)[None], resampled]))
     low, high = np.quantile(values, (0.05, 0.95))
-    middle = _extrapolate(counts, 1 - accuracies.mean(1))
-    return 1 - middle, 1 - float(max(high, middle)), 1 - float(min(low, middle))
+    return 1 - float(middle), 1 - float(max(high, middle)), 1 - float(min(low, middle))
 
 
-def _extrapolate(counts: Array, errors: Array) -> float:
-    """The error at twice the largest count, by the power law that fits best; never above the last error.
+def _extrapolate(counts: Array, errors: Array) -> Array:
+    """The errors (R) at twice the largest count, by the power laws that fit R curves (R, counts) best.
 
-    Points weigh as much as their counts, because the end of the curve says most about where it leads.
+    Never above a curve's last error. Points weigh as much as their counts, because the end of the curve says most
+    about where it leads.
     """
-    best, found, weights = np.inf, float(errors[-1]), np.sqrt(counts)
-    for decay in DECAYS:
-        powers = counts**-decay
-        design = np.stack([np.ones_like(powers), powers], axis=1)
-        (floor, height), *_ = np.linalg.lstsq(design * weights[:, None], errors * weights, rcond=None)
-        if floor < 0:
-            floor, height = 0.0, float((counts * powers) @ errors / ((counts * powers) @ powers))
-        residual = float((counts * np.square(floor + height * powers - errors)).sum())
-        if residual < best:
-            best, found = residual, float(floor + height * (2 * counts[-1]) ** -decay)
-    return float(np.clip(found, 0, errors[-1]))
+    powers = counts ** -DECAYS[:, None]
+    # Weighted least squares in closed form, for each curve (rows) and each decay (columns).
+    total, weighted = counts.sum(), powers * counts
+    first, second = weighted.sum(1), (weighted * powers).sum(1)
+    error, product = (errors * counts).sum(1)[:, None], errors @ weighted.T
+    height = (total * product - first * error) / (total * second - first**2)
+    floor = (error - height * first) / total
+    height = np.where(floor < 0, product / second, height)
+    floor = np.maximum(floor, 0)
+    residuals = floor[..., None] + height[..., None] * powers - errors[:, None]
+    best = (counts * residuals**2).sum(2).argmin(1)
+    rows = np.arange(len(errors))
+    found = floor[rows, best] + height[rows, best] * (2.0 * counts[-1]) ** -DECAYS[best]
+    ends: Array = np.clip(found, 0, errors[:, -1])
+    return ends

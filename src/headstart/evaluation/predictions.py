@@ -1,5 +1,6 @@
 """Predictions of a whole split, from which every metric and figure of it is computed."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from headstart.data.manifest import Split
 from headstart.files import write_csv
 from headstart.log import is_first_process
 from headstart.metrics import compute_metrics
@@ -20,12 +22,18 @@ from headstart.training.data_module import ImageDataModule
 @dataclass(frozen=True)
 class Predictions:
     """Of N samples, in the order of the split: paths relative to the data's root, labels (N), log-probabilities
-    (N, classes) as the head gives them, and the temperature at which they are calibrated."""
+    (N, classes) as the head gives them, and the temperature at which they are calibrated.
+
+    `familiarity` (N) is the score of headstart.model.familiarity, `threshold` that below which an image is unlike
+    anything trained on.
+    """
 
     paths: tuple[str, ...]
     labels: Tensor
     log_probs: Tensor
     temperature: float = 1.0
+    familiarity: Tensor | None = None
+    threshold: float = math.nan
 
     @property
     def calibrated(self) -> Tensor:
@@ -57,9 +65,15 @@ class Predictions:
 def predict_split(classifier: Classifier, loader: DataLoader[Any]) -> Predictions:
     """Predicts each sample of `loader` once, in order. Its dataset has a `split`; its sampler keeps the order."""
     classifier.eval()
-    outputs = [classifier(batch.to(classifier.device)).cpu() for batch, _ in loader]
-    split = loader.dataset.split  # type: ignore[attr-defined]
-    return Predictions(split.paths, torch.tensor(split.labels), torch.cat(outputs), float(classifier.temperature))
+    log_probs, scores = [], []
+    for batch, _ in loader:
+        features = classifier.embed(batch.to(classifier.device))
+        log_probs.append(classifier(features).cpu())
+        scores.append(classifier.familiarity(features).cpu())
+    split: Split = loader.dataset.split  # type: ignore[attr-defined]
+    temperature, threshold = float(classifier.temperature), float(classifier.familiarity.threshold)
+    labels = torch.tensor(split.labels)
+    return Predictions(split.paths, labels, torch.cat(log_probs), temperature, torch.cat(scores), threshold)
 
 
 def predict_splits(classifier: Classifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:

@@ -97,6 +97,15 @@ class Result:
         ranks = self.predictions.true_ranks()
         return {k: float((ranks <= k).double().mean()) for k in TOP_K if k < len(self.classes)}
 
+    @property
+    def unfamiliar(self) -> tuple[int, ...]:
+        """The indices of the images that are unlike anything trained on, the least familiar first."""
+        scores = self.predictions.familiarity
+        if scores is None:
+            return ()
+        order: list[int] = scores.argsort(stable=True).tolist()
+        return tuple(index for index in order if scores[index] < self.predictions.threshold)
+
     @cached_property
     def mistakes(self) -> tuple[int, ...]:
         """The indices of the wrong predictions, the most confident first."""

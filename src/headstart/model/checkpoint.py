@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from headstart.backbones.load import check_source, restore_backbone
 from headstart.backbones.safe_load import read_safely
 from headstart.config.features import EncoderSettings
@@ -64,4 +62,3 @@ def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:
             f"encoder.backbone.{key.removeprefix(old)}" if key.startswith(old) else key: value
             for key, value in checkpoint[part].items()
         }
-        checkpoint[part].setdefault("temperature", torch.tensor(1.0))

@@ -13,6 +13,7 @@ from headstart.config.features import EncoderSettings
 from headstart.errors import HeadstartError
 from headstart.features.encoder import Encoder
 from headstart.metrics import compute_metrics
+from headstart.model.familiarity import Familiarity
 from headstart.model.head import build_head
 from headstart.model.loss import class_weights, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
@@ -45,15 +46,19 @@ class Classifier(LightningModule):
             self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
         # Not in checkpoints, because it follows from the recipe.
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
-        # Fitted on each epoch's validation; the best epoch's checkpoint has the one for its weights.
+        # Both are fitted on each epoch's validation; the best epoch's checkpoint has those for its weights.
         self.register_buffer("temperature", torch.tensor(1.0))
+        self.familiarity = Familiarity(len(recipe.classes), backbone.embedding_dim)
         self._mix = mixing(recipe)
-        self._outputs: dict[str, list[Batch]] = {"train": [], "valid": []}
+        self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
         self.encoder = Encoder(backbone, precision=features.precision, compile=features.compile)
 
     def forward(self, x: Tensor) -> Tensor:
-        features = x if x.ndim == 2 else self.encoder(x)
-        return self.head(features)
+        return self.head(self.embed(x))
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Images or their features → features (N, embedding_dim)."""
+        return x if x.ndim == 2 else self.encoder(x)
 
     def predict_log_proba(self, x: Tensor) -> Tensor:
         """The logarithm of `predict_proba`, (N, classes)."""
@@ -86,6 +91,7 @@ class Classifier(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_epoch_start(self) -> None:
+        self.familiarity.reset()
         # Dropout as a function of (seed, epoch): a resumed run draws what an uninterrupted one would have drawn.
         torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, self.global_rank))
         finetune, backbone = self.recipe.finetune, self.backbone
@@ -99,7 +105,9 @@ class Classifier(LightningModule):
         targets = labels
         if self._mix is not None and self.backbone.unfrozen:
             x, targets = self._mix(x.float(), labels)
-        log_probs = self(x)
+        features = self.embed(x)
+        self.familiarity.observe(features, labels)
+        log_probs = self.head(features)
         loss = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
         if not loss.isfinite():
             raise HeadstartError(
@@ -111,31 +119,38 @@ class Classifier(LightningModule):
 
     def log_train_metrics(self) -> None:
         """Logs the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""
-        metrics = compute_metrics(*self._collect("train"), "train")
+        log_probs, labels = self._collect("train")
+        metrics = compute_metrics(log_probs, labels, "train")
         # The training loss is that of the steps: weighted, smoothed, of mixed images.
         del metrics["train/loss"]
         self.log_dict(metrics, sync_dist=True, logger=False)
 
+    def on_validation_epoch_start(self) -> None:
+        sums, counts = self.familiarity.observed
+        if self.trainer.world_size > 1:
+            sums, counts = (gathered.sum(0) for gathered in self.all_gather((sums, counts)))
+        self.familiarity.fit_means(sums, counts)
+
     def validation_step(self, batch: Batch) -> None:
         x, labels = batch
-        self._outputs["valid"].append((self(x), labels))
+        features = self.embed(x)
+        self._outputs["valid"].append((self.head(features), labels, self.familiarity(features)))
 
     def on_validation_epoch_end(self) -> None:
-        log_probs, labels = self._collect("valid")
         # With several processes the first samples are repeated at the end.
         count = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        log_probs, labels = log_probs[:count], labels[:count]
+        log_probs, labels, familiarity = (outputs[:count] for outputs in self._collect("valid"))
         self.temperature.fill_(fit_temperature(log_probs, labels))
+        self.familiarity.fit_threshold(familiarity)
         self.log_dict(compute_metrics(log_probs, labels, "valid"), sync_dist=True, logger=False)
 
-    def _collect(self, split: str) -> Batch:
-        """The epoch's log-probabilities (N, classes) and labels (N), of all processes in turn; then drops them."""
+    def _collect(self, split: str) -> tuple[Tensor, ...]:
+        """What the epoch's steps have put by, (N, …) each, of all processes in turn; then drops it."""
         outputs = tuple(torch.cat(parts) for parts in zip(*self._outputs[split], strict=True))
         self._outputs[split].clear()
         if self.trainer.world_size > 1:
             outputs = tuple(gathered.transpose(0, 1).flatten(0, 1) for gathered in self.all_gather(outputs))
-        log_probs, labels = outputs
-        return log_probs, labels
+        return outputs
 
     def _trained_stages(self) -> int:
         """How many stages of the backbone, from the top, this recipe ever trains."""
@@ -153,16 +168,17 @@ class Classifier(LightningModule):
         saved = checkpoint["hyper_parameters"]
         self.recipe.check_resumable(saved)
         warn_about_other_data(saved["data_fingerprint"], self.recipe.data_fingerprint)
-        self._add_frozen(checkpoint)
+        self._complete(checkpoint)
 
     def restore(self, checkpoint: dict[str, Any]) -> "Classifier":
         """Loads the weights in `checkpoint`, as returned by `headstart.model.checkpoint.read_checkpoint`."""
-        self._add_frozen(checkpoint)
+        self._complete(checkpoint)
         self.load_state_dict(checkpoint["state_dict"])
         return self
 
-    def _add_frozen(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the weights that checkpoints leave out, in place."""
-        frozen = {key: v for key, v in self.state_dict().items() if key.startswith(ENCODER)}
+    def _complete(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the weights that checkpoints leave out, and what those of version 0.1 do not have, in place."""
+        left_out = (ENCODER, "temperature", "familiarity.")
+        missing = {key: v for key, v in self.state_dict().items() if key.startswith(left_out)}
         for part in STATES & checkpoint.keys():
-            checkpoint[part] = frozen | checkpoint[part]
+            checkpoint[part] = missing | checkpoint[part]

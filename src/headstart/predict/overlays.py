@@ -1,19 +1,14 @@
 """An image with its top classes written on it."""
 
-import io
 import math
 from collections.abc import Iterable
-from dataclasses import replace
-from pathlib import Path
 
 from PIL import Image, ImageDraw
 
 from headstart.data.images import read_rgb
-from headstart.files import DISK_FULL, replacing
 from headstart.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.predictor import Prediction
-from headstart.predict.sources import common_folder
-from headstart.predict.writers import on_one_line
+from headstart.text import on_one_line
 
 SMALLEST_EDGE = 240  # pixels; smaller images are enlarged so that text on them is readable
 LONGEST_EDGE = 65_500  # pixels; a JPEG cannot be larger
@@ -27,31 +22,13 @@ FIRST, OTHERS = "white", "#d2d2d2"  # colours of the lines
 
 
 class Overlays:
-    """Writes images with their classes into output/annotated."""
+    """Draws predictions with a typeface that has the characters of the class names."""
 
-    def __init__(self, output: Path, paths: list[Path], classes: Iterable[str]) -> None:
-        self._folder = output
-        self._common = common_folder(paths)
+    def __init__(self, classes: Iterable[str]) -> None:
         self._typeface = typeface_for(classes)
-        (output / "annotated").mkdir(parents=True, exist_ok=True)
 
-    def draw(self, prediction: Prediction) -> Prediction:
-        """Draws one prediction, unless it has an error, and returns it with the reason if that was not possible.
-
-        Raises:
-            OSError: the disk is full.
-        """
-        if prediction.error is not None:
-            return prediction
-        try:
-            image = annotate(read_rgb(prediction.path), prediction, self._typeface)
-            save(image, annotated_path(self._folder, prediction.path, self._common))
-        # Whatever is wrong with one image, the others are drawn all the same.
-        except Exception as error:
-            if isinstance(error, OSError) and error.errno in DISK_FULL:
-                raise
-            return replace(prediction, error=f"{prediction.path} cannot be annotated: {error or type(error).__name__}")
-        return prediction
+    def draw(self, prediction: Prediction) -> Image.Image:
+        return annotate(read_rgb(prediction.path), prediction, self._typeface)
 
 
 def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | None = None) -> Image.Image:
@@ -62,6 +39,8 @@ def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | No
     image, typeface = _resized(image), typeface or plain_typeface()
     ranked = zip(prediction.classes, prediction.probabilities, strict=True)
     lines = [(on_one_line(name), f"{probability:.1%}") for name, probability in ranked]
+    if prediction.doubt is not None:
+        lines.append((prediction.doubt, ""))
     largest = max(SMALLEST_FONT, min(image.size) // LINES_PER_EDGE)
     room = int(image.width * WIDEST_PANEL)
     for size in _sizes(largest):
@@ -71,22 +50,6 @@ def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | No
     cut = [_shortened(line, typeface, room - SMALLEST_FONT) for line in lines]
     panel = _panel(cut, typeface, SMALLEST_FONT)
     return _with_panel(image, panel) if _covers(panel, image) <= LARGEST_PANEL else _with_strip(image, lines, typeface)
-
-
-def annotated_path(folder: Path, path: Path, common: Path) -> Path:
-    """Where the annotated image of `path` goes: its place below `common`, as a JPEG."""
-    relative = path.relative_to(common)
-    if relative.suffix.lower() not in (".jpg", ".jpeg"):
-        relative = relative.with_name(f"{relative.name}.jpg")
-    return folder / "annotated" / relative
-
-
-def save(image: Image.Image, path: Path) -> None:
-    """Writes a JPEG, completely or not at all."""
-    content = io.BytesIO()
-    image.save(content, format="JPEG", quality=92)
-    with replacing(path) as temporary:
-        temporary.write_bytes(content.getvalue())
 
 
 def _resized(image: Image.Image) -> Image.Image:

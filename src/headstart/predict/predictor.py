@@ -1,7 +1,8 @@
 """Class probabilities of image files, in batches."""
 
+import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,19 +15,29 @@ from headstart.data.transforms import EvalTransform, Preprocessing
 from headstart.data.workers import loader_options, thread_map
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.model.classifier import Classifier
+from headstart.model.saliency import saliency_maps
 
 
 @dataclass(frozen=True)
 class Prediction:
     """The classes of one image with their probabilities, most probable first.
 
-    `error` says why there are none, or why the annotated image is missing.
+    `error` says why there are none, or why an image drawn from it is missing. `familiarity` is the score of
+    headstart.model.familiarity, None for old checkpoints; `doubt` says why the first class should not be believed.
+    `saliency` (h, w) is from 0 to 1, of `seen` (uint8, 3×H×W): what the network saw.
     """
 
     path: Path
     classes: tuple[str, ...] = ()
     probabilities: tuple[float, ...] = ()
     error: str | None = None
+    familiarity: float | None = None
+    doubt: str | None = None
+    seen: Tensor | None = None
+    saliency: Tensor | None = None
+
+
+UNFAMILIAR, UNSURE = "unlike anything trained on", "unsure"
 
 
 # The images of a batch that could be read, stacked, and for each item of the batch the reason why not, or None.
@@ -70,8 +81,13 @@ def predict_files(
     batch_size: int,
     num_workers: int | str,
     device: torch.device,
+    min_confidence: float = 0.0,
+    explain: bool = False,
 ) -> Iterator[Prediction]:
-    """Yields a prediction for each of `paths`, in their order."""
+    """Yields a prediction for each of `paths`, in their order.
+
+    Below the probability `min_confidence` it is doubted. `explain` adds what the network saw and the saliency.
+    """
     classifier = classifier.to(device).eval()
     classifier.encoder.prepare(len(paths))
     topk = min(topk, len(classifier.recipe.classes))
@@ -84,10 +100,10 @@ def predict_files(
     )
     remaining = iter(paths)
     for images, errors in loader:
-        ranked = iter(_rank(classifier, images, topk) if images is not None else [])
+        predictions = iter(_predict(classifier, images, topk, min_confidence, explain) if images is not None else [])
         for error in errors:
-            classes, probabilities = next(ranked) if error is None else ((), ())
-            yield Prediction(next(remaining), classes, probabilities, error)
+            path = next(remaining)
+            yield replace(next(predictions), path=path) if error is None else Prediction(path, error=error)
 
 
 def _collate(items: list[Tensor | str]) -> _Batch:
@@ -96,14 +112,32 @@ def _collate(items: list[Tensor | str]) -> _Batch:
     return torch.stack(images) if images else None, [item if isinstance(item, str) else None for item in items]
 
 
-def _rank(classifier: Classifier, images: Tensor, topk: int) -> list[tuple[tuple[str, ...], tuple[float, ...]]]:
+def _predict(
+    classifier: Classifier, images: Tensor, topk: int, min_confidence: float, explain: bool
+) -> list[Prediction]:
+    """Predictions of preprocessed images, without their paths."""
     with torch.inference_mode():
-        values, indices = classifier.predict_proba(images).topk(topk)
-    names = classifier.recipe.classes
-    return [
-        (tuple(names[i] for i in row), tuple(probabilities))
-        for row, probabilities in zip(indices.tolist(), values.tolist(), strict=True)
-    ]
+        features = classifier.embed(images)
+        values, indices = classifier.predict_proba(features).topk(topk)
+        scores = classifier.familiarity(features)
+    found, names, threshold = [], classifier.recipe.classes, float(classifier.familiarity.threshold)
+    maps = saliency_maps(classifier, images, indices[:, 0].clone()).cpu() if explain else None
+    for place, (row, probabilities, score) in enumerate(
+        zip(indices.tolist(), values.tolist(), scores.tolist(), strict=True)
+    ):
+        doubt = UNFAMILIAR if score < threshold else UNSURE if probabilities[0] < min_confidence else None
+        found.append(
+            Prediction(
+                Path(),
+                tuple(names[i] for i in row),
+                tuple(probabilities),
+                familiarity=None if math.isnan(threshold) else score,
+                doubt=doubt,
+                seen=images[place] if explain else None,
+                saliency=maps[place] if maps is not None else None,
+            )
+        )
+    return found
 
 
 def choose_device(accelerator: str) -> torch.device:

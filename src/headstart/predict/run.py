@@ -1,18 +1,28 @@
 """What predict.py does: load a checkpoint, find images, predict their classes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import load_classifier
+from headstart.model.classifier import Classifier
+from headstart.predict.contact_sheets import ContactSheets
+from headstart.predict.drawings import FOLDERS, Drawings
+from headstart.predict.explanations import explain
+from headstart.predict.labelled import Labelled, labelled_source
 from headstart.predict.overlays import Overlays
 from headstart.predict.predictor import Prediction, choose_device, predict_files
 from headstart.predict.sources import find_images
 from headstart.predict.writers import FileWriter, TableWriter, open_files
+from headstart.report.write import write_result
 from headstart.run_folder import checkpoint_file
+
+# What is done with each prediction before it is written; it may add an error.
+Step = Callable[[Prediction], Prediction]
 
 
 def predict(settings: PredictSettings) -> None:
@@ -23,31 +33,57 @@ def predict(settings: PredictSettings) -> None:
     """
     output = Path(settings.output) if settings.output is not None else None
     device = choose_device(settings.accelerator)
-    paths = find_images(settings.source, leave_out=output / "annotated" if output is not None else None)
+    leave_out = [output / name for name in FOLDERS] if output is not None else []
+    paths = find_images(settings.source, leave_out=leave_out)
     checkpoint = checkpoint_file(Path(settings.ckpt_path), "best")
     classifier = load_classifier(checkpoint, settings.features, settings.model.weights)
+    labelled = Labelled(labelled_source(settings.source), paths, classifier) if settings.labelled else None
+    classes = classifier.recipe.classes
     predictions = predict_files(
         classifier,
         paths,
-        topk=settings.topk,
+        topk=len(classes) if labelled else settings.topk,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         device=device,
+        min_confidence=settings.min_confidence,
+        explain=settings.explain,
     )
-    if settings.annotate and output is not None:
-        predictions = map(Overlays(output, paths, classifier.recipe.classes).draw, predictions)
-    topk = min(settings.topk, len(classifier.recipe.classes))
+    topk = min(settings.topk, len(classes))
     with ExitStack() as stack:
         # Files first: what is shown is also kept.
-        writers: list[FileWriter | TableWriter] = [TableWriter(paths, classifier.recipe.classes)]
+        writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
         if output is not None:
             writers.insert(0, stack.enter_context(open_files(output, topk)))
+        steps: list[Step] = [labelled.add] if labelled else []
+        steps += [lambda found: _cut(found, topk), *_drawings(settings, paths, classifier, stack)]
         rows = stack.enter_context(_told_if_stopped(len(paths), output))
         for prediction in predictions:
+            for step in steps:
+                prediction = step(prediction)
             for writer in writers:
                 writer.write(prediction)
-            rows.append(prediction)
+            rows.append(replace(prediction, seen=None, saliency=None))
     _summarize(rows, settings.source)
+    if labelled and output is not None:
+        write_result(classifier, labelled.manifest(), labelled.result(), output / "report")
+
+
+def _drawings(settings: PredictSettings, paths: list[Path], classifier: Classifier, stack: ExitStack) -> Iterator[Step]:
+    """What draws each prediction, as far as the settings ask for it."""
+    output, classes = Path(str(settings.output)), classifier.recipe.classes
+    if settings.annotate:
+        yield Drawings(output, "annotated", paths, Overlays(classes).draw).add
+        sheets = ContactSheets(output, classes)
+        stack.callback(sheets.close)
+        yield sheets.add
+    if settings.explain:
+        yield Drawings(output, "explained", paths, explain).add
+
+
+def _cut(prediction: Prediction, topk: int) -> Prediction:
+    """Its first `topk` classes."""
+    return replace(prediction, classes=prediction.classes[:topk], probabilities=prediction.probabilities[:topk])
 
 
 @contextmanager

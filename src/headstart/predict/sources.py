@@ -3,7 +3,7 @@
 import fnmatch
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from headstart.data.folders import SECOND_LINK, Folder, left_out_summary, open_folder, walk
@@ -14,11 +14,11 @@ from headstart.log import log
 EARLIER_OUTPUT = "earlier output"
 
 
-def find_images(source: str, *, leave_out: Path | None = None) -> list[Path]:
+def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
     """The files that `source` names, sorted: a file, a folder (with its subfolders), or a glob (`**` too).
 
     A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
-    folder is visited once. Files in the folder `leave_out`, earlier output, are not used. Logs what is left out.
+    folder is visited once. Files in the folders `leave_out`, earlier output, are not used. Logs what is left out.
 
     Raises:
         HeadstartError: nothing matches, or it holds no images.
@@ -33,9 +33,9 @@ def find_images(source: str, *, leave_out: Path | None = None) -> list[Path]:
             if path.is_dir()
             else f"source={source} is not a file or folder, and no file matches it"
         )
-    if leave_out is not None:
-        earlier = {p for p in found if p.resolve().is_relative_to(leave_out.resolve())}
-        found, left_out = [p for p in found if p not in earlier], left_out | dict.fromkeys(earlier, EARLIER_OUTPUT)
+    outputs = [folder.resolve() for folder in leave_out]
+    earlier = {p for p in found if any(p.resolve().is_relative_to(folder) for folder in outputs)}
+    found, left_out = [p for p in found if p not in earlier], left_out | dict.fromkeys(earlier, EARLIER_OUTPUT)
     if not found:
         raise HeadstartError(f"source={source} holds no images: {left_out_summary(left_out)}")
     if left_out:

@@ -10,6 +10,7 @@ from typing import Any
 
 from headstart.files import naming
 from headstart.predict.predictor import Prediction
+from headstart.text import on_one_line
 
 
 class TableWriter:
@@ -25,6 +26,8 @@ class TableWriter:
             f"{on_one_line(name):<{self._class_width}} {probability:6.1%}"
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
         ]
+        if prediction.doubt is not None:
+            cells.append(f"({prediction.doubt})")
         if prediction.error is not None:
             cells.append(f"error: {on_one_line(prediction.error)}")
         print(f"{on_one_line(prediction.path):<{self._path_width}}  {'  '.join(cells)}", flush=True)
@@ -69,18 +72,21 @@ class RowFile:
 
 
 class FileWriter:
-    """Writes predictions.csv (path,error,label_1,prob_1,…) and predictions.jsonl."""
+    """Writes predictions.csv (path,error,label_1,prob_1,…,familiar,doubt) and predictions.jsonl."""
 
     def __init__(self, csv_file: RowFile, json_file: RowFile, topk: int) -> None:
         ranks = range(1, topk + 1)
-        self._columns = ["path", "error", *(f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))]
+        ranked = (f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))
+        self._columns = ["path", "error", *ranked, "familiar", "doubt"]
         self._csv, self._json = csv_file, json_file
         self._csv_head = _csv_row(self._columns)
 
     def write(self, prediction: Prediction) -> None:
         """Adds one row to each file."""
         ranked = list(zip(prediction.classes, prediction.probabilities, strict=True))
-        row: dict[str, Any] = {"path": str(prediction.path), "error": prediction.error}
+        familiar = prediction.familiarity
+        row: dict[str, Any] = {"path": str(prediction.path), "error": prediction.error, "doubt": prediction.doubt}
+        row["familiar"] = None if familiar is None else f"{familiar:.6g}"
         for rank, (name, probability) in enumerate(ranked, start=1):
             row |= {f"label_{rank}": name, f"prob_{rank}": f"{probability:.6g}"}
         self._csv.write(self._csv_head + _csv_row([row.get(column) for column in self._columns]))
@@ -89,6 +95,8 @@ class FileWriter:
             "path": str(prediction.path),
             "error": prediction.error,
             "predictions": [{"label": name, "prob": float(f"{p:.6g}")} for name, p in ranked],
+            "familiar": None if familiar is None else float(f"{familiar:.6g}"),
+            "doubt": prediction.doubt,
         }
         self._json.write(json.dumps(line, ensure_ascii=False) + "\n")
 
@@ -106,8 +114,3 @@ def _csv_row(values: list[Any]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerow(values)
     return text.getvalue()
-
-
-def on_one_line(text: object) -> str:
-    """With line breaks and other control characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))

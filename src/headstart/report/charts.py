@@ -2,16 +2,21 @@
 
 from pathlib import Path
 
+import matplotlib
 import numpy as np
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
 from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.learning_curve import LearningCurve
+from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
-from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, families, new_figure, save, short, tidy
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, families, new_figure, push_apart, save, short, tidy
 
-# Classes in a confusion matrix; of more, those with most mistakes are shown.
+# In a confusion matrix.
 MOST_CLASSES = 40
+CLOSE = 1.3  # ratio of counts below which their labels would overlap
+NAMED = 20  # classes up to which a map has their names
 NUMBERED = 25  # classes up to which the cells of a confusion matrix have numbers
 
 
@@ -36,8 +41,8 @@ def draw_accuracy(result: Result, found: FromFeatures | None, path: Path) -> Non
     save(figure, path)
 
 
-def draw_confusion(result: Result, path: Path) -> int:
-    """The confusion matrix, and how many classes it shows."""
+def draw_confusion(result: Result, path: Path) -> None:
+    """The confusion matrix of at most MOST_CLASSES classes, those with most mistakes."""
     matrix = result.confusion.numpy()
     mistakes = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
     shown = np.arange(len(matrix))
@@ -60,7 +65,32 @@ def draw_confusion(result: Result, path: Path) -> int:
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     save(figure, path)
-    return count
+
+
+def draw_map(result: Result, places: Array, path: Path) -> None:
+    """Where each image (N, 2) lies among the others, coloured by its class; mistakes have a ring."""
+    labels, count = result.predictions.labels.numpy(), len(result.classes)
+    figure = new_figure(7, 5)
+    axes = figure.subplots()
+    colours = matplotlib.colormaps["turbo"]((labels + 0.5) / count)
+    axes.scatter(places[:, 0], places[:, 1], c=colours, s=14, linewidths=0)
+    wrong = ~result.correct.numpy()
+    axes.scatter(places[wrong, 0], places[wrong, 1], s=60, facecolors="none", edgecolors=RED, linewidths=1)
+    axes.margins(0.12)
+    names = [short(name) for name in result.classes]
+    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75}
+    texts: list[Text] = []
+    fonts = families(names)
+    for label in np.unique(labels) if count <= NAMED else ():
+        x, y = np.median(places[labels == label], axis=0)
+        texts.append(axes.text(x, y, names[label], ha="center", va="center", size=8, family=fonts, bbox=box))
+    axes.set_xlabel("first principal component")
+    axes.set_ylabel("second principal component")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    tidy(axes)
+    push_apart(texts)
+    save(figure, path)
 
 
 def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Path) -> None:
@@ -73,7 +103,7 @@ def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Pa
     worst = [label for label in curve.worst_classes(2) if len(classes) > 2]
     for label, colour in zip(worst, (RED, GREEN), strict=False):
         name = short(classes[label])
-        axes.plot(curve.counts, curve.recalls[:, label], color=colour, linewidth=1, marker=".", label=f"only {name}")
+        axes.plot(curve.counts, curve.recall(label), color=colour, linewidth=1, marker=".", label=f"only {name}")
     if curve.forecast is not None:
         value, low, high = curve.forecast
         end = 2 * curve.counts[-1]
@@ -81,7 +111,8 @@ def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Pa
         errors = [[max(value - low, 0)], [max(high - value, 0)]]
         axes.errorbar([end], [value], yerr=errors, color=BLUE, marker="o", mfc="white", capsize=4, label="forecast")
     axes.set_xscale("log")
-    axes.set_xticks([*curve.counts, *([2 * curve.counts[-1]] if curve.forecast else [])])
+    ends = [curve.counts[-1], *([2 * curve.counts[-1]] if curve.forecast else [])]
+    axes.set_xticks([*(count for count in curve.counts if count * CLOSE < curve.counts[-1]), *ends])
     axes.xaxis.set_major_formatter(ScalarFormatter())
     axes.minorticks_off()
     axes.set_xlabel("training images per class")

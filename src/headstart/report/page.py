@@ -1,35 +1,43 @@
 """The report's page: one HTML file that needs nothing else."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
 from headstart.data.manifest import Manifest
-from headstart.data.transforms import EvalTransform, TrainTransform
+from headstart.data.transforms import EvalTransform, TrainTransform, Transform
 from headstart.evaluation.answers import FromFeatures
+from headstart.evaluation.learning_curve import LearningCurve
 from headstart.evaluation.result import Result
 from headstart.model.recipe import Recipe
-from headstart.report.summary import counted, probabilities, summarize
-from headstart.report.thumbnails import png_uri, thumbnail, view_of
+from headstart.report.charts import MOST_CLASSES
+from headstart.report.summary import familiarity, probabilities, summarize
+from headstart.report.thumbnails import image_uri, png_uri, thumbnail, view_of
+from headstart.text import counted
 
 # Entries of each kind on the page.
-CLASSES, CONFUSIONS, MISTAKES, SUSPICIOUS, VIEWS = 40, 8, 12, 16, 8
+CLASSES, CONFUSIONS, MISTAKES, UNFAMILIAR, SUSPICIOUS, VIEWS, WORST = 40, 8, 12, 8, 16, 8, 3
 
 
 @dataclass(frozen=True)
 class Page:
-    """What the page shows. `found` is None without stored features; `charts` are PNGs by name."""
+    """What the page shows. `found` is None without stored features; `charts` are PNGs by name.
+
+    `explained` are pictures of the mistakes by their indices, `batch` the (view, index) of the first training samples.
+    """
 
     manifest: Manifest
     recipe: Recipe
     result: Result
     found: FromFeatures | None
     charts: Mapping[str, Path]
-    shown_classes: int
+    explained: Mapping[int, Image.Image]
+    batch: Sequence[tuple[int, int]] = ()
 
     def render(self) -> str:
         """The page as HTML."""
@@ -43,7 +51,7 @@ class Page:
         result, found = self.result, self.found
         ranked = sorted(result.per_class, key=lambda score: (score.f1 == score.f1, score.f1))
         shown = result.per_class if len(result.per_class) <= CLASSES else ranked[:CLASSES]
-        none = {"learning_curve": None}
+        none = dict.fromkeys(("learning_curve", "curves", "map"))
         return {
             "title": f"{self.manifest.root.name}: {counted(len(result.classes), 'class', 'classes')}",
             "subtitle": self._subtitle(),
@@ -57,7 +65,7 @@ class Page:
             "number": lambda value: f"{value:.3f}" if value == value else "–",
             "hidden_classes": len(result.per_class) - len(shown),
             "class_count": len(result.classes),
-            "shown_classes": self.shown_classes,
+            "shown_classes": min(MOST_CLASSES, len(result.classes)),
             "split": result.split,
             "confusions": list(self._confusions()),
             "mistakes": list(self._mistakes()),
@@ -68,7 +76,13 @@ class Page:
             "before": result.uncalibrated,
             "after": result.calibrated,
             "temperature": result.predictions.temperature,
+            "unfamiliar": [self._unfamiliar(index) for index in result.unfamiliar[:UNFAMILIAR]],
+            "familiarity": familiarity(result)
+            if result.predictions.threshold == result.predictions.threshold
+            else None,
+            "worst": list(self._worst(found.curve)) if found and found.curve else [],
             "views": list(self._views()),
+            "batch": list(self._batch()),
             "footer": f"Made by headstart; data fingerprint {self.manifest.fingerprint[:12]}.",
         }
 
@@ -106,6 +120,7 @@ class Page:
             similar = self.found.neighbours[index] if self.found else ()
             yield {
                 "image": self._thumbnail(result.predictions.paths[index]),
+                "explained": image_uri(self.explained[index]) if index in self.explained else None,
                 "path": result.predictions.paths[index],
                 "predicted": result.classes[int(result.predicted[index])],
                 "probability": float(result.confidence[index]),
@@ -124,15 +139,40 @@ class Page:
                 "suggested": self.result.classes[found.issues.suggested[index]],
             }
 
+    def _unfamiliar(self, index: int) -> dict[str, Any]:
+        path = self.result.predictions.paths[index]
+        predicted = self.result.classes[int(self.result.predicted[index])]
+        return {"image": self._thumbnail(path), "path": path, "predicted": predicted}
+
+    def _worst(self, curve: LearningCurve) -> Iterator[dict[str, Any]]:
+        """The classes with the lowest recall, and what twice the images would bring."""
+        for label in curve.worst_classes(WORST):
+            if forecast := curve.forecast_of(label):
+                yield {"name": self.result.classes[label], "now": curve.recall(label)[-1], "forecast": forecast}
+
     def _views(self) -> Iterator[dict[str, str]]:
         """The first training image as it is evaluated, and augmented as in the first epochs."""
-        split, preprocessing = self.manifest.splits["train"], self.recipe.preprocessing
-        if image := view_of(split, EvalTransform(preprocessing), 0, 0):
-            yield {"image": image, "caption": "not augmented"}
+        preprocessing = self.recipe.preprocessing
+        yield from self._seen(EvalTransform(preprocessing), [(0, 0)], lambda view: "not augmented")
         augmented = TrainTransform(preprocessing, self.recipe.seed)
-        for view in range(VIEWS):
-            if image := view_of(split, augmented, view, 0):
-                yield {"image": image, "caption": f"epoch {view + 1}"}
+        yield from self._seen(augmented, [(view, 0) for view in range(VIEWS)], lambda view: f"epoch {view + 1}")
+
+    def _batch(self) -> Iterator[dict[str, str]]:
+        labels = self.manifest.splits["train"].labels if self.batch else ()
+        names = iter([self.manifest.classes[labels[index]] for _, index in self.batch])
+        augmented = TrainTransform(self.recipe.preprocessing, self.recipe.seed)
+        yield from self._seen(augmented, self.batch, lambda view: next(names))
+
+    def _seen(
+        self, transform: Transform, samples: Iterable[tuple[int, int]], caption: Callable[[int], str]
+    ) -> Iterator[dict[str, str]]:
+        """What the network sees of training samples (view, index)."""
+        if (split := self.manifest.splits.get("train")) is None:
+            return
+        for view, index in samples:
+            text = caption(view)
+            if image := view_of(split, transform, view, index):
+                yield {"image": image, "caption": text}
 
     def _thumbnail(self, path: str) -> str | None:
         return thumbnail(self.manifest.root / path)

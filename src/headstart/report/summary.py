@@ -2,6 +2,7 @@
 
 from headstart.evaluation.answers import SIGNIFICANT, FromFeatures
 from headstart.evaluation.result import Result
+from headstart.text import counted
 
 # Accuracies this close are called the same.
 SAME = 0.005
@@ -12,11 +13,6 @@ def summarize(result: Result, found: FromFeatures | None) -> list[str]:
     if found is None:
         return [_accuracy(result), _mistakes(result), probabilities(result)]
     return [_accuracy(result), against_baselines(result, found), _mistakes(result), _more_images(found), _labels(found)]
-
-
-def counted(count: int, singular: str, plural: str | None = None) -> str:
-    """Such as "1 image", "2 images"."""
-    return f"{count:,} {singular if count == 1 else plural or f'{singular}s'}"
 
 
 def against_baselines(result: Result, found: FromFeatures) -> str:
@@ -70,6 +66,16 @@ def _more_images(found: FromFeatures) -> str:
     return (
         f"Twice the training images {advice}: ridge regression reaches {now:.3f} with {curve.counts[-1]} images per "
         f"class, and would reach about {value:.3f} ({low:.3f} to {high:.3f}) with {2 * curve.counts[-1]}."
+    )
+
+
+def familiarity(result: Result) -> str:
+    """How many of the images are unlike anything trained on."""
+    count, total = len(result.unfamiliar), len(result.correct)
+    return (
+        f"{counted(count, 'image')} of {total:,} ({count / total:.1%}) "
+        f"{'is' if count == 1 else 'are'} unlike anything trained on, by a threshold that 5 % of the valid split are "
+        "below. predict.py uses the same threshold."
     )
 
 

@@ -16,9 +16,9 @@ SIDE = 144  # pixels
 
 
 def thumbnail(path: Path) -> str | None:
-    """The image as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
+    """The image in a file as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
     try:
-        return _as_uri(read_rgb(path))
+        return image_uri(read_rgb(path))
     except UnreadableImage:
         return None
 
@@ -29,7 +29,7 @@ def view_of(split: Split, transform: Transform, view: int, index: int) -> str | 
         image = read_rgb(split.root / split.paths[index])
     except UnreadableImage:
         return None
-    return _as_uri(functional.to_pil_image(transform(image, view, index)))
+    return image_uri(functional.to_pil_image(transform(image, view, index)))
 
 
 def png_uri(path: Path) -> str:
@@ -37,7 +37,8 @@ def png_uri(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _as_uri(image: Image.Image) -> str:
+def image_uri(image: Image.Image) -> str:
+    """The image as a data URI, reduced to at most SIDE pixels wide and high."""
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)

@@ -1,5 +1,6 @@
 """report/: the page, its charts as PNG, and its numbers as JSON and CSV."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,16 @@ from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.files import write_csv, write_json, write_text
 from headstart.log import is_first_process, log
-from headstart.report.charts import draw_accuracy, draw_confusion, draw_learning_curve, draw_reliability
+from headstart.model.classifier import Classifier
+from headstart.report.charts import draw_accuracy, draw_confusion, draw_learning_curve, draw_map, draw_reliability
 from headstart.report.curves import draw_curves
-from headstart.report.page import Page
+from headstart.report.explained import explain_mistakes
+from headstart.report.page import MISTAKES, Page
+from headstart.report.tensorboard import add_to_tensorboard
 from headstart.run_folder import RunFolder
 from headstart.training.fit import Fitted
+
+BATCH = 16  # samples of the first training batch
 
 
 def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder) -> None:
@@ -22,26 +28,53 @@ def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFo
 
     `predictions` are of the valid split and, if there is one, of the test split.
     """
-    manifest, recipe = fitted.data.manifest, fitted.classifier.recipe
+    classifier, manifest = fitted.classifier, fitted.data.manifest
     result = score(manifest, predictions)
     found = None
     if fitted.data.has_frozen_features:
-        found = ask_features(manifest, fitted.data.unaugmented_features(), result, recipe.seed)
+        found = ask_features(manifest, fitted.data.unaugmented_features(), result, classifier.recipe.seed)
     if not is_first_process():
         return
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
-    charts = {"curves": run.curves} | {
-        name: run.report / f"{name}.png" for name in ("accuracy", "confusion", "reliability")
-    }
+    charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
+    _write(classifier, manifest, result, found, charts, run.report, fitted.data.first_samples(BATCH))
+    add_to_tensorboard(run, charts, manifest.root, result, found)
+
+
+def write_result(classifier: Classifier, manifest: Manifest, result: Result, folder: Path) -> None:
+    """The part of a report that takes nothing but predictions, in `folder`."""
+    _write(classifier, manifest, result, None, _draw(manifest, result, None, folder), folder)
+
+
+def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> dict[str, Path]:
+    """Draws the charts, and returns their files by their names."""
+    charts = {name: folder / f"{name}.png" for name in ("accuracy", "confusion", "reliability")}
     draw_accuracy(result, found, charts["accuracy"])
-    shown_classes = draw_confusion(result, charts["confusion"])
+    draw_confusion(result, charts["confusion"])
     draw_reliability(result, charts["reliability"])
+    if found is not None:
+        charts["map"] = folder / "map.png"
+        draw_map(result, found.places, charts["map"])
     if found is not None and found.curve is not None:
-        charts["learning_curve"] = run.report / "learning_curve.png"
+        charts["learning_curve"] = folder / "learning_curve.png"
         draw_learning_curve(found.curve, manifest.classes, charts["learning_curve"])
-    _write_tables(manifest, result, found, run.report)
-    write_text(run.page, Page(manifest, recipe, result, found, charts, shown_classes).render())
-    log.info("report: %s", run.page)
+    return charts
+
+
+def _write(
+    classifier: Classifier,
+    manifest: Manifest,
+    result: Result,
+    found: FromFeatures | None,
+    charts: dict[str, Path],
+    folder: Path,
+    batch: Sequence[tuple[int, int]] = (),
+) -> None:
+    _write_tables(manifest, result, found, folder)
+    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
+    page = Page(manifest, classifier.recipe, result, found, charts, explained, batch)
+    write_text(folder / "index.html", page.render())
+    log.info("report: %s", folder / "index.html")
 
 
 def _write_tables(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> None:

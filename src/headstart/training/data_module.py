@@ -1,5 +1,6 @@
 """The LightningDataModule: loaders of (uint8 images or features, labels) for each split."""
 
+import itertools
 import time
 from typing import Any, cast
 
@@ -86,6 +87,10 @@ class ImageDataModule(LightningDataModule):
     def whole(self, split: str) -> Loader:
         """A whole split in order, in every process."""
         return self._loader(split, None)
+
+    def first_samples(self, count: int) -> list[tuple[int, int]]:
+        """The (view, index) of the first training samples of an epoch."""
+        return list(itertools.islice(self._sampler("train"), count))
 
     def unaugmented_features(self) -> dict[str, Array]:
         """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
