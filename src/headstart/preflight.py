@@ -6,7 +6,7 @@ from typing import Any
 
 from headstart.backbones.load import check_backbone
 from headstart.config.literal import is_encodable
-from headstart.config.train import TrainSettings
+from headstart.config.train import EVALUATING, TrainSettings
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import check_loadable, read_checkpoint
@@ -22,20 +22,20 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
         HeadstartError: the checkpoint, the architecture or the weights could not be used, or Lightning rejected a
             setting of the trainer, a callback or a logger.
     """
-    tests = settings.task == "test"
+    evaluates = settings.task in EVALUATING
     if not is_encodable(settings.run_dir):
         settings = _without_loggers(settings)
     if settings.task != "audit":
         with lightning_errors(settings):
             build_trainer(settings)
     if settings.ckpt_path is not None:
-        path = checkpoint_file(Path(settings.ckpt_path), "best" if tests else "last")
+        path = checkpoint_file(Path(settings.ckpt_path), "best" if evaluates else "last")
         settings = replace(settings, ckpt_path=str(path))
-        if tests:
+        if evaluates:
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
             _check_resumable(read_checkpoint(path)["hyper_parameters"], settings)
-    if not tests:
+    if not evaluates:
         check_backbone(settings.model, settings.data)
     return settings
 

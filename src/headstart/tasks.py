@@ -19,14 +19,17 @@ from headstart.evaluation.predictions import evaluate, predict_splits
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
-from headstart.model.checkpoint import load_classifier
+from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of, warn_about_other_data
 from headstart.pipeline import train
 from headstart.report.run_record import RunRecord
-from headstart.run_folder import RunFolder
+from headstart.report.write import write_report
+from headstart.run_folder import RunFolder, run_folder_of
+from headstart.training.callbacks.history import read_history
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
+from headstart.training.fit import Fitted
 from headstart.training.trainer import build_trainer
 
 
@@ -55,7 +58,9 @@ def test(settings: TrainSettings) -> dict[str, float]:
         with record.stage("data"):
             make_dataset(settings.data, settings.seed)
             data = prepare_data(settings.data, settings.seed)
-            _check_testable(data.manifest, classifier)
+            _check_same_classes(data.manifest, classifier)
+            if "test" not in data.manifest.splits:
+                raise HeadstartError(f"{data.manifest.root} has no test split")
         with lightning_errors(settings):
             device = build_trainer(settings).strategy.root_device
         record.begin(device, data.manifest, classifier.recipe.backbone)
@@ -66,6 +71,29 @@ def test(settings: TrainSettings) -> dict[str, float]:
             predictions = predict_splits(classifier, loaders, ("test",))
             record.metrics |= evaluate(predictions, data.manifest.classes, record.run.test_predictions)
     return record.metrics
+
+
+def report(settings: TrainSettings) -> bool:
+    """Makes the report of the finished run that the checkpoint `settings.ckpt_path` is from again, in its folder.
+
+    Raises:
+        HeadstartError: the checkpoint is in no run's folder, or as in `test`.
+    """
+    path = Path(str(settings.ckpt_path))
+    run = run_folder_of(path)
+    if not run.history.is_file():
+        raise HeadstartError(f"{path} is not in the folder of a finished run: {run.history} does not exist")
+    classifier = load_classifier(path, settings.features, settings.model.weights)
+    make_dataset(settings.data, settings.seed)
+    data = prepare_data(settings.data, settings.seed)
+    _check_same_classes(data.manifest, classifier)
+    loaders = ImageDataModule(settings, data.manifest)
+    with lightning_errors(settings):
+        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
+    predictions = predict_splits(classifier, loaders, ("valid", "test"))
+    fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
+    write_report(fitted, predictions, run)
+    return True
 
 
 def audit(settings: TrainSettings) -> bool:
@@ -88,13 +116,16 @@ def audit(settings: TrainSettings) -> bool:
 
 
 # What `task=` chooses. A task without a result has failed.
-TASKS: Mapping[str, Callable[[TrainSettings], object]] = {"train": train_and_advise, "test": test, "audit": audit}
+TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
+    "train": train_and_advise,
+    "test": test,
+    "report": report,
+    "audit": audit,
+}
 
 
-def _check_testable(manifest: Manifest, classifier: Classifier) -> None:
+def _check_same_classes(manifest: Manifest, classifier: Classifier) -> None:
     warn_about_other_data(classifier.recipe.data_fingerprint, manifest.fingerprint)
-    if "test" not in manifest.splits:
-        raise HeadstartError(f"{manifest.root} has no test split")
     if manifest.classes != classifier.recipe.classes:
         raise HeadstartError(
             f"{manifest.root} has the classes {listed(manifest.classes)}, but the checkpoint was trained on "

@@ -8,7 +8,7 @@ from conftest import SMALL, settings_of
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from headstart.backbones.backbone import state_sha256
+from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.backbones.load import load_backbone
 from headstart.config.features import EncoderSettings
 from headstart.config.finetune import FinetuneSettings
@@ -30,8 +30,8 @@ def settings() -> TrainSettings:
     return settings_of("data.root=x", *SMALL, "logger=none")
 
 
-def classifier_of(**changes: Any) -> Classifier:
-    backbone = load_backbone(settings().model, settings().data, seed=0)
+def classifier_of(backbone: Backbone | None = None, **changes: Any) -> Classifier:
+    backbone = backbone or load_backbone(settings().model, settings().data, seed=0)
     values: dict[str, Any] = {
         "classes": ("ant", "bee", "cat"),
         "backbone": backbone.source,

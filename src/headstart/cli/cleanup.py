@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -22,10 +22,10 @@ def is_multirun() -> bool:
     return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
-def reject_used_run_folder(arguments: Iterable[str]) -> None:
+def reject_used_run_folder(arguments: Collection[str]) -> None:
     """Raises HeadstartError, before Hydra writes its own files, if hydra.run.dir already holds a run."""
-    # Further processes that Lightning starts share the folder of the first.
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    # Further processes that Lightning starts share the folder of the first, and a report is written into its run's.
+    if os.environ.get("LOCAL_RANK", "0") != "0" or "task=report" in arguments:
         return
     for argument in arguments:
         if key_of(argument) == "hydra.run.dir":

@@ -9,10 +9,10 @@ from headstart.cli.translate import NO, YES
 from headstart.commands import quoted
 from headstart.config.architectures import architecture_names
 from headstart.config.suggest import nearest
+from headstart.config.train import TASKS
 from headstart.errors import HeadstartError
 from headstart.run_folder import checkpoint_in
 
-TASKS = ("train", "test", "audit")
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 

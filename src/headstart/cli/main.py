@@ -19,7 +19,7 @@ from headstart.cli.errors import errors_in_threads, fail, is_about_command_line,
 from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import PATHS, for_hydra, key_of, parsed_override, value_of, with_plain_paths
-from headstart.cli.resume import overrides_to_repeat, with_checkpoint_file
+from headstart.cli.resume import evaluates, overrides_to_repeat, with_checkpoint_file, with_runs_own_folder
 from headstart.cli.script import Script
 from headstart.commands import quoted
 from headstart.config.literal import is_encodable
@@ -90,8 +90,9 @@ def _arguments_for_hydra(arguments: list[str], schema: type, trains: bool) -> li
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     check_words(arguments, script)
     is_sweep = _asks_for_multirun(arguments)
-    resumes = trains and "task=test" not in arguments
-    arguments = with_plain_paths(with_checkpoint_file(arguments, "last" if resumes else "best"), is_sweep=is_sweep)
+    resumes = trains and not evaluates(arguments)
+    arguments = with_runs_own_folder(with_checkpoint_file(arguments, "last" if resumes else "best"))
+    arguments = with_plain_paths(arguments, is_sweep=is_sweep)
     _check_readable(arguments)
     if trains and is_sweep:
         arguments = arguments + _sweep_overrides(arguments)

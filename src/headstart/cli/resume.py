@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.names import as_written
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
+from headstart.config.train import EVALUATING
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
@@ -18,7 +19,7 @@ from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
 # A trial of a sweep is resumed as a run of its own.
 NOT_REPEATED = ("ckpt_path", "task", "sweep", "sweep.over", "sweep.fixed", "sweep.objective", "run_dir")
 # A checkpoint knows where its weights came from, and this key where they are now.
-NOT_FOR_TESTS = ("model.weights",)
+NOT_TO_EVALUATE = ("model.weights",)
 # What says which data to use, if a checkpoint's run does not.
 DATA = ("data", "data.root", "experiment")
 # What reading the settings of a run may raise.
@@ -34,20 +35,34 @@ def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) ->
     return [_with_file(argument, name) if key_of(argument) == "ckpt_path" else argument for argument in arguments]
 
 
+def evaluates(arguments: list[str]) -> bool:
+    """Whether these arguments use a checkpoint as it is, instead of training it further."""
+    return any(key_of(argument) == "task" and value_of(argument) in EVALUATING for argument in arguments)
+
+
+def with_runs_own_folder(arguments: list[str]) -> list[str]:
+    """`arguments`; where they make the report of a run again, with its folder as Hydra's, which records nothing."""
+    paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
+    if "task=report" not in arguments or not paths:
+        return arguments
+    return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
+
+
 def overrides_to_repeat(arguments: list[str]) -> list[str]:
     """The settings of the run whose checkpoint `ckpt_path` names, as overrides; empty if there is no such key.
 
     Raises:
         HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
     """
-    tests = any(key_of(argument) == "task" and value_of(argument) == "test" for argument in arguments)
     for argument in arguments:
         value = expand_home(value_of(argument))
         if key_of(argument) == "ckpt_path" and value.lower() not in ("", "null") and "${" not in value:
             if not os.path.lexists(value):
                 raise HeadstartError(f"ckpt_path={value} does not exist")
             repeated = _overrides_of(run_folder_of(Path(value)), {key_of(argument) for argument in arguments})
-            return [override for override in repeated if not (tests and key_of(override) in NOT_FOR_TESTS)]
+            return [
+                override for override in repeated if not (evaluates(arguments) and key_of(override) in NOT_TO_EVALUATE)
+            ]
     return []
 
 

@@ -17,6 +17,10 @@ from headstart.config.validation import typed
 from headstart.errors import HeadstartError
 from headstart.log import log
 
+TASKS = ("train", "test", "report", "audit")
+# Those that use a checkpoint as it is.
+EVALUATING = ("test", "report")
+
 
 @dataclass
 class TrainSettings:
@@ -32,7 +36,7 @@ class TrainSettings:
     sweep: SweepSettings
     run_dir: str
     ckpt_path: str | None
-    task: str = one_of("train", "test", "audit")
+    task: str = one_of(*TASKS)
     report: str = one_of("full", "none")
     seed: int = non_negative_int()
 
@@ -61,8 +65,8 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_entries("callbacks", settings.callbacks)
     check_entries("logger", settings.logger)
     check_validated(settings.trainer, settings.callbacks)
-    if settings.task == "test" and settings.ckpt_path is None:
-        raise HeadstartError("task=test needs ckpt_path=RUN/checkpoints/best.ckpt")
+    if settings.task in EVALUATING and settings.ckpt_path is None:
+        raise HeadstartError(f"task={settings.task} needs ckpt_path=RUN/checkpoints/best.ckpt")
     return settings
 
 

@@ -4,8 +4,8 @@ import numpy as np
 
 from headstart.evaluation.probes import Array
 
-ITERATIONS = 8
-OVERSAMPLED = 8
+ITERATIONS = 30
+OVERSAMPLED = 18
 
 
 def principal_components(features: Array) -> Array:

@@ -62,7 +62,8 @@ class ContactSheets:
         tile.paste(image, ((TILE - image.width) // 2, TILE - image.height))
         canvas = ImageDraw.Draw(tile)
         answer = f"{on_one_line(prediction.classes[0])} {prediction.probabilities[0]:.0%}"
-        lines = [(prediction.path.name, INK), (answer, INK), (prediction.doubt or "", DOUBTED)]
+        place = f"{prediction.path.parent.name}/{prediction.path.name}"
+        lines = [(place, INK), (answer, INK), (prediction.doubt or "", DOUBTED)]
         for number, (line, colour) in enumerate(lines):
             text = self._fitting(on_one_line(line))
             self._typeface.draw(canvas, (0, TILE + 2 + number * (CAPTION // 3)), text, FONT, colour)

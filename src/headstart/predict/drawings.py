@@ -12,7 +12,7 @@ from headstart.predict.predictor import Prediction
 from headstart.predict.sources import common_folder
 
 # Below output=; predictions never read what is in them.
-FOLDERS = ("annotated", "explained", "contact_sheets")
+FOLDERS = ("annotated", "explained", "contact_sheets", "report")
 
 
 class Drawings:

@@ -18,6 +18,7 @@ from headstart.predict.overlays import Overlays
 from headstart.predict.predictor import Prediction, choose_device, predict_files
 from headstart.predict.sources import find_images
 from headstart.predict.writers import FileWriter, TableWriter, open_files
+from headstart.report.summary import accuracy
 from headstart.report.write import write_result
 from headstart.run_folder import checkpoint_file
 
@@ -66,7 +67,8 @@ def predict(settings: PredictSettings) -> None:
             rows.append(replace(prediction, seen=None, saliency=None))
     _summarize(rows, settings.source)
     if labelled and output is not None:
-        write_result(classifier, labelled.manifest(), labelled.result(), output / "report")
+        log.info("%s", accuracy(result := labelled.result()))
+        write_result(classifier, labelled.manifest(), result, output / "report")
 
 
 def _drawings(settings: PredictSettings, paths: list[Path], classifier: Classifier, stack: ExitStack) -> Iterator[Step]:

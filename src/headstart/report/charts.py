@@ -78,11 +78,12 @@ def draw_map(result: Result, places: Array, path: Path) -> None:
     axes.scatter(places[wrong, 0], places[wrong, 1], s=60, facecolors="none", edgecolors=RED, linewidths=1)
     axes.margins(0.12)
     names = [short(name) for name in result.classes]
-    box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": "none", "alpha": 0.75}
     texts: list[Text] = []
     fonts = families(names)
     for label in np.unique(labels) if count <= NAMED else ():
-        x, y = np.median(places[labels == label], axis=0)
+        own = labels == label
+        x, y = np.median(places[own], axis=0)
+        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colours[own][0], "alpha": 0.8}
         texts.append(axes.text(x, y, names[label], ha="center", va="center", size=8, family=fonts, bbox=box))
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second principal component")

@@ -11,8 +11,8 @@ SAME = 0.005
 def summarize(result: Result, found: FromFeatures | None) -> list[str]:
     """Plain text; without features, fewer sentences."""
     if found is None:
-        return [_accuracy(result), _mistakes(result), probabilities(result)]
-    return [_accuracy(result), against_baselines(result, found), _mistakes(result), _more_images(found), _labels(found)]
+        return [accuracy(result), _mistakes(result), probabilities(result)]
+    return [accuracy(result), against_baselines(result, found), _mistakes(result), _more_images(found), _labels(found)]
 
 
 def against_baselines(result: Result, found: FromFeatures) -> str:
@@ -30,7 +30,8 @@ def against_baselines(result: Result, found: FromFeatures) -> str:
     return f"It does not beat the best simple classifier, {name} ({detail})."
 
 
-def _accuracy(result: Result) -> str:
+def accuracy(result: Result) -> str:
+    """How many images are classified correctly."""
     correct, (low, high) = int(result.correct.sum()), result.interval
     count = len(result.correct)
     return (

@@ -107,6 +107,12 @@ def to_csv(rows: list[Row]) -> str:
     return text.getvalue()
 
 
+def read_history(path: Path) -> list[Row]:
+    """The rows that `to_csv` has written to `path`."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
 def describe(row: Row, max_epochs: int | None) -> str:
     """One line, such as "epoch 3/20  train loss 0.2101 acc 0.932  valid loss 0.1450 acc 0.950"."""
     end = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
