@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFilter
 
 COUNTS = {"train": 12, "valid": 4, "test": 4}
 CLASSES = ("ant", "bee", "cat")
@@ -15,8 +15,12 @@ Expected = tuple[str, tuple[str, ...]]
 
 def photo(path: Path, seed: int, size: tuple[int, int] = (60, 48), mode: str = "RGB") -> Path:
     """An image with as many colours as a photograph, different for each seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, 3), dtype=np.uint8)
-    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    smooth = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), int)
+    # Fine detail, as a sharp photograph has.
+    image = Image.fromarray((smooth + generator.integers(-9, 10, smooth.shape)).clip(0, 255).astype(np.uint8))
+    image = image.convert(mode)
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path, quality=90)
     return path
@@ -132,6 +136,43 @@ def near_duplicate(root: Path) -> Expected:
     return "near duplicates across splits", ("train/bee/06.jpg", "valid/bee/almost.jpg")
 
 
+def near_duplicate_within(root: Path) -> Expected:
+    Image.open(root / "train/bee/06.jpg").save(root / "train/bee/almost.jpg", quality=70)
+    return "near duplicates within a split", ("train/bee/06.jpg", "train/bee/almost.jpg")
+
+
+def near_duplicate_of_another_class(root: Path) -> Expected:
+    Image.open(root / "train/bee/06.jpg").save(root / "train/cat/almost.jpg", quality=70)
+    return "near duplicates with conflicting labels", ("train/bee/06.jpg", "train/cat/almost.jpg")
+
+
+def outlier(root: Path) -> Expected:
+    stripes = np.zeros((48, 60, 3), np.uint8)
+    stripes[::2] = (255, 0, 255)
+    Image.fromarray(stripes).save(root / "train/bee/odd.png")
+    return "outlier", ("train/bee/odd.png",)
+
+
+def blurry(root: Path) -> Expected:
+    sharp = Image.open(photo(root / "train/ant/blurry.png", 911))
+    sharp.filter(ImageFilter.GaussianBlur(2)).save(root / "train/ant/blurry.png")
+    return "blurry", ("train/ant/blurry.png",)
+
+
+def dark(root: Path) -> Expected:
+    _scaled(root / "train/cat/dark.png", 0.15, 0)
+    return "dark", ("train/cat/dark.png",)
+
+
+def overexposed(root: Path) -> Expected:
+    _scaled(root / "valid/ant/bright.png", 0.11, 227)
+    return "overexposed", ("valid/ant/bright.png",)
+
+
+def _scaled(path: Path, factor: float, offset: int) -> None:
+    Image.open(photo(path, 912)).point(lambda value: round(value * factor + offset)).save(path)
+
+
 def class_missing_from_split(root: Path) -> Expected:
     for number in range(10):
         photo(root / "train/dog" / f"{number}.jpg", 920 + number)
@@ -210,6 +251,12 @@ FAULTS: tuple[Fault, ...] = (
     system_file,
     other_file,
     near_duplicate,
+    near_duplicate_of_another_class,
+    near_duplicate_within,
+    outlier,
+    blurry,
+    dark,
+    overexposed,
     # Last, because it renames a folder into which others put files.
     similar_class_names,
 )
@@ -234,3 +281,7 @@ def _copy(root: Path, source: str, target: str, kind: str) -> Expected:
 def _clear(root: Path) -> None:
     for path in root.glob("scratch*"):
         path.unlink()
+
+
+# Those that are found from features.
+FROM_FEATURES = (near_duplicate, near_duplicate_of_another_class, near_duplicate_within, outlier)

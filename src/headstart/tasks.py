@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headstart.audit.findings import find_problems, in_order
-from headstart.audit.near_duplicates import near_duplicates
+from headstart.audit.from_features import find_from_features
 from headstart.audit.report import COMPARED, AuditReport, findings_table, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
@@ -23,6 +23,7 @@ from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of, warn_about_other_data
 from headstart.pipeline import train
+from headstart.report.audit_page import write_audit_page
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
 from headstart.run_folder import RunFolder, run_folder_of
@@ -101,8 +102,8 @@ def audit(settings: TrainSettings) -> bool:
     make_dataset(settings.data, settings.seed)
     data = inspect_data(settings.data, settings.seed)
     features, compared = _features_to_compare(settings, data.manifest)
-    near = near_duplicates(data.manifest.splits, features) if features is not None else []
-    findings = in_order(find_problems(data) + near)
+    more = find_from_features(data.manifest.splits, features) if features is not None else []
+    findings = in_order(find_problems(data) + more)
     run = RunFolder(Path(settings.run_dir))
     write_audit(run.audit, data, findings, compared)
     data.manifest.write(run.split)
@@ -111,7 +112,8 @@ def audit(settings: TrainSettings) -> bool:
         log.info("%s", findings_table(findings))
     errors = sum(finding.severity == "error" for finding in findings)
     log.info("near duplicates: %s", compared)
-    log.info("errors: %d, warnings: %d; details: %s", errors, len(findings) - errors, run.audit)
+    write_audit_page(run, data, findings, compared)
+    log.info("errors: %d, warnings: %d; details: %s and %s", errors, len(findings) - errors, run.audit, run.page)
     return errors == 0
 
 

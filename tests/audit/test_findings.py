@@ -1,9 +1,10 @@
 from pathlib import Path
 
 import pytest
-from faulty import FAULTS, Fault, clean, conflicting_labels, duplicates_across, near_duplicate, photo, unreadable
+from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
-from headstart.audit.findings import SEVERITY, SIGN_NAMES, Finding, find_problems
+from headstart.audit.findings import SIGN_NAMES, Finding, find_problems
+from headstart.audit.kinds import KINDS
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import inspect_images
 from headstart.data.manifest import build_manifest
@@ -12,8 +13,8 @@ from headstart.data.scan import scan_folder
 
 # pytest shows this warning, which the program suppresses because it rejects such an image anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
-# Near duplicates take features to find: see test_near_duplicates.py and tests/e2e/test_data.py.
-BY_CONTENT = tuple(fault for fault in FAULTS if fault is not near_duplicate)
+# The others take features to find: see test_near_duplicates.py and tests/e2e/test_data.py.
+BY_CONTENT = tuple(fault for fault in FAULTS if fault not in FROM_FEATURES)
 
 
 def problems(root: Path) -> list[Finding]:
@@ -40,17 +41,17 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
     assert sorted((f.kind, f.paths) for f in found) == sorted(
         (kind, tuple(renamed[path] for path in paths)) for kind, paths in expected
     )
-    order = [list(SEVERITY).index(finding.kind) for finding in found]
+    order = [list(KINDS).index(finding.kind) for finding in found]
     assert order == sorted(order)
 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} == set(SEVERITY)
+    assert {fault(tmp_path)[0] for fault in FAULTS} == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:
-    severities = list(SEVERITY.values())
+    severities = [kind.severity for kind in KINDS.values()]
     assert severities == sorted(severities, key=["error", "warning"].index)
     assert Finding("conflicting labels", ("a", "b")).severity == "error"
     assert Finding("small class", ()).severity == "warning"

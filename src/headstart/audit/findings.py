@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
+from headstart.audit.kinds import KINDS
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
 from headstart.data.prepare import PreparedData
 from headstart.data.scan import Sample, Scan
-from headstart.errors import UnreadableImage
 
 # The factor, in edge length of a square of the same area, by which an image is larger or smaller than the median.
 FAR = 4.0
@@ -20,6 +20,9 @@ FAR = 4.0
 EXTREME_ASPECT = 3.0
 # If fewer images than this fraction are grayscale, a grayscale one is an outlier.
 GRAYSCALE_IS_RARE = 0.1
+# In terms of ImageInfo. Of sharp photographs one in a thousand is below the sharpness; blurred by two pixels at a short
+# edge of 224 (standard deviation), 93 % are.
+BLURRY, DARK, OVEREXPOSED = 0.1, 60, 225
 SMALL_CLASS = 10
 IMBALANCE = 3.0
 # In terms of ImageInfo.colours: photographs have more, drawn signs fewer.
@@ -32,35 +35,10 @@ SIGN_NAMES = re.compile(
 # Formats that are no mistake under the extension of another one.
 VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
 
-# Every kind of finding. Errors make results wrong: task=audit then exits with status 1.
-SEVERITY = {
-    **dict.fromkeys(UnreadableImage.FAULTS, "error"),
-    "placeholder": "error",
-    "conflicting labels": "error",
-    "duplicates across splits": "error",
-    "near duplicates across splits": "error",
-    "similar class names": "error",
-    "class missing from a split": "error",
-    "class missing from train": "error",
-    "empty class": "error",
-    "small class": "warning",
-    "class imbalance": "warning",
-    "duplicates within a split": "warning",
-    "extension does not match format": "warning",
-    "unusually large": "warning",
-    "unusually small": "warning",
-    "extreme aspect ratio": "warning",
-    "grayscale outlier": "warning",
-    "multiple frames": "warning",
-    "EXIF-rotated": "warning",
-    "hidden or system file": "warning",
-    "other file": "warning",
-}
-
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: its kind (a key of SEVERITY), the paths concerned (relative to the root), and details."""
+    """One thing found: its kind (a key of KINDS), the paths concerned (relative to the root), and details."""
 
     kind: str
     paths: tuple[str, ...]
@@ -69,7 +47,7 @@ class Finding:
     @property
     def severity(self) -> str:
         """ "error" or "warning"."""
-        return SEVERITY[self.kind]
+        return KINDS[self.kind].severity
 
     def remains_without(self, removed: Collection[str]) -> bool:
         """Whether it still holds when the images `removed` are not used. One of several paths alone is no duplicate."""
@@ -78,7 +56,7 @@ class Finding:
 
 
 def find_problems(data: PreparedData) -> list[Finding]:
-    """Everything found in a folder of images, used or not, in the order of SEVERITY."""
+    """Everything found in a folder of images, used or not, in the order of KINDS."""
     scan, infos = data.scan, data.infos
     usable = {path: info for path, info in infos.items() if info.fault is None}
     placeholders = list(_placeholders(usable))
@@ -90,6 +68,7 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_duplicates(scan, infos),
         *_classes(scan),
         *_odd_images(images),
+        *_hard_to_see(images),
         *_odd_sizes(images),
         *_left_out(scan),
     ]
@@ -97,8 +76,8 @@ def find_problems(data: PreparedData) -> list[Finding]:
 
 
 def in_order(findings: list[Finding]) -> list[Finding]:
-    """By kind, in the order of SEVERITY; otherwise as they are."""
-    return sorted(findings, key=lambda finding: list(SEVERITY).index(finding.kind))
+    """By kind, in the order of KINDS; otherwise as they are."""
+    return sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))
 
 
 def _unreadable(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
@@ -198,6 +177,16 @@ def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
             yield Finding("multiple frames", (path,), f"{info.frames} frames; only the first one is used")
         if info.orientation != 1:
             yield Finding("EXIF-rotated", (path,), f"orientation {info.orientation}; it is rotated upright")
+
+
+def _hard_to_see(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    for path, info in infos.items():
+        if info.brightest < DARK:
+            yield Finding("dark", (path,), f"95 % of it are darker than {info.brightest} of 255")
+        elif info.darkest > OVEREXPOSED:
+            yield Finding("overexposed", (path,), f"95 % of it are brighter than {info.darkest} of 255")
+        elif info.sharpness < BLURRY:
+            yield Finding("blurry", (path,), f"sharpness {info.sharpness:.2f}")
 
 
 def _odd_sizes(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

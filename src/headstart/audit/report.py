@@ -8,7 +8,7 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.audit.findings import Finding, find_problems, in_order
-from headstart.audit.near_duplicates import near_duplicates
+from headstart.audit.from_features import find_from_features
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json
@@ -41,9 +41,9 @@ class AuditReport(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._compares:
             features = trainer.datamodule.unaugmented_features()  # type: ignore[attr-defined]
-            near = near_duplicates(self._data.manifest.splits, features)
-            log_findings(near)
-            write_audit(self._path, self._data, in_order(self._findings + near), COMPARED)
+            more = find_from_features(self._data.manifest.splits, features)
+            log_findings([finding for finding in more if finding.severity == "error"])
+            write_audit(self._path, self._data, in_order(self._findings + more), COMPARED)
 
     def begin(self) -> None:
         """Audits the data, warns about what is wrong with those that are used, and writes audit.json."""

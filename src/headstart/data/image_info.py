@@ -20,9 +20,11 @@ from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, write_text
 
 # Increased when the same content would give another ImageInfo.
-VERSION = 3
+VERSION = 4
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
+# The short edge, in pixels, at which sharpness is measured.
+EDGE = 224
 # Channels of a grayscale JPEG differ by no more than this, of 256 levels, because of compression noise.
 GRAYSCALE = 4
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -33,7 +35,9 @@ class ImageInfo:
     """Of a file's content. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS and `reason` says why.
 
     Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
-    `dominant` the share of the most frequent one (similar ones counted together).
+    `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
+    and the 95th percentile of the brightness, from 0 to 255; `sharpness` is the standard deviation of the brightness's
+    Laplacian, relative to its own, at a short edge of EDGE pixels or less.
     """
 
     sha256: str
@@ -47,6 +51,9 @@ class ImageInfo:
     grayscale: bool = False
     colours: int = 0
     dominant: float = 0.0
+    darkest: int = 0
+    brightest: int = 255
+    sharpness: float = 1.0
 
 
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
@@ -106,9 +113,14 @@ def _look(image: Image.Image) -> dict[str, Any]:
     form, (width, height) = image.format or "", image.size
     # Pillow rotates these itself when they are loaded, and then their orientation is 1; their size is upright.
     by_pillow = orientation_of(image) if form == "TIFF" else 1
-    # The whole file is decoded, at the smallest scale that its format offers and that still covers the grid.
-    image.draft("RGB", (GRID, GRID))
-    pixels = np.asarray(upright_rgb(image).resize((GRID, GRID), Image.Resampling.NEAREST))
+    # The whole file is decoded, at the smallest scale that its format offers and that is large enough.
+    image.draft("RGB", (EDGE, EDGE))
+    rgb = upright_rgb(image)
+    brightness = _brightness(rgb)
+    if form == "JPEG":
+        # Compression noise averages out.
+        rgb = rgb.reduce(max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(rgb.size) // factor >= GRID))
+    pixels = np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))
     orientation = orientation_of(image)
     if orientation in TRANSPOSED:
         width, height = height, width
@@ -119,6 +131,7 @@ def _look(image: Image.Image) -> dict[str, Any]:
         "frames": _frames(image),
         "orientation": max(orientation, by_pillow),
         **_colours(pixels),
+        **brightness,
     }
 
 
@@ -139,3 +152,19 @@ def _colours(pixels: Array) -> dict[str, Any]:
         "colours": 1 + int(np.count_nonzero(np.diff(exact))),
         "dominant": round(float(alike.max()) / len(exact), 4),
     }
+
+
+def _brightness(rgb: Image.Image) -> dict[str, Any]:
+    """`darkest`, `brightest` and `sharpness` of an image."""
+    luma, scale = rgb.convert("L"), EDGE / min(rgb.size)
+    if scale < 1:
+        luma = luma.resize((round(luma.width * scale), round(luma.height * scale)), Image.Resampling.BILINEAR)
+    values = np.asarray(luma, np.float32)
+    darkest, brightest = np.percentile(values, (5, 95))
+    found = {"darkest": round(float(darkest)), "brightest": round(float(brightest))}
+    if min(values.shape) < 3:
+        return found
+    inner = values[1:-1, 1:-1]
+    laplacian = values[1:-1, 2:] + values[1:-1, :-2] + values[2:, 1:-1] + values[:-2, 1:-1] - 4 * inner
+    # As if there were a little noise, so that an empty image is not a sharp one.
+    return found | {"sharpness": round(float(laplacian.std() / (values.std() + 4)), 4)}

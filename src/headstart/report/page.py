@@ -2,11 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from headstart.data.manifest import Manifest
@@ -17,6 +15,7 @@ from headstart.evaluation.result import Result
 from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES
 from headstart.report.summary import familiarity, probabilities, summarize
+from headstart.report.templates import render
 from headstart.report.thumbnails import image_uri, png_uri, thumbnail, view_of
 from headstart.text import counted
 
@@ -41,11 +40,7 @@ class Page:
 
     def render(self) -> str:
         """The page as HTML."""
-        environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-        source = files("headstart.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
-        # Names that are not UTF-8 are shown with a replacement character.
-        html = environment.from_string(source).render(**self._context())
-        return html.encode("utf-8", "replace").decode()
+        return render("page.html.jinja", **self._context())
 
     def _context(self) -> dict[str, Any]:
         result, found = self.result, self.found

@@ -1,0 +1,54 @@
+"""Every kind of finding: how bad it is, and what to do about it."""
+
+from dataclasses import dataclass
+
+from headstart.errors import UnreadableImage
+
+
+@dataclass(frozen=True)
+class Kind:
+    """`severity` is "error" or "warning". Errors make results wrong: task=audit then exits with status 1."""
+
+    severity: str
+    advice: str
+
+
+_UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
+# In the order in which they are shown.
+KINDS = {
+    **dict.fromkeys(UnreadableImage.FAULTS, _UNUSABLE),
+    "placeholder": Kind("error", "These stand for an image that was not there: delete them."),
+    "conflicting labels": Kind("error", "The same image under different classes: keep the right one."),
+    "duplicates across splits": Kind(
+        "error", "What is tested has been trained on: delete one of each, or set data.on_leak=drop."
+    ),
+    "near duplicates across splits": Kind(
+        "error", "What is tested looks almost like what was trained on: keep each pair in one split."
+    ),
+    "near duplicates with conflicting labels": Kind(
+        "error", "Almost the same image under different classes: one label may be wrong."
+    ),
+    "similar class names": Kind("error", "They may be one class: merge their folders, or rename them."),
+    "class missing from a split": Kind("error", "It is not scored there: add images of it."),
+    "class missing from train": Kind("error", "It cannot be learnt: add images of it to train."),
+    "empty class": Kind("error", "Add images to it, or delete the folder."),
+    "small class": Kind("warning", "It is hard to learn and to score: add images."),
+    "class imbalance": Kind("warning", "Consider data.balance=sampler or data.balance=loss."),
+    "duplicates within a split": Kind("warning", "They count more than once."),
+    "near duplicates within a split": Kind(
+        "warning", "They add little; of images of one scene, keep those in one split."
+    ),
+    "outlier": Kind("warning", "They look like no other image: do they belong here?"),
+    "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
+    "dark": Kind("warning", "Is there enough to see?"),
+    "overexposed": Kind("warning", "Is there enough to see?"),
+    "extension does not match format": Kind("warning", "They are read by their content; other programs may fail."),
+    "unusually large": Kind("warning", "Compared with the other images."),
+    "unusually small": Kind("warning", "Compared with the other images: is there enough to see?"),
+    "extreme aspect ratio": Kind("warning", "Most of such an image is outside the square that the network sees."),
+    "grayscale outlier": Kind("warning", "Most of the other images are in colour."),
+    "multiple frames": Kind("warning", "Only the first one is used."),
+    "EXIF-rotated": Kind("warning", "They are rotated upright; other programs may not do that."),
+    "hidden or system file": Kind("warning", "They are not used."),
+    "other file": Kind("warning", "They are not used."),
+}

@@ -1,0 +1,114 @@
+"""The page of an audit: each kind of finding with examples, and what there is of each class."""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from headstart.audit.findings import Finding
+from headstart.audit.kinds import KINDS
+from headstart.data.prepare import PreparedData
+from headstart.files import write_text
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy
+from headstart.report.templates import render
+from headstart.report.thumbnails import png_uri, thumbnail
+from headstart.run_folder import RunFolder
+from headstart.text import counted
+
+EXAMPLES = 12  # findings of each kind
+MOST_CLASSES = 40
+COLOURS = {"train": BLUE, "valid": ORANGE, "test": GREEN}
+
+
+def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding], compared: str) -> None:
+    """Writes `run.page` and its charts."""
+    charts = {name: run.report / f"{name}.png" for name in ("classes", "sizes")}
+    counts = Counter((sample.split, sample.class_name) for sample in data.scan.samples)
+    _draw_classes(counts, charts["classes"])
+    usable = [info for info in data.infos.values() if info.fault is None]
+    _draw_sizes([(info.width, info.height) for info in usable], charts["sizes"])
+    class_count = len({name for _, name in counts})
+    page = render(
+        "audit.html.jinja",
+        title=f"Audit of {data.scan.root.name}",
+        subtitle=f"{counted(len(data.infos), 'image')}, {counted(class_count, 'class', 'classes')}",
+        essence=list(_essence(findings, compared)),
+        charts={name: png_uri(path) for name, path in charts.items()},
+        kinds=list(_kinds(data.scan.root, findings)),
+        class_count=class_count,
+        hidden_classes=class_count > MOST_CLASSES,
+        footer=f"Made by headstart. Near duplicates and outliers: {compared}.",
+    )
+    write_text(run.page, page)
+
+
+def _essence(findings: list[Finding], compared: str) -> Iterator[str]:
+    errors = Counter(finding.kind for finding in findings if finding.severity == "error")
+    warnings = Counter(finding.kind for finding in findings if finding.severity == "warning")
+    for name, found in (("error", errors), ("warning", warnings)):
+        listed = ", ".join(f"{kind} ({count})" for kind, count in found.most_common())
+        yield f"{counted(found.total(), name)}: {listed}." if found else f"There are no {name}s."
+    yield f"Near duplicates and outliers were {compared}."
+
+
+def _kinds(root: Path, findings: list[Finding]) -> Iterator[dict[str, Any]]:
+    for name, group in groupby(findings, key=lambda finding: finding.kind):
+        found = list(group)
+        yield {
+            "name": name,
+            "severity": KINDS[name].severity,
+            "advice": KINDS[name].advice,
+            "count": len(found),
+            "hidden": max(0, len(found) - EXAMPLES),
+            "findings": [
+                {"paths": of.paths, "says": of.says, "images": [*filter(None, map(thumbnail, _files(root, of)))]}
+                for of in found[:EXAMPLES]
+            ],
+        }
+
+
+def _files(root: Path, finding: Finding) -> list[Path]:
+    return [root / path for path in finding.paths if (root / path).is_file()]
+
+
+def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:
+    """How many images each class has in each split; of many classes, the largest and the smallest."""
+    totals: Counter[str] = Counter()
+    for (_, name), count in counts.items():
+        totals[name] += count
+    ranked = [name for name, _ in totals.most_common()]
+    shown = ranked if len(ranked) <= MOST_CLASSES else ranked[: MOST_CLASSES // 2] + ranked[-MOST_CLASSES // 2 :]
+    figure = new_figure(7, 1.0 + 0.22 * len(shown))
+    axes = figure.subplots()
+    left = np.zeros(len(shown))
+    for split in dict.fromkeys(split for split, _ in counts):
+        widths = np.array([counts[split, name] for name in shown])
+        axes.barh(range(len(shown)), widths, left=left, color=COLOURS.get(split, GREY), height=0.75, label=split)
+        left += widths
+    names = [short(name) for name in shown]
+    axes.set_yticks(range(len(shown)), names, size=8, family=families(names))
+    axes.invert_yaxis()
+    axes.set_xlabel("images")
+    if len({split for split, _ in counts}) > 1:
+        axes.legend()
+    tidy(axes)
+    save(figure, path)
+
+
+def _draw_sizes(sizes: list[tuple[int, int]], path: Path) -> None:
+    """Width by height, in pixels; the area of a dot is proportional to the number of images of that size."""
+    found = Counter(sizes)
+    figure = new_figure(7, 4)
+    axes = figure.subplots()
+    if found:
+        widths, heights = np.array(list(found)).T
+        axes.scatter(widths, heights, s=8 + 400 * np.array(list(found.values())) / len(sizes), color=BLUE, alpha=0.5)
+        axes.set_xscale("log")
+        axes.set_yscale("log")
+    axes.set_xlabel("width in pixels")
+    axes.set_ylabel("height in pixels")
+    tidy(axes)
+    save(figure, path)
