@@ -5,41 +5,37 @@ from collections.abc import Iterator
 import numpy as np
 
 from headstart.audit.findings import Finding
-from headstart.audit.near_duplicates import near_duplicates
+from headstart.audit.near_duplicates import Pooled, near_duplicates
 from headstart.data.manifest import Split
 from headstart.evaluation.probes import Array, unit_rows
 
-# An outlier is less similar to its nearest images than most are, by this many interquartile ranges.
-FAR = 3.0
-NEIGHBOURS = 5
-ROWS = 1024  # compared at a time
+# An outlier is less similar to the rest of its class than a quarter of them are, by this many interquartile ranges.
+FAR = 2.5
+SMALLEST = 10  # classes in which outliers are looked for
 
 
 def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
     """`features` (N, embedding_dim) are unaugmented, in the order of each split's samples."""
-    matrices = {name: np.asarray(matrix, np.float32) for name, matrix in features.items()}
-    mean = np.concatenate(list(matrices.values())).mean(0)
-    units = {name: unit_rows(matrix - mean) for name, matrix in matrices.items()}
-    paths = [path for split in splits.values() for path in split.paths]
-    return [*near_duplicates(splits, units), *_outliers(paths, np.concatenate([units[name] for name in splits]))]
+    matrix = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
+    images = Pooled(
+        unit_rows(matrix - matrix.mean(0)),
+        tuple(path for split in splits.values() for path in split.paths),
+        np.array([label for split in splits.values() for label in split.labels]),
+        tuple(content for split in splits.values() for content in split.contents),
+        np.array([name for name, split in splits.items() for _ in split.paths]),
+    )
+    return [*near_duplicates(images), *_outliers(images)]
 
 
-def _outliers(paths: list[str], units: Array) -> Iterator[Finding]:
-    """Images that are far from all others, the farthest first."""
-    if len(units) <= NEIGHBOURS:
-        return
-    similarities = np.concatenate([_mean_of_nearest(units, start) for start in range(0, len(units), ROWS)])
-    low, high = np.quantile(similarities, (0.25, 0.75))
-    for index in np.argsort(similarities, kind="stable").tolist():
-        if similarities[index] >= low - FAR * (high - low):
-            return
-        yield Finding("outlier", (paths[index],), f"similarity {similarities[index]:.2f} to its nearest images")
-
-
-def _mean_of_nearest(units: Array, start: int) -> Array:
-    """The mean similarity (up to ROWS) of some images to the NEIGHBOURS nearest other ones."""
-    block = units[start : start + ROWS] @ units.T
-    rows = np.arange(len(block))
-    block[rows, start + rows] = -1
-    found: Array = np.partition(block, -NEIGHBOURS, axis=1)[:, -NEIGHBOURS:].mean(1)
-    return found
+def _outliers(images: Pooled) -> Iterator[Finding]:
+    """Images that are unlike the rest of their class."""
+    for label in np.unique(images.labels):
+        own = np.flatnonzero(images.labels == label)
+        if len(own) < SMALLEST:
+            continue
+        units = images.units[own]
+        similarities = (units * unit_rows(units.sum(0) - units)).sum(1)
+        low, high = np.quantile(similarities, (0.25, 0.75))
+        for place in np.flatnonzero(similarities < low - FAR * (high - low)).tolist():
+            says = f"similarity {similarities[place]:.2f} to the rest of its class"
+            yield Finding("outlier", (images.paths[own[place]],), says)

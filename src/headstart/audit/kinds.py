@@ -38,7 +38,7 @@ KINDS = {
     "near duplicates within a split": Kind(
         "warning", "They add little; of images of one scene, keep those in one split."
     ),
-    "outlier": Kind("warning", "They look like no other image: do they belong here?"),
+    "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
     "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
     "dark": Kind("warning", "Is there enough to see?"),
     "overexposed": Kind("warning", "Is there enough to see?"),

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.ticker import ScalarFormatter
 
 from headstart.audit.findings import Finding
 from headstart.audit.kinds import KINDS
+from headstart.audit.report import COMPARED
 from headstart.data.prepare import PreparedData
 from headstart.files import write_text
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy
@@ -40,7 +42,7 @@ def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding]
         kinds=list(_kinds(data.scan.root, findings)),
         class_count=class_count,
         hidden_classes=class_count > MOST_CLASSES,
-        footer=f"Made by headstart. Near duplicates and outliers: {compared}.",
+        footer="Made by headstart; audit.json lists all findings.",
     )
     write_text(run.page, page)
 
@@ -51,7 +53,13 @@ def _essence(findings: list[Finding], compared: str) -> Iterator[str]:
     for name, found in (("error", errors), ("warning", warnings)):
         listed = ", ".join(f"{kind} ({count})" for kind, count in found.most_common())
         yield f"{counted(found.total(), name)}: {listed}." if found else f"There are no {name}s."
-    yield f"Near duplicates and outliers were {compared}."
+    yield _looked_for(compared)
+
+
+def _looked_for(compared: str) -> str:
+    """Whether features were compared, or why not."""
+    found = "looked for" if compared == COMPARED else compared
+    return f"Near duplicates and outliers were {found}."
 
 
 def _kinds(root: Path, findings: list[Finding]) -> Iterator[dict[str, Any]]:
@@ -108,6 +116,9 @@ def _draw_sizes(sizes: list[tuple[int, int]], path: Path) -> None:
         axes.scatter(widths, heights, s=8 + 400 * np.array(list(found.values())) / len(sizes), color=BLUE, alpha=0.5)
         axes.set_xscale("log")
         axes.set_yscale("log")
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(ScalarFormatter())
+            axis.set_minor_formatter(ScalarFormatter())
     axes.set_xlabel("width in pixels")
     axes.set_ylabel("height in pixels")
     tidy(axes)
