@@ -5,7 +5,7 @@ from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
-from headstart.evaluation.predictions import evaluate, predict_splits
+from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
 from headstart.training.fit import fit
@@ -22,8 +22,8 @@ def train(settings: TrainSettings) -> dict[str, float]:
     """
     with RunRecord(settings) as record:
         with record.stage("data"):
-            make_dataset(settings.data, settings.seed)
-            data = prepare_data(settings.data, settings.seed)
+            make_dataset(settings.data, settings.data.seed)
+            data = prepare_data(settings.data, settings.data.seed)
             audit = AuditReport(settings, data, compares=settings.finds_near_duplicates)
         with record.stage("model"):
             backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
@@ -32,7 +32,9 @@ def train(settings: TrainSettings) -> dict[str, float]:
         with record.stage("test"):
             predictions = predict_splits(fitted.classifier, fitted.data, ("valid", "test"))
             record.metrics |= fitted.metrics()
-            record.metrics |= evaluate(predictions, data.manifest.classes, record.run.test_predictions)
+            if "test" in predictions:
+                record.metrics |= predictions["test"].metrics("test")
+            write_predictions(predictions, data.manifest.classes, record.run)
         if settings.report == "full":
             with record.stage("report"):
                 write_report(fitted, predictions, record.run)

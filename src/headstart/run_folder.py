@@ -15,7 +15,7 @@ EARLY_FILES = (
 )
 # What a run or a trial may write besides.
 LATER_FILES = (
-    *("history.csv", "metrics.json", "test_predictions.csv", "report"),
+    *("history.csv", "metrics.json", "*_predictions.csv", "report"),
     *("trial.json", "output.txt", "traceback.txt", "test", "*-profile*"),
 )
 
@@ -44,6 +44,7 @@ class RunFolder:
     last = _File("checkpoints", "last.ckpt")
     history = _File("history.csv")
     metrics = _File("metrics.json")
+    valid_predictions = _File("valid_predictions.csv")
     test_predictions = _File("test_predictions.csv")
     audit = _File("audit.json")
     report = _File("report")

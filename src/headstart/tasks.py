@@ -15,7 +15,7 @@ from headstart.data.prepare import inspect_data, prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import evaluate, predict_splits
+from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
@@ -57,8 +57,8 @@ def test(settings: TrainSettings) -> dict[str, float]:
         with record.stage("model"):
             classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features, settings.model.weights)
         with record.stage("data"):
-            make_dataset(settings.data, settings.seed)
-            data = prepare_data(settings.data, settings.seed)
+            make_dataset(settings.data, settings.data.seed)
+            data = prepare_data(settings.data, settings.data.seed)
             _check_same_classes(data.manifest, classifier)
             if "test" not in data.manifest.splits:
                 raise HeadstartError(f"{data.manifest.root} has no test split")
@@ -70,7 +70,8 @@ def test(settings: TrainSettings) -> dict[str, float]:
             loaders = ImageDataModule(settings, data.manifest)
             loaders.serve(classifier.to(device))
             predictions = predict_splits(classifier, loaders, ("test",))
-            record.metrics |= evaluate(predictions, data.manifest.classes, record.run.test_predictions)
+            record.metrics |= predictions["test"].metrics("test")
+            write_predictions(predictions, data.manifest.classes, record.run)
     return record.metrics
 
 
@@ -85,8 +86,8 @@ def report(settings: TrainSettings) -> bool:
     if not run.history.is_file():
         raise HeadstartError(f"{path} is not in the folder of a finished run: {run.history} does not exist")
     classifier = load_classifier(path, settings.features, settings.model.weights)
-    make_dataset(settings.data, settings.seed)
-    data = prepare_data(settings.data, settings.seed)
+    make_dataset(settings.data, settings.data.seed)
+    data = prepare_data(settings.data, settings.data.seed)
     _check_same_classes(data.manifest, classifier)
     loaders = ImageDataModule(settings, data.manifest)
     with lightning_errors(settings):
@@ -99,8 +100,8 @@ def report(settings: TrainSettings) -> bool:
 
 def audit(settings: TrainSettings) -> bool:
     """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
-    make_dataset(settings.data, settings.seed)
-    data = inspect_data(settings.data, settings.seed)
+    make_dataset(settings.data, settings.data.seed)
+    data = inspect_data(settings.data, settings.data.seed)
     features, compared = _features_to_compare(settings, data.manifest)
     more = find_from_features(data.manifest.splits, features) if features is not None else []
     findings = in_order(find_problems(data) + more)

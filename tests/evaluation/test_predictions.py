@@ -13,9 +13,10 @@ from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
-from headstart.evaluation.predictions import Predictions, evaluate, predict_split, predict_splits
+from headstart.evaluation.predictions import Predictions, predict_split, predict_splits, write_predictions
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
+from headstart.run_folder import RunFolder
 from headstart.training.data_module import ImageDataModule
 
 # Of each class, 6 images for train, 1 for valid, 5 for test; the backbone tells them apart.
@@ -115,16 +116,18 @@ def test_write__one_row_per_sample(tmp_path: Path) -> None:
         ]
 
 
-def test_evaluate__writes_the_predictions_of_its_metrics(flat: Path, tmp_path: Path) -> None:
+def test_predictions__of_each_split_are_written_and_have_its_metrics(flat: Path, tmp_path: Path) -> None:
     classifier, data = classifier_and_data(settings_for(flat, tmp_path))
-    predictions = predict_splits(classifier, data, ("valid", "test"))
-    found = evaluate(predictions, classifier.recipe.classes, tmp_path / "out.csv")
+    predictions, run = predict_splits(classifier, data, ("valid", "test")), RunFolder(tmp_path)
+    write_predictions(predictions, classifier.recipe.classes, run)
     labels = torch.tensor(data.manifest.splits["test"].labels)
-    assert found == pytest.approx(expected_metrics(plain_forward(classifier, data.manifest), labels, "test"), rel=1e-5)
-    with (tmp_path / "out.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["path"] for row in rows] == list(data.manifest.splits["test"].paths)
-    assert all((flat / row["path"]).is_file() for row in rows)
+    wanted = expected_metrics(plain_forward(classifier, data.manifest), labels, "test")
+    assert predictions["test"].metrics("test") == pytest.approx(wanted, rel=1e-5)
+    for split, path in (("valid", run.valid_predictions), ("test", run.test_predictions)):
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [row["path"] for row in rows] == list(data.manifest.splits[split].paths)
+        assert all((flat / row["path"]).is_file() for row in rows)
 
 
 def test_run__its_test_predictions_have_the_accuracy_of_its_metrics(script: Script, flat: Path, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def test_best__files_of_the_user_are_kept(tmp_path: Path, capsys: pytest.Capture
 def test_summary__counts_and_the_test_of_the_best_trial(tmp_path: Path) -> None:
     sweep = written(tmp_path, trial("a", 0.3), trial("b", 0.2), trial("c", 0.1, reason="no"))
     expected = {"trials": 3, "failed": 1, "objective": "valid/acc", "order": "highest first", "best": "b", "test": {}}
+    expected |= {"tie": None, "over_seeds": []}
     update_leaderboard(sweep, "valid/acc")
     assert read_json(sweep.summary) == expected
     write_json(RunFolder(sweep.trial("b").test).metrics, {"test/acc": 0.9, "seconds": 1})
@@ -110,7 +111,7 @@ def links_in(folder: Path) -> dict[str, Path]:
 def test_description__best_first_and_reasons_last() -> None:
     trials = [trial(f"t{n:02}", n / 100, lr=f"{n / 7}") for n in range(40)]
     trials += [trial(f"bad{n}", 0, reason="out of memory") for n in range(7)]
-    lines = describe_leaderboard(ranked(trials, "valid/loss"), "valid/loss").splitlines()
+    lines = describe_leaderboard(ranked(trials, "valid/loss"), "valid/loss", None).splitlines()
     assert lines[0].split() == ["rank", "lr", "valid/loss", "valid/acc", "best", "epoch", "seconds"]
     assert len(lines) == 1 + 30 + 1 + 5 + 1
     assert lines[1].split()[-2:] == ["2", "1.5"]
@@ -120,7 +121,7 @@ def test_description__best_first_and_reasons_last() -> None:
 
 
 def test_description__every_trial_failed() -> None:
-    assert describe_leaderboard([trial("a", 0, reason="no")], "valid/loss") == "failed: a: no"
+    assert describe_leaderboard([trial("a", 0, reason="no")], "valid/loss", None) == "failed: a: no"
 
 
 def test_description__columns_are_aligned_and_long_names_are_neither_wrapped_nor_cut() -> None:
@@ -128,7 +129,7 @@ def test_description__columns_are_aligned_and_long_names_are_neither_wrapped_nor
     values = {"model.weights": long, "callbacks.early_stopping.stopping_threshold": "[0.5]", "model.arch": "[bold]x[/]"}
     short = {"model.weights": "null", "callbacks.early_stopping.stopping_threshold": "1", "model.arch": "resnet18"}
     trials = [trial(f"{n}", n / 100, **(short if n % 2 else values)) for n in range(12)]
-    header, *rows = describe_leaderboard(trials, "valid/acc").splitlines()
+    header, *rows = describe_leaderboard(trials, "valid/acc", None).splitlines()
     assert len(rows) == len(trials)
     names = ["rank", *values, "valid/acc", "valid/loss", "best epoch", "seconds"]
     assert re.split(r" {2,}", header) == names

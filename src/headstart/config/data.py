@@ -63,6 +63,7 @@ class DataSettings:
     root: str
     layout: str = one_of("auto", "splits", "classes")
     split: SplitSettings
+    seed: int = non_negative_int()
     batch_size: int = positive_int()
     num_workers: int | str = workers()
     resize_size: int | None = _pixels()

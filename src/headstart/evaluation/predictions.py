@@ -16,6 +16,7 @@ from headstart.log import is_first_process
 from headstart.metrics import compute_metrics
 from headstart.model.classifier import Classifier
 from headstart.model.temperature import scale
+from headstart.run_folder import RunFolder
 from headstart.training.data_module import ImageDataModule
 
 
@@ -82,10 +83,9 @@ def predict_splits(classifier: Classifier, data: ImageDataModule, splits: Sequen
     return {split: predict_split(classifier, data.whole(split)) for split in present}
 
 
-def evaluate(predictions: dict[str, Predictions], classes: tuple[str, ...], path: Path) -> dict[str, float]:
-    """The metrics of the test split, if there is one; writes its predictions to `path`."""
-    if "test" not in predictions:
-        return {}
+def write_predictions(predictions: dict[str, Predictions], classes: tuple[str, ...], run: RunFolder) -> None:
+    """Writes those of each split into the run's folder."""
     if is_first_process():
-        predictions["test"].write(path, classes)
-    return predictions["test"].metrics("test")
+        for split, path in (("valid", run.valid_predictions), ("test", run.test_predictions)):
+            if split in predictions:
+                predictions[split].write(path, classes)

@@ -27,7 +27,8 @@ CLASSES, CONFUSIONS, MISTAKES, UNFAMILIAR, SUSPICIOUS, VIEWS, WORST = 40, 8, 12,
 class Page:
     """What the page shows. `found` is None without stored features; `charts` are PNGs by name.
 
-    `explained` are pictures of the mistakes by their indices, `batch` the (view, index) of the first training samples.
+    `explained` are pictures of the mistakes by their indices, `batch` the (view, index) of the first training samples,
+    `data_seed` that of their views.
     """
 
     manifest: Manifest
@@ -37,6 +38,7 @@ class Page:
     charts: Mapping[str, Path]
     explained: Mapping[int, Image.Image]
     batch: Sequence[tuple[int, int]] = ()
+    data_seed: int = 0
 
     def render(self) -> str:
         """The page as HTML."""
@@ -149,13 +151,13 @@ class Page:
         """The first training image as it is evaluated, and augmented as in the first epochs."""
         preprocessing = self.recipe.preprocessing
         yield from self._seen(EvalTransform(preprocessing), [(0, 0)], lambda view: "not augmented")
-        augmented = TrainTransform(preprocessing, self.recipe.seed)
+        augmented = TrainTransform(preprocessing, self.data_seed)
         yield from self._seen(augmented, [(view, 0) for view in range(VIEWS)], lambda view: f"epoch {view + 1}")
 
     def _batch(self) -> Iterator[dict[str, str]]:
         labels = self.manifest.splits["train"].labels if self.batch else ()
         names = iter([self.manifest.classes[labels[index]] for _, index in self.batch])
-        augmented = TrainTransform(self.recipe.preprocessing, self.recipe.seed)
+        augmented = TrainTransform(self.recipe.preprocessing, self.data_seed)
         yield from self._seen(augmented, self.batch, lambda view: next(names))
 
     def _seen(

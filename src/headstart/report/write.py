@@ -1,6 +1,5 @@
 """report/: the page, its charts as PNG, and its numbers as JSON and CSV."""
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,13 +36,18 @@ def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFo
         return
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
-    _write(classifier, manifest, result, found, charts, run.report, fitted.data.first_samples(BATCH))
+    recipe, batch = classifier.recipe, fitted.data.first_samples(BATCH)
+    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
+    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.settings.data.seed)
+    _write(page, run.report)
     add_to_tensorboard(run, charts, manifest.root, result, found)
 
 
 def write_result(classifier: Classifier, manifest: Manifest, result: Result, folder: Path) -> None:
     """The part of a report that takes nothing but predictions, in `folder`."""
-    _write(classifier, manifest, result, None, _draw(manifest, result, None, folder), folder)
+    charts = _draw(manifest, result, None, folder)
+    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
+    _write(Page(manifest, classifier.recipe, result, None, charts, explained), folder)
 
 
 def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> dict[str, Path]:
@@ -61,18 +65,8 @@ def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder
     return charts
 
 
-def _write(
-    classifier: Classifier,
-    manifest: Manifest,
-    result: Result,
-    found: FromFeatures | None,
-    charts: dict[str, Path],
-    folder: Path,
-    batch: Sequence[tuple[int, int]] = (),
-) -> None:
-    _write_tables(manifest, result, found, folder)
-    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    page = Page(manifest, classifier.recipe, result, found, charts, explained, batch)
+def _write(page: Page, folder: Path) -> None:
+    _write_tables(page.manifest, page.result, page.found, folder)
     write_text(folder / "index.html", page.render())
     log.info("report: %s", folder / "index.html")
 

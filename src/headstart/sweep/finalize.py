@@ -1,11 +1,12 @@
-"""The end of a sweep: the best trial is tested, once, and the leaderboard is shown."""
+"""The end of a sweep: the best trial is tested, once, and gets a report; the leaderboard is shown."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from omegaconf import OmegaConf
 
 from headstart.config.literal import literals
-from headstart.config.train import check_train
+from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
@@ -13,7 +14,8 @@ from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweep.leaderboard import describe_leaderboard, test_metrics, update_leaderboard
 from headstart.sweep.plot import draw_sweep
 from headstart.sweep.scales import Scale
-from headstart.tasks import test
+from headstart.sweep.significance import find_tie
+from headstart.tasks import report, test
 
 
 def finalize(sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *, is_complete: bool) -> bool:
@@ -30,13 +32,16 @@ def finalize(sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *,
         if not is_complete:
             return False
         raise HeadstartError("the sweep ran no trials: is there anything to sweep over?")
+    tie = None
     failed = sum(trial.reason is not None for trial in trials)
     succeeded = failed == 0
     if is_complete and failed < len(trials):
         succeeded &= _test(sweep.trial(trials[0].folder))
-        trials = update_leaderboard(sweep, objective)
+        _report(sweep.trial(trials[0].folder))
+        tie = find_tie(sweep, trials)
+        trials = update_leaderboard(sweep, objective, tie)
     draw_sweep(trials, objective, sweep.plot, scales)
-    log.info("%s", describe_leaderboard(trials, objective))
+    log.info("%s", describe_leaderboard(trials, objective, tie))
     log.info("%d trials, %d of them failed; %s", len(trials), failed, sweep.leaderboard)
     if failed < len(trials):
         figures = test_metrics(sweep.trial(trials[0].folder))
@@ -50,12 +55,26 @@ def _test(run: RunFolder) -> bool:
     splits = read_json(run.audit)["images"]
     if test_metrics(run) or not splits.get("test"):
         return True
-    values = OmegaConf.to_container(OmegaConf.load(run.config))
-    assert isinstance(values, dict)
-    changes = literals({"task": "test", "ckpt_path": str(run.best), "run_dir": str(run.test), "logger": {}})
     try:
-        test(check_train(OmegaConf.create(values | changes)))
+        test(_settings(run, task="test", run_dir=str(run.test), logger={}))
     except (HeadstartError, OSError) as error:
         log.error("the best trial could not be tested: %s", error)
         return False
     return True
+
+
+def _report(run: RunFolder) -> None:
+    """Writes the report of a trial, unless that was done or is not wanted."""
+    settings = _settings(run, task="report")
+    if settings.report == "full" and not run.page.exists():
+        try:
+            report(settings)
+        except (HeadstartError, OSError) as error:
+            log.error("the report of the best trial could not be written: %s", error)
+
+
+def _settings(run: RunFolder, **changes: Any) -> TrainSettings:
+    """Those of a trial, to evaluate its best checkpoint."""
+    values = OmegaConf.to_container(OmegaConf.load(run.config))
+    assert isinstance(values, dict)
+    return check_train(OmegaConf.create(values | literals({"ckpt_path": str(run.best), **changes})))

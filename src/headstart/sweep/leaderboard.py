@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweep.best import show_best
+from headstart.sweep.significance import SIGNIFICANT, OverSeeds, Tie, over_seeds
 from headstart.sweep.trial_record import Trial, read_trials
 from headstart.tables import render_table
 
@@ -23,19 +25,19 @@ def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
     return sorted(trials, key=lambda trial: (sign * trial.objective(objective), trial.folder))
 
 
-def update_leaderboard(sweep: SweepFolder, objective: str) -> list[Trial]:
+def update_leaderboard(sweep: SweepFolder, objective: str, tie: Tie | None = None) -> list[Trial]:
     """Writes the leaderboard of the trials so far, with the files of the best one, and returns them in its order."""
     with exclusively(sweep.leaderboard):
         trials = ranked(read_trials(sweep), objective)
         best = sweep.trial(trials[0].folder) if trials and trials[0].reason is None else None
         _write_csv(sweep.leaderboard, trials, objective)
-        write_json(sweep.summary, _summary(trials, objective, best))
+        write_json(sweep.summary, _summary(trials, objective, best, tie))
         show_best(sweep, best)
         return trials
 
 
-def describe_leaderboard(trials: list[Trial], objective: str) -> str:
-    """A table of the best trials for the terminal, and the reasons of failures."""
+def describe_leaderboard(trials: list[Trial], objective: str, tie: Tie | None) -> str:
+    """A table of the best trials for the terminal, what differs by more than chance, and the reasons of failures."""
     keys, metrics = _swept(trials), _metrics(objective)
     completed = [trial for trial in trials if trial.reason is None]
     rows = []
@@ -45,10 +47,21 @@ def describe_leaderboard(trials: list[Trial], objective: str) -> str:
     columns = ["rank", *keys, *(name.replace("_", " ") for name in metrics), "seconds"]
     lines = [render_table(columns, rows)] if completed else []
     lines += [f"… and {len(completed) - MOST_ROWS} more"] if len(completed) > MOST_ROWS else []
+    if tie is not None and tie.ranks > 1:
+        lines.append(
+            f"ranks 1–{tie.ranks} cannot be told apart by their predictions of the {tie.images} valid images "
+            f"(exact McNemar test, p ≥ {SIGNIFICANT})"
+        )
+    lines += [_over_seeds(found, objective) for found in over_seeds(trials, objective)[:MOST_ROWS]]
     failed = [trial for trial in trials if trial.reason is not None]
     lines += [f"failed: {trial.folder}: {trial.reason}" for trial in failed[:MOST_FAILED]]
     lines += [f"… and {len(failed) - MOST_FAILED} more failed"] if len(failed) > MOST_FAILED else []
     return "\n".join(lines)
+
+
+def _over_seeds(found: OverSeeds, objective: str) -> str:
+    values = "  ".join(f"{key}={shortened(value)}" for key, value in found.values.items())
+    return f"{values}  {objective} {found.mean:.4f} ± {found.deviation:.4f} over {found.trials} seeds".strip()
 
 
 def test_metrics(run: RunFolder) -> dict[str, float]:
@@ -60,8 +73,8 @@ def test_metrics(run: RunFolder) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
 
-def _summary(trials: list[Trial], objective: str, best: RunFolder | None) -> dict[str, Any]:
-    """What leaderboard.json says; `test` is empty until the best trial has been tested."""
+def _summary(trials: list[Trial], objective: str, best: RunFolder | None, tie: Tie | None) -> dict[str, Any]:
+    """What leaderboard.json says; `test` is empty, and `tie` null, until the sweep is complete."""
     return {
         "trials": len(trials),
         "failed": sum(trial.reason is not None for trial in trials),
@@ -69,6 +82,8 @@ def _summary(trials: list[Trial], objective: str, best: RunFolder | None) -> dic
         "order": "highest first" if metric_of(objective).direction == "max" else "lowest first",
         "best": best.path.name if best is not None else None,
         "test": test_metrics(best) if best is not None else {},
+        "tie": tie and asdict(tie),
+        "over_seeds": [asdict(found) for found in over_seeds(trials, objective)],
     }
 
 

@@ -45,11 +45,11 @@ def shared_data(settings: TrainSettings) -> PreparedData:
     def prepare() -> PreparedData:
         # What can be checked without data comes first.
         check_backbone(settings.model, settings.data)
-        make_dataset(settings.data, settings.seed)
-        return prepare_data(settings.data, settings.seed)
+        make_dataset(settings.data, settings.data.seed)
+        return prepare_data(settings.data, settings.data.seed)
 
     key = {name: value for name, value in asdict(settings.data).items() if name not in NOT_OF_DATA}
-    return _data.get({"seed": settings.seed, "data": key}, prepare)
+    return _data.get({"data": key}, prepare)
 
 
 def shared_backbone(settings: TrainSettings) -> Backbone:

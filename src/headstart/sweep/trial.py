@@ -16,6 +16,7 @@ from headstart.audit.report import AuditReport
 from headstart.cli.names import values_of_trial
 from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
+from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import exclusively, read_json, write_text
 from headstart.log import log, log_to_console, log_to_file
 from headstart.report.curves import draw_curves
@@ -100,6 +101,8 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
         with record.stage("fit"):
             fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values))])
         with record.stage("report"):
+            predictions = predict_splits(fitted.classifier, fitted.data, ("valid",))
+            write_predictions(predictions, data.manifest.classes, run)
             draw_curves(fitted.history, fitted.best_epoch, run.curves)
         record.metrics |= fitted.metrics()
         if math.isnan(record.metrics.get(settings.sweep.objective, math.nan)):

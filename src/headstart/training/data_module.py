@@ -62,7 +62,7 @@ class ImageDataModule(LightningDataModule):
         self._encoder = classifier.encoder
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
-        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, self.settings.seed)
+        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed)
         self._datasets = {
             name: ImageDataset(split, augmented if name == "train" else self._evaluation)
             for name, split in self.manifest.splits.items()
