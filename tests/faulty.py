@@ -137,13 +137,13 @@ def near_duplicate(root: Path) -> Expected:
 
 
 def near_duplicate_within(root: Path) -> Expected:
-    Image.open(root / "train/bee/06.jpg").save(root / "train/bee/almost.jpg", quality=70)
-    return "near duplicates within a split", ("train/bee/06.jpg", "train/bee/almost.jpg")
+    Image.open(root / "train/bee/07.jpg").save(root / "train/bee/almost.jpg", quality=70)
+    return "near duplicates within a split", ("train/bee/07.jpg", "train/bee/almost.jpg")
 
 
 def near_duplicate_of_another_class(root: Path) -> Expected:
-    Image.open(root / "train/bee/06.jpg").save(root / "train/cat/almost.jpg", quality=70)
-    return "near duplicates with conflicting labels", ("train/bee/06.jpg", "train/cat/almost.jpg")
+    Image.open(root / "train/bee/08.jpg").save(root / "train/cat/almost.jpg", quality=70)
+    return "near duplicates with conflicting labels", ("train/bee/08.jpg", "train/cat/almost.jpg")
 
 
 def outlier(root: Path) -> Expected:
@@ -165,7 +165,12 @@ def dark(root: Path) -> Expected:
 
 
 def overexposed(root: Path) -> Expected:
-    _scaled(root / "valid/ant/bright.png", 0.11, 227)
+    path = root / "valid/ant/bright.png"
+    _scaled(path, 0.11, 227)
+    spotted = Image.open(path)
+    for place in range(10, 40, 8):
+        spotted.paste((0, 0, 0), (place, place, place + 4, place + 4))
+    spotted.save(path)
     return "overexposed", ("valid/ant/bright.png",)
 
 

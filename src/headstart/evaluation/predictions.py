@@ -26,7 +26,7 @@ class Predictions:
     (N, classes) as the head gives them, and the temperature at which they are calibrated.
 
     `familiarity` (N) is the score of headstart.model.familiarity, `threshold` that below which an image is unlike
-    anything trained on.
+    anything trained on; -inf: it is not known.
     """
 
     paths: tuple[str, ...]
@@ -34,7 +34,7 @@ class Predictions:
     log_probs: Tensor
     temperature: float = 1.0
     familiarity: Tensor | None = None
-    threshold: float = math.nan
+    threshold: float = -math.inf
 
     @property
     def calibrated(self) -> Tensor:

@@ -12,7 +12,7 @@ class Familiarity(nn.Module):
     """Features (N, d) → scores (N) from -1 to 1. Below `threshold`, an image is unlike anything trained on.
 
     Features and means are centred on the mean of the training features. The means are of the features that an epoch
-    was trained on; `threshold` is NaN until it is fitted.
+    was trained on; `threshold` is -inf until it is fitted.
     """
 
     center: Tensor
@@ -24,7 +24,7 @@ class Familiarity(nn.Module):
         self.register_buffer("center", torch.zeros(embedding_dim))
         # Of unit length; of a class without images, zeros.
         self.register_buffer("directions", torch.zeros(classes, embedding_dim))
-        self.register_buffer("threshold", torch.tensor(torch.nan))
+        self.register_buffer("threshold", torch.tensor(-torch.inf))
         self.reset()
 
     def reset(self) -> None:

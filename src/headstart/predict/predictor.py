@@ -131,7 +131,7 @@ def _predict(
                 Path(),
                 tuple(names[i] for i in row),
                 tuple(probabilities),
-                familiarity=None if math.isnan(threshold) else score,
+                familiarity=score if math.isfinite(threshold) else None,
                 doubt=doubt,
                 seen=images[place] if explain else None,
                 saliency=maps[place] if maps is not None else None,

@@ -1,5 +1,6 @@
 """The report's page: one HTML file that needs nothing else."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,9 +75,7 @@ class Page:
             "after": result.calibrated,
             "temperature": result.predictions.temperature,
             "unfamiliar": [self._unfamiliar(index) for index in result.unfamiliar[:UNFAMILIAR]],
-            "familiarity": familiarity(result)
-            if result.predictions.threshold == result.predictions.threshold
-            else None,
+            "familiarity": familiarity(result) if math.isfinite(result.predictions.threshold) else None,
             "worst": list(self._worst(found.curve)) if found and found.curve else [],
             "views": list(self._views()),
             "batch": list(self._batch()),
