@@ -48,9 +48,9 @@ def warm_seconds(data: Path, folder: str, environment: dict[str, str], model: tu
     """Of the report of a run whose features are cached; the median of REPEATS."""
     seconds = []
     for repeat in range(REPEATS):
-        again = f"hydra.run.dir={folder}/warm{repeat}"
-        run(*training(data, folder, *model, again), **environment)
-        seconds.append(read_json(Path(folder, f"warm{repeat}", "run.json"))["seconds"]["report"])
+        again = f"{folder}/warm{repeat}"
+        run(*training(data, again, *model), **environment)
+        seconds.append(read_json(Path(again, "run", "run.json"))["seconds"]["report"])
     return statistics.median(seconds)
 
 
@@ -67,13 +67,9 @@ def swapped_labels(data: Path, folder: str, environment: dict[str, str], model: 
             target = other / f"from_{path.parent.name}_{path.name}"
             path.rename(target)
             moved.add(str(target.relative_to(root)))
-        run(
-            *training(
-                root, folder, *model, f"hydra.run.dir={root}-run", "data.split.train=0.7", "data.split.valid=0.15"
-            ),
-            **environment,
-        )
-        with Path(f"{root}-run", "report", "suspicious.csv").open() as file:
+        fractions = ("data.split.train=0.7", "data.split.valid=0.15")
+        run(*training(root, f"{root}-run", *model, *fractions), **environment)
+        with Path(f"{root}-run", "run", "report", "suspicious.csv").open() as file:
             listed = [row["path"] for row in csv.DictReader(file)]
         shares.append(len(moved & set(listed[: len(listed) // 10])) / len(moved))
     return shares

@@ -76,9 +76,9 @@ def plant(data: Path, foreign: Path, root: Path) -> dict[str, set[str]]:
             if fault != "cropped copy":
                 path.unlink()
             planted[fault].add(str(target.relative_to(root)))
-    folder = min(path for path in root.iterdir() if path.is_dir())
-    for number, path in enumerate(sorted(foreign.rglob("*.jpg"))[: COUNT // 2]):
-        target = folder / f"of_no_class_{number}.jpg"
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
+    for number, path in enumerate(sorted(foreign.rglob("*.jpg"))[:COUNT]):
+        target = folders[number % len(folders)] / f"of_no_class_{number}.jpg"
         shutil.copy(path, target)
         planted["of no class"].add(str(target.relative_to(root)))
     return planted
@@ -125,7 +125,8 @@ def main(data: Path, weights: Path, foreign: Path) -> None:
         for tool, found in tools.items():
             if fault in found:
                 hit = len(found[fault] & paths)
-                result[fault][tool] = {"found": hit, "others": len(found[fault] - paths)}
+                originals = {path.replace("cropped_copy_", "") for path in paths}
+                result[fault][tool] = {"found": hit, "others": len(found[fault] - paths - originals)}
     save("planted_faults", faults=result)
 
 
