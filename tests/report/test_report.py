@@ -16,15 +16,20 @@ from conftest import ROOT, SMALL, Script, draw
 from PIL import Image
 from torch.nn.functional import log_softmax
 
+from headstart.config.features import EncoderSettings
+from headstart.data.manifest import Manifest
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.evaluation.statistics import wilson_interval
+from headstart.model.checkpoint import load_classifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_map, draw_reliability
+from headstart.report.write import write_result
 
 RULE = ("data.split.train=6", "data.split.valid=3")
 NAMES = {
     2: ("ja", "nein"),
     10: tuple(f"class {i}" for i in range(10)),
+    101: tuple(f"猫 klasse_{i}_with_a_name_that_has_no_space_at_all" for i in range(101)),
     257: tuple(f"a long name, {i}" for i in range(257)),
 }
 
@@ -126,8 +131,15 @@ def test_charts__of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1100])
-def test_page__fits_any_screen(run: Path, width: int, tmp_path: Path) -> None:
-    page = (run / "report" / "index.html").read_text()
+@pytest.mark.parametrize("classes", [None, *NAMES])
+def test_page__fits_any_screen(run: Path, classes: int | None, width: int, tmp_path: Path) -> None:
+    folder = run / "report"
+    if classes is not None:
+        folder, result = tmp_path, result_of(NAMES[classes])
+        manifest = Manifest(tmp_path, result.classes, {}, {}, (), (), {}, ())
+        features = EncoderSettings(precision="32", compile=False)
+        write_result(load_classifier(run / "checkpoints" / "best.ckpt", features, None), manifest, result, folder)
+    page = (folder / "index.html").read_text()
     # The title becomes the width in pixels of what sticks out.
     measure = "const e = document.documentElement; document.title = e.scrollWidth - e.clientWidth"
     probe = f"<script>{measure}</script></body>"

@@ -86,7 +86,8 @@ class Page:
         counts = ", ".join(f"{count:,} {name}" for name, count in self.manifest.counts.items())
         backbone = self.recipe.backbone
         how = "frozen" if self.recipe.finetune.first_epoch is None else "fine-tuned"
-        return f"{counts} images; {backbone.arch}, {how}, weights {Path(backbone.weights).name if backbone.weights else 'random'}"
+        weights = Path(backbone.weights).name if backbone.weights else "random"
+        return f"{counts} images; {backbone.arch}, {how}, weights {weights}"
 
     def _numbers(self) -> Iterator[tuple[str, str]]:
         result = self.result
