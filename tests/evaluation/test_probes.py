@@ -42,8 +42,9 @@ def test_ridge__with_constant_features_predicts_the_prior() -> None:
     np.testing.assert_allclose(ridge(train, 0.1)(train.features), np.tile([4 / 6, 2 / 6], (6, 1)))
 
 
-def test_logistic__is_scikit_learns() -> None:
-    train, other = clusters(200, 6, spread=2.0), clusters(50, 6, seed=1, spread=2.0)
+@pytest.mark.parametrize(("count", "width"), [(200, 6), (40, 90)])
+def test_logistic__is_scikit_learns_in_both_forms(count: int, width: int) -> None:
+    train, other = clusters(count, width, spread=2.0), clusters(50, width, seed=1, spread=2.0)
     mean, scale = train.features.mean(0), train.features.std(0)
     # scikit-learn sums over samples where headstart averages.
     model = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-8, max_iter=1000)

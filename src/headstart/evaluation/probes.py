@@ -59,6 +59,9 @@ def logistic(train: Labelled, penalty: float) -> Probe:
     """Multinomial logistic regression on standardized features, by L-BFGS; `penalty` is that of squared weights."""
     mean, scale = train.features.mean(0), train.features.std(0) + 1e-6
     x, labels = torch.from_numpy((train.features - mean) / scale).float(), torch.from_numpy(train.labels)
+    # The best weights are combinations of the images; with fewer images than features, this basis is smaller.
+    basis, coordinates = torch.linalg.qr(x.T) if len(x) < x.shape[1] else (None, None)
+    x = x if coordinates is None else coordinates.T
     weights = torch.zeros(x.shape[1], train.classes, requires_grad=True)
     bias = torch.zeros(train.classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
@@ -71,7 +74,8 @@ def logistic(train: Labelled, penalty: float) -> Probe:
 
     with torch.enable_grad():
         optimizer.step(loss)
-    learnt, offset = weights.detach().numpy(), bias.detach().numpy()
+    found = weights.detach() if basis is None else basis @ weights.detach()
+    learnt, offset = found.numpy(), bias.detach().numpy()
     return lambda features: (features - mean) / scale @ learnt + offset
 
 
