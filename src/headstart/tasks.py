@@ -21,6 +21,7 @@ from headstart.features.stored import stored_features
 from headstart.log import log
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import recipe_of, warn_about_other_data
 from headstart.pipeline import train
 from headstart.report.audit_page import write_audit_page
@@ -127,7 +128,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 }
 
 
-def _check_same_classes(manifest: Manifest, classifier: Classifier) -> None:
+def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None:
     warn_about_other_data(classifier.recipe.data_fingerprint, manifest.fingerprint)
     if manifest.classes != classifier.recipe.classes:
         raise HeadstartError(

@@ -15,6 +15,7 @@ from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import NETWORK, Classifier
+from headstart.model.image_classifier import ImageClassifier
 
 PLAIN = EncoderSettings(precision="32", compile=False)
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -26,7 +27,7 @@ def best(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path))
 
 
-def load(path: Path) -> Classifier:
+def load(path: Path) -> ImageClassifier:
     return load_classifier(path, PLAIN, moved_to=None)
 
 

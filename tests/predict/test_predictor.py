@@ -10,17 +10,17 @@ from PIL import Image
 from headstart.config.features import EncoderSettings
 from headstart.data.images import read_rgb
 from headstart.model.checkpoint import load_classifier
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.predict import predictor
 from headstart.predict.predictor import Prediction, predict_files
 
 
 @pytest.fixture(scope="module")
-def classifier(trained: Path) -> Classifier:
+def classifier(trained: Path) -> ImageClassifier:
     return load_classifier(trained / "checkpoints" / "best.ckpt", EncoderSettings(precision="32", compile=False), None)
 
 
-def predict(classifier: Classifier, paths: list[Path], workers: int = 0) -> list[Prediction]:
+def predict(classifier: ImageClassifier, paths: list[Path], workers: int = 0) -> list[Prediction]:
     device = torch.device("cpu")
     return list(predict_files(classifier, paths, topk=2, batch_size=4, num_workers=workers, device=device))
 
@@ -34,7 +34,7 @@ def images(tmp_path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_bad_files__get_a_row_with_the_reason(classifier: Classifier, images: list[Path], workers: int) -> None:
+def test_bad_files__get_a_row_with_the_reason(classifier: ImageClassifier, images: list[Path], workers: int) -> None:
     expected = predict(classifier, images)
     images[0].write_bytes(b"")
     images[3].write_text("not an image")
@@ -55,7 +55,7 @@ def test_bad_files__get_a_row_with_the_reason(classifier: Classifier, images: li
 
 
 def test_any_error_in_an_images_pipeline__is_its_own(
-    classifier: Classifier, images: list[Path], monkeypatch: pytest.MonkeyPatch
+    classifier: ImageClassifier, images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read_or_fail(path: Path) -> Image.Image:
         if path == images[5]:

@@ -14,7 +14,7 @@ from headstart.data.manifest import Split
 from headstart.files import write_csv
 from headstart.log import is_first_process
 from headstart.metrics import compute_metrics
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.temperature import scale
 from headstart.run_folder import RunFolder
 from headstart.training.data_module import ImageDataModule
@@ -63,12 +63,12 @@ class Predictions:
 
 
 @torch.no_grad()
-def predict_split(classifier: Classifier, loader: DataLoader[Any]) -> Predictions:
+def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predictions:
     """Predicts each sample of `loader` once, in order. Its dataset has a `split`; its sampler keeps the order."""
     classifier.eval()
     log_probs, scores = [], []
     for batch, _ in loader:
-        features = classifier.embed(batch.to(classifier.device))
+        features = classifier.embed(batch.to(classifier.encoder.device))
         log_probs.append(classifier(features).cpu())
         scores.append(classifier.familiarity(features).cpu())
     split: Split = loader.dataset.split  # type: ignore[attr-defined]
@@ -77,7 +77,7 @@ def predict_split(classifier: Classifier, loader: DataLoader[Any]) -> Prediction
     return Predictions(split.paths, labels, torch.cat(log_probs), temperature, torch.cat(scores), threshold)
 
 
-def predict_splits(classifier: Classifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:
+def predict_splits(classifier: ImageClassifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:
     """The predictions of those of `splits` that `data` has."""
     present = [split for split in splits if split in data.manifest.splits]
     return {split: predict_split(classifier, data.whole(split)) for split in present}

@@ -7,7 +7,7 @@ from headstart.backbones.load import check_source, restore_backbone
 from headstart.backbones.safe_load import read_safely
 from headstart.config.features import EncoderSettings
 from headstart.errors import HeadstartError
-from headstart.model.classifier import STATES, Classifier
+from headstart.model.image_classifier import STATES, ImageClassifier
 from headstart.model.recipe import Recipe
 
 
@@ -32,7 +32,7 @@ def check_loadable(path: Path, moved_to: str | None) -> None:
     check_source(recipe.backbone, moved_to=moved_to)
 
 
-def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> Classifier:
+def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> ImageClassifier:
     """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
     A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
@@ -47,7 +47,7 @@ def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None)
     trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
     precision = trained_with if features.precision == "auto" else features.precision
     features = EncoderSettings(precision=precision, compile=features.compile)
-    return Classifier(backbone, recipe, features).restore(checkpoint).eval()
+    return ImageClassifier(backbone, recipe, features).restore(checkpoint).eval()
 
 
 def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:

@@ -11,67 +11,30 @@ from torch import Tensor
 from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
 from headstart.errors import HeadstartError
-from headstart.features.encoder import Encoder
 from headstart.metrics import compute_metrics
-from headstart.model.familiarity import Familiarity
-from headstart.model.head import build_head
+from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
 from headstart.model.loss import class_weights, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
 from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
-from headstart.model.temperature import fit_temperature, scale
+from headstart.model.temperature import fit_temperature
 from headstart.seeds import derive_seed
 
-ENCODER = "encoder."
 NETWORK = "encoder.backbone.network."
-# Where a checkpoint holds weights: those to use and, if these are averages, those being trained.
-STATES = {"state_dict", "current_model_state"}
 Batch = tuple[Tensor, Tensor]
 
 
-class Classifier(LightningModule):
-    """Images (uint8, N×3×H×W) or their features (float, N×embedding_dim) → log-probabilities (N, classes).
-
-    Its checkpoints leave out the frozen part of the backbone, which `Recipe.backbone` identifies.
-    """
+class Classifier(ImageClassifier, LightningModule):
+    """An image classifier that Lightning's Trainer trains."""
 
     class_weights: Tensor | None
-    temperature: Tensor
 
     def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> None:
-        super().__init__()
+        super().__init__(backbone, recipe, features)
         self.save_hyperparameters(recipe.as_dict(), logger=False)
-        self.recipe = recipe
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(derive_seed("head", recipe.seed))
-            self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
         # Not in checkpoints, because it follows from the recipe.
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
-        # Both are fitted on each epoch's validation; the best epoch's checkpoint has those for its weights.
-        self.register_buffer("temperature", torch.tensor(1.0))
-        self.familiarity = Familiarity(len(recipe.classes), backbone.embedding_dim)
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
-        self.encoder = Encoder(backbone, precision=features.precision, compile=features.compile)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.embed(x))
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Images or their features → features (N, embedding_dim)."""
-        return x if x.ndim == 2 else self.encoder(x)
-
-    def predict_log_proba(self, x: Tensor) -> Tensor:
-        """The logarithm of `predict_proba`, (N, classes)."""
-        return scale(self(x), self.temperature)
-
-    def predict_proba(self, x: Tensor) -> Tensor:
-        """Images (uint8, N×3×H×W) or features (float, N×embedding_dim) → calibrated probabilities (N, classes)."""
-        return self.predict_log_proba(x).exp()
-
-    @property
-    def backbone(self) -> Backbone:
-        """What `encoder` runs."""
-        return self.encoder.backbone
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Adam with decoupled weight decay; all parameter groups exist from the start, of stages unfrozen later too."""
@@ -169,16 +132,3 @@ class Classifier(LightningModule):
         self.recipe.check_resumable(saved)
         warn_about_other_data(saved["data_fingerprint"], self.recipe.data_fingerprint)
         self._complete(checkpoint)
-
-    def restore(self, checkpoint: dict[str, Any]) -> "Classifier":
-        """Loads the weights in `checkpoint`, as returned by `headstart.model.checkpoint.read_checkpoint`."""
-        self._complete(checkpoint)
-        self.load_state_dict(checkpoint["state_dict"])
-        return self
-
-    def _complete(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the weights that checkpoints leave out, and what those of version 0.1 do not have, in place."""
-        left_out = (ENCODER, "temperature", "familiarity.")
-        missing = {key: v for key, v in self.state_dict().items() if key.startswith(left_out)}
-        for part in STATES & checkpoint.keys():
-            checkpoint[part] = missing | checkpoint[part]

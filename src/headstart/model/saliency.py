@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.backbones.backbone import Backbone
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 
 # Pixels per side of the cells over which a gradient is averaged.
 CELL = 16
@@ -24,9 +24,9 @@ SHOWN = (0.35, 0.75)
 COLD, HOT = np.array((20.0, 30.0, 90.0)), np.array((255.0, 170.0, 0.0))
 
 
-def saliency_maps(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
+def saliency_maps(classifier: ImageClassifier, images: Tensor, classes: Tensor) -> Tensor:
     """Maps (N, h, w) from 0 to 1 of what speaks for `classes` (N) in `images` (uint8, N×3×H×W)."""
-    backbone, images = classifier.backbone, images.to(classifier.device)
+    backbone, images = classifier.backbone, images.to(classifier.encoder.device)
     # What precedes LogSoftmax, whose gradient vanishes where it is sure.
     scores_of = classifier.head[:-1]
     layer = _last_feature_map(backbone, images[:1])

@@ -9,7 +9,7 @@ from headstart.data.manifest import Manifest, Split
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.temperature import scale
 from headstart.predict.predictor import Prediction
 
@@ -25,7 +25,7 @@ class Labelled:
 
     name = "labelled"  # of the split
 
-    def __init__(self, source: Path, paths: list[Path], classifier: Classifier) -> None:
+    def __init__(self, source: Path, paths: list[Path], classifier: ImageClassifier) -> None:
         self._source, self._classifier = source, classifier
         self._index = {name: index for index, name in enumerate(classifier.recipe.classes)}
         self._rows: list[tuple[str, int]] = []

@@ -14,7 +14,7 @@ from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalTransform, Preprocessing
 from headstart.data.workers import loader_options, thread_map
 from headstart.errors import HeadstartError, UnreadableImage
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
 
 
@@ -74,7 +74,7 @@ class _Files(Dataset[Tensor | str]):
 
 
 def predict_files(
-    classifier: Classifier,
+    classifier: ImageClassifier,
     paths: list[Path],
     *,
     topk: int,
@@ -113,7 +113,7 @@ def _collate(items: list[Tensor | str]) -> _Batch:
 
 
 def _predict(
-    classifier: Classifier, images: Tensor, topk: int, min_confidence: float, explain: bool
+    classifier: ImageClassifier, images: Tensor, topk: int, min_confidence: float, explain: bool
 ) -> list[Prediction]:
     """Predictions of preprocessed images, without their paths."""
     with torch.inference_mode():

@@ -9,7 +9,7 @@ from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import load_classifier
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.contact_sheets import ContactSheets
 from headstart.predict.drawings import FOLDERS, Drawings
 from headstart.predict.explanations import explain
@@ -71,7 +71,9 @@ def predict(settings: PredictSettings) -> None:
         write_result(classifier, labelled.manifest(), result, output / "report")
 
 
-def _drawings(settings: PredictSettings, paths: list[Path], classifier: Classifier, stack: ExitStack) -> Iterator[Step]:
+def _drawings(
+    settings: PredictSettings, paths: list[Path], classifier: ImageClassifier, stack: ExitStack
+) -> Iterator[Step]:
     """What draws each prediction, as far as the settings ask for it."""
     output, classes = Path(str(settings.output)), classifier.recipe.classes
     if settings.annotate:

@@ -8,11 +8,13 @@ from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
 from headstart.errors import UnreadableImage
 from headstart.evaluation.result import Result
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import overlay, saliency_maps
 
 
-def explain_mistakes(classifier: Classifier, manifest: Manifest, result: Result, most: int) -> dict[int, Image.Image]:
+def explain_mistakes(
+    classifier: ImageClassifier, manifest: Manifest, result: Result, most: int
+) -> dict[int, Image.Image]:
     """The `most` most confident mistakes, coloured by what speaks for the predicted class; by their indices.
 
     Those that can no longer be read are missing.
@@ -26,5 +28,5 @@ def explain_mistakes(classifier: Classifier, manifest: Manifest, result: Result,
     if not seen:
         return {}
     images, classes = torch.stack(list(seen.values())), result.predicted[list(seen)]
-    maps = saliency_maps(classifier, images, classes.to(classifier.device)).cpu()
+    maps = saliency_maps(classifier, images, classes.to(classifier.encoder.device)).cpu()
     return {index: overlay(image, found) for (index, image), found in zip(seen.items(), maps, strict=True)}

@@ -10,7 +10,7 @@ from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.files import write_csv, write_json, write_text
 from headstart.log import is_first_process, log
-from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_learning_curve, draw_map, draw_reliability
 from headstart.report.curves import draw_curves
 from headstart.report.explained import explain_mistakes
@@ -43,7 +43,7 @@ def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFo
     add_to_tensorboard(run, charts, manifest.root, result, found)
 
 
-def write_result(classifier: Classifier, manifest: Manifest, result: Result, folder: Path) -> None:
+def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
     """The part of a report that takes nothing but predictions, in `folder`."""
     charts = _draw(manifest, result, None, folder)
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)

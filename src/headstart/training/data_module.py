@@ -19,6 +19,7 @@ from headstart.data.workers import loader_options
 from headstart.features.encode import SplitFeatures
 from headstart.features.store import Array, open_store
 from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 
 Loader = DataLoader[Any]
 USUAL_EPOCHS = 20
@@ -57,7 +58,7 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         self.serve(cast(Classifier, self.trainer.lightning_module))  # type: ignore[union-attr]
 
-    def serve(self, classifier: Classifier) -> None:
+    def serve(self, classifier: ImageClassifier) -> None:
         """From here on, loaders give what `classifier` takes. The Trainer calls it by way of `setup`."""
         self._encoder = classifier.encoder
         self._frozen_epochs = classifier.recipe.finetune.first_epoch

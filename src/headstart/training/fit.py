@@ -9,6 +9,7 @@ from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.metrics import Row, full_names
 from headstart.model.classifier import Classifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.history import History
@@ -25,7 +26,7 @@ class Fitted:
     Epochs count from 1.
     """
 
-    classifier: Classifier
+    classifier: ImageClassifier
     data: ImageDataModule
     history: list[Row]
     best_epoch: int
