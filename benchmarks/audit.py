@@ -12,7 +12,7 @@ from typing import Any
 from common import data_folder, inspected, save
 from PIL import Image
 
-from headstart.audit.findings import find_problems
+from headstart.auditing.findings import find_problems
 from headstart.data.images import read_rgb
 from headstart.data.workers import core_count
 

@@ -1,7 +1,47 @@
 """Transfer learning on a folder of images: a new head on a frozen, pre-trained backbone."""
 
+import importlib
 import os
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headstart.api import Leaderboard, Run, audit, sweep, train
+    from headstart.auditing.findings import Finding
+    from headstart.errors import HeadstartError
+    from headstart.predict.prediction import Prediction
+    from headstart.predict.predictor import Predictor, load
 
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
 # programs use too, the thread they wait for may not be running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+__all__ = [
+    "Finding",
+    "HeadstartError",
+    "Leaderboard",
+    "Prediction",
+    "Predictor",
+    "Run",
+    "audit",
+    "load",
+    "sweep",
+    "train",
+]
+# Imported when they are used, because torch takes seconds.
+_MODULES = {
+    **dict.fromkeys(("Leaderboard", "Run", "audit", "sweep", "train"), "headstart.api"),
+    "Finding": "headstart.auditing.findings",
+    "HeadstartError": "headstart.errors",
+    "Prediction": "headstart.predict.prediction",
+    **dict.fromkeys(("Predictor", "load"), "headstart.predict.predictor"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module 'headstart' has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

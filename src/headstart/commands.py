@@ -9,8 +9,10 @@ from pathlib import Path
 
 
 def command(script: str, arguments: Iterable[str]) -> str:
-    """ "python train.py model.lr=0.1"; `script` is the name of the one beside the script that runs."""
+    """ "python train.py model.lr=0.1", or "headstart train model.lr=0.1"; `script` is the script's name."""
     running = Path(sys.argv[0])
+    if running.name in ("headstart", "headstart.exe") or running.parts[-2:] == ("headstart", "__main__.py"):
+        return " ".join(["headstart", script.removesuffix(".py"), *map(quoted, arguments)])
     # In a test, a notebook or another program it is one of somebody else's.
     path = running.with_name(script) if running.name in ("train.py", "predict.py") else Path(script)
     return " ".join(["python", *map(quoted, [str(path), *arguments])])

@@ -1,6 +1,6 @@
 """What a run does, in the order in which it does it."""
 
-from headstart.audit.report import AuditReport
+from headstart.auditing.report import AuditReport
 from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from headstart.audit.findings import find_problems, in_order
-from headstart.audit.from_features import find_from_features
-from headstart.audit.report import COMPARED, AuditReport, findings_table, write_audit
+from headstart.auditing.findings import find_problems, in_order
+from headstart.auditing.from_features import find_from_features
+from headstart.auditing.report import COMPARED, AuditReport, findings_table, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
 from headstart.config.train import TrainSettings

@@ -9,7 +9,7 @@ import pytest
 from conftest import settings_of
 from faulty import clean, conflicting_labels, duplicates_across, empty_file, photo, truncated
 
-from headstart.audit.findings import find_problems
+from headstart.auditing.findings import find_problems
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.errors import HeadstartError
 

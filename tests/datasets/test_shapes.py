@@ -8,7 +8,7 @@ from conftest import settings_of
 from numpy.typing import NDArray
 from PIL import Image
 
-from headstart.audit.findings import find_problems
+from headstart.auditing.findings import find_problems
 from headstart.config.data import ShapesSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets import shapes

@@ -32,7 +32,7 @@ from headstart.data.prepare import prepare_data
 from headstart.files import lock_for
 from headstart.model import classifier
 from headstart.model.head import build_head
-from headstart.sweep import shared
+from headstart.sweeping import shared
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow

@@ -6,7 +6,7 @@ from PIL import Image
 
 from headstart.predict.drawings import drawing_path
 from headstart.predict.overlays import annotate
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 
 PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0.06, 0.02))
 

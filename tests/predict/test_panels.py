@@ -11,7 +11,7 @@ from PIL import Image
 from headstart.predict import drawings
 from headstart.predict.drawings import Drawings
 from headstart.predict.overlays import LARGEST_PANEL, Overlays, annotate
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 
 SHORT = tuple(f"class {number}" for number in range(3))
 LONG = ("a very long class name that goes on and on", "another one that is as long as the first", "x")

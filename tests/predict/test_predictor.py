@@ -11,8 +11,9 @@ from headstart.config.features import EncoderSettings
 from headstart.data.images import read_rgb
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
-from headstart.predict import predictor
-from headstart.predict.predictor import Prediction, predict_files
+from headstart.predict import inputs
+from headstart.predict.prediction import Prediction
+from headstart.predict.predictor import Predictor
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def classifier(trained: Path) -> ImageClassifier:
 
 def predict(classifier: ImageClassifier, paths: list[Path], workers: int = 0) -> list[Prediction]:
     device = torch.device("cpu")
-    return list(predict_files(classifier, paths, topk=2, batch_size=4, num_workers=workers, device=device))
+    return list(Predictor(classifier, device).stream(paths, topk=2, batch_size=4, num_workers=workers))
 
 
 @pytest.fixture
@@ -62,7 +63,7 @@ def test_any_error_in_an_images_pipeline__is_its_own(
             raise ZeroDivisionError
         return read_rgb(path)
 
-    monkeypatch.setattr(predictor, "read_rgb", read_or_fail)
+    monkeypatch.setattr(inputs, "read_rgb", read_or_fail)
     found = predict(classifier, images)
     assert [index for index, prediction in enumerate(found) if prediction.error] == [5]
     assert found[5].error == f"{images[5]} cannot be processed: ZeroDivisionError"

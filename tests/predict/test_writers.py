@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 from headstart.predict.writers import RowFile, TableWriter, open_files
 
 ONE = Prediction(Path("a.jpg"), ("ant", "bee"), (0.9, 0.1), familiarity=0.25)

@@ -3,7 +3,6 @@
 import multiprocessing
 import re
 import signal
-import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from headstart.cli.cleanup import remove_begun_run
 from headstart.config.suggest import nearest
 from headstart.config.validation import unknown_key
 from headstart.errors import HeadstartError
-from headstart.log import abandon_output, exit_on_closed_pipe
+from headstart.log import exit_on_closed_pipe
 from headstart.machine import fault_of_machine
 
 # Packages whose exceptions are about the command line, or the machine.
@@ -84,11 +83,17 @@ def errors_in_threads() -> Iterator[None]:
         raise found[0]
 
 
+class Failed(SystemExit):
+    """The program cannot go on, for the reason that `sentence` gives; its status is 1."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(1)
+        self.sentence = sentence
+
+
 def fail(sentence: str) -> NoReturn:
     """Ends the program with the sentence and status 1."""
-    abandon_output()
-    print(f"error: {sentence}", file=sys.stderr)
-    sys.exit(1)
+    raise Failed(sentence)
 
 
 def is_about_command_line(error: Exception) -> bool:

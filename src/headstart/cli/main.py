@@ -1,12 +1,12 @@
-"""How both scripts start: overrides for Hydra, and errors in one sentence."""
+"""How the programs start: overrides for Hydra, and errors in one sentence."""
 
 import io
 import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -15,33 +15,41 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.cleanup import reject_used_run_folder
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
-from headstart.cli.errors import errors_in_threads, fail, is_about_command_line, sentence_of
+from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
 from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import PATHS, for_hydra, key_of, parsed_override, value_of, with_plain_paths
 from headstart.cli.resume import evaluates, overrides_to_repeat, with_checkpoint_file, with_runs_own_folder
 from headstart.cli.script import Script
 from headstart.commands import quoted
+from headstart.config.folder import conf_folder
 from headstart.config.literal import is_encodable
 from headstart.config.validation import known_keys
 from headstart.errors import HeadstartError
-from headstart.log import log_to_console
+from headstart.log import abandon_output, log_to_console
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
-HYDRA_TARGETS = ["headstart.sweep.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
+HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
 # With these flags, options may come from elsewhere than conf/.
 OTHER_CONF = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn", "--experimental-rerun")
 
 
-def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
-    """Runs a script's Hydra main; `schema` holds the keys it knows.
+@dataclass(frozen=True)
+class Program:
+    """One of the programs: its Hydra main, the class of its settings, and its name without .py."""
 
-    With `trains`, a command line that names a checkpoint is preceded by the settings of the run it came from, and that
-    of a sweep gets the sweep's folder. Errors in the command line end with one sentence and status 1.
-    """
-    tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
-    # Otherwise Hydra would print errors, and advice to set it, by itself.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
+    main: Callable[[], Any]
+    schema: type
+    name: str
+
+    @property
+    def trains(self) -> bool:
+        """Whether a checkpoint on its command line stands for the settings of the run that it came from."""
+        return self.name == "train"
+
+
+def start(program: Program) -> None:
+    """Runs a program with the command line in sys.argv; an error ends it with one sentence and status 1."""
     for name in ("stdout", "stderr"):
         # It may have been closed, as by >&-.
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115
@@ -49,15 +57,36 @@ def start(main: Callable[[], Any], schema: type, *, trains: bool) -> None:
         if isinstance(stream, io.TextIOWrapper):
             # A file's name need not be valid in any encoding, and is printed all the same.
             stream.reconfigure(errors="backslashreplace")
-    log_to_console()
-    register_resolvers()
-    with quiet_when_pipe_is_closed(), ended_by_signals(), _one_sentence(schema, tracebacks), errors_in_threads():
+    with quiet_when_pipe_is_closed(), ended_by_signals():
         if "--version" in sys.argv[1:]:
             print(f"headstart {version('headstart')}")
             return
-        sys.argv[1:] = _arguments_for_hydra(sys.argv[1:], schema, trains)
+        try:
+            run_program(program)
+        except Failed as failed:
+            abandon_output()
+            print(f"error: {failed.sentence}", file=sys.stderr)
+            raise
+
+
+def run_program(program: Program) -> None:
+    """Runs a program with the command line in sys.argv.
+
+    With `program.trains`, a command line that names a checkpoint is preceded by the settings of the run it came from,
+    and that of a sweep gets the sweep's folder.
+
+    Raises:
+        Failed: the user's input or machine is at fault.
+    """
+    tracebacks = bool(os.environ.get("HYDRA_FULL_ERROR"))
+    # Otherwise Hydra would print errors, and advice to set it, by itself.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    log_to_console()
+    register_resolvers()
+    with _one_sentence(program.schema, tracebacks), errors_in_threads():
+        sys.argv[1:] = _arguments_for_hydra(sys.argv[1:], program)
         reject_used_run_folder(sys.argv[1:])
-        main()
+        program.main()
 
 
 @contextmanager
@@ -82,10 +111,10 @@ def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
         sys.exit(130)
 
 
-def _arguments_for_hydra(arguments: list[str], schema: type, trains: bool) -> list[str]:
+def _arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     has_own_conf = not set(OTHER_CONF) & set(arguments)
-    conf = Path(sys.argv[0]).resolve().parent / "conf"
-    script = Script("train.py" if trains else "predict.py", tuple(known_keys(schema)), conf if has_own_conf else None)
+    conf, trains = conf_folder() if has_own_conf else None, program.trains
+    script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     check_words(arguments, script)

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.config.folder import conf_folder
 from headstart.config.suggest import VAGUE, meant_key
 
 GROUPS = ("data", "model", "finetune", "features", "trainer", "callbacks", "logger", "sweep", "experiment")
@@ -30,7 +31,7 @@ class Script:
 
     def options(self, group: str) -> list[str]:
         """The options of a group of conf/; none if they are not known."""
-        return sorted(path.stem for path in (self.conf / group).glob("*.yaml")) if self.conf is not None else []
+        return options_of(group, self.conf) if self.conf is not None else []
 
     def meant(self, name: str) -> str | None:
         """The key that people mean by `name`."""
@@ -44,3 +45,8 @@ class Script:
         # Otherwise best.ckpt would be the key that people mean by ckpt.
         is_name = not dot or any(key.startswith(f"{group}.") for key in self.known)
         return is_name and self.meant(word) is not None and word.lower() not in VAGUE and not os.path.exists(word)
+
+
+def options_of(group: str, conf: Path | None = None) -> list[str]:
+    """The options of a group of conf/, or of another such folder."""
+    return sorted(path.stem for path in ((conf or conf_folder()) / group).glob("*.yaml"))

@@ -24,3 +24,15 @@ def stored_features(
             if (matrix := store.read(key, view=0)) is not None:
                 of_backbone.setdefault(rest, {})[name] = matrix
     return next((features for features in of_backbone.values() if len(features) == len(splits)), None)
+
+
+def features_by_content(
+    store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any], backbone: dict[str, Any]
+) -> dict[str, Array]:
+    """The stored features (embedding_dim) of each image, by the SHA-256 of its file."""
+    found: dict[str, Array] = {}
+    for split in splits.values():
+        for key in store.find({"data": split.fingerprint, "transform": transform, "backbone": backbone}):
+            if (matrix := store.read(key, view=0)) is not None:
+                found |= dict(zip(split.contents, matrix, strict=True))
+    return found

@@ -9,7 +9,7 @@ from headstart.data.images import read_rgb
 from headstart.errors import UnreadableImage
 from headstart.fonts import typeface_for
 from headstart.predict.drawings import save
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
 
 COLUMNS, ROWS = 8, 5

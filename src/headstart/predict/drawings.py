@@ -8,7 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from headstart.files import DISK_FULL, replacing
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 from headstart.predict.sources import common_folder
 
 # Below output=; predictions never read what is in them.

@@ -4,7 +4,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from headstart.model.saliency import overlay
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 
 GAP = 6  # pixels
 

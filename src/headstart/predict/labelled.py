@@ -11,7 +11,7 @@ from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.temperature import scale
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 
 
 class Labelled:

@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 from headstart.data.images import read_rgb
 from headstart.fonts import Typeface, plain_typeface, typeface_for
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
 
 SMALLEST_EDGE = 240  # pixels; smaller images are enlarged so that text on them is readable

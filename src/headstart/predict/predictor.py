@@ -1,143 +1,177 @@
-"""Class probabilities of image files, in batches."""
+"""A trained classifier, ready to predict."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from headstart.data.images import read_rgb
-from headstart.data.transforms import EvalTransform, Preprocessing
-from headstart.data.workers import loader_options, thread_map
-from headstart.errors import HeadstartError, UnreadableImage
+from headstart.config.features import EncoderSettings
+from headstart.data.workers import loader_options
+from headstart.errors import HeadstartError
+from headstart.evaluation.probes import Array
+from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
+from headstart.predict.inputs import Batch, Input, Inputs, collate, inputs_of
+from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
+from headstart.run_folder import checkpoint_file
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The classes of one image with their probabilities, most probable first.
+class Predictor:
+    """Predicts classes and computes features. Several threads may use one: their calls wait for each other."""
 
-    `error` says why there are none, or why an image drawn from it is missing. `familiarity` is the score of
-    headstart.model.familiarity, None for old checkpoints; `doubt` says why the first class should not be believed.
-    `saliency` (h, w) is from 0 to 1, of `seen` (uint8, 3×H×W): what the network saw.
-    """
+    def __init__(self, classifier: ImageClassifier, device: torch.device) -> None:
+        self.classifier = classifier.to(device).eval()
+        self._device = device
+        self._lock = threading.Lock()
 
-    path: Path
-    classes: tuple[str, ...] = ()
-    probabilities: tuple[float, ...] = ()
-    error: str | None = None
-    familiarity: float | None = None
-    doubt: str | None = None
-    seen: Tensor | None = None
-    saliency: Tensor | None = None
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self.classifier.recipe.classes
 
+    def predict(
+        self,
+        source: Any,
+        *,
+        topk: int = 3,
+        min_confidence: float = 0.0,
+        explain: bool = False,
+        batch_size: int = 32,
+        num_workers: int | str = "auto",
+    ) -> list[Prediction]:
+        """One prediction per image of `source`, in its order; see headstart.predict.inputs for what it may be.
 
-UNFAMILIAR, UNSURE = "unlike anything trained on", "unsure"
+        Args:
+            topk: the number of classes of each.
+            min_confidence: predictions less probable than this are doubted.
+            explain: also what the network saw, and its saliency.
 
-
-# The images of a batch that could be read, stacked, and for each item of the batch the reason why not, or None.
-_Batch = tuple[Tensor | None, list[str | None]]
-
-
-class _Files(Dataset[Tensor | str]):
-    """`files[i]` is the i-th image, preprocessed as the validation split, or the reason why it cannot be read."""
-
-    def __init__(self, paths: list[Path], preprocessing: Preprocessing) -> None:
-        self._paths = paths
-        self._resize_size = preprocessing.resize_size
-        self._transform = EvalTransform(preprocessing)
-
-    def __len__(self) -> int:
-        return len(self._paths)
-
-    def __getitems__(self, indices: list[int]) -> list[Tensor | str]:
-        return thread_map(self.__getitem__, indices)
-
-    def __getitem__(self, index: int) -> Tensor | str:
-        path = self._paths[index]
-        try:
-            image = read_rgb(path)
-            resized = self._resize_size**2 * max(image.size) / min(image.size)
-            if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
-                return f"{path} cannot be resized: {image.width} × {image.height} pixels are too elongated"
-            return self._transform(image, 0, index)
-        except UnreadableImage as error:
-            return str(error)
-        # Whatever is wrong with one image, the others are predicted all the same.
-        except Exception as error:
-            return f"{path} cannot be processed: {str(error) or type(error).__name__}"
-
-
-def predict_files(
-    classifier: ImageClassifier,
-    paths: list[Path],
-    *,
-    topk: int,
-    batch_size: int,
-    num_workers: int | str,
-    device: torch.device,
-    min_confidence: float = 0.0,
-    explain: bool = False,
-) -> Iterator[Prediction]:
-    """Yields a prediction for each of `paths`, in their order.
-
-    Below the probability `min_confidence` it is doubted. `explain` adds what the network saw and the saliency.
-    """
-    classifier = classifier.to(device).eval()
-    classifier.encoder.prepare(len(paths))
-    topk = min(topk, len(classifier.recipe.classes))
-    preprocessing = classifier.recipe.preprocessing
-    loader = DataLoader(
-        _Files(paths, preprocessing),
-        batch_size=batch_size,
-        collate_fn=_collate,
-        **loader_options(num_workers, device, pixels=batch_size * preprocessing.image_size**2, kept=False),
-    )
-    remaining = iter(paths)
-    for images, errors in loader:
-        predictions = iter(_predict(classifier, images, topk, min_confidence, explain) if images is not None else [])
-        for error in errors:
-            path = next(remaining)
-            yield replace(next(predictions), path=path) if error is None else Prediction(path, error=error)
-
-
-def _collate(items: list[Tensor | str]) -> _Batch:
-    """Stacked where they were read: a worker hands over one tensor, not one for each image."""
-    images = [item for item in items if isinstance(item, Tensor)]
-    return torch.stack(images) if images else None, [item if isinstance(item, str) else None for item in items]
-
-
-def _predict(
-    classifier: ImageClassifier, images: Tensor, topk: int, min_confidence: float, explain: bool
-) -> list[Prediction]:
-    """Predictions of preprocessed images, without their paths."""
-    with torch.inference_mode():
-        features = classifier.embed(images)
-        values, indices = classifier.predict_proba(features).topk(topk)
-        scores = classifier.familiarity(features)
-    found, names, threshold = [], classifier.recipe.classes, float(classifier.familiarity.threshold)
-    maps = saliency_maps(classifier, images, indices[:, 0].clone()).cpu() if explain else None
-    for place, (row, probabilities, score) in enumerate(
-        zip(indices.tolist(), values.tolist(), scores.tolist(), strict=True)
-    ):
-        doubt = UNFAMILIAR if score < threshold else UNSURE if probabilities[0] < min_confidence else None
-        found.append(
-            Prediction(
-                Path(),
-                tuple(names[i] for i in row),
-                tuple(probabilities),
-                familiarity=score if math.isfinite(threshold) else None,
-                doubt=doubt,
-                seen=images[place] if explain else None,
-                saliency=maps[place] if maps is not None else None,
+        Raises:
+            HeadstartError: `source` has no images. An image that cannot be read gets a prediction with an error.
+        """
+        return list(
+            self.stream(
+                inputs_of(source),
+                topk=topk,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                min_confidence=min_confidence,
+                explain=explain,
             )
         )
-    return found
+
+    def stream(
+        self,
+        inputs: Sequence[Input],
+        *,
+        topk: int,
+        batch_size: int,
+        num_workers: int | str,
+        min_confidence: float = 0.0,
+        explain: bool = False,
+    ) -> Iterator[Prediction]:
+        """Yields the predictions of `predict` one by one, as batches are done."""
+        topk, done = min(topk, len(self.classes)), 0
+        for images, errors in self._batches(inputs, batch_size, num_workers):
+            found = iter(self._predict(images, topk, min_confidence, explain) if images is not None else [])
+            for error in errors:
+                given = inputs[done]
+                path = given if isinstance(given, Path) else Path(str(done))
+                yield replace(next(found), path=path) if error is None else Prediction(path, error=error)
+                done += 1
+
+    def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
+        """The backbone's features (N, embedding_dim), float32, of the images of `source`, in its order.
+
+        Raises:
+            HeadstartError: `source` has no images, or one of them cannot be read.
+        """
+        found = []
+        for features in self.stream_features(inputs_of(source), batch_size=batch_size, num_workers=num_workers):
+            if isinstance(features, str):
+                raise HeadstartError(features)
+            found.append(features)
+        return np.stack(found)
+
+    def stream_features(
+        self, inputs: Sequence[Input], *, batch_size: int, num_workers: int | str
+    ) -> Iterator[Array | str]:
+        """Yields the features (embedding_dim) of each image, or the reason why it cannot be read."""
+        for images, errors in self._batches(inputs, batch_size, num_workers):
+            rows = iter(self._embed(images) if images is not None else ())
+            yield from (next(rows) if error is None else error for error in errors)
+
+    def _batches(self, inputs: Sequence[Input], batch_size: int, num_workers: int | str) -> Iterator[Batch]:
+        preprocessing = self.classifier.recipe.preprocessing
+        with self._lock:
+            self.classifier.encoder.prepare(len(inputs))
+        pixels = batch_size * preprocessing.image_size**2
+        options = loader_options(num_workers, self._device, pixels=pixels, kept=False)
+        # It draws a seed for its workers, which must not come from the caller's stream.
+        options["generator"] = torch.Generator()
+        yield from DataLoader(Inputs(list(inputs), preprocessing), batch_size=batch_size, collate_fn=collate, **options)
+
+    def _embed(self, images: Tensor) -> Array:
+        with self._lock, torch.inference_mode():
+            return self.classifier.embed(images).cpu().numpy()
+
+    def _predict(self, images: Tensor, topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
+        """Predictions of preprocessed images, without their paths."""
+        with self._lock, torch.inference_mode():
+            features = self.classifier.embed(images)
+            values, indices = self.classifier.predict_proba(features).topk(topk)
+            scores = self.classifier.familiarity(features)
+        maps: list[Tensor | None] = [None] * len(images)
+        if explain:
+            with self._lock:
+                maps = list(saliency_maps(self.classifier, images, indices[:, 0].clone()).cpu())
+        threshold = float(self.classifier.familiarity.threshold)
+        return [
+            Prediction(
+                Path(),
+                tuple(self.classes[i] for i in row),
+                tuple(probabilities),
+                familiarity=score if math.isfinite(threshold) else None,
+                doubt=UNFAMILIAR if score < threshold else UNSURE if probabilities[0] < min_confidence else None,
+                seen=images[place] if explain else None,
+                saliency=maps[place],
+            )
+            for place, (row, probabilities, score) in enumerate(
+                zip(indices.tolist(), values.tolist(), scores.tolist(), strict=True)
+            )
+        ]
+
+
+def load(
+    checkpoint: str | Path,
+    *,
+    accelerator: str = "auto",
+    precision: str = "auto",
+    compile: bool | str = "auto",
+    weights: str | None = None,
+) -> Predictor:
+    """The predictor of a checkpoint, or of the best one in the folder of a run or a sweep.
+
+    Args:
+        accelerator: "auto", "cpu", "cuda" or "mps".
+        precision: "32", "bf16" or "auto", as in training.
+        compile: whether the backbone is compiled; "auto": if the number of images repays it.
+        weights: a file with the backbone's weights, if they have moved since training.
+
+    Raises:
+        HeadstartError: there is no such checkpoint, or device, or the backbone's weights are missing or different.
+    """
+    device = choose_device(accelerator)
+    path = checkpoint_file(Path(checkpoint).expanduser(), "best")
+    return Predictor(load_classifier(path, EncoderSettings(precision=precision, compile=compile), weights), device)
 
 
 def choose_device(accelerator: str) -> torch.device:

@@ -15,7 +15,8 @@ from headstart.predict.drawings import FOLDERS, Drawings
 from headstart.predict.explanations import explain
 from headstart.predict.labelled import Labelled, labelled_source
 from headstart.predict.overlays import Overlays
-from headstart.predict.predictor import Prediction, choose_device, predict_files
+from headstart.predict.prediction import Prediction
+from headstart.predict.predictor import Predictor, choose_device
 from headstart.predict.sources import find_images
 from headstart.predict.writers import FileWriter, TableWriter, open_files
 from headstart.report.summary import accuracy
@@ -40,13 +41,11 @@ def predict(settings: PredictSettings) -> None:
     classifier = load_classifier(checkpoint, settings.features, settings.model.weights)
     labelled = Labelled(labelled_source(settings.source), paths, classifier) if settings.labelled else None
     classes = classifier.recipe.classes
-    predictions = predict_files(
-        classifier,
+    predictions = Predictor(classifier, device).stream(
         paths,
         topk=len(classes) if labelled else settings.topk,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
-        device=device,
         min_confidence=settings.min_confidence,
         explain=settings.explain,
     )

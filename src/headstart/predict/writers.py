@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.files import naming
-from headstart.predict.predictor import Prediction
+from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
 
 

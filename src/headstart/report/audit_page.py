@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
-from headstart.audit.findings import Finding
-from headstart.audit.kinds import KINDS
-from headstart.audit.report import COMPARED
+from headstart.auditing.findings import Finding
+from headstart.auditing.kinds import KINDS
+from headstart.auditing.report import COMPARED
 from headstart.data.prepare import PreparedData
 from headstart.files import write_text
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
-from headstart.audit.findings import SIGN_NAMES, Finding, find_problems
-from headstart.audit.kinds import KINDS
+from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
+from headstart.auditing.kinds import KINDS
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import inspect_images
 from headstart.data.manifest import build_manifest

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from headstart.audit.findings import Finding, find_problems, in_order
-from headstart.audit.from_features import find_from_features
+from headstart.auditing.findings import Finding, find_problems, in_order
+from headstart.auditing.from_features import find_from_features
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json

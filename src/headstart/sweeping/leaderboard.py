@@ -10,9 +10,9 @@ from headstart.cli.names import shortened
 from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweep.best import show_best
-from headstart.sweep.significance import SIGNIFICANT, OverSeeds, Tie, over_seeds
-from headstart.sweep.trial_record import Trial, read_trials
+from headstart.sweeping.best import show_best
+from headstart.sweeping.significance import SIGNIFICANT, OverSeeds, Tie, over_seeds
+from headstart.sweeping.trial_record import Trial, read_trials
 from headstart.tables import render_table
 
 COLUMNS = ("valid/loss", "valid/acc", "best_epoch")

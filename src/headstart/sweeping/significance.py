@@ -9,7 +9,7 @@ import numpy as np
 
 from headstart.evaluation.statistics import mcnemar
 from headstart.run_folder import SweepFolder
-from headstart.sweep.trial_record import Trial
+from headstart.sweeping.trial_record import Trial
 
 SIGNIFICANT = 0.05
 SEED = "seed"

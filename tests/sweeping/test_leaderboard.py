@@ -10,9 +10,9 @@ from PIL import Image
 from headstart.files import read_json, write_json
 from headstart.log import log_to_console
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweep.leaderboard import describe_leaderboard, ranked, update_leaderboard
-from headstart.sweep.plot import draw_sweep
-from headstart.sweep.trial_record import Trial, read_trials, write_trial
+from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
+from headstart.sweeping.plot import draw_sweep
+from headstart.sweeping.trial_record import Trial, read_trials, write_trial
 
 
 def trial(folder: str, loss: float, *, reason: str | None = None, **values: str) -> Trial:

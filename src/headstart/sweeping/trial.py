@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.audit.report import AuditReport
+from headstart.auditing.report import AuditReport
 from headstart.cli.names import values_of_trial
 from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
@@ -22,10 +22,10 @@ from headstart.log import log, log_to_console, log_to_file
 from headstart.report.curves import draw_curves
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
-from headstart.sweep.leaderboard import update_leaderboard
-from headstart.sweep.shared import shared_backbone, shared_data
-from headstart.sweep.trial_record import Trial, config_sha256, read_trial, write_trial
-from headstart.sweep.validation import check_sweep
+from headstart.sweeping.leaderboard import update_leaderboard
+from headstart.sweeping.shared import shared_backbone, shared_data
+from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
+from headstart.sweeping.validation import check_sweep
 from headstart.training.callbacks.hparams import HParams, swept
 from headstart.training.fit import fit
 

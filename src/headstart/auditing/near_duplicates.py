@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.audit.findings import Finding
+from headstart.auditing.findings import Finding
 from headstart.evaluation.probes import Array
 
 # Cosine similarity of centered features from which a pair is listed.

@@ -11,10 +11,10 @@ from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweep.leaderboard import describe_leaderboard, test_metrics, update_leaderboard
-from headstart.sweep.plot import draw_sweep
-from headstart.sweep.scales import Scale
-from headstart.sweep.significance import find_tie
+from headstart.sweeping.leaderboard import describe_leaderboard, test_metrics, update_leaderboard
+from headstart.sweeping.plot import draw_sweep
+from headstart.sweeping.scales import Scale
+from headstart.sweeping.significance import find_tie
 from headstart.tasks import report, test
 
 

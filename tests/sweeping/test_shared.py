@@ -9,7 +9,7 @@ from conftest import SMALL, draw_classes, settings_of
 from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
-from headstart.sweep import shared
+from headstart.sweeping import shared
 
 
 @pytest.fixture

@@ -1,5 +1,5 @@
-from headstart.audit.findings import Finding
-from headstart.audit.report import findings_table, log_findings
+from headstart.auditing.findings import Finding
+from headstart.auditing.report import findings_table, log_findings
 
 FINDINGS = [
     *(Finding("truncated", (f"train/ant/{n}.jpg",), "image file is truncated") for n in range(5)),

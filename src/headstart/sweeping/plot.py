@@ -13,8 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from headstart.cli.names import shortened
 from headstart.files import replacing
 from headstart.metrics import metric_of
-from headstart.sweep.scales import Scale
-from headstart.sweep.trial_record import Trial
+from headstart.sweeping.scales import Scale
+from headstart.sweeping.trial_record import Trial
 
 PANEL = (4.2, 3.4)  # inches
 NARROWEST = 6.0  # inches, with room for the title

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.audit.kinds import KINDS
+from headstart.auditing.kinds import KINDS
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
 from headstart.data.prepare import PreparedData

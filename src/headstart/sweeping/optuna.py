@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from headstart.cli.names import all_swept, swept_values, trial_name
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweep.trial_record import read_trial
+from headstart.sweeping.trial_record import read_trial
 
 
 def prepare_study(config: DictConfig, sweep: SweepFolder) -> None:

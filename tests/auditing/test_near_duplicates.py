@@ -3,8 +3,8 @@ from typing import Any
 
 import numpy as np
 
-from headstart.audit.findings import Finding
-from headstart.audit.from_features import find_from_features
+from headstart.auditing.findings import Finding
+from headstart.auditing.from_features import find_from_features
 from headstart.data.manifest import Split
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headstart.sweep.plot import LONGEST, _place, _title, draw_sweep, short_label
-from headstart.sweep.scales import scales_of
-from headstart.sweep.trial_record import Trial
+from headstart.sweeping.plot import LONGEST, _place, _title, draw_sweep, short_label
+from headstart.sweeping.scales import scales_of
+from headstart.sweeping.trial_record import Trial
 
 
 def trial(number: int, **values: Any) -> Trial:

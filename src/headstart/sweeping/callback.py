@@ -13,12 +13,13 @@ from omegaconf import DictConfig
 
 from headstart.cli.errors import exit_on_error
 from headstart.cli.names import as_written, sweep_name, swept_keys
+from headstart.cli.output_folder import output_folder
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
 from headstart.run_folder import SweepFolder
-from headstart.sweep.scales import scales_of
-from headstart.sweep.validation import check_sweep
+from headstart.sweeping.scales import scales_of
+from headstart.sweeping.validation import check_sweep
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
 _held: list[FileLock] = []
@@ -31,13 +32,14 @@ class SweepCallback(Callback):
         with _release_lock_on_exit(), _exit_on_unexpected_error(), exit_on_error():
             check_sweep(config)
             folder = Path(config.hydra.sweep.dir)
+            output_folder.set(folder)
             overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
             _check_command_line(config, overrides)
             _lock(folder)
             _claim(SweepFolder(folder), sweep_name(overrides))
             if config.hydra.runtime.choices.get("hydra/sweeper") == "optuna":
                 # Imported here because Optuna takes a second, and need not be installed.
-                from headstart.sweep.optuna import prepare_study
+                from headstart.sweeping.optuna import prepare_study
 
                 prepare_study(config, SweepFolder(folder))
             log.info("sweep folder: %s", folder)
@@ -59,8 +61,8 @@ class SweepCallback(Callback):
 def _finalize(config: DictConfig, *, is_complete: bool) -> None:
     with _exit_on_unexpected_error(), exit_on_error():
         # Imported here because torch takes seconds.
-        from headstart.sweep.finalize import finalize
-        from headstart.sweep.shared import forget_shared
+        from headstart.sweeping.finalize import finalize
+        from headstart.sweeping.shared import forget_shared
 
         forget_shared()
         scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))

@@ -7,8 +7,8 @@ from pathlib import Path
 from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories  # type: ignore[import-untyped]
 
 from headstart.run_folder import SweepFolder, checkpoint_in
-from headstart.sweep.leaderboard import update_leaderboard
-from headstart.sweep.trial_record import Trial, read_trial, write_trial
+from headstart.sweeping.leaderboard import update_leaderboard
+from headstart.sweeping.trial_record import Trial, read_trial, write_trial
 
 
 def written(root: Path, folder: str, loss: float) -> SweepFolder:

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from headstart.audit.findings import Finding
-from headstart.audit.near_duplicates import Pooled, near_duplicates
+from headstart.auditing.findings import Finding
+from headstart.auditing.near_duplicates import Pooled, near_duplicates
 from headstart.data.manifest import Split
 from headstart.evaluation.probes import Array, unit_rows
 

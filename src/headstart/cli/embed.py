@@ -1,0 +1,29 @@
+"""`headstart embed`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from headstart.cli.environment import use_writable_caches
+from headstart.cli.errors import exit_on_error
+from headstart.cli.main import Program, start
+from headstart.config.embed import EmbedSettings, check_embed
+from headstart.config.folder import conf_folder
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="embed")
+def _main(config: DictConfig) -> None:
+    with exit_on_error():
+        settings = check_embed(config)
+        use_writable_caches()
+        # Imported here because torch takes seconds, and reporting a typo should not.
+        from headstart.predict.embed import embed
+
+        embed(settings)
+
+
+EMBED = Program(_main, EmbedSettings, "embed")
+
+
+def run() -> None:
+    """Runs the command line in sys.argv."""
+    start(EMBED)

@@ -1,0 +1,29 @@
+"""predict.py, and `headstart predict`."""
+
+import hydra
+from omegaconf import DictConfig
+
+from headstart.cli.environment import use_writable_caches
+from headstart.cli.errors import exit_on_error
+from headstart.cli.main import Program, start
+from headstart.config.folder import conf_folder
+from headstart.config.predict import PredictSettings, check_predict
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="predict")
+def _main(config: DictConfig) -> None:
+    with exit_on_error():
+        settings = check_predict(config)
+        use_writable_caches()
+        # Imported here because torch takes seconds, and reporting a typo should not.
+        from headstart.predict.run import predict
+
+        predict(settings)
+
+
+PREDICT = Program(_main, PredictSettings, "predict")
+
+
+def run() -> None:
+    """Runs the command line in sys.argv."""
+    start(PREDICT)

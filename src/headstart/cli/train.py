@@ -1,0 +1,45 @@
+"""train.py, and `headstart train`."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from headstart.cli.cleanup import is_multirun
+from headstart.cli.environment import use_writable_caches
+from headstart.cli.errors import exit_on_error
+from headstart.cli.main import HYDRA_TARGETS, Program, start
+from headstart.cli.output_folder import output_folder
+from headstart.config.folder import conf_folder
+from headstart.config.train import TrainSettings, check_train
+
+
+@hydra.main(config_path=str(conf_folder()), config_name="train", execution_whitelist=HYDRA_TARGETS)
+def _main(config: DictConfig) -> float | None:
+    # Imported here because torch and Lightning take seconds, and reporting a typo should not.
+    if is_multirun():
+        use_writable_caches()
+        from headstart.sweeping.trial import run_trial
+
+        return run_trial(config)
+    output_folder.set(Path(HydraConfig.get().runtime.output_dir))
+    with exit_on_error():
+        settings = check_train(config)
+        use_writable_caches()
+        from headstart.preflight import check_without_data
+        from headstart.tasks import TASKS
+
+        result = TASKS[settings.task](check_without_data(settings))
+    if not result:
+        sys.exit(1)
+    return None
+
+
+TRAIN = Program(_main, TrainSettings, "train")
+
+
+def run() -> None:
+    """Runs the command line in sys.argv."""
+    start(TRAIN)

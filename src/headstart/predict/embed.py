@@ -1,0 +1,106 @@
+"""What `headstart embed` does: write the features of images."""
+
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from headstart.config.embed import EmbedSettings
+from headstart.config.train import check_train
+from headstart.data.prepare import prepare_data
+from headstart.data.transforms import EvalTransform
+from headstart.data.workers import thread_map
+from headstart.errors import HeadstartError
+from headstart.evaluation.probes import Array
+from headstart.features.store import open_store
+from headstart.features.stored import features_by_content
+from headstart.files import replacing, sha256_of, write_csv
+from headstart.log import log
+from headstart.predict.predictor import Predictor, load
+from headstart.predict.sources import find_images
+from headstart.run_folder import checkpoint_file, run_folder_of
+
+
+def embed(settings: EmbedSettings) -> None:
+    """Writes features.npy (float32, N×embedding_dim) and index.csv, with the same rows, or one Parquet file.
+
+    Images whose features the training has stored are not encoded again. Unreadable ones are left out, and named.
+
+    Raises:
+        HeadstartError: there is no checkpoint, or no image that can be read.
+    """
+    paths, output = find_images(settings.source), Path(settings.output)
+    predictor = load(
+        settings.ckpt_path,
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
+    known = _known_features(predictor, Path(settings.ckpt_path), paths)
+    missing = [path for path in paths if path not in known]
+    found = predictor.stream_features(
+        missing, batch_size=settings.data.batch_size, num_workers=settings.data.num_workers
+    )
+    for path, features in zip(missing, found, strict=True):
+        if isinstance(features, str):
+            log.warning("%s", features)
+        else:
+            known[path] = features
+    kept = [path for path in paths if path in known]
+    if not kept:
+        raise HeadstartError(f"none of the {len(paths)} images of source={settings.source} could be read")
+    matrix = np.stack([np.asarray(known[path], np.float32) for path in kept])
+    written = _write_parquet(kept, matrix, output) if settings.format == "parquet" else _write(kept, matrix, output)
+    cached = len(paths) - len(missing)
+    log.info("%d images, %d features each (%d images from the feature cache): %s", *matrix.shape, cached, written)
+
+
+def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -> dict[Path, Array]:
+    """The features that the checkpoint's training has stored of the images of its own data."""
+    classifier = predictor.classifier
+    run = run_folder_of(checkpoint_file(checkpoint, "best"))
+    if classifier.recipe.finetune.first_epoch is not None or not run.config.is_file():
+        return {}
+    try:
+        settings = check_train(DictConfig(OmegaConf.load(run.config)))
+        root, store = Path(settings.data.root).resolve(), open_store(settings.features)
+        if store is None or not any(path.resolve().is_relative_to(root) for path in paths):
+            return {}
+        splits = prepare_data(settings.data, settings.data.seed).manifest.splits
+    # They may have changed since, or be gone; then the images are encoded.
+    except (HeadstartError, OSError):
+        return {}
+    transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
+    known = features_by_content(store, splits, transform.spec, backbone)
+    contents = dict(zip(paths, thread_map(_content_of, paths), strict=True)) if known else {}
+    return {path: known[sha256] for path, sha256 in contents.items() if sha256 in known}
+
+
+def _content_of(path: Path) -> str | None:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return None
+
+
+def _write(paths: list[Path], matrix: Array, output: Path) -> Path:
+    """features.npy, and index.csv with the row, the path and the folder of each image."""
+    with replacing(output / "features.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, matrix)
+    rows = ((row, path, path.parent.name) for row, path in enumerate(paths))
+    write_csv(output / "index.csv", ("row", "path", "folder"), rows)
+    return output / "features.npy"
+
+
+def _write_parquet(paths: list[Path], matrix: Array, output: Path) -> Path:
+    """features.parquet with the columns path, folder and features."""
+    import pyarrow  # type: ignore[import-not-found]
+    from pyarrow import parquet
+
+    # Names that are not UTF-8 get replacement characters: the format has no others.
+    names = [[str(part).encode("utf-8", "replace").decode() for part in (path, path.parent.name)] for path in paths]
+    columns = {"path": [path for path, _ in names], "folder": [folder for _, folder in names], "features": list(matrix)}
+    with replacing(output / "features.parquet") as temporary:
+        parquet.write_table(pyarrow.table(columns), temporary)
+    return output / "features.parquet"

@@ -1,0 +1,136 @@
+"""headstart from Python: the runs of the command line, several in one process, which is left as it was."""
+
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import SMALL, Script
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+import headstart
+import headstart.api  # torch and Hydra change the process when they are imported
+
+RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+
+def process() -> dict[str, Any]:
+    """What a run must not change."""
+    loggers = [logging.getLogger(name) for name in ("", "headstart", "pytorch_lightning", "hydra", "matplotlib")]
+    generators = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()  # type: ignore[index]
+    return {
+        "argv": list(sys.argv),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "logging": [(of.level, list(of.handlers), of.propagate, of.disabled) for of in loggers],
+        "random": generators,
+        "signals": [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)],
+        "torch": (torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()),
+        "hydra": GlobalHydra.instance().is_initialized(),
+        "excepthooks": (sys.excepthook, threading.excepthook),
+    }
+
+
+@pytest.mark.slow
+def test_train__is_what_the_command_line_does(script: Script, flat: Path) -> None:
+    result = script("train.py", f"data.root={flat}", *SMALL, *RULE, "hydra.run.dir=by_script")
+    assert result.status == 0, result.err
+    before = process()
+    run = headstart.train(*SMALL, *RULE, data=flat, folder="by_api")
+    assert process() == before
+    assert run.folder == Path("by_api").absolute()
+    by_script = headstart.Run(Path("by_script"))
+    assert run.history == by_script.history
+    timeless = [{key: value for key, value in of.metrics.items() if key != "seconds"} for of in (run, by_script)]
+    assert timeless[0] == timeless[1]
+    names = [{str(p.relative_to(of.folder)) for p in of.folder.rglob("*")} for of in (run, by_script)]
+    files = [{name for name in found if "tfevents" not in name} for found in names]
+    assert files[0] == files[1]
+
+
+@pytest.mark.slow
+def test_several_in_one_process__also_in_a_thread(flat: Path) -> None:
+    given = (*SMALL, *RULE)
+    first = headstart.train(*given, data=flat)
+    predicted = first.predictor(accelerator="cpu").predict(flat / "red", topk=1)
+    found: list[headstart.Run] = []
+    thread = threading.Thread(target=lambda: found.append(headstart.train(*given, data=flat)))
+    thread.start()
+    # Waits for the other.
+    second = headstart.train(*given, data=flat)
+    thread.join()
+    assert first.history == second.history == found[0].history
+    assert len({first.folder, second.folder, found[0].folder}) == 3
+    again = found[0].predictor(accelerator="cpu").predict(flat / "red", topk=1)
+    assert [p.probabilities for p in again] == [p.probabilities for p in predicted]
+
+
+@pytest.mark.slow
+def test_sweep__has_a_row_for_each_trial(flat: Path) -> None:
+    before = process()
+    board = headstart.sweep(*SMALL, *RULE, data=flat, lr=[1e-2, 1e-3], folder="sweep")
+    assert process() == before
+    assert board.folder == Path("sweep").absolute()
+    assert sorted(row["model.lr"] for row in board.rows) == ["0.001", "0.01"]
+    assert board.summary["trials"] == 2
+    assert board.best.folder.name == board.rows[0]["folder"]
+    assert board.best.checkpoint.is_file()
+
+
+def test_audit__returns_the_findings(flat: Path) -> None:
+    assert {finding.severity for finding in headstart.audit(flat, *SMALL[1:], *RULE)} == {"warning"}
+    (flat / "red" / "broken.jpg").write_bytes(b"")
+    finding = headstart.audit(flat, *SMALL[1:], *RULE)[0]
+    assert (finding.kind, finding.paths, finding.severity) == ("empty file", ("red/broken.jpg",), "error")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "keywords", "says"),
+    [
+        ((), {"data": "nowhere"}, "data.root=nowhere does not exist"),
+        (("model.lrr=1",), {"data": "."}, "model.lr"),
+        ((), {"data": ".", "lr": -1}, "model.lr=-1.0 is invalid: it must be a positive number"),
+        ((), {"learning_rate": 1}, "learning_rate is not a keyword"),
+        (("data=foldr",), {}, "data=foldr is not available: did you mean folder?"),
+        (("epochs=3",), {"data": "."}, "trainer.max_epochs=3"),
+    ],
+)
+def test_errors__are_those_of_the_command_line(
+    overrides: tuple[str, ...], keywords: dict[str, Any], says: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = process()
+    with pytest.raises(headstart.HeadstartError) as error:
+        headstart.train(*overrides, **keywords)
+    assert says in str(error.value)
+    assert process() == before
+    assert capfd.readouterr().err == ""
+
+
+def test_hydra_of_the_surrounding_program__goes_on(flat: Path, tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "config.yaml").write_text("a: 1\n")
+    with initialize_config_dir(str(tmp_path / "own")):
+        headstart.audit(flat, *SMALL[1:], *RULE)
+        assert compose("config", ["a=2"]).a == 2
+
+
+def test_names__are_all_there() -> None:
+    for name in headstart.__all__:
+        assert getattr(headstart, name) is not None
+        assert name in dir(headstart)
+    with pytest.raises(AttributeError, match="has no attribute 'trian'"):
+        headstart.trian  # noqa: B018
