@@ -72,7 +72,8 @@ def _process() -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
-        os.environ.clear()
+        for name in os.environ.keys() - environment.keys():
+            del os.environ[name]
         os.environ.update(environment)
 
 

@@ -1,0 +1,26 @@
+"""Predictions over HTTP: RUN=logs/… uvicorn fastapi_app:app, then curl -F file=@photo.jpg localhost:8000/predict."""
+
+import io
+import os
+from typing import Any
+
+from fastapi import FastAPI, HTTPException, UploadFile
+from PIL import Image, UnidentifiedImageError
+
+import headstart
+
+app = FastAPI()
+predictor = headstart.load(os.environ["RUN"])
+
+
+@app.post("/predict")
+def predict(file: UploadFile) -> dict[str, Any]:
+    """The three most probable classes of an image. FastAPI calls it in threads, which may share a predictor."""
+    try:
+        image = Image.open(io.BytesIO(file.file.read()))
+    except UnidentifiedImageError:
+        raise HTTPException(422, "not an image") from None
+    (found,) = predictor.predict(image)
+    if found.error is not None:
+        raise HTTPException(422, found.error)
+    return {"classes": dict(zip(found.classes, found.probabilities, strict=True)), "doubt": found.doubt}

@@ -1,0 +1,24 @@
+"""A page to try a classifier on: RUN=logs/… python gradio_app.py."""
+
+import os
+
+import gradio
+import numpy as np
+from PIL import Image
+
+import headstart
+from headstart.model.saliency import overlay
+
+predictor = headstart.load(os.environ["RUN"])
+
+
+def classify(image: Image.Image) -> tuple[dict[str, float], np.ndarray]:
+    """The most probable classes, and what of the image speaks for the first one."""
+    (found,) = predictor.predict(image, topk=5, explain=True)
+    return dict(zip(found.classes, found.probabilities, strict=True)), np.asarray(overlay(found.seen, found.saliency))
+
+
+demo = gradio.Interface(classify, gradio.Image(type="pil"), [gradio.Label(), gradio.Image()])
+
+if __name__ == "__main__":
+    demo.launch()

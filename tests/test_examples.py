@@ -1,0 +1,82 @@
+"""Every example in docs/python.md, examples/ and the notebook runs."""
+
+import io
+import re
+import runpy
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, draw_classes
+from PIL import Image
+
+pytestmark = pytest.mark.slow
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(autouse=True)
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder `photos` that the examples speak of; the current folder is empty besides."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return draw_classes(Path("photos").absolute(), 12)
+
+
+@pytest.fixture
+def example(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run, which the environment variable RUN names."""
+    monkeypatch.setenv("RUN", str(trained))
+    return trained
+
+
+def test_documentation__its_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs" / "python.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 6
+    # Images so small that it takes seconds, and weights that need no download.
+    small = '"model.weights=null", "data.resize_size=40", "data.image_size=32", "data.num_workers=0", '
+    code = "".join(blocks).replace("headstart.train(", f"headstart.train({small}")
+    code = code.replace("headstart.sweep(", f"headstart.sweep({small}")
+    names: dict[str, object] = {}
+    exec(compile(textwrap.dedent(code), "docs/python.md", "exec"), names)
+    assert names["features"].shape == (36, 512)  # type: ignore[attr-defined]
+
+
+def test_batch_job__sorts_images(example: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["batch_job.py", str(example), str(photos), "sorted"])
+    runpy.run_path(str(EXAMPLES / "batch_job.py"), run_name="__main__")
+    assert {path.name for path in Path("sorted").iterdir()} <= {"blue", "green", "red", "doubtful"}
+
+
+def test_fastapi__answers(example: Path, photos: Path) -> None:
+    for package in ("httpx", "multipart"):
+        pytest.importorskip(package)
+    testclient = pytest.importorskip("fastapi.testclient")
+    client = testclient.TestClient(runpy.run_path(str(EXAMPLES / "fastapi_app.py"))["app"])
+    image = next((photos / "red").iterdir())
+    answer = client.post("/predict", files={"file": image.read_bytes()})
+    assert answer.status_code == 200
+    assert set(answer.json()["classes"]) == {"blue", "green", "red"}
+    assert client.post("/predict", files={"file": b"no image"}).status_code == 422
+
+
+def test_gradio__classifies(example: Path) -> None:
+    pytest.importorskip("gradio")
+    classify = runpy.run_path(str(EXAMPLES / "gradio_app.py"))["classify"]
+    content = io.BytesIO()
+    Image.new("RGB", (60, 50), "red").save(content, "PNG")
+    classes, picture = classify(Image.open(content))
+    assert sum(classes.values()) == pytest.approx(1)
+    assert picture.shape == (32, 32, 3)
+
+
+def test_notebook__runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
+    client = nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(Path.cwd())}})
+    client.execute()
+    shown = str([cell.get("outputs") for cell in notebook.cells])
+    assert "image/png" in shown
+    assert "dotted_star" in shown
