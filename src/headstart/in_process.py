@@ -22,7 +22,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from headstart.cli.errors import Failed
 from headstart.cli.main import Program, run_program
-from headstart.cli.output_folder import output_folder
+from headstart.cli.output_folder import remembered_output
 from headstart.errors import HeadstartError
 
 # Settings of the process, which a run changes.
@@ -54,7 +54,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
             raise HeadstartError(failed.sentence) from failed.__context__
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
-        return Done(output_folder.get().absolute(), status)
+        return Done(remembered_output().absolute(), status)
 
 
 @contextmanager

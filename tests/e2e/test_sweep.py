@@ -30,7 +30,7 @@ from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.files import lock_for
-from headstart.model import classifier
+from headstart.model import image_classifier
 from headstart.model.head import build_head
 from headstart.sweeping import shared
 
@@ -337,7 +337,7 @@ def test_failing__recorded_and_the_sweep_continues(
             raise MemoryError("no more")
         return build_head(dim, hidden, classes, dropout)
 
-    monkeypatch.setattr(classifier, "build_head", out_of_memory)
+    monkeypatch.setattr(image_classifier, "build_head", out_of_memory)
     # An invalid value, a loss that becomes NaN, no memory, and a trial that completes.
     sweep = ("-m", "model.lr=-1,1e30,0.01", "model.hidden_dim=77,8", "trainer.max_epochs=5")
     result = script("train.py", *base, *sweep)
@@ -356,7 +356,7 @@ def test_failing__recorded_and_the_sweep_continues(
     assert "6 trials, 5 of them failed" in result.out
     assert "MemoryError" in (folder / "model.hidden_dim=77,model.lr=0.01" / "traceback.txt").read_text()
     # Failed trials are run again, the others are kept.
-    monkeypatch.setattr(classifier, "build_head", build_head)
+    monkeypatch.setattr(image_classifier, "build_head", build_head)
     again = script("train.py", *base, *sweep)
     assert "6 trials, 4 of them failed" in again.out
     assert again.out.count(SKIPPED) == 1

@@ -11,7 +11,7 @@ from headstart.cli.cleanup import is_multirun
 from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import HYDRA_TARGETS, Program, start
-from headstart.cli.output_folder import output_folder
+from headstart.cli.output_folder import remember_output
 from headstart.config.folder import conf_folder
 from headstart.config.train import TrainSettings, check_train
 
@@ -24,7 +24,7 @@ def _main(config: DictConfig) -> float | None:
         from headstart.sweeping.trial import run_trial
 
         return run_trial(config)
-    output_folder.set(Path(HydraConfig.get().runtime.output_dir))
+    remember_output(Path(HydraConfig.get().runtime.output_dir))
     with exit_on_error():
         settings = check_train(config)
         use_writable_caches()

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from headstart.cli.errors import exit_on_error
 from headstart.cli.names import as_written, sweep_name, swept_keys
-from headstart.cli.output_folder import output_folder
+from headstart.cli.output_folder import remember_output
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
@@ -32,7 +32,7 @@ class SweepCallback(Callback):
         with _release_lock_on_exit(), _exit_on_unexpected_error(), exit_on_error():
             check_sweep(config)
             folder = Path(config.hydra.sweep.dir)
-            output_folder.set(folder)
+            remember_output(folder)
             overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
             _check_command_line(config, overrides)
             _lock(folder)
