@@ -84,7 +84,7 @@ def run_program(program: Program) -> None:
     log_to_console()
     register_resolvers()
     with _one_sentence(program.schema, tracebacks), errors_in_threads():
-        sys.argv[1:] = _arguments_for_hydra(sys.argv[1:], program)
+        sys.argv[1:] = arguments_for_hydra(sys.argv[1:], program)
         reject_used_run_folder(sys.argv[1:])
         program.main()
 
@@ -111,7 +111,12 @@ def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
         sys.exit(130)
 
 
-def _arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
+def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
+    """The command line as Hydra takes it.
+
+    Raises:
+        HeadstartError: it is not understood; the message has the command that was probably meant.
+    """
     has_own_conf = not set(OTHER_CONF) & set(arguments)
     conf, trains = conf_folder() if has_own_conf else None, program.trains
     script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
