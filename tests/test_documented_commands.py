@@ -39,7 +39,6 @@ def commands() -> list[str]:
 @pytest.mark.parametrize("line", commands())
 def test_command__is_accepted(line: str, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     found = COMMAND.match(line.partition(": ")[2])
     assert found is not None
     program, check = PROGRAMS[found.group(1) or found.group(2)]

@@ -3,6 +3,7 @@
 import io
 import re
 import runpy
+import shutil
 import sys
 import textwrap
 from pathlib import Path
@@ -30,17 +31,32 @@ def example(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
-def test_documentation__its_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs" / "python.md").read_text()
-    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    assert len(blocks) == 6
-    # Images so small that it takes seconds, and weights that need no download.
-    small = '"model.weights=null", "data.resize_size=40", "data.image_size=32", "data.num_workers=0", '
-    code = "".join(blocks).replace("headstart.train(", f"headstart.train({small}")
-    code = code.replace("headstart.sweep(", f"headstart.sweep({small}")
+# Images so small that it takes seconds, and weights that need no download.
+SMALLER = '"model.weights=null", "data.resize_size=40", "data.image_size=32", "data.num_workers=0", '
+
+
+def run_blocks(page: Path, **replacements: str) -> dict[str, object]:
+    """Runs a page's Python, and returns its names."""
+    code = textwrap.dedent("".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)))
+    for old, new in replacements.items():
+        code = code.replace(old, new)
+    for function in ("headstart.train(", "headstart.sweep("):
+        code = code.replace(function, function + SMALLER)
     names: dict[str, object] = {}
-    exec(compile(textwrap.dedent(code), "docs/python.md", "exec"), names)
+    exec(compile(code, page.name, "exec"), names)
+    return names
+
+
+def test_documentation__its_python_runs() -> None:
+    names = run_blocks(ROOT / "docs" / "python.md")
     assert names["features"].shape == (36, 512)  # type: ignore[attr-defined]
+    assert len(names["board"].rows) == 2  # type: ignore[attr-defined]
+
+
+def test_readme__its_python_runs(photos: Path) -> None:
+    shutil.copy(photos / "red" / "0.jpg", "photo.jpg")
+    names = run_blocks(ROOT / "README.md", DIR="photos", **{"epochs=20": "epochs=2"})
+    assert names["run"].report.is_file()  # type: ignore[attr-defined]
 
 
 def test_batch_job__sorts_images(example: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,7 +87,7 @@ def test_gradio__classifies(example: Path) -> None:
     assert picture.shape == (32, 32, 3)
 
 
-def test_notebook__runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook__runs() -> None:
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)
