@@ -1,6 +1,6 @@
 """What predict.py does: load a checkpoint, find images, predict their classes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,7 +8,6 @@ from pathlib import Path
 from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError
 from headstart.log import log
-from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.contact_sheets import ContactSheets
 from headstart.predict.drawings import FOLDERS, Drawings
@@ -16,15 +15,14 @@ from headstart.predict.explanations import explain
 from headstart.predict.labelled import Labelled, labelled_source
 from headstart.predict.overlays import Overlays
 from headstart.predict.prediction import Prediction
-from headstart.predict.predictor import Predictor, choose_device
+from headstart.predict.predictor import load
 from headstart.predict.sources import find_images
 from headstart.predict.writers import FileWriter, TableWriter, open_files
 from headstart.report.summary import accuracy
 from headstart.report.write import write_result
-from headstart.run_folder import checkpoint_file
 
-# What is done with each prediction before it is written; it may add an error.
-Step = Callable[[Prediction], Prediction]
+# Draws a prediction before it is written, and may add an error.
+Draw = Callable[[Prediction], Prediction]
 
 
 def predict(settings: PredictSettings) -> None:
@@ -34,45 +32,57 @@ def predict(settings: PredictSettings) -> None:
         HeadstartError: there is no checkpoint, or no image that could be read.
     """
     output = Path(settings.output) if settings.output is not None else None
-    device = choose_device(settings.accelerator)
     leave_out = [output / name for name in FOLDERS] if output is not None else []
     paths = find_images(settings.source, leave_out=leave_out)
-    checkpoint = checkpoint_file(Path(settings.ckpt_path), "best")
-    classifier = load_classifier(checkpoint, settings.features, settings.model.weights)
+    predictor = load(
+        settings.ckpt_path,
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
+    classifier = predictor.classifier
     labelled = Labelled(labelled_source(settings.source), paths, classifier) if settings.labelled else None
-    classes = classifier.recipe.classes
-    predictions = Predictor(classifier, device).stream(
+    predictions = predictor.stream(
         paths,
-        topk=len(classes) if labelled else settings.topk,
+        topk=len(predictor.classes) if labelled else settings.topk,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         min_confidence=settings.min_confidence,
         explain=settings.explain,
     )
-    topk = min(settings.topk, len(classes))
-    with ExitStack() as stack:
-        # Files first: what is shown is also kept.
-        writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
-        if output is not None:
-            writers.insert(0, stack.enter_context(open_files(output, topk)))
-        steps: list[Step] = [labelled.add] if labelled else []
-        steps += [lambda found: _cut(found, topk), *_drawings(settings, paths, classifier, stack)]
-        rows = stack.enter_context(_told_if_stopped(len(paths), output))
-        for prediction in predictions:
-            for step in steps:
-                prediction = step(prediction)
-            for writer in writers:
-                writer.write(prediction)
-            rows.append(replace(prediction, seen=None, saliency=None))
-    _summarize(rows, settings.source)
+    _write(map(labelled.add, predictions) if labelled else predictions, settings, paths, classifier)
     if labelled and output is not None:
         log.info("%s", accuracy(result := labelled.result()))
         write_result(classifier, labelled.manifest(), result, output / "report")
 
 
+def _write(
+    predictions: Iterable[Prediction], settings: PredictSettings, paths: list[Path], classifier: ImageClassifier
+) -> None:
+    """Draws, shows and keeps each prediction as it comes."""
+    output, classes = settings.output and Path(settings.output), classifier.recipe.classes
+    topk = min(settings.topk, len(classes))
+    with ExitStack() as stack:
+        # Files first: what is shown is also kept.
+        writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
+        if output:
+            writers.insert(0, stack.enter_context(open_files(output, topk)))
+        drawings = list(_drawings(settings, paths, classifier, stack))
+        rows = stack.enter_context(_told_if_stopped(len(paths), output or None))
+        for prediction in predictions:
+            prediction = _cut(prediction, topk)
+            for draw in drawings:
+                prediction = draw(prediction)
+            for writer in writers:
+                writer.write(prediction)
+            rows.append(replace(prediction, seen=None, saliency=None))
+    _summarize(rows, settings.source)
+
+
 def _drawings(
     settings: PredictSettings, paths: list[Path], classifier: ImageClassifier, stack: ExitStack
-) -> Iterator[Step]:
+) -> Iterator[Draw]:
     """What draws each prediction, as far as the settings ask for it."""
     output, classes = Path(str(settings.output)), classifier.recipe.classes
     if settings.annotate:
