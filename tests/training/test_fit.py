@@ -13,7 +13,10 @@ from conftest import SMALL, Script
 
 from headstart.backbones.backbone import state_sha256
 from headstart.backbones.load import load_backbone
+from headstart.evaluation.predictions import predict_split
 from headstart.model.checkpoint import read_checkpoint
+from headstart.model.familiarity import UNFAMILIAR
+from headstart.model.temperature import fit_temperature
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")
@@ -99,6 +102,31 @@ def test_fit__without_checkpoints_returns_the_same(
     found, expected = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "kept"))
     assert found | {"seconds": 0} == expected | {"seconds": 0}
     assert not list(temporary.iterdir())
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        pytest.param((), id="frozen"),
+        pytest.param(("callbacks=ema",), id="ema"),
+        pytest.param(("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.5]"), id="gradual"),
+        pytest.param(("callbacks=ema", "finetune=full"), id="ema and full"),
+        pytest.param(("callbacks.checkpoint=null", "data.balance=sampler"), id="in memory"),
+    ],
+)
+@pytest.mark.slow
+def test_fit__temperature_and_threshold_are_those_of_the_weights(
+    train: Train, tmp_path: Path, choices: tuple[str, ...]
+) -> None:
+    fitted = train(tmp_path / "run", *RULE, *EARLY_BEST, *choices)
+    predictions = predict_split(fitted.classifier, fitted.data.whole("valid"))
+    assert fitted.classifier.temperature == pytest.approx(
+        fit_temperature(predictions.log_probs, predictions.labels), rel=1e-2
+    )
+    assert predictions.familiarity is not None
+    # Stored features are less precise than those of an unfrozen backbone.
+    threshold = predictions.familiarity.double().quantile(UNFAMILIAR)
+    assert predictions.threshold == pytest.approx(float(threshold), abs=2e-3)
 
 
 def test_fit__without_validation_returns_the_latest_weights(train: Train, tmp_path: Path, temporary: Path) -> None:

@@ -100,6 +100,12 @@ class Classifier(ImageClassifier, LightningModule):
         self._outputs["valid"].append((self.head(features), labels, self.familiarity(features)))
 
     def on_validation_epoch_end(self) -> None:
+        self.fit_to_validation()
+
+    def fit_to_validation(self) -> None:
+        """Fits what depends on the validation split, and logs its metrics; the first call after a validation does."""
+        if not self._outputs["valid"]:
+            return
         # With several processes the first samples are repeated at the end.
         count = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
         log_probs, labels, familiarity = (outputs[:count] for outputs in self._collect("valid"))
