@@ -6,6 +6,7 @@ from sklearn.linear_model import LogisticRegression, Ridge  # type: ignore[impor
 from sklearn.metrics.pairwise import cosine_similarity  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
+from headstart.evaluation import probes
 from headstart.evaluation.baselines import fit_baselines, nearest_images
 from headstart.evaluation.probes import (
     Labelled,
@@ -98,3 +99,11 @@ def test_baselines__settings_are_chosen_on_valid_and_scored_on_the_rest() -> Non
 def test_nearest_images__of_training_images_are_themselves() -> None:
     train = clusters(20, 5)
     assert nearest_images(train, train.features, 3)[:, 0].tolist() == list(range(20))
+
+
+def test_nearest_neighbours__of_many_images_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, other = clusters(60, 8), clusters(50, 8, seed=1)
+    whole = nearest_neighbours(train, 5)(other.features)
+    monkeypatch.setattr(probes, "ROWS", 7)
+    np.testing.assert_allclose(nearest_neighbours(train, 5)(other.features), whole, rtol=1e-5)
+    assert nearest_neighbours(train, 5)(other.features[:0]).shape == (0, 4)

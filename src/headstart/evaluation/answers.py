@@ -14,7 +14,9 @@ from headstart.evaluation.projection import principal_components
 from headstart.evaluation.result import Result
 from headstart.evaluation.statistics import mcnemar, wilson_interval
 
-NEIGHBOURS = 3
+NEIGHBOURS, MOST_MISTAKES = 3, 100
+# Training images that baselines and the learning curve use; more would take minutes.
+MOST_TRAINED = 20_000
 # p-values below this are called more than chance.
 SIGNIFICANT = 0.05
 
@@ -35,7 +37,7 @@ class Comparison:
 class FromFeatures:
     """What takes features. `issues` are of all images in turn: `paths` (N), `splits` (N), `labels` (N).
 
-    `neighbours` are the paths of the training images most similar to each of the result's mistakes. `features` (N, d)
+    `neighbours` are the paths of the training images most similar to the most confident mistakes. `features` (N, d)
     are of the scored split, and `places` (N, 2) is where its images are on a map.
     """
 
@@ -66,7 +68,8 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         name: Labelled(np.asarray(features[name], np.float32), np.array(split.labels), len(manifest.classes))
         for name, split in manifest.splits.items()
     }
-    train, valid, scored = labelled["train"], labelled["valid"], labelled[result.split]
+    valid, scored = labelled["valid"], labelled[result.split]
+    train = _at_most(labelled["train"], MOST_TRAINED, seed)
     penalty = choose_penalty(train, valid)
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
     matrices, labels = ([getattr(of, part) for of in labelled.values()] for part in ("features", "labels"))
@@ -78,10 +81,17 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         tuple(path for path, _ in names),
         tuple(name for _, name in names),
         everything.labels,
-        _neighbours(manifest, train, scored, result),
+        _neighbours(manifest, labelled["train"], scored, result),
         scored.features,
         (scored.features - train.features.mean(0)) @ principal_components(train.features),
     )
+
+
+def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
+    """`data`, or a random part of it."""
+    if len(data) <= count:
+        return data
+    return data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
 
 
 def _compare(baseline: Baseline, result: Result, scored: Labelled) -> Comparison:
@@ -93,7 +103,7 @@ def _compare(baseline: Baseline, result: Result, scored: Labelled) -> Comparison
 
 
 def _neighbours(manifest: Manifest, train: Labelled, scored: Labelled, result: Result) -> dict[int, tuple[str, ...]]:
-    mistakes = list(result.mistakes)
+    mistakes = list(result.mistakes[:MOST_MISTAKES])
     if not mistakes:
         return {}
     nearest = nearest_images(train, scored.features[mistakes], NEIGHBOURS)

@@ -4,7 +4,7 @@ They take a fraction of a second, which makes them the yardstick for the trained
 the data. Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Probe = Callable[[Array], Array]
+ROWS = 1024  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def nearest_neighbours(train: Labelled, count: int) -> Probe:
         votes = np.take_along_axis(similarities, nearest, axis=1) + 1
         return np.einsum("nk,nkc->nc", votes, targets[nearest])
 
-    return scores
+    return lambda features: np.concatenate([scores(part) for part in _in_parts(features)])
 
 
 def nearest_mean(train: Labelled) -> Probe:
@@ -106,6 +107,11 @@ def class_means(train: Labelled) -> Array:
     counts = np.maximum(train.targets.sum(0), 1)
     means: Array = (train.targets.T @ train.features / counts[:, None]).astype(np.float32)
     return means
+
+
+def _in_parts(features: Array) -> Iterator[Array]:
+    """At most ROWS images at a time, because each is compared with all of those known."""
+    yield from np.split(features, range(ROWS, len(features), ROWS))
 
 
 def unit_rows(matrix: Array) -> Array:
