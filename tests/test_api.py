@@ -1,11 +1,13 @@
 """headstart from Python: the runs of the command line, several in one process, which is left as it was."""
 
 import logging
+import multiprocessing
 import os
 import random
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +128,30 @@ def test_hydra_of_the_surrounding_program__goes_on(flat: Path, tmp_path: Path) -
     with initialize_config_dir(str(tmp_path / "own")):
         headstart.audit(flat, *SMALL[1:], *RULE)
         assert compose("config", ["a=2"]).a == 2
+
+
+@pytest.mark.slow
+def test_interrupted__as_any_python_code(flat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("headstart.model.classifier.Classifier.on_train_epoch_start", interrupt)
+    before = process()
+    with pytest.raises(KeyboardInterrupt):
+        headstart.train(*SMALL, *RULE, data=flat, folder="interrupted")
+    assert process() == before
+
+
+def test_error__leaves_the_surrounding_programs_processes_alone(flat: Path) -> None:
+    other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
+    other.start()
+    try:
+        with pytest.raises(headstart.HeadstartError):
+            headstart.train(*SMALL, *RULE, data=flat / "nowhere")
+        assert other.is_alive()
+    finally:
+        other.kill()
+        other.join()
 
 
 def test_names__are_all_there() -> None:

@@ -25,6 +25,8 @@ from headstart.cli.main import Program, run_program
 from headstart.cli.output_folder import remembered_output
 from headstart.errors import HeadstartError
 
+# The exit status of a program that Ctrl-C ended.
+INTERRUPTED = 130
 # Settings of the process, which a run changes.
 _lock = threading.RLock()
 
@@ -42,6 +44,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
 
     Raises:
         HeadstartError: what it would have ended with.
+        KeyboardInterrupt: Ctrl-C.
     """
     with _lock, _left_as_it_was():
         sys.argv = [f"{program.name}.py", *arguments]
@@ -53,7 +56,12 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
         except Failed as failed:
             raise HeadstartError(failed.sentence) from failed.__context__
         except SystemExit as ended:
-            status = ended.code if isinstance(ended.code, int) else 1
+            if ended.code == INTERRUPTED:
+                raise KeyboardInterrupt from None
+            # Status 1 is that of a sweep with a failed trial; others are those of signals, which end this process too.
+            if ended.code != 1:
+                raise
+            status = 1
         return Done(remembered_output().absolute(), status)
 
 

@@ -7,6 +7,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import NoReturn
 
 from hydra.errors import HydraException, MissingConfigException
@@ -26,13 +27,12 @@ PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
 @contextmanager
 def exit_on_error() -> Iterator[None]:
     """Ends the program with one sentence and status 1 if the user's input or machine is at fault."""
+    # Those of a program that runs this one in its own process.
+    others = set(multiprocessing.active_children())
     try:
         yield
-    except KeyboardInterrupt:
-        remove_begun_run()
-        raise
-    except SystemExit:
-        # Told to end by a signal. What can be resumed stays.
+    except (KeyboardInterrupt, SystemExit):
+        # What can be resumed stays.
         remove_begun_run(even_with_checkpoint=False)
         raise
     except BrokenPipeError:
@@ -44,17 +44,17 @@ def exit_on_error() -> Iterator[None]:
             sentence = str(error) if isinstance(error, HeadstartError) else fault_of_machine(error)
         if sentence is None:
             raise
-        _kill_workers()
+        _kill_workers(others)
         remove_begun_run()
         fail(sentence)
 
 
-def _kill_workers() -> None:
-    """Python would wait for a process that does not answer."""
+def _kill_workers(others: set[BaseProcess]) -> None:
+    """Ends child processes but `others`: Python would wait for one that does not answer."""
     if hasattr(signal, "SIGCHLD"):
         # PyTorch's handler would raise an error for each of them.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for process in multiprocessing.active_children():
+    for process in set(multiprocessing.active_children()) - others:
         process.kill()
 
 

@@ -32,10 +32,16 @@ def lightning_errors(settings: TrainSettings) -> Iterator[None]:
 
     Raises:
         HeadstartError: with Lightning's reason.
+        KeyboardInterrupt: Ctrl-C.
     """
     try:
         yield
     except (HeadstartError, BrokenPipeError):
+        raise
+    except SystemExit as ended:
+        # On Ctrl-C Lightning ends by itself, with status 1.
+        if isinstance(ended.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
         raise
     except Exception as error:
         if fault_of_machine(error):
