@@ -42,8 +42,12 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
 
 def _check_resumable(recipe: dict[str, Any], settings: TrainSettings) -> None:
     """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
-    saved = recipe | {"backbone arch": recipe["backbone"]["arch"]}
-    given = asdict(settings.model) | {"backbone arch": settings.model.arch, "seed": settings.seed}
+    saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
+    given = asdict(settings.model) | {
+        "backbone arch": settings.model.arch,
+        "backbone pooling": settings.model.pooling,
+        "seed": settings.seed,
+    }
     for key, value in given.items():
         if key in saved and saved[key] != value:
             raise HeadstartError(

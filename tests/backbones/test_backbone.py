@@ -15,7 +15,8 @@ SIZES = Preprocessing(resize_size=40, image_size=32)
 
 def backbone_of(module: nn.Module, width: int, image_size: int = 32) -> Backbone:
     sizes = Preprocessing(resize_size=image_size, image_size=image_size)
-    return Backbone(Network(module, width, "fc", None, sizes, None), sizes, "a network", 0, find_stages)
+    network = Network(module, width, "fc", None, "none 1", sizes, None)
+    return Backbone(network, sizes, "a network", "default", 0, find_stages)
 
 
 def backbone_with_arch(arch: str, image_size: int = 32) -> Backbone:
@@ -69,6 +70,8 @@ def test_source__identifies_the_weights_and_the_cut(backbone: Backbone) -> None:
         "arch": "a network",
         "weights_sha256": backbone.source.sha256,
         "cut": "fc",
+        "pooling": "default",
+        "library": "none 1",
         "has_photo_features": False,
     }
 

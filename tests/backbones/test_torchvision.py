@@ -10,6 +10,7 @@ from torchvision.models import regnet
 
 from headstart.backbones.backbone import state_sha256
 from headstart.backbones.bundled import FOLDER
+from headstart.backbones.provider import Choice
 from headstart.backbones.torchvision import architectures, build_classifier, cut, load, preset
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
@@ -70,7 +71,7 @@ def test_build_classifier__depends_only_on_the_seed() -> None:
 
 def test_unknown_architecture__is_an_error_with_the_nearest_name() -> None:
     with pytest.raises(HeadstartError, match=r"model\.arch=resnet5O is not .*: did you mean resnet50"):
-        load("resnet5O", None, seed=0)
+        load(Choice("resnet5O", None), 0)
     with pytest.raises(HeadstartError, match="is not a torchvision classification model"):
         preset("maskrcnn_resnet50_fpn", None)
     with pytest.raises(HeadstartError, match="see torchvision's list of classification models"):
@@ -123,11 +124,11 @@ def test_preset__of_a_resnet50_file_is_the_recipes() -> None:
 
 def test_load__names_the_weights_whose_preset_is_a_guess(tmp_path: Path) -> None:
     torch.save(build_classifier("mobilenet_v2", seed=0).state_dict(), tmp_path / "mine.pth")
-    network = load("mobilenet_v2", str(tmp_path / "mine.pth"), seed=0)
+    network = load(Choice("mobilenet_v2", str(tmp_path / "mine.pth")), 0)
     assert network.guess == "MobileNet_V2_Weights.IMAGENET1K_V1"
     assert network.preset == preset("mobilenet_v2", "IMAGENET1K_V1") == Preprocessing(256, 224)
     for arch, weights in (("mobilenet_v2", None), ("mobilenet_v3_small", "bundled")):
-        assert load(arch, weights, seed=0).guess is None
+        assert load(Choice(arch, weights), 0).guess is None
 
 
 def test_preset__of_the_bundled_weights_is_in_their_record() -> None:
@@ -151,7 +152,7 @@ def test_download__without_a_network_is_an_error_that_says_what_to_do(
 
     monkeypatch.setattr("torch.hub.urlopen", no_network)
     with pytest.raises(HeadstartError) as caught:
-        load(ARCH, "IMAGENET1K_V1", seed=0)
+        load(Choice(ARCH, "IMAGENET1K_V1"), 0)
     message = str(caught.value)
     assert "the weights IMAGENET1K_V1 could not be downloaded from https://download.pytorch.org/" in message
     assert f"set model.weights=FILE or put it at {hub}" in message
@@ -162,4 +163,4 @@ def test_download__damaged_since_is_an_error(hub: Path) -> None:
     hub.parent.mkdir(parents=True)
     torch.save(build_classifier(ARCH, seed=0).state_dict(), hub)
     with pytest.raises(HeadstartError, match=r"is damaged: its SHA-256 starts with \w{8} instead of \w{8,}; delete it"):
-        load(ARCH, "IMAGENET1K_V1", seed=0)
+        load(Choice(ARCH, "IMAGENET1K_V1"), 0)

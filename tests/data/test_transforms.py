@@ -123,3 +123,10 @@ def test_spec__names_all_that_the_result_depends_on() -> None:
 def test_spec__changes_with_the_preprocessing(change: dict[str, Any]) -> None:
     for before, after in zip(transforms(SIZES), transforms(replace(SIZES, **change)), strict=True):
         assert before.spec != after.spec
+
+
+def test_eval__squash_keeps_the_whole_image(image: Image.Image) -> None:
+    squash = Preprocessing(40, 40, "bicubic", resize_mode="squash")
+    expected = functional.pil_to_tensor(image.resize((40, 40), Image.Resampling.BICUBIC))
+    assert torch.equal(EvalTransform(squash)(image, 0, 0), expected)
+    assert EvalTransform(squash).spec != EvalTransform(Preprocessing(40, 40, "bicubic")).spec

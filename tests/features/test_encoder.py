@@ -32,7 +32,7 @@ class Tiny(nn.Module):
 
 
 def tiny_backbone() -> Backbone:
-    return Backbone(Network(Tiny(), 4, "fc", None, SIZES, None), SIZES, "tiny", 0, find_stages)
+    return Backbone(Network(Tiny(), 4, "fc", None, "none 1", SIZES, None), SIZES, "tiny", "default", 0, find_stages)
 
 
 def encoder_of(

@@ -149,11 +149,16 @@ def test_too_few_rows__is_an_error_and_no_file(tmp_path: Path) -> None:
     assert not file_of(tmp_path).exists()
 
 
-def test_overflow_of_float16__is_an_error_with_the_setting_to_change(tmp_path: Path) -> None:
-    with pytest.raises(HeadstartError, match=r"as large as 1e\+06 overflow float16: set features\.precision=32"):
-        FeatureStore(tmp_path).matrix(
-            KEY, 0, shape=(1, 1), dtype="float16", rows=lambda: iter([np.array([[1e6]], np.float32)])
-        )
+@pytest.mark.parametrize("large", range(3))
+def test_overflow_of_float16__makes_the_file_float32(tmp_path: Path, large: int) -> None:
+    values = features().astype(np.float16).astype(np.float32)
+    values[large * 2, 1] = 70_000.5
+    parts = np.split(values, range(2, len(values), 2))
+    for _ in range(2):
+        found = FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter(parts))
+        assert found.dtype == np.float32
+        assert np.array_equal(found, values)
+    assert FeatureStore(tmp_path).read(KEY, 0) is not None
 
 
 def compute_slowly(folder: Path, log: Path) -> None:

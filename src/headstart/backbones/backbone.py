@@ -19,7 +19,8 @@ from headstart.errors import HeadstartError
 class BackboneSource:
     """Where a backbone comes from; a checkpoint holds this instead of frozen weights.
 
-    `sha256` is of the tensors that are used; `cut` is the name of the layer before which the network was cut.
+    `sha256` is of the tensors that are used; `cut` is the name of the layer before which the network was cut;
+    `library` is the package that its code was from, and its version.
     """
 
     arch: str
@@ -27,6 +28,8 @@ class BackboneSource:
     seed: int
     sha256: str
     cut: str
+    pooling: str
+    library: str
 
     def identity(self) -> dict[str, object]:
         """What features depend on: a part of their key."""
@@ -34,6 +37,8 @@ class BackboneSource:
             "arch": self.arch,
             "weights_sha256": self.sha256,
             "cut": self.cut,
+            "pooling": self.pooling,
+            "library": self.library,
             "has_photo_features": has_photo_features(self.weights),
         }
 
@@ -47,7 +52,7 @@ class Backbone(nn.Module):
 
     Args:
         preprocessing: the network's, or what replaces it.
-        arch, seed: by which a checkpoint names the network.
+        arch, pooling, seed: by which a checkpoint names the network.
         find_stages: as in headstart.backbones.provider.
     """
 
@@ -59,6 +64,7 @@ class Backbone(nn.Module):
         network: Network,
         preprocessing: Preprocessing,
         arch: str,
+        pooling: str,
         seed: int,
         find_stages: Callable[[nn.Module, Tensor], list[list[str]]],
     ) -> None:
@@ -66,7 +72,9 @@ class Backbone(nn.Module):
         self.network = network.module.requires_grad_(False)
         self.embedding_dim = network.embedding_dim
         self.preprocessing = preprocessing
-        self.source = BackboneSource(arch, network.weights, seed, state_sha256(network.module), network.cut)
+        self.source = BackboneSource(
+            arch, network.weights, seed, state_sha256(network.module), network.cut, pooling, network.library
+        )
         self.unfrozen = 0  # stages, from the top
         # Of its forward pass; an Encoder compiles it once, and other Encoders of the same backbone use that.
         self.is_compiled, self.compile_failed = False, False
@@ -173,4 +181,6 @@ def overridden(preset: Preprocessing, data: DataSettings) -> Preprocessing:
             f"data.image_size={image_size} cannot be cropped from images of data.resize_size={resize_size} pixels"
         )
     mean, std = tuple(data.mean or preset.mean), tuple(data.std or preset.std)
-    return Preprocessing(resize_size, image_size, data.interpolation or preset.interpolation, mean, std)
+    return Preprocessing(
+        resize_size, image_size, data.interpolation or preset.interpolation, mean, std, preset.resize_mode
+    )

@@ -5,19 +5,18 @@ from pathlib import Path
 
 from headstart.backbones import torchvision
 from headstart.backbones.backbone import Backbone, BackboneSource, overridden
-from headstart.backbones.provider import Provider
+from headstart.backbones.provider import Choice, Provider
 from headstart.config.data import DataSettings
 from headstart.config.model import ModelSettings
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
 
-# By the prefix of `model.arch`, up to a slash.
-PROVIDERS: dict[str, Provider] = {"": torchvision.PROVIDER}
+TIMM = "timm/"  # the prefix of its models in `model.arch`
 
 
 def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Backbone:
-    """The backbone `model.arch` with `model.weights`: "bundled", a name, a state_dict file, or None for random ones.
+    """The backbone that `model` describes.
 
     `data` may override the preprocessing that belongs to the weights; `seed` is of random weights.
 
@@ -25,7 +24,7 @@ def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Bac
         HeadstartError: the weights could not be loaded, or do not fit.
     """
     provider = _provider_of(model.arch)
-    network = provider.load(model.arch, model.weights, seed)
+    network = provider.load(_choice(model, data), seed)
     preprocessing = overridden(network.preset, data)
     if network.guess is not None and None in (data.resize_size, data.image_size, data.interpolation):
         log.info(
@@ -33,7 +32,7 @@ def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Bac
             *(model.weights, network.guess),
             *(preprocessing.resize_size, preprocessing.image_size, preprocessing.interpolation),
         )
-    backbone = Backbone(network, preprocessing, model.arch, seed, provider.find_stages)
+    backbone = Backbone(network, preprocessing, model.arch, model.pooling, seed, provider.find_stages)
     backbone.check_input()
     return backbone
 
@@ -41,7 +40,7 @@ def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Bac
 def check_backbone(model: ModelSettings, data: DataSettings) -> None:
     """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
     provider = _provider_of(model.arch)
-    provider.check(model.arch, model.weights)
+    provider.check(_choice(model, data))
     overridden(provider.preset(model.arch, model.weights), data)
 
 
@@ -61,8 +60,9 @@ def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, mo
         HeadstartError: the weights could not be loaded, or are not those the checkpoint was trained with.
     """
     provider = _provider_of(source.arch)
-    network = provider.load(source.arch, _weights_to_restore(source, moved_to), source.seed)
-    backbone = Backbone(network, preprocessing, source.arch, source.seed, provider.find_stages)
+    choice = Choice(source.arch, _weights_to_restore(source, moved_to), source.pooling, preprocessing.image_size)
+    network = provider.load(choice, source.seed)
+    backbone = Backbone(network, preprocessing, source.arch, source.pooling, source.seed, provider.find_stages)
     found = backbone.source
     if found.sha256 != source.sha256:
         origin = found.weights or f"random, from seed {source.seed}"
@@ -75,7 +75,8 @@ def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, mo
 
 def check_source(source: BackboneSource, *, moved_to: str | None) -> None:
     """Raises HeadstartError, as `restore_backbone` would, for all that can be known without a download."""
-    _provider_of(source.arch).check(source.arch, _weights_to_restore(source, moved_to))
+    choice = Choice(source.arch, _weights_to_restore(source, moved_to), source.pooling)
+    _provider_of(source.arch).check(choice)
 
 
 def _weights_to_restore(source: BackboneSource, moved_to: str | None) -> str | None:
@@ -88,5 +89,17 @@ def _weights_to_restore(source: BackboneSource, moved_to: str | None) -> str | N
 
 
 def _provider_of(arch: str) -> Provider:
-    prefix, slash, _ = arch.partition("/")
-    return PROVIDERS.get(prefix if slash else "", PROVIDERS[""])
+    if not arch.startswith(TIMM):
+        return torchvision.PROVIDER
+    try:
+        # An extra, which takes a second to import.
+        from headstart.backbones import timm
+    except ModuleNotFoundError:
+        raise HeadstartError(
+            f'model.arch={arch} needs an extra that is not installed: python -m pip install -e ".[timm]"'
+        ) from None
+    return timm.PROVIDER
+
+
+def _choice(model: ModelSettings, data: DataSettings) -> Choice:
+    return Choice(model.arch, model.weights, model.pooling, data.image_size)

@@ -27,6 +27,21 @@ def read_safely(path: Path) -> Any:
         raise HeadstartError(f"{path} is damaged, or was not written by torch.save") from None
 
 
+def check_safe(path: Path) -> None:
+    """Raises HeadstartError if `path`, written by torch.save or safetensors, is damaged or could run code."""
+    if path.suffix != ".safetensors":
+        read_safely(path)
+        return
+    # It came with the library that reads this format.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            file.keys()
+    except (SafetensorError, OSError):
+        raise HeadstartError(f"{path} is damaged, or is no safetensors file") from None
+
+
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """The state_dict in the file `path`.
 

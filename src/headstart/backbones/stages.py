@@ -2,12 +2,17 @@
 
 from collections.abc import Iterator
 from itertools import groupby, pairwise
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+T = TypeVar("T")
+
 # If all maps have the same size, as in a vision transformer, the network is divided into this many equal parts.
 PARTS = 4
+# The most groups that are stages by themselves.
+MOST_STAGES = 9
 # A module with at least this fraction of the parameters is a container rather than a block.
 CONTAINER = 0.9
 
@@ -30,6 +35,28 @@ def find_stages(network: nn.Module, images: Tensor) -> list[list[str]]:
         keys.append(sizes.get(name) or (keys[-1] if keys else ()))
     stages = [[name for name, _ in group] for _, group in groupby(zip(blocks, keys, strict=True), key=lambda p: p[1])]
     return stages if len(stages) > 2 else _equal_parts(blocks)
+
+
+def group_blocks(network: nn.Module, group_of: dict[str, int]) -> list[list[str]]:
+    """The stages from the group of each parameter of `network` by its name, counted from the input.
+
+    A parameter beside blocks of different groups, in the module that holds them, is in no stage.
+    """
+    blocks = list(_blocks_of_one_group(network, group_of))
+    stages = [[name for name, of in blocks if of == group] for group in sorted({of for _, of in blocks})]
+    if len(stages) <= MOST_STAGES:
+        return stages
+    return [[name for stage in part for name in stage] for part in _equal_parts(stages)]
+
+
+def _blocks_of_one_group(module: nn.Module, group_of: dict[str, int], prefix: str = "") -> Iterator[tuple[str, int]]:
+    for name, child in module.named_children():
+        path = f"{prefix}{name}."
+        groups = {group for parameter, group in group_of.items() if parameter.startswith(path)}
+        if len(groups) == 1:
+            yield path[:-1], groups.pop()
+        elif groups:
+            yield from _blocks_of_one_group(child, group_of, path)
 
 
 def _blocks(module: nn.Module, prefix: str = "") -> Iterator[str]:
@@ -55,6 +82,6 @@ def _watch(module: nn.Module, name: str, sizes: dict[str, tuple[int, ...]]) -> t
     return module.register_forward_hook(note)
 
 
-def _equal_parts(blocks: list[str]) -> list[list[str]]:
+def _equal_parts(blocks: list[T]) -> list[list[T]]:
     bounds = [len(blocks) * part // PARTS for part in range(PARTS + 1)]
     return [blocks[start:stop] for start, stop in pairwise(bounds) if start < stop]

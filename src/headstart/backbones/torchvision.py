@@ -1,7 +1,6 @@
 """Torchvision's classification models as backbones, cut before their last layer."""
 
 import difflib
-import os
 import re
 import warnings
 from pathlib import Path
@@ -11,54 +10,64 @@ from urllib.parse import urlparse
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from headstart.backbones.bundled import bundled_weights
-from headstart.backbones.provider import Network, Provider
+from headstart.backbones.pooling import TokenPooling, cannot_pool
+from headstart.backbones.provider import Choice, Network, Provider
 from headstart.backbones.stages import find_stages
-from headstart.backbones.weights import fitting_state, load_weights
-from headstart.config.model import BUNDLED
+from headstart.backbones.weights import file_of, fitting_state, load_weights
+from headstart.config.model import BUNDLED, DEFAULT
 from headstart.data.transforms import Preprocessing
 from headstart.errors import HeadstartError, listed
 from headstart.files import sha256_of
 
 CLASSIFIER_WIDTH = 1000
+LIBRARY = f"torchvision {torchvision.__version__}"
 
 
-def load(arch: str, weights: str | None, seed: int) -> Network:
-    """The model `arch` without its last layer, with random weights from `seed` if there are no others.
+def load(choice: Choice, seed: int) -> Network:
+    """The model without its last layer, with random weights from `seed` if there are no others.
 
     Raises:
         HeadstartError: there is no such model, or its weights could not be loaded.
     """
+    arch, weights = choice.arch, _named(choice.arch, choice.weights)
     module = build_classifier(arch, seed)
     name, width = cut(module)
-    if weights is None:
-        return Network(module, width, name, None, *_published_preset(arch, None))
-    if weights != BUNDLED:
-        path, origin = _find_file(arch, weights)
-        preprocessing, guess = _published_preset(arch, weights)
-    else:
+    path, origin, guess = None, weights, None
+    if weights == BUNDLED:
         path, preprocessing = bundled_weights(arch)
-        origin, guess = BUNDLED, None
-    load_weights(module, path, _misfit(origin, arch), without=f"{name}.")
-    if hasattr(module, "transform_input"):
-        # GoogLeNet's and Inception's weights come from another library and expect its normalization.
-        cast(Any, module).transform_input = True
-    return Network(module, width, name, origin, preprocessing, guess)
+    else:
+        preprocessing, guess = _published_preset(arch, weights)
+        if weights is not None:
+            path, origin = _find_file(arch, weights)
+    if path is not None:
+        load_weights(module, path, _misfit(str(origin), arch), without=f"{name}.")
+        if hasattr(module, "transform_input"):
+            # GoogLeNet's and Inception's weights come from another library and expect its normalization.
+            cast(Any, module).transform_input = True
+    pooled, width = _pooled(module, width, choice)
+    return Network(pooled, width, name, origin, LIBRARY, preprocessing, guess)
 
 
-def check(arch: str, weights: str | None) -> None:
+def check(choice: Choice) -> None:
     """Raises HeadstartError if `load` would fail, apart from what only a download can show."""
-    check_architecture(arch)
+    check_architecture(choice.arch)
+    arch, weights = choice.arch, _named(choice.arch, choice.weights)
     if weights == BUNDLED:
         bundled_weights(arch)
-    elif weights is not None and weights not in _names(arch):
-        path, origin = _find_file(arch, weights)
-        # Without memory for its tensors, it takes no time to build.
-        with torch.device("meta"):
-            module = build_classifier(arch, seed=0)
-        fitting_state(module, path, _misfit(origin, arch), without=f"{cut(module)[0]}.")
+    is_file = weights not in (None, BUNDLED, *_names(arch))
+    if not is_file and choice.pooling == "default":
+        return
+    # Without memory for its tensors, it takes little time to build.
+    with torch.device("meta"):
+        module = build_classifier(arch, seed=0)
+    name, width = cut(module)
+    _pooled(module, width, choice)
+    if is_file:
+        path, origin = _find_file(arch, str(weights))
+        fitting_state(module, path, _misfit(origin, arch), without=f"{name}.")
 
 
 def preset(arch: str, weights: str | None) -> Preprocessing:
@@ -68,7 +77,7 @@ def preset(arch: str, weights: str | None) -> Preprocessing:
         HeadstartError: there is no such architecture.
     """
     check_architecture(arch)
-    return bundled_weights(arch)[1] if weights == BUNDLED else _published_preset(arch, weights)[0]
+    return bundled_weights(arch)[1] if weights == BUNDLED else _published_preset(arch, _named(arch, weights))[0]
 
 
 PROVIDER = Provider(check, preset, load, find_stages)
@@ -84,7 +93,9 @@ def check_architecture(arch: str) -> None:
     if arch not in architectures():
         near = difflib.get_close_matches(arch, architectures(), n=3, cutoff=0.4)
         hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision's list of classification models"
-        raise HeadstartError(f"model.arch={arch} is not a torchvision classification model: {hint}")
+        raise HeadstartError(
+            f"model.arch={arch} is not a torchvision classification model: {hint} (timm's models are timm/NAME)"
+        )
 
 
 def build_classifier(arch: str, seed: int) -> nn.Module:
@@ -119,6 +130,28 @@ def cut(module: nn.Module) -> tuple[str, int]:
     return name, width
 
 
+def _pooled(module: nn.Module, width: int, choice: Choice) -> tuple[nn.Module, int]:
+    """`module` with `choice.pooling`, and the width of its features."""
+    if choice.pooling == "default":
+        return module, width
+    if isinstance(module, torchvision.models.VisionTransformer):
+        # Its own features are the class token.
+        pooled = TokenPooling(module, choice.pooling, tokens=_tokens, prefix=1)
+        return pooled, width * len(pooled.parts)
+    pools = any(isinstance(part, nn.AdaptiveAvgPool2d) for part in module.modules())
+    if choice.pooling == "avg" and pools:
+        return module, width
+    raise cannot_pool(choice.pooling, choice.arch, "it has no class token" if pools else "it has no average pooling")
+
+
+def _tokens(module: nn.Module, images: Tensor) -> Tensor:
+    """A vision transformer's, as its own `forward` computes them."""
+    model: Any = module
+    patches = model._process_input(images)
+    found: Tensor = model.encoder(torch.cat([model.class_token.expand(len(images), -1, -1), patches], dim=1))
+    return found
+
+
 def _published_preset(arch: str, weights: str | None) -> tuple[Preprocessing, str | None]:
     """That of torchvision's weights of this name, or of its first ones, whose name follows if `weights` is a file."""
     is_published = weights in _names(arch)
@@ -134,6 +167,11 @@ def _published_preset(arch: str, weights: str | None) -> tuple[Preprocessing, st
     return found, None if weights is None or is_published else str(entry)
 
 
+def _named(arch: str, weights: str | None) -> str | None:
+    """The name for which "default" stands."""
+    return _names(arch)[0] if weights == DEFAULT else weights
+
+
 def _names(arch: str) -> list[str]:
     """Of torchvision's weights for `arch`."""
     return list(torchvision.models.get_model_weights(arch).__members__)
@@ -147,11 +185,8 @@ def _find_file(arch: str, weights: str) -> tuple[Path, str]:
     """The file, downloaded if necessary, and the name or absolute path that identifies it."""
     if weights in _names(arch):
         return _download(weights, torchvision.models.get_model_weights(arch)[weights].url), weights
-    path = Path(weights).expanduser()
-    if path.exists():
+    if (path := file_of(weights)) is not None:
         return path, str(path.resolve())
-    if path.suffix or os.sep in weights:
-        raise HeadstartError(f"the weights file {weights} does not exist: give another one with model.weights=FILE")
     raise HeadstartError(
         f"model.weights={weights} is neither a file nor {BUNDLED} nor the name of torchvision weights for {arch}: "
         f"{listed(_names(arch))}"

@@ -1,11 +1,26 @@
 """How the weights in a file get into a network."""
 
+import os
 from pathlib import Path
 
 from torch import Tensor, nn
 
 from headstart.backbones.safe_load import read_tensors
 from headstart.errors import HeadstartError
+
+
+def file_of(weights: str) -> Path | None:
+    """The file that `weights` names; None: it is a name of published weights.
+
+    Raises:
+        HeadstartError: it looks like a file, which does not exist.
+    """
+    path = Path(weights).expanduser()
+    if path.exists():
+        return path
+    if path.suffix or os.sep in weights:
+        raise HeadstartError(f"the weights file {weights} does not exist: give another one with model.weights=FILE")
+    return None
 
 
 def load_weights(module: nn.Module, path: Path, what: str, *, without: str) -> None:

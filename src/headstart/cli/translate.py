@@ -36,7 +36,7 @@ def translated(name: str, value: str, *, trains: bool) -> list[str] | None:
 
 def _pretrained(name: str, value: str) -> list[str]:
     if value.lower() in YES:
-        return ["model.weights=IMAGENET1K_V1"]
+        return ["model.weights=default"]
     return [f"model.weights={'null' if value.lower() in NO else value}"]
 
 

@@ -6,6 +6,9 @@ from headstart.config.constraints import constrained, fraction, non_negative, on
 
 # What `model.weights` calls the weights that come with headstart.
 BUNDLED = "bundled"
+# What it calls those that the architecture's library names first.
+DEFAULT = "default"
+POOLINGS = ("default", "cls", "avg", "cls+avg")
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
@@ -13,6 +16,7 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 class ModelSettings:
     arch: str
     weights: str | None
+    pooling: str = one_of(*POOLINGS)
     hidden_dim: int = positive_int()
     dropout: float = fraction()
     lr: float = constrained("a positive number", lambda v: 0 < v < float("inf"))

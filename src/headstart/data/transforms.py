@@ -33,13 +33,17 @@ class Transform(Protocol):
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The evaluation transform as plain values: sizes in pixels, the interpolation's name, and the normalization."""
+    """The evaluation transform as plain values: sizes in pixels, the interpolation's name, and the normalization.
+
+    `resize_mode` "crop": `resize_size` is that of the shorter side; "squash": of both, whatever the image's shape.
+    """
 
     resize_size: int
     image_size: int
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
+    resize_mode: str = "crop"
 
     def __post_init__(self) -> None:
         # Plain values have lists.
@@ -56,7 +60,8 @@ class EvalTransform:
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         mode = InterpolationMode(preprocessing.interpolation)
-        resize = v2.Resize(preprocessing.resize_size, mode)
+        sides = 2 if preprocessing.resize_mode == "squash" else 1
+        resize = v2.Resize([preprocessing.resize_size] * sides, mode)
         self._steps = v2.Compose([resize, v2.CenterCrop(preprocessing.image_size), v2.PILToTensor()])
         self.spec = {"name": "eval"} | preprocessing.as_dict()
         self.image_size = preprocessing.image_size

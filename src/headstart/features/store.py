@@ -84,8 +84,10 @@ class FeatureStore:
     ) -> Array:
         """The features of one view, read-only and memory-mapped; if missing, computed from `rows`, blocks in order.
 
+        Numbers that overflow a `dtype` of float16 make it float32.
+
         Raises:
-            HeadstartError: the folder cannot be written, the disk is full, or numbers overflow `dtype`.
+            HeadstartError: the folder cannot be written, or the disk is full.
         """
         found = self.read(key, view)
         if found is None:
@@ -185,24 +187,39 @@ def open_store(settings: FeatureSettings) -> FeatureStore | None:
 
 def _fill(path: Path, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
     """Writes an .npy file of `shape` from blocks of rows."""
+    matrix = _reserve(path, shape, dtype)
+    count = 0
+    for block in rows:
+        if dtype == "float16" and _overflows(block):
+            # From here on as float32. The rows that are there already lose nothing by it.
+            matrix, dtype = _widen(path, matrix, count), "float32"
+        matrix[count : count + len(block)] = block
+        count += len(block)
+    if count != shape[0]:
+        raise ValueError(f"expected {shape[0]} rows, got {count}")
+    matrix.flush()
+
+
+def _reserve(path: Path, shape: tuple[int, ...], dtype: str) -> "np.memmap[Any, Any]":
     matrix = open_memmap(path, mode="w+", dtype=np.dtype(dtype), shape=shape)
     # Reserves the space: on a full disk, writing to a memory map would kill the process with SIGBUS.
     if hasattr(os, "posix_fallocate"):
         with path.open("r+b") as file:
             os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
-    count = 0
-    for block in rows:
-        with np.errstate(over="ignore"):
-            converted = block.astype(dtype)
-        if not np.isfinite(converted).all() and np.isfinite(block).all():
-            raise HeadstartError(
-                f"features as large as {np.abs(block).max():.3g} overflow {dtype}: set features.precision=32"
-            )
-        matrix[count : count + len(block)] = converted
-        count += len(block)
-    if count != shape[0]:
-        raise ValueError(f"expected {shape[0]} rows, got {count}")
-    matrix.flush()
+    return matrix
+
+
+def _overflows(block: Array) -> bool:
+    """Whether a finite number in it is beyond those of float16."""
+    return bool(np.any(np.abs(block) > np.finfo(np.float16).max, where=np.isfinite(block)))
+
+
+def _widen(path: Path, matrix: "np.memmap[Any, Any]", count: int) -> "np.memmap[Any, Any]":
+    """The first `count` rows of `matrix`, which is in the file `path`, in a float32 file in its place."""
+    rows = np.array(matrix[:count])
+    wider = _reserve(path, matrix.shape, "float32")
+    wider[:count] = rows
+    return wider
 
 
 def _checksum(path: Path) -> Path:

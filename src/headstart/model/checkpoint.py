@@ -54,6 +54,7 @@ def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:
     """Brings a checkpoint of version 0.1 to today's names, in place."""
     recipe = checkpoint["hyper_parameters"]
     recipe["preprocessing"].setdefault("interpolation", "bilinear")
+    recipe["backbone"] = {"pooling": "default", "library": "torchvision"} | recipe["backbone"]
     if recipe["finetune"].pop("rest_lr_factor", 1.0) != 1.0:
         raise HeadstartError(f"{path} was trained with finetune.rest_lr_factor, which no longer exists: train it again")
     for part in STATES & checkpoint.keys():

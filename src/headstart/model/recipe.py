@@ -103,5 +103,5 @@ def warn_about_other_data(trained_on: str, fingerprint: str) -> None:
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:
-    backbone = {f"backbone {key}": recipe["backbone"][key] for key in ("arch", "sha256")}
+    backbone = {f"backbone {key}": recipe["backbone"][key] for key in ("arch", "sha256", "pooling")}
     return backbone | {key: value for key, value in recipe.items() if key not in MAY_CHANGE}
