@@ -127,6 +127,6 @@ def test_spec__changes_with_the_preprocessing(change: dict[str, Any]) -> None:
 
 def test_eval__squash_keeps_the_whole_image(image: Image.Image) -> None:
     squash = Preprocessing(40, 40, "bicubic", resize_mode="squash")
-    expected = functional.pil_to_tensor(image.resize((40, 40), Image.Resampling.BICUBIC))
+    expected = v2.functional.pil_to_tensor(image.resize((40, 40), Image.Resampling.BICUBIC))
     assert torch.equal(EvalTransform(squash)(image, 0, 0), expected)
     assert EvalTransform(squash).spec != EvalTransform(Preprocessing(40, 40, "bicubic")).spec
