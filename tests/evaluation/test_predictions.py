@@ -77,6 +77,18 @@ def test_predict_split__with_stored_features_without_encoding_again(
     assert torch.allclose(first.log_probs, again.log_probs, atol=1e-6)
 
 
+def test_predict_split__of_a_backbone_that_was_unfrozen_later_uses_no_stored_features(
+    flat: Path, tmp_path: Path
+) -> None:
+    classifier, data = classifier_and_data(settings_for(flat, tmp_path, "finetune=gradual"))
+    before = predict_split(classifier, data.whole("valid"))
+    with torch.no_grad():
+        for parameter in classifier.backbone.parameters():
+            parameter.mul_(1.1)
+    after = predict_split(classifier, data.whole("valid"))
+    assert not torch.allclose(after.log_probs, before.log_probs, atol=1e-3)
+
+
 def predictions() -> Predictions:
     """Predictions 0, 1, 1, 2 of the labels 0, 1, 0, 1."""
     probabilities = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.3, 0.5, 0.2], [0.3, 0.1, 0.6]])

@@ -187,7 +187,8 @@ class ImageDataModule(LightningDataModule):
         """Whether the backbone's features, as it is now, are those in the store."""
         if not self._features or self._frozen_epochs is None:
             return bool(self._features)
-        return split != "test" and self._epoch() < self._frozen_epochs
+        # Without a trainer, it is one that has been trained.
+        return split != "test" and self.trainer is not None and self._epoch() < self._frozen_epochs
 
     def _ends_alone(self) -> bool:
         """Whether an epoch's last batch would be a single image, with which BatchNorm cannot be trained."""
