@@ -8,26 +8,26 @@ from runs import run_script
 from torch import Tensor
 
 from headstart.model.classifier import Classifier
-from headstart.run_folder import RunFolder, SweepFolder, is_early_file, is_left_over
+from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, is_early_file, is_left_over
 
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 # In a sweep's folder, Hydra's own.
 OF_HYDRA = {"multirun.yaml"}
-COMPLETED, FAILED = "model.hidden_dim=8", "model.hidden_dim=1000000000000"
+COMPLETED, FAILED = {"model.hidden_dim=8", "model.hidden_dim=9"}, "model.hidden_dim=1000000000000"
 
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> SweepFolder:
-    """A finished sweep of a trial that completed, and of one that ran out of memory."""
+    """A finished sweep of two trials that completed, also as an ensemble, and of one that ran out of memory."""
     base = tmp_path_factory.mktemp("sweep")
     draw_classes(base / "images", 12)
-    trials = ("-m", "model.hidden_dim=8,1000000000000", "hydra.sweep.dir=sweep")
+    trials = ("-m", "model.hidden_dim=8,9,1000000000000", "hydra.sweep.dir=sweep", "sweep.ensemble=2")
     result = run_script(base, "train.py", f"data.root={base / 'images'}", *SMALL, *RULE, *trials)
-    assert "2 trials, 1 of them failed" in result.out, result.err
+    assert "3 trials, 1 of them failed" in result.out, result.err
     return SweepFolder(base / "sweep")
 
 
-def properties(folder: RunFolder | SweepFolder) -> set[Path]:
+def properties(folder: RunFolder | SweepFolder | EnsembleFolder) -> set[Path]:
     """The paths that the class names."""
     values = (getattr(folder, name) for name in vars(type(folder)) if not name.startswith("_"))
     return {value for value in values if isinstance(value, Path)}
@@ -51,7 +51,7 @@ def test_finished_run__every_file_is_known(trained: Path) -> None:
 
 
 def test_finished_trial__every_file_is_known_and_would_be_removed(sweep: SweepFolder) -> None:
-    completed, failed = sweep.trial(COMPLETED), sweep.trial(FAILED)
+    completed, failed = RunFolder(RunFolder(sweep.best).trial.resolve().parent), sweep.trial(FAILED)
     for run in (completed, failed):
         assert_known(run)
         assert {path.name for path in run.path.iterdir() if not is_left_over(path.name)} == {".hydra"}
@@ -63,7 +63,9 @@ def test_finished_trial__every_file_is_known_and_would_be_removed(sweep: SweepFo
 
 def test_finished_sweep__every_file_is_known(sweep: SweepFolder) -> None:
     known = {path.name for path in properties(sweep)}
-    assert {path.name for path in sweep.path.iterdir()} == known | {COMPLETED, FAILED} | OF_HYDRA
+    assert {path.name for path in sweep.path.iterdir()} == known | COMPLETED | {FAILED} | OF_HYDRA
+    ensemble = EnsembleFolder(sweep.ensemble)
+    assert set(ensemble.path.iterdir()) == properties(ensemble)
 
 
 def test_properties__all_match_a_pattern() -> None:

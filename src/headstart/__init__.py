@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.api import Leaderboard, Run, audit, sweep, train
+    from headstart.api import Ensemble, Leaderboard, Run, audit, sweep, train
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
     from headstart.predict.prediction import Prediction
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = [
+    "Ensemble",
     "Finding",
     "HeadstartError",
     "Leaderboard",
@@ -29,7 +30,7 @@ __all__ = [
 ]
 # Imported when they are used, because torch takes seconds.
 _MODULES = {
-    **dict.fromkeys(("Leaderboard", "Run", "audit", "sweep", "train"), "headstart.api"),
+    **dict.fromkeys(("Ensemble", "Leaderboard", "Run", "audit", "sweep", "train"), "headstart.api"),
     "Finding": "headstart.auditing.findings",
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predict.prediction",

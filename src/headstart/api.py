@@ -20,7 +20,7 @@ from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.in_process import run_in_process
 from headstart.predict.predictor import Predictor, load
-from headstart.run_folder import RunFolder, SweepFolder
+from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 KEYWORDS = {
     "arch": "model.arch",
@@ -72,6 +72,23 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Ensemble:
+    """The best trials of a sweep as one predictor, in `folder`, which can be moved."""
+
+    folder: Path
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Those of the mean of the members' probabilities, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
+        metrics: dict[str, float] = read_json(EnsembleFolder(self.folder).metrics)
+        return metrics
+
+    def predictor(self, **options: Any) -> Predictor:
+        """Predicts with it; `options` are those of `headstart.load`."""
+        return load(self.folder, **options)
+
+
+@dataclass(frozen=True)
 class Leaderboard:
     """The trials of a sweep in `folder`."""
 
@@ -79,7 +96,7 @@ class Leaderboard:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """leaderboard.csv: the best trial first, failed ones last."""
+        """leaderboard.csv: the best trial first, then failed ones, and the ensemble last."""
         with SweepFolder(self.folder).leaderboard.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
@@ -100,6 +117,17 @@ class Leaderboard:
         if not first["rank"]:
             raise HeadstartError(f"no trial of {self.folder} succeeded: {first['reason']}")
         return Run(SweepFolder(self.folder).trial(first["folder"]).path)
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """The ensemble of the best trials.
+
+        Raises:
+            HeadstartError: there is none.
+        """
+        if self.summary["ensemble"] is None:
+            raise HeadstartError(f"{self.folder} has no ensemble: sweep.ensemble=5 makes one of the best five trials")
+        return Ensemble(SweepFolder(self.folder).ensemble)
 
 
 def train(*overrides: str, data: str | PathLike[str] | None = None, **keywords: Any) -> Run:

@@ -26,7 +26,7 @@ class _File:
     def __init__(self, *parts: str) -> None:
         self._parts = parts
 
-    def __get__(self, folder: "RunFolder | SweepFolder", owner: type) -> Path:
+    def __get__(self, folder: "RunFolder | SweepFolder | EnsembleFolder", owner: type) -> Path:
         return folder.path.joinpath(*self._parts)
 
 
@@ -67,18 +67,37 @@ class SweepFolder:
     summary = _File("leaderboard.json")  # how many trials there are, and the test of the best one
     plot = _File("sweep.png")
     best = _File("best")  # links to the files of the best trial
+    ensemble = _File("ensemble")  # the best trials as one predictor
 
     def trial(self, name: str) -> RunFolder:
         """The folder of the trial `name`."""
         return RunFolder(self.path / name)
 
 
+@dataclass(frozen=True)
+class EnsembleFolder:
+    """The folder of an ensemble. Nothing in it refers to anything outside, so it can be moved."""
+
+    path: Path
+
+    record = _File("ensemble.json")  # its members; written last
+    metrics = _File("metrics.json")
+    valid_predictions = _File("valid_predictions.csv")
+    test_predictions = _File("test_predictions.csv")
+    checkpoints = _File("checkpoints")  # the members'
+
+
 def checkpoint_in(folder: Path, name: Literal["best", "last"]) -> Path | None:
-    """The checkpoint `name` in the folder of a run, of its checkpoints, or of a sweep (its best trial's)."""
+    """The checkpoint `name` in the folder of a run, of its checkpoints, or of a sweep (its best trial's).
+
+    The best one in the folder of an ensemble is its record.
+    """
     runs = [RunFolder(folder), RunFolder(SweepFolder(folder).best)]
     if folder.name == RunFolder(folder).best.parent.name:
         runs.append(RunFolder(folder.parent))
     paths: list[Path] = [getattr(run, name) for run in runs]
+    if name == "best":
+        paths.append(EnsembleFolder(folder).record)
     # os.path.isfile, because Path.is_file raises an error for names that are too long.
     return next((path for path in paths if isfile(path)), None)
 
@@ -101,6 +120,11 @@ def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
 def run_folder_of(checkpoint: Path) -> RunFolder:
     """The folder of the run that wrote `checkpoint`."""
     return RunFolder(checkpoint.absolute().parent.parent)
+
+
+def is_ensemble(checkpoint: Path) -> bool:
+    """Whether what `checkpoint_file` returned is the record of an ensemble."""
+    return checkpoint.name == EnsembleFolder(checkpoint.parent).record.name
 
 
 def is_early_file(name: str) -> bool:

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
-from headstart.evaluation.predictions import Predictions, predict_split, predict_splits, write_predictions
+from headstart.evaluation.predictions import Predictions, mean_of, predict_split, predict_splits, write_predictions
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
 from headstart.run_folder import RunFolder
@@ -87,6 +88,17 @@ def test_predict_split__of_a_backbone_that_was_unfrozen_later_uses_no_stored_fea
             parameter.mul_(1.1)
     after = predict_split(classifier, data.whole("valid"))
     assert not torch.allclose(after.log_probs, before.log_probs, atol=1e-3)
+
+
+def test_mean__of_calibrated_probabilities() -> None:
+    first = predictions()
+    second = replace(first, log_probs=first.log_probs.roll(1, 1), temperature=2.0, familiarity=torch.ones(4))
+    found = mean_of([first, second])
+    probabilities = [of.calibrated.exp() for of in (first, second)]
+    torch.testing.assert_close(found.calibrated.exp(), (probabilities[0] + probabilities[1]) / 2)
+    torch.testing.assert_close(found.log_probs, found.calibrated)
+    assert (found.paths, found.familiarity) == (first.paths, None)
+    torch.testing.assert_close(mean_of([second]).calibrated, second.calibrated)
 
 
 def predictions() -> Predictions:

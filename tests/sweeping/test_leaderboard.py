@@ -10,6 +10,7 @@ from PIL import Image
 from headstart.files import read_json, write_json
 from headstart.log import log_to_console
 from headstart.run_folder import RunFolder, SweepFolder
+from headstart.sweeping.ensemble_score import EnsembleScore, Member
 from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
 from headstart.sweeping.plot import draw_sweep
 from headstart.sweeping.trial_record import Trial, read_trials, write_trial
@@ -89,7 +90,7 @@ def test_best__files_of_the_user_are_kept(tmp_path: Path, capsys: pytest.Capture
 def test_summary__counts_and_the_test_of_the_best_trial(tmp_path: Path) -> None:
     sweep = written(tmp_path, trial("a", 0.3), trial("b", 0.2), trial("c", 0.1, reason="no"))
     expected = {"trials": 3, "failed": 1, "objective": "valid/acc", "order": "highest first", "best": "b", "test": {}}
-    expected |= {"tie": None, "over_seeds": []}
+    expected |= {"tie": None, "over_seeds": [], "ensemble": None}
     update_leaderboard(sweep, "valid/acc")
     assert read_json(sweep.summary) == expected
     write_json(RunFolder(sweep.trial("b").test).metrics, {"test/acc": 0.9, "seconds": 1})
@@ -118,6 +119,35 @@ def test_description__best_first_and_reasons_last() -> None:
     assert lines[31] == "… and 10 more"
     assert lines[32] == "failed: bad0: out of memory"
     assert lines[-1] == "… and 2 more failed"
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "p_value", "verdict"),
+    [
+        (0.97, 0.04, "it is better"),
+        (0.85, 0.04, "it is worse"),
+        (0.97, 0.05, "the difference may be chance"),
+    ],
+)
+def test_ensemble__is_the_last_row_and_compared_with_the_best(
+    tmp_path: Path, accuracy: float, p_value: float, verdict: str
+) -> None:
+    members = tuple(Member(f"checkpoints/{n}.ckpt", name, "") for n, name in enumerate("ab"))
+    score = EnsembleScore(members, {"valid/acc": accuracy, "valid/loss": 0.25}, 80, 0.9, p_value)
+    sweep = written(tmp_path, trial("a", 0.1), trial("b", 0.2), trial("c", 0, reason="no"))
+    trials = update_leaderboard(sweep, "valid/loss", ensemble=score)
+    with sweep.leaderboard.open() as file:
+        *rows, last = csv.DictReader(file)
+    assert [row["rank"] for row in rows] == ["1", "2", ""]
+    assert (last["rank"], last["folder"], last["valid/loss"], last["reason"]) == ("ensemble", "ensemble", "0.25", "")
+    assert read_json(sweep.summary)["ensemble"]["p_value"] == p_value
+    lines = describe_leaderboard(trials, "valid/loss", None, score).splitlines()
+    assert lines[3].split() == ["ensemble", "0.2500", f"{accuracy:.4f}"]
+    assert lines[4] == (
+        f"on the 80 valid images, the ensemble of 2 trials has accuracy {accuracy:.4f} and the best trial 0.9000: "
+        f"{verdict} (exact McNemar test, p = {p_value})"
+    )
+    assert lines[5] == "failed: c: no"
 
 
 def test_description__every_trial_failed() -> None:

@@ -130,12 +130,18 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     _check_readable(arguments)
     if trains and is_sweep:
         arguments = arguments + _sweep_overrides(arguments)
-    elif any(key_of(argument) == "sweep" for argument in arguments):
-        raise HeadstartError("sweep= chooses the trials of a sweep, and needs -m")
+    else:
+        _reject_sweep_keys(arguments)
     if trains:
         arguments += _without_hydras_record(arguments, is_sweep)
     repeated = overrides_to_repeat(arguments) if trains else []
     return list(for_hydra(repeated, arguments))
+
+
+def _reject_sweep_keys(arguments: list[str]) -> None:
+    for key, what in (("sweep", "chooses"), ("sweep.ensemble", "averages")):
+        if any(key_of(argument) == key for argument in arguments):
+            raise HeadstartError(f"{key}= {what} the trials of a sweep, and needs -m")
 
 
 def _check_readable(arguments: list[str]) -> None:

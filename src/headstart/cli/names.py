@@ -17,10 +17,11 @@ from omegaconf import ListConfig, OmegaConf
 from headstart.config.literal import byte
 from headstart.metrics import metric_of
 
-# Arguments that do not make it another sweep: how many trials there are, and where they run or are stored.
+# Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
+# done with them in the end.
 NOT_OF_A_SWEEP = (
     *("-", "hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
-    *("hydra.sweep.dir", "hydra.mode", "sweep.over", "sweep.fixed"),
+    *("hydra.sweep.dir", "hydra.mode", "sweep.over", "sweep.fixed", "sweep.ensemble"),
 )
 # Characters in a folder's name; file systems accept 255 bytes.
 LONGEST = 100

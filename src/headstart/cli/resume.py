@@ -14,10 +14,11 @@ from headstart.cli.overrides import expand_home, key_of, value_of, written_as
 from headstart.config.train import EVALUATING
 from headstart.errors import HeadstartError
 from headstart.log import log
-from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
+from headstart.run_folder import RunFolder, checkpoint_file, is_ensemble, run_folder_of
 
 # A trial of a sweep is resumed as a run of its own.
-NOT_REPEATED = ("ckpt_path", "task", "sweep", "sweep.over", "sweep.fixed", "sweep.objective", "run_dir")
+OF_A_SWEEP = ("sweep", "sweep.over", "sweep.fixed", "sweep.objective", "sweep.ensemble")
+NOT_REPEATED = ("ckpt_path", "task", *OF_A_SWEEP, "run_dir")
 # A checkpoint knows where its weights came from, and this key where they are now.
 NOT_TO_EVALUATE = ("model.weights",)
 # What says which data to use, if a checkpoint's run does not.
@@ -59,6 +60,8 @@ def overrides_to_repeat(arguments: list[str]) -> list[str]:
         if key_of(argument) == "ckpt_path" and value.lower() not in ("", "null") and "${" not in value:
             if not os.path.lexists(value):
                 raise HeadstartError(f"ckpt_path={value} does not exist")
+            if is_ensemble(Path(value)):
+                raise HeadstartError(f"ckpt_path={value} is an ensemble, which only predict.py and embed take")
             repeated = _overrides_of(run_folder_of(Path(value)), {key_of(argument) for argument in arguments})
             return [
                 override for override in repeated if not (evaluates(arguments) and key_of(override) in NOT_TO_EVALUATE)

@@ -1,13 +1,17 @@
 """Dataclass fields with a constraint on their value."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from typing import Any
 
 
-def constrained(says: str, test: Callable[[Any], bool]) -> Any:
-    """A field whose value must pass `test`; `says` completes the sentence "it must be …"."""
-    return field(metadata={"says": says, "test": test})
+def constrained(says: str, test: Callable[[Any], bool], default: Any = MISSING) -> Any:
+    """A field whose value must pass `test`; `says` completes the sentence "it must be …".
+
+    The `default` is for settings that an older version recorded, without this field.
+    """
+    metadata = {"says": says, "test": test}
+    return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
 def optional(says: str, test: Callable[[Any], bool]) -> Any:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,12 @@ class Predictions:
             for name, label, prediction, probability, rank in zip(self.paths, *columns, strict=True)
         )
         write_csv(path, ("path", "label", "prediction", "probability", "rank of true class"), rows)
+
+
+def mean_of(predictions: Sequence[Predictions]) -> Predictions:
+    """The mean of the calibrated probabilities of the same samples, with what the first says about familiarity."""
+    log_probs = torch.stack([of.calibrated for of in predictions]).logsumexp(0) - math.log(len(predictions))
+    return replace(predictions[0], log_probs=log_probs, temperature=1.0)
 
 
 @torch.no_grad()

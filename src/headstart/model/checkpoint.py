@@ -1,8 +1,10 @@
 """Checkpoints on disk: written completely or not at all, read without running code."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones.backbone import Backbone
 from headstart.backbones.load import check_source, restore_backbone
 from headstart.backbones.safe_load import read_safely
 from headstart.config.features import EncoderSettings
@@ -32,22 +34,32 @@ def check_loadable(path: Path, moved_to: str | None) -> None:
     check_source(recipe.backbone, moved_to=moved_to)
 
 
-def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> ImageClassifier:
+def load_classifier(
+    path: Path, features: EncoderSettings, moved_to: str | None, frozen: Iterable[Backbone] = ()
+) -> ImageClassifier:
     """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
     A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
-    a file, the backbone's weights come from there.
+    a file, the backbone's weights come from there. If one of the `frozen` backbones is the checkpoint's, it is used.
 
     Raises:
         HeadstartError: as `read_checkpoint`, or the backbone's weights are missing or different.
     """
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
+    backbone = next((found for found in frozen if _is_of(found, recipe)), None)
+    if backbone is None:
+        backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
     trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
     precision = trained_with if features.precision == "auto" else features.precision
     features = EncoderSettings(precision=precision, compile=features.compile)
     return ImageClassifier(backbone, recipe, features).restore(checkpoint).eval()
+
+
+def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
+    """Whether a frozen backbone is the one of a recipe that keeps it frozen."""
+    is_same = backbone.source.identity() == recipe.backbone.identity()
+    return is_same and backbone.preprocessing == recipe.preprocessing and recipe.finetune.first_epoch is None
 
 
 def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:

@@ -1,6 +1,6 @@
 """Images to predict: files, or images in memory, preprocessed as the validation split."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,9 @@ from headstart.errors import HeadstartError, UnreadableImage
 from headstart.predict.sources import find_images
 
 Input = Path | Image.Image
-# The images of a batch that could be read, stacked, and for each of its inputs the reason why not, or None.
-Batch = tuple[Tensor | None, list[str | None]]
+# The images of a batch that could be read, stacked, in every preprocessing, and for each of its inputs the reason why
+# not, or None. If none could be read, there are no tensors.
+Batch = tuple[list[Tensor], list[str | None]]
 
 
 def inputs_of(source: Any) -> list[Input]:
@@ -58,21 +59,21 @@ def _picture(array: Any) -> Image.Image:
     return to_pil_image(array) if is_tensor else Image.fromarray(array).convert("RGB")
 
 
-class Inputs(Dataset[Tensor | str]):
-    """Item `i` is the i-th image, preprocessed, or the reason why it cannot be used."""
+class Inputs(Dataset[list[Tensor] | str]):
+    """Item `i` is the i-th image in each of the `preprocessings`, or the reason why it cannot be used."""
 
-    def __init__(self, inputs: list[Input], preprocessing: Preprocessing) -> None:
+    def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing]) -> None:
         self._inputs = inputs
-        self._resize_size = preprocessing.resize_size
-        self._transform = EvalTransform(preprocessing)
+        self._resize_size = max(preprocessing.resize_size for preprocessing in preprocessings)
+        self._transforms = [EvalTransform(preprocessing) for preprocessing in preprocessings]
 
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def __getitems__(self, indices: list[int]) -> list[Tensor | str]:
+    def __getitems__(self, indices: list[int]) -> list[list[Tensor] | str]:
         return thread_map(self.__getitem__, indices)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+    def __getitem__(self, index: int) -> list[Tensor] | str:
         given = self._inputs[index]
         name = given if isinstance(given, Path) else f"image {index}"
         try:
@@ -80,7 +81,7 @@ class Inputs(Dataset[Tensor | str]):
             resized = self._resize_size**2 * max(image.size) / min(image.size)
             if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
                 return f"{name} cannot be resized: {image.width} × {image.height} pixels are too elongated"
-            return self._transform(image, 0, index)
+            return [transform(image, 0, index) for transform in self._transforms]
         except UnreadableImage as error:
             return str(error)
         # Whatever is wrong with one image, the others are predicted all the same.
@@ -88,7 +89,8 @@ class Inputs(Dataset[Tensor | str]):
             return f"{name} cannot be processed: {str(error) or type(error).__name__}"
 
 
-def collate(items: list[Tensor | str]) -> Batch:
-    """Stacked where they were read: a worker hands over one tensor, not one for each image."""
-    images = [item for item in items if isinstance(item, Tensor)]
-    return torch.stack(images) if images else None, [item if isinstance(item, str) else None for item in items]
+def collate(items: list[list[Tensor] | str]) -> Batch:
+    """Stacked where they were read: a worker hands over one tensor per preprocessing, not one for each image."""
+    images = [item for item in items if not isinstance(item, str)]
+    stacked = [torch.stack(of_one) for of_one in zip(*images, strict=True)]
+    return stacked, [item if isinstance(item, str) else None for item in items]

@@ -9,15 +9,15 @@ from headstart.data.manifest import Manifest, Split
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
-from headstart.model.image_classifier import ImageClassifier
 from headstart.model.temperature import scale
 from headstart.predict.prediction import Prediction
+from headstart.predict.predictor import Predictor
 
 
 class Labelled:
     """Collects predictions, with the probabilities of all classes, and scores them.
 
-    The label of an image is the first folder, below `source`, on its path.
+    The label of an image is the first folder, below `source`, on its path. `predictor` made the predictions.
 
     Raises:
         HeadstartError: an image is in no folder, or in one that is not named as a class of the checkpoint.
@@ -25,9 +25,9 @@ class Labelled:
 
     name = "labelled"  # of the split
 
-    def __init__(self, source: Path, paths: list[Path], classifier: ImageClassifier) -> None:
-        self._source, self._classifier = source, classifier
-        self._index = {name: index for index, name in enumerate(classifier.recipe.classes)}
+    def __init__(self, source: Path, paths: list[Path], predictor: Predictor) -> None:
+        self._source, self._predictor = source, predictor
+        self._index = {name: index for index, name in enumerate(predictor.classes)}
         self._rows: list[tuple[str, int]] = []
         self._log_probs: list[list[float]] = []
         self._familiarity: list[float] = []
@@ -35,7 +35,7 @@ class Labelled:
         if unknown:
             raise HeadstartError(
                 f"labelled=true: the folders {listed(unknown)} in {source} are not classes of the checkpoint, which "
-                f"are {listed(classifier.recipe.classes)}"
+                f"are {listed(predictor.classes)}"
             )
 
     def add(self, prediction: Prediction) -> Prediction:
@@ -54,12 +54,12 @@ class Labelled:
         """The images as the one split of a dataset."""
         paths, labels = zip(*self._rows, strict=True)
         split = Split(self._source, paths, labels, ("",) * len(paths))
-        return Manifest(self._source, self._classifier.recipe.classes, {self.name: split}, {}, (), (), {}, ())
+        return Manifest(self._source, self._predictor.classes, {self.name: split}, {}, (), (), {}, ())
 
     def result(self) -> Result:
         """How good the predictions are."""
         paths, labels = zip(*self._rows, strict=True)
-        temperature = float(self._classifier.temperature)
+        temperature = self._predictor.temperature
         calibrated = torch.tensor(self._log_probs, dtype=torch.float64).clamp(min=1e-38).log()
         predictions = Predictions(
             paths,
@@ -67,9 +67,9 @@ class Labelled:
             scale(calibrated, 1 / temperature),
             temperature,
             torch.tensor(self._familiarity),
-            float(self._classifier.familiarity.threshold),
+            float(self._predictor.classifier.familiarity.threshold),
         )
-        return Result(self.name, self._classifier.recipe.classes, predictions)
+        return Result(self.name, self._predictor.classes, predictions)
 
     def _folder_of(self, path: Path) -> str:
         parts = path.relative_to(self._source).parts

@@ -1,4 +1,4 @@
-"""A trained classifier, ready to predict."""
+"""A trained classifier, or an ensemble of several, ready to predict."""
 
 import math
 import threading
@@ -13,22 +13,30 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.config.features import EncoderSettings
+from headstart.data.transforms import Preprocessing
 from headstart.data.workers import loader_options
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
-from headstart.model.checkpoint import load_classifier
+from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
 from headstart.predict.inputs import Batch, Input, Inputs, collate, inputs_of
 from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
-from headstart.run_folder import checkpoint_file
+from headstart.run_folder import checkpoint_file, is_ensemble
 
 
 class Predictor:
-    """Predicts classes and computes features. Several threads may use one: their calls wait for each other."""
+    """Predicts classes and computes features. Several threads may use one: their calls wait for each other.
 
-    def __init__(self, classifier: ImageClassifier, device: torch.device) -> None:
-        self.classifier = classifier.to(device).eval()
+    An ensemble predicts the mean of its members' probabilities. What takes one network is that of its best member,
+    `classifier`: features, familiarity (so also which images are unlike anything trained on), what the network saw,
+    and its saliency, which is for the class that the ensemble predicts.
+    """
+
+    def __init__(self, classifier: ImageClassifier | Ensemble, device: torch.device) -> None:
+        self.ensemble = classifier if isinstance(classifier, Ensemble) else Ensemble([classifier])
+        self.ensemble.to(device).eval()
+        self.classifier = self.ensemble.best
         self._device = device
         self._lock = threading.Lock()
 
@@ -36,6 +44,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.classifier.recipe.classes
+
+    @property
+    def temperature(self) -> float:
+        """At which the probabilities are calibrated; 1 for an ensemble, whose members have their own."""
+        return float(self.classifier.temperature) if len(self.ensemble) == 1 else 1.0
 
     def predict(
         self,
@@ -80,8 +93,8 @@ class Predictor:
     ) -> Iterator[Prediction]:
         """Yields the predictions of `predict` one by one, as batches are done."""
         topk, done = min(topk, len(self.classes)), 0
-        for images, errors in self._batches(inputs, batch_size, num_workers):
-            found = iter(self._predict(images, topk, min_confidence, explain) if images is not None else [])
+        for images, errors in self._batches(inputs, self.ensemble.preprocessings, batch_size, num_workers):
+            found = iter(self._predict(images, topk, min_confidence, explain) if images else [])
             for error in errors:
                 given = inputs[done]
                 path = given if isinstance(given, Path) else Path(str(done))
@@ -105,34 +118,37 @@ class Predictor:
         self, inputs: Sequence[Input], *, batch_size: int, num_workers: int | str
     ) -> Iterator[Array | str]:
         """Yields the features (embedding_dim) of each image, or the reason why it cannot be read."""
-        for images, errors in self._batches(inputs, batch_size, num_workers):
-            rows = iter(self._embed(images) if images is not None else ())
+        for images, errors in self._batches(inputs, self.ensemble.preprocessings[:1], batch_size, num_workers):
+            rows = iter(self._embed(images[0]) if images else ())
             yield from (next(rows) if error is None else error for error in errors)
 
-    def _batches(self, inputs: Sequence[Input], batch_size: int, num_workers: int | str) -> Iterator[Batch]:
-        preprocessing = self.classifier.recipe.preprocessing
+    def _batches(
+        self, inputs: Sequence[Input], preprocessings: Sequence[Preprocessing], batch_size: int, num_workers: int | str
+    ) -> Iterator[Batch]:
         with self._lock:
-            self.classifier.encoder.prepare(len(inputs))
-        pixels = batch_size * preprocessing.image_size**2
+            self.ensemble.prepare(len(inputs))
+        pixels = batch_size * sum(preprocessing.image_size**2 for preprocessing in preprocessings)
         options = loader_options(num_workers, self._device, pixels=pixels, kept=False)
         # It draws a seed for its workers, which must not come from the caller's stream.
         options["generator"] = torch.Generator()
-        yield from DataLoader(Inputs(list(inputs), preprocessing), batch_size=batch_size, collate_fn=collate, **options)
+        dataset = Inputs(list(inputs), preprocessings)
+        yield from DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options)
 
     def _embed(self, images: Tensor) -> Array:
         with self._lock, torch.inference_mode():
             return self.classifier.embed(images).cpu().numpy()
 
-    def _predict(self, images: Tensor, topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
+    def _predict(self, images: list[Tensor], topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
         """Predictions of preprocessed images, without their paths."""
         with self._lock, torch.inference_mode():
-            features = self.classifier.embed(images)
-            values, indices = self.classifier.predict_proba(features).topk(topk)
-            scores = self.classifier.familiarity(features)
-        maps: list[Tensor | None] = [None] * len(images)
+            features = self.ensemble.embed(images)
+            values, indices = self.ensemble.predict_proba(features).topk(topk)
+            scores = self.classifier.familiarity(features[0])
+        seen = images[0]
+        maps: list[Tensor | None] = [None] * len(seen)
         if explain:
             with self._lock:
-                maps = list(saliency_maps(self.classifier, images, indices[:, 0].clone()).cpu())
+                maps = list(saliency_maps(self.classifier, seen, indices[:, 0].clone()).cpu())
         threshold = float(self.classifier.familiarity.threshold)
         return [
             Prediction(
@@ -141,7 +157,7 @@ class Predictor:
                 tuple(probabilities),
                 familiarity=score if math.isfinite(threshold) else None,
                 doubt=UNFAMILIAR if score < threshold else UNSURE if probabilities[0] < min_confidence else None,
-                seen=images[place] if explain else None,
+                seen=seen[place] if explain else None,
                 saliency=maps[place],
             )
             for place, (row, probabilities, score) in enumerate(
@@ -158,7 +174,7 @@ def load(
     compile: bool | str = "auto",
     weights: str | None = None,
 ) -> Predictor:
-    """The predictor of a checkpoint, or of the best one in the folder of a run or a sweep.
+    """The predictor of a checkpoint, of the best one in the folder of a run or a sweep, or of an ensemble's folder.
 
     Args:
         accelerator: "auto", "cpu", "cuda" or "mps".
@@ -171,7 +187,8 @@ def load(
     """
     device = choose_device(accelerator)
     path = checkpoint_file(Path(checkpoint).expanduser(), "best")
-    return Predictor(load_classifier(path, EncoderSettings(precision=precision, compile=compile), weights), device)
+    paths = members_in(path) if is_ensemble(path) else [path]
+    return Predictor(load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights), device)
 
 
 def choose_device(accelerator: str) -> torch.device:

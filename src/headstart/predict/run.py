@@ -42,7 +42,7 @@ def predict(settings: PredictSettings) -> None:
         weights=settings.model.weights,
     )
     classifier = predictor.classifier
-    labelled = Labelled(labelled_source(settings.source), paths, classifier) if settings.labelled else None
+    labelled = Labelled(labelled_source(settings.source), paths, predictor) if settings.labelled else None
     predictions = predictor.stream(
         paths,
         topk=len(predictor.classes) if labelled else settings.topk,

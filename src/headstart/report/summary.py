@@ -50,6 +50,8 @@ def _mistakes(result: Result) -> str:
 def probabilities(result: Result) -> str:
     """How far the probabilities can be believed, and what calibration changed."""
     before, after = result.uncalibrated, result.calibrated
+    if result.predictions.temperature == 1:
+        return f"Its probabilities are off by {100 * after.ece:.1f} percentage points on average."
     change = "lowered" if after.log_loss < before.log_loss else "did not lower"
     return (
         f"Its probabilities are off by {100 * after.ece:.1f} percentage points on average; calibration {change} the "

@@ -67,7 +67,8 @@ def _finalize(config: DictConfig, *, is_complete: bool) -> None:
         forget_shared()
         scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))
         sweep = SweepFolder(Path(config.hydra.sweep.dir))
-        succeeded = finalize(sweep, config.sweep.objective, scales, is_complete=is_complete)
+        objective, ensemble = config.sweep.objective, config.sweep.ensemble
+        succeeded = finalize(sweep, objective, scales, is_complete=is_complete, ensemble=ensemble)
     if is_complete and not succeeded:
         sys.exit(1)
 

@@ -1,6 +1,7 @@
-"""The end of a sweep: the best trial is tested, once, and gets a report; the leaderboard is shown."""
+"""The end of a sweep: the best trial is tested, once, and gets a report; the best ones become an ensemble."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -11,18 +12,25 @@ from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweeping.leaderboard import describe_leaderboard, test_metrics, update_leaderboard
+from headstart.sweeping.ensemble import update_ensemble
+from headstart.sweeping.ensemble_score import EnsembleScore
+from headstart.sweeping.leaderboard import describe_leaderboard, only_test, test_metrics, update_leaderboard
 from headstart.sweeping.plot import draw_sweep
 from headstart.sweeping.scales import Scale
 from headstart.sweeping.significance import find_tie
+from headstart.sweeping.trial_record import Trial
 from headstart.tasks import report, test
 
 
-def finalize(sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *, is_complete: bool) -> bool:
+def finalize(
+    sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *, is_complete: bool, ensemble: int = 0
+) -> bool:
     """Plots and shows the trials so far; if the sweep `is_complete`, tests the best one, unless that was done before.
 
+    With an `ensemble` of two or more, so many of the best trials are averaged and tested too.
+
     Returns:
-        Whether no trial failed, and the best one could be tested.
+        Whether no trial failed, and the best one and the ensemble could be tested.
 
     Raises:
         HeadstartError: there are no trials.
@@ -32,22 +40,30 @@ def finalize(sweep: SweepFolder, objective: str, scales: Mapping[str, Scale], *,
         if not is_complete:
             return False
         raise HeadstartError("the sweep ran no trials: is there anything to sweep over?")
-    tie = None
+    tie = score = None
     failed = sum(trial.reason is not None for trial in trials)
     succeeded = failed == 0
     if is_complete and failed < len(trials):
         succeeded &= _test(sweep.trial(trials[0].folder))
         _report(sweep.trial(trials[0].folder))
         tie = find_tie(sweep, trials)
-        trials = update_leaderboard(sweep, objective, tie)
+        if ensemble:
+            score, could_be_made = _average(sweep, trials, ensemble)
+            succeeded &= could_be_made
+        trials = update_leaderboard(sweep, objective, tie, score)
     draw_sweep(trials, objective, sweep.plot, scales)
-    log.info("%s", describe_leaderboard(trials, objective, tie))
+    log.info("%s", describe_leaderboard(trials, objective, tie, score))
     log.info("%d trials, %d of them failed; %s", len(trials), failed, sweep.leaderboard)
     if failed < len(trials):
-        figures = test_metrics(sweep.trial(trials[0].folder))
-        shown = "  ".join(f"{name} {value:.4f}" for name, value in figures.items())
-        log.info("%s", f"best: {RunFolder(sweep.best).best}  {shown}".rstrip())
+        log.info("%s", _line("best", RunFolder(sweep.best).best, test_metrics(sweep.trial(trials[0].folder))))
+    if score is not None:
+        log.info("%s", _line("ensemble", sweep.ensemble, only_test(score.metrics)))
     return succeeded
+
+
+def _line(name: str, path: Path, metrics: Mapping[str, float]) -> str:
+    """ "best: sweep/best/checkpoints/best.ckpt  test/acc 0.9610"."""
+    return "  ".join([f"{name}: {path}", *(f"{metric} {value:.4f}" for metric, value in metrics.items())])
 
 
 def _test(run: RunFolder) -> bool:
@@ -71,6 +87,15 @@ def _report(run: RunFolder) -> None:
             report(settings)
         except (HeadstartError, OSError) as error:
             log.error("the report of the best trial could not be written: %s", error)
+
+
+def _average(sweep: SweepFolder, trials: list[Trial], size: int) -> tuple[EnsembleScore | None, bool]:
+    """The score of the ensemble of the best trials, if they can be averaged, and False if that failed."""
+    try:
+        return update_ensemble(sweep, trials, size, _settings(sweep.trial(trials[0].folder))), True
+    except (HeadstartError, OSError) as error:
+        log.error("there is no ensemble: %s", error)
+        return None, False
 
 
 def _settings(run: RunFolder, **changes: Any) -> TrainSettings:

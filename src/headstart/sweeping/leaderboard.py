@@ -1,7 +1,7 @@
 """leaderboard.csv and leaderboard.json: how the trials of a sweep compare."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.best import show_best
+from headstart.sweeping.ensemble_score import EnsembleScore
 from headstart.sweeping.significance import SIGNIFICANT, OverSeeds, Tie, over_seeds
 from headstart.sweeping.trial_record import Trial, read_trials
 from headstart.tables import render_table
 
 COLUMNS = ("valid/loss", "valid/acc", "best_epoch")
+ENSEMBLE = "ensemble"  # in place of a rank
 MOST_ROWS, MOST_FAILED = 30, 5  # on the terminal
 
 
@@ -25,25 +27,35 @@ def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
     return sorted(trials, key=lambda trial: (sign * trial.objective(objective), trial.folder))
 
 
-def update_leaderboard(sweep: SweepFolder, objective: str, tie: Tie | None = None) -> list[Trial]:
+def update_leaderboard(
+    sweep: SweepFolder, objective: str, tie: Tie | None = None, ensemble: EnsembleScore | None = None
+) -> list[Trial]:
     """Writes the leaderboard of the trials so far, with the files of the best one, and returns them in its order."""
     with exclusively(sweep.leaderboard):
         trials = ranked(read_trials(sweep), objective)
         best = sweep.trial(trials[0].folder) if trials and trials[0].reason is None else None
-        _write_csv(sweep.leaderboard, trials, objective)
-        write_json(sweep.summary, _summary(trials, objective, best, tie))
+        _write_csv(sweep.leaderboard, trials, objective, ensemble)
+        write_json(sweep.summary, _summary(trials, objective, best, tie, ensemble))
         show_best(sweep, best)
         return trials
 
 
-def describe_leaderboard(trials: list[Trial], objective: str, tie: Tie | None) -> str:
-    """A table of the best trials for the terminal, what differs by more than chance, and the reasons of failures."""
+def describe_leaderboard(
+    trials: list[Trial], objective: str, tie: Tie | None, ensemble: EnsembleScore | None = None
+) -> str:
+    """A table of the best trials for the terminal, what differs by more than chance, and the reasons of failures.
+
+    The last row is that of the `ensemble`.
+    """
     keys, metrics = _swept(trials), _metrics(objective)
     completed = [trial for trial in trials if trial.reason is None]
     rows = []
     for rank, trial in enumerate(completed[:MOST_ROWS], start=1):
         values = [shortened(trial.values.get(key, "")) for key in keys]
-        rows.append([str(rank), *values, *(_shown(name, trial) for name in metrics), f"{trial.seconds:.1f}"])
+        shown = (_shown(name, trial.metrics) for name in metrics)
+        rows.append([str(rank), *values, *shown, f"{trial.seconds:.1f}"])
+    if ensemble is not None:
+        rows.append([ENSEMBLE, *("" for _ in keys), *(_shown(name, ensemble.metrics) for name in metrics), ""])
     columns = ["rank", *keys, *(name.replace("_", " ") for name in metrics), "seconds"]
     lines = [render_table(columns, rows)] if completed else []
     lines += [f"… and {len(completed) - MOST_ROWS} more"] if len(completed) > MOST_ROWS else []
@@ -52,11 +64,24 @@ def describe_leaderboard(trials: list[Trial], objective: str, tie: Tie | None) -
             f"ranks 1–{tie.ranks} cannot be told apart by their predictions of the {tie.images} valid images "
             f"(exact McNemar test, p ≥ {SIGNIFICANT})"
         )
+    lines += [_against_best(ensemble)] if ensemble is not None else []
     lines += [_over_seeds(found, objective) for found in over_seeds(trials, objective)[:MOST_ROWS]]
     failed = [trial for trial in trials if trial.reason is not None]
     lines += [f"failed: {trial.folder}: {trial.reason}" for trial in failed[:MOST_FAILED]]
     lines += [f"… and {len(failed) - MOST_FAILED} more failed"] if len(failed) > MOST_FAILED else []
     return "\n".join(lines)
+
+
+def _against_best(ensemble: EnsembleScore) -> str:
+    """Whether the ensemble is better than the best trial."""
+    own, of_best = ensemble.metrics["valid/acc"], ensemble.best_accuracy
+    verdict = f"it is {'better' if own > of_best else 'worse'}"
+    if ensemble.p_value >= SIGNIFICANT:
+        verdict = "the difference may be chance"
+    return (
+        f"on the {ensemble.images} valid images, the ensemble of {len(ensemble.members)} trials has accuracy {own:.4f} "
+        f"and the best trial {of_best:.4f}: {verdict} (exact McNemar test, p = {ensemble.p_value:.2g})"
+    )
 
 
 def _over_seeds(found: OverSeeds, objective: str) -> str:
@@ -70,11 +95,18 @@ def test_metrics(run: RunFolder) -> dict[str, float]:
         metrics = read_json(RunFolder(run.test).metrics)
     except (OSError, ValueError):
         return {}
+    return only_test(metrics)
+
+
+def only_test(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Those of the test split."""
     return {name: value for name, value in metrics.items() if name.startswith("test/")}
 
 
-def _summary(trials: list[Trial], objective: str, best: RunFolder | None, tie: Tie | None) -> dict[str, Any]:
-    """What leaderboard.json says; `test` is empty, and `tie` null, until the sweep is complete."""
+def _summary(
+    trials: list[Trial], objective: str, best: RunFolder | None, tie: Tie | None, ensemble: EnsembleScore | None
+) -> dict[str, Any]:
+    """What leaderboard.json says; `test` is empty, and `tie` and `ensemble` null, until the sweep is complete."""
     return {
         "trials": len(trials),
         "failed": sum(trial.reason is not None for trial in trials),
@@ -84,16 +116,20 @@ def _summary(trials: list[Trial], objective: str, best: RunFolder | None, tie: T
         "test": test_metrics(best) if best is not None else {},
         "tie": tie and asdict(tie),
         "over_seeds": [asdict(found) for found in over_seeds(trials, objective)],
+        "ensemble": ensemble and asdict(ensemble),
     }
 
 
-def _write_csv(path: Path, trials: list[Trial], objective: str) -> None:
+def _write_csv(path: Path, trials: list[Trial], objective: str, ensemble: EnsembleScore | None) -> None:
     keys, metrics, rows = _swept(trials), _metrics(objective), []
     for rank, trial in enumerate(trials, start=1):
         completed = trial.reason is None
         values = [trial.values.get(key, "") for key in keys]
         found = [trial.metrics.get(name, "") if completed else "" for name in metrics]
         rows.append([rank if completed else "", *values, *found, trial.seconds, trial.folder, trial.reason or ""])
+    if ensemble is not None:
+        found = [ensemble.metrics.get(name, "") for name in metrics]
+        rows.append([ENSEMBLE, *("" for _ in keys), *found, "", ENSEMBLE, ""])
     write_csv(path, ("rank", *keys, *metrics, "seconds", "folder", "reason"), rows)
 
 
@@ -105,8 +141,8 @@ def _swept(trials: list[Trial]) -> list[str]:
     return list(dict.fromkeys(key for trial in trials for key in trial.values))
 
 
-def _shown(name: str, trial: Trial) -> str:
-    value = trial.metrics.get(name, math.nan)
+def _shown(name: str, metrics: Mapping[str, float]) -> str:
+    value = metrics.get(name, math.nan)
     if math.isnan(value):
         return ""
     return str(int(value)) if name == "best_epoch" else f"{value:.4f}"

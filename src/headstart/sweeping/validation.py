@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig, ListConfig
 
-from headstart.config.sweep import OBJECTIVES
+from headstart.config.sweep import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
 
 SINGLE_PROCESS = ("auto", "single_device", "None")
@@ -19,7 +19,9 @@ def check_sweep(config: DictConfig) -> None:
         raise HeadstartError(f"sweep.objective={objective} is invalid: it must be one of {', '.join(OBJECTIVES)}")
     for key in config.sweep.over:
         if key.startswith("sweep."):
-            raise HeadstartError(f"{key} cannot have several values: trials are compared by it")
+            raise HeadstartError(f"{key} cannot have several values: it belongs to the sweep as a whole")
+    if not is_ensemble_size(config.sweep.ensemble):
+        raise HeadstartError(f"sweep.ensemble={config.sweep.ensemble} is invalid: it must be {ENSEMBLE}")
     if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
         raise HeadstartError(
             "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
