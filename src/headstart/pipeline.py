@@ -5,7 +5,8 @@ from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
-from headstart.evaluation.predictions import predict_splits, write_predictions
+from headstart.evaluation.predictions import write_predictions
+from headstart.evaluation.views import predict_views
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
 from headstart.training.fit import fit
@@ -30,12 +31,13 @@ def train(settings: TrainSettings) -> dict[str, float]:
         with record.stage("fit"):
             fitted = fit(settings, data.manifest, backbone, [record, audit])
         with record.stage("test"):
-            predictions = predict_splits(fitted.classifier, fitted.data, ("valid", "test"))
-            record.metrics |= fitted.metrics()
+            views = settings.evaluation.views
+            predictions, averaging = predict_views(fitted.classifier, fitted.data, ("valid", "test"), views)
+            record.metrics |= fitted.metrics() | (averaging.metrics() if averaging is not None else {})
             if "test" in predictions:
                 record.metrics |= predictions["test"].metrics("test")
             write_predictions(predictions, data.manifest.classes, record.run)
         if settings.report == "full":
             with record.stage("report"):
-                write_report(fitted, predictions, record.run)
+                write_report(fitted, predictions, record.run, averaging)
     return record.metrics

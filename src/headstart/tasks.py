@@ -15,7 +15,8 @@ from headstart.data.prepare import inspect_data, prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import predict_splits, write_predictions
+from headstart.evaluation.predictions import write_predictions
+from headstart.evaluation.views import predict_views
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
@@ -40,13 +41,17 @@ def train_and_advise(settings: TrainSettings) -> dict[str, float]:
     metrics = train(settings)
     best = RunFolder(Path(settings.run_dir)).best
     if best.is_file():
+        views = int(metrics.get("views_used", 1))
+        arguments = [f"ckpt_path={best}", "source=FILE_OR_FOLDER", *([f"views={views}"] if views > 1 else [])]
         log.info("best checkpoint: %s", best)
-        log.info("to predict: %s", command("predict.py", [f"ckpt_path={best}", "source=FILE_OR_FOLDER"]))
+        log.info("to predict: %s", command("predict.py", arguments))
     return metrics
 
 
 def test(settings: TrainSettings) -> dict[str, float]:
     """Scores the checkpoint `settings.ckpt_path` on the test split of the data.
+
+    With several `evaluation.views`, the valid split decides whether they are averaged.
 
     Returns:
         The contents of metrics.json.
@@ -70,7 +75,10 @@ def test(settings: TrainSettings) -> dict[str, float]:
         with record.stage("test"):
             loaders = ImageDataModule(settings, data.manifest)
             loaders.serve(classifier.to(device))
-            predictions = predict_splits(classifier, loaders, ("test",))
+            views = settings.evaluation.views
+            splits = ("test",) if views == 1 else ("valid", "test")
+            predictions, averaging = predict_views(classifier, loaders, splits, views)
+            record.metrics |= averaging.metrics() if averaging is not None else {}
             record.metrics |= predictions["test"].metrics("test")
             write_predictions(predictions, data.manifest.classes, record.run)
     return record.metrics
@@ -93,9 +101,9 @@ def report(settings: TrainSettings) -> bool:
     loaders = ImageDataModule(settings, data.manifest)
     with lightning_errors(settings):
         loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    predictions = predict_splits(classifier, loaders, ("valid", "test"))
+    predictions, averaging = predict_views(classifier, loaders, ("valid", "test"), settings.evaluation.views)
     fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
-    write_report(fitted, predictions, run)
+    write_report(fitted, predictions, run, averaging)
     return True
 
 

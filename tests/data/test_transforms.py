@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from headstart.data.transforms import EvalTransform, Preprocessing, TrainTransform, Transform
+from headstart.data.transforms import EvalTransform, EvalViewsTransform, Preprocessing, TrainTransform, Transform
 from headstart.seeds import derive_seed
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
@@ -53,6 +53,30 @@ def test_train__depends_on_seed_view_and_index_alone(image: Image.Image) -> None
     assert expected.dtype == torch.uint8
     for seed, view, index in ((1, 1, 2), (0, 2, 2), (0, 1, 3), (0, 2, 1)):
         assert not torch.equal(TrainTransform(SIZES, seed)(image, view, index), expected)
+
+
+def test_eval_views__are_the_image_its_mirror_image_and_augmented_ones(image: Image.Image) -> None:
+    transform, plain = EvalViewsTransform(SIZES), EvalTransform(SIZES)(image, 0, 0)
+    seen = [transform(image, view, 0) for view in range(6)]
+    assert torch.equal(seen[0], plain)
+    assert torch.equal(seen[1], plain.flip(2))
+    assert all(view.shape == (3, 224, 224) and view.dtype == torch.uint8 for view in seen)
+    assert len({view.numpy().tobytes() for view in seen}) == 6
+
+
+def test_eval_views__are_the_same_wherever_the_image_stands(image: Image.Image) -> None:
+    for view in range(4):
+        torch.manual_seed(view)
+        expected = EvalViewsTransform(SIZES)(image, view, 0)
+        torch.manual_seed(99)
+        assert torch.equal(EvalViewsTransform(SIZES)(image, view, 17), expected)
+
+
+def test_eval_views__have_a_spec_of_their_own() -> None:
+    specs = [transform.spec for transform in (*transforms(SIZES), EvalViewsTransform(SIZES))]
+    assert len({str(spec) for spec in specs}) == 3
+    other = EvalViewsTransform(replace(SIZES, image_size=200))
+    assert other.spec != specs[2]
 
 
 def test_train__same_in_threads(image: Image.Image) -> None:

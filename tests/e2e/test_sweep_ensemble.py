@@ -70,17 +70,17 @@ def load(folder: Path) -> Predictor:
     return headstart.load(folder, accelerator="cpu", precision="32", compile=False)
 
 
-def probabilities(predictor: Predictor, images: Path) -> dict[Path, list[float]]:
+def probabilities(predictor: Predictor, images: Path, views: int = 1) -> dict[Path, list[float]]:
     """Of the classes in their order, by the image's path."""
-    found = predictor.predict(images, topk=len(predictor.classes))
+    found = predictor.predict(images, topk=len(predictor.classes), views=views)
     by_name = {p.path: dict(zip(p.classes, p.probabilities, strict=True)) for p in found}
     return {path: [of[name] for name in predictor.classes] for path, of in by_name.items()}
 
 
-def assert_is_mean(ensemble: Path, members: Iterable[Path], images: Path) -> None:
+def assert_is_mean(ensemble: Path, members: Iterable[Path], images: Path, views: int = 1) -> None:
     """The probabilities of the ensemble are the mean of those of its members."""
-    found = probabilities(load(ensemble), images)
-    of_members = [probabilities(load(member), images) for member in members]
+    found = probabilities(load(ensemble), images, views)
+    of_members = [probabilities(load(member), images, views) for member in members]
     assert len(of_members) > 1
     for path, values in found.items():
         assert values == pytest.approx(np.mean([of[path] for of in of_members], axis=0), abs=1e-6)
@@ -217,7 +217,9 @@ def test_other_backbones_and_sizes__work_too(swept: Swept, script: Script) -> No
     assert result.status == 0, result.err
     rows = rows_of(Path("sweep/leaderboard.csv"))[:-1]
     assert len(rows) == 8
-    assert_is_mean(Path("sweep/ensemble"), [Path("sweep") / row["folder"] for row in rows], swept.images)
+    trials = [Path("sweep") / row["folder"] for row in rows]
+    assert_is_mean(Path("sweep/ensemble"), trials, swept.images)
+    assert_is_mean(Path("sweep/ensemble"), trials, swept.images, views=3)
     members = list(load(Path("sweep/ensemble")).ensemble)
     of_frozen: list[Backbone] = [m.backbone for m in members if m.recipe.finetune.first_epoch is None]
     assert len({id(member.backbone) for member in members}) == 8

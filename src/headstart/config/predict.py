@@ -33,6 +33,7 @@ class PredictSettings:
     model: PredictModelSettings
     features: EncoderSettings
     topk: int = positive_int()
+    views: int = positive_int()
     min_confidence: float = fraction()
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")
 

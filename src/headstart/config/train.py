@@ -1,12 +1,13 @@
 """The settings of train.py."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from headstart.config.constraints import non_negative_int, one_of
 from headstart.config.data import DATASETS, DataSettings
+from headstart.config.evaluation import EvaluationSettings
 from headstart.config.features import FeatureSettings
 from headstart.config.finetune import FinetuneSettings
 from headstart.config.lightning import check_validated
@@ -39,6 +40,7 @@ class TrainSettings:
     task: str = one_of(*TASKS)
     report: str = one_of("full", "none")
     seed: int = non_negative_int()
+    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
 
     @property
     def finds_near_duplicates(self) -> bool:

@@ -103,3 +103,22 @@ class TrainTransform:
                 return crop, rotation, bool(torch.rand(1) < FLIP)
             finally:
                 generator.set_state(state)
+
+
+class EvalViewsTransform:
+    """The views in which an image is evaluated: 0 is EvalTransform's, 1 its mirror image, and all others are augmented.
+
+    What is drawn for a view does not depend on the index, so the same file has the same views wherever it stands.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        self._plain = EvalTransform(preprocessing)
+        self._augmented = TrainTransform(preprocessing, seed=0)
+        self.spec = self._augmented.spec | {"name": "eval views"}
+        self.image_size = preprocessing.image_size
+
+    def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
+        if view > 1:
+            return self._augmented(image, view, 0)
+        plain = self._plain(image, 0, index)
+        return functional.horizontal_flip(plain) if view else plain

@@ -12,14 +12,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.data.images import read_rgb, upright_rgb
-from headstart.data.transforms import EvalTransform, Preprocessing
+from headstart.data.transforms import EvalViewsTransform, Preprocessing
 from headstart.data.workers import thread_map
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.predict.sources import find_images
 
 Input = Path | Image.Image
-# The images of a batch that could be read, stacked, in every preprocessing, and for each of its inputs the reason why
-# not, or None. If none could be read, there are no tensors.
+# The images of a batch that could be read, stacked, in every view and preprocessing, and for each of its inputs the
+# reason why not, or None. If none could be read, there are no tensors.
 Batch = tuple[list[Tensor], list[str | None]]
 
 
@@ -60,12 +60,16 @@ def _picture(array: Any) -> Image.Image:
 
 
 class Inputs(Dataset[list[Tensor] | str]):
-    """Item `i` is the i-th image in each of the `preprocessings`, or the reason why it cannot be used."""
+    """Item `i` is the i-th image, or the reason why it cannot be used.
 
-    def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing]) -> None:
+    An image is given in each of `views` views, in each of the `preprocessings`.
+    """
+
+    def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing], views: int) -> None:
         self._inputs = inputs
         self._resize_size = max(preprocessing.resize_size for preprocessing in preprocessings)
-        self._transforms = [EvalTransform(preprocessing) for preprocessing in preprocessings]
+        self._transforms = [EvalViewsTransform(preprocessing) for preprocessing in preprocessings]
+        self._views = range(views)
 
     def __len__(self) -> int:
         return len(self._inputs)
@@ -81,7 +85,7 @@ class Inputs(Dataset[list[Tensor] | str]):
             resized = self._resize_size**2 * max(image.size) / min(image.size)
             if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
                 return f"{name} cannot be resized: {image.width} × {image.height} pixels are too elongated"
-            return [transform(image, 0, index) for transform in self._transforms]
+            return [transform(image, view, index) for view in self._views for transform in self._transforms]
         except UnreadableImage as error:
             return str(error)
         # Whatever is wrong with one image, the others are predicted all the same.
@@ -90,7 +94,7 @@ class Inputs(Dataset[list[Tensor] | str]):
 
 
 def collate(items: list[list[Tensor] | str]) -> Batch:
-    """Stacked where they were read: a worker hands over one tensor per preprocessing, not one for each image."""
+    """Stacked where they were read: a worker hands over one tensor per view, not one for each image."""
     images = [item for item in items if not isinstance(item, str)]
     stacked = [torch.stack(of_one) for of_one in zip(*images, strict=True)]
     return stacked, [item if isinstance(item, str) else None for item in items]

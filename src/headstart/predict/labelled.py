@@ -17,7 +17,7 @@ from headstart.predict.predictor import Predictor
 class Labelled:
     """Collects predictions, with the probabilities of all classes, and scores them.
 
-    The label of an image is the first folder, below `source`, on its path. `predictor` made the predictions.
+    The label of an image is the first folder, below `source`, on its path. `predictor` predicts from `views` of each.
 
     Raises:
         HeadstartError: an image is in no folder, or in one that is not named as a class of the checkpoint.
@@ -25,8 +25,8 @@ class Labelled:
 
     name = "labelled"  # of the split
 
-    def __init__(self, source: Path, paths: list[Path], predictor: Predictor) -> None:
-        self._source, self._predictor = source, predictor
+    def __init__(self, source: Path, paths: list[Path], predictor: Predictor, views: int) -> None:
+        self._source, self._predictor, self._views = source, predictor, views
         self._index = {name: index for index, name in enumerate(predictor.classes)}
         self._rows: list[tuple[str, int]] = []
         self._log_probs: list[list[float]] = []
@@ -59,7 +59,7 @@ class Labelled:
     def result(self) -> Result:
         """How good the predictions are."""
         paths, labels = zip(*self._rows, strict=True)
-        temperature = self._predictor.temperature
+        temperature = self._predictor.temperature(self._views)
         calibrated = torch.tensor(self._log_probs, dtype=torch.float64).clamp(min=1e-38).log()
         predictions = Predictions(
             paths,

@@ -45,16 +45,16 @@ class Predictor:
         """The names of the classes."""
         return self.classifier.recipe.classes
 
-    @property
-    def temperature(self) -> float:
-        """At which the probabilities are calibrated; 1 for an ensemble, whose members have their own."""
-        return float(self.classifier.temperature) if len(self.ensemble) == 1 else 1.0
+    def temperature(self, views: int) -> float:
+        """At which the probabilities are calibrated; 1 for the mean over views, or members with their own."""
+        return float(self.classifier.temperature) if len(self.ensemble) == views == 1 else 1.0
 
     def predict(
         self,
         source: Any,
         *,
         topk: int = 3,
+        views: int = 1,
         min_confidence: float = 0.0,
         explain: bool = False,
         batch_size: int = 32,
@@ -64,16 +64,21 @@ class Predictor:
 
         Args:
             topk: the number of classes of each.
+            views: of each image, whose probabilities are averaged; see headstart.data.transforms.EvalViewsTransform.
             min_confidence: predictions less probable than this are doubted.
             explain: also what the network saw, and its saliency.
 
         Raises:
-            HeadstartError: `source` has no images. An image that cannot be read gets a prediction with an error.
+            HeadstartError: `source` has no images, or `views` is below 1. An image that cannot be read gets a
+                prediction with an error.
         """
+        if views < 1:
+            raise HeadstartError(f"views={views} is invalid: it must be a positive integer")
         return list(
             self.stream(
                 inputs_of(source),
                 topk=topk,
+                views=views,
                 batch_size=batch_size,
                 num_workers=num_workers,
                 min_confidence=min_confidence,
@@ -88,12 +93,13 @@ class Predictor:
         topk: int,
         batch_size: int,
         num_workers: int | str,
+        views: int = 1,
         min_confidence: float = 0.0,
         explain: bool = False,
     ) -> Iterator[Prediction]:
         """Yields the predictions of `predict` one by one, as batches are done."""
         topk, done = min(topk, len(self.classes)), 0
-        for images, errors in self._batches(inputs, self.ensemble.preprocessings, batch_size, num_workers):
+        for images, errors in self._batches(inputs, self.ensemble.preprocessings, views, batch_size, num_workers):
             found = iter(self._predict(images, topk, min_confidence, explain) if images else [])
             for error in errors:
                 given = inputs[done]
@@ -118,20 +124,25 @@ class Predictor:
         self, inputs: Sequence[Input], *, batch_size: int, num_workers: int | str
     ) -> Iterator[Array | str]:
         """Yields the features (embedding_dim) of each image, or the reason why it cannot be read."""
-        for images, errors in self._batches(inputs, self.ensemble.preprocessings[:1], batch_size, num_workers):
+        for images, errors in self._batches(inputs, self.ensemble.preprocessings[:1], 1, batch_size, num_workers):
             rows = iter(self._embed(images[0]) if images else ())
             yield from (next(rows) if error is None else error for error in errors)
 
     def _batches(
-        self, inputs: Sequence[Input], preprocessings: Sequence[Preprocessing], batch_size: int, num_workers: int | str
+        self,
+        inputs: Sequence[Input],
+        preprocessings: Sequence[Preprocessing],
+        views: int,
+        batch_size: int,
+        num_workers: int | str,
     ) -> Iterator[Batch]:
         with self._lock:
-            self.ensemble.prepare(len(inputs))
-        pixels = batch_size * sum(preprocessing.image_size**2 for preprocessing in preprocessings)
+            self.ensemble.prepare(len(inputs) * views)
+        pixels = batch_size * views * sum(preprocessing.image_size**2 for preprocessing in preprocessings)
         options = loader_options(num_workers, self._device, pixels=pixels, kept=False)
         # It draws a seed for its workers, which must not come from the caller's stream.
         options["generator"] = torch.Generator()
-        dataset = Inputs(list(inputs), preprocessings)
+        dataset = Inputs(list(inputs), preprocessings, views)
         yield from DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options)
 
     def _embed(self, images: Tensor) -> Array:
@@ -139,11 +150,15 @@ class Predictor:
             return self.classifier.embed(images).cpu().numpy()
 
     def _predict(self, images: list[Tensor], topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
-        """Predictions of preprocessed images, without their paths."""
+        """Predictions of images in each view and preprocessing, without their paths."""
+        count = len(self.ensemble.preprocessings)
+        views = [images[first : first + count] for first in range(0, len(images), count)]
         with self._lock, torch.inference_mode():
-            features = self.ensemble.embed(images)
-            values, indices = self.ensemble.predict_proba(features).topk(topk)
-            scores = self.classifier.familiarity(features[0])
+            features = [self.ensemble.embed(view) for view in views]
+            probabilities = torch.stack([self.ensemble.predict_proba(view) for view in features]).mean(0)
+            values, indices = probabilities.topk(topk)
+            # The first view is the image as it is.
+            scores = self.classifier.familiarity(features[0][0])
         seen = images[0]
         maps: list[Tensor | None] = [None] * len(seen)
         if explain:
@@ -154,13 +169,13 @@ class Predictor:
             Prediction(
                 Path(),
                 tuple(self.classes[i] for i in row),
-                tuple(probabilities),
+                tuple(ranked),
                 familiarity=score if math.isfinite(threshold) else None,
-                doubt=UNFAMILIAR if score < threshold else UNSURE if probabilities[0] < min_confidence else None,
+                doubt=UNFAMILIAR if score < threshold else UNSURE if ranked[0] < min_confidence else None,
                 seen=seen[place] if explain else None,
                 saliency=maps[place],
             )
-            for place, (row, probabilities, score) in enumerate(
+            for place, (row, ranked, score) in enumerate(
                 zip(indices.tolist(), values.tolist(), scores.tolist(), strict=True)
             )
         ]

@@ -42,12 +42,15 @@ def predict(settings: PredictSettings) -> None:
         weights=settings.model.weights,
     )
     classifier = predictor.classifier
-    labelled = Labelled(labelled_source(settings.source), paths, predictor) if settings.labelled else None
+    labelled = None
+    if settings.labelled:
+        labelled = Labelled(labelled_source(settings.source), paths, predictor, settings.views)
     predictions = predictor.stream(
         paths,
         topk=len(predictor.classes) if labelled else settings.topk,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
+        views=settings.views,
         min_confidence=settings.min_confidence,
         explain=settings.explain,
     )

@@ -13,6 +13,7 @@ from headstart.data.transforms import EvalTransform, TrainTransform, Transform
 from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.learning_curve import LearningCurve
 from headstart.evaluation.result import Result
+from headstart.evaluation.views import Averaging
 from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES
 from headstart.report.summary import familiarity, probabilities, summarize
@@ -29,7 +30,7 @@ class Page:
     """What the page shows. `found` is None without stored features; `charts` are PNGs by name.
 
     `explained` are pictures of the mistakes by their indices, `batch` the (view, index) of the first training samples,
-    `data_seed` that of their views.
+    `data_seed` that of their views. `averaging` says whether the predictions are means over views of each image.
     """
 
     manifest: Manifest
@@ -40,6 +41,7 @@ class Page:
     explained: Mapping[int, Image.Image]
     batch: Sequence[tuple[int, int]] = ()
     data_seed: int = 0
+    averaging: Averaging | None = None
 
     def render(self) -> str:
         """The page as HTML."""
@@ -55,6 +57,7 @@ class Page:
             "subtitle": self._subtitle(),
             "essence": summarize(result, found),
             "numbers": list(self._numbers()),
+            "averaging": self.averaging and self.averaging.describe(),
             "charts": none | {name: png_uri(path) for name, path in self.charts.items()},
             "baselines": found.baselines if found else (),
             "without_features": "Without stored features of a frozen backbone there are no baselines, no learning "

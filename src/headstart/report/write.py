@@ -8,6 +8,7 @@ from headstart.data.manifest import Manifest
 from headstart.evaluation.answers import FromFeatures, ask_features, score
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
+from headstart.evaluation.views import Averaging
 from headstart.files import write_csv, write_json, write_text
 from headstart.log import is_first_process, log
 from headstart.model.image_classifier import ImageClassifier
@@ -22,10 +23,13 @@ from headstart.training.fit import Fitted
 BATCH = 16  # samples of the first training batch
 
 
-def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder) -> None:
+def write_report(
+    fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder, averaging: Averaging | None
+) -> None:
     """Answers what a user asks after a training, in the folder `run.report`.
 
-    `predictions` are of the valid split and, if there is one, of the test split.
+    `predictions` are of the valid split and, if there is one, of the test split; `averaging` is of the views that they
+    may be averaged over.
     """
     classifier, manifest = fitted.classifier, fitted.data.manifest
     result = score(manifest, predictions)
@@ -38,7 +42,7 @@ def write_report(fitted: Fitted, predictions: dict[str, Predictions], run: RunFo
     charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
     recipe, batch = classifier.recipe, fitted.data.first_samples(BATCH)
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.settings.data.seed)
+    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.settings.data.seed, averaging)
     _write(page, run.report)
     add_to_tensorboard(run, charts, manifest.root, result, found)
 
@@ -66,13 +70,15 @@ def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder
 
 
 def _write(page: Page, folder: Path) -> None:
-    _write_tables(page.manifest, page.result, page.found, folder)
+    _write_tables(page.manifest, page.result, page.found, page.averaging, folder)
     write_text(folder / "index.html", page.render())
     log.info("report: %s", folder / "index.html")
 
 
-def _write_tables(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> None:
-    write_json(folder / "report.json", _numbers(result, found))
+def _write_tables(
+    manifest: Manifest, result: Result, found: FromFeatures | None, averaging: Averaging | None, folder: Path
+) -> None:
+    write_json(folder / "report.json", _numbers(result, found, averaging))
     rows = [(c.name, f"{c.precision:.6g}", f"{c.recall:.6g}", f"{c.f1:.6g}", c.support) for c in result.per_class]
     write_csv(folder / "per_class.csv", ("class", "precision", "recall", "f1", "images"), rows)
     matrix = zip(manifest.classes, result.confusion.tolist(), strict=True)
@@ -95,7 +101,7 @@ def _write_tables(manifest: Manifest, result: Result, found: FromFeatures | None
         )
 
 
-def _numbers(result: Result, found: FromFeatures | None) -> dict[str, Any]:
+def _numbers(result: Result, found: FromFeatures | None, averaging: Averaging | None) -> dict[str, Any]:
     """What the page says, for programs."""
     numbers: dict[str, Any] = {
         "split": result.split,
@@ -111,6 +117,8 @@ def _numbers(result: Result, found: FromFeatures | None) -> dict[str, Any]:
         "calibrated": asdict(result.calibrated),
         "confusions": [{"true": c.true, "predicted": c.predicted, "count": c.count} for c in result.confusions],
     }
+    if averaging is not None:
+        numbers["averaging"] = averaging.metrics()
     if found is not None:
         curve = found.curve
         numbers |= {

@@ -14,8 +14,8 @@ from headstart.files import read_json, sha256_of, write_json
 from headstart.metrics import worst_value
 from headstart.run_folder import RunFolder, SweepFolder
 
-# Settings that do not change a trial's metrics.
-NOT_OF_A_TRIAL = ("run_dir", "sweep", "ckpt_path", "logger")
+# Settings that do not change a trial's metrics; its views are averaged if it is tested.
+NOT_OF_A_TRIAL = ("run_dir", "sweep", "ckpt_path", "logger", "evaluation")
 
 # Records without it are of version 0.1, whose epochs counted from 0.
 FORMAT = ("format", 2)

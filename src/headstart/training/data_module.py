@@ -14,7 +14,7 @@ from headstart.config.train import TrainSettings
 from headstart.data.dataset import ImageDataset
 from headstart.data.manifest import Manifest, Split
 from headstart.data.sampler import ViewSampler
-from headstart.data.transforms import EvalTransform, TrainTransform, Transform
+from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.data.workers import loader_options
 from headstart.features.encode import SplitFeatures
 from headstart.features.store import Array, open_store
@@ -63,6 +63,7 @@ class ImageDataModule(LightningDataModule):
         self._encoder = classifier.encoder
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
+        self._views = EvalViewsTransform(self._encoder.backbone.preprocessing)
         augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed)
         self._datasets = {
             name: ImageDataset(split, augmented if name == "train" else self._evaluation)
@@ -85,9 +86,9 @@ class ImageDataModule(LightningDataModule):
     def test_dataloader(self) -> Loader:
         return self.whole("test")
 
-    def whole(self, split: str) -> Loader:
-        """A whole split in order, in every process."""
-        return self._loader(split, None)
+    def whole(self, split: str, view: int = 0) -> Loader:
+        """A whole split in order, in every process; of valid and test, `view` is one of EvalViewsTransform."""
+        return self._loader_of_view(split, view) if view else self._loader(split, None)
 
     def first_samples(self, count: int) -> list[tuple[int, int]]:
         """The (view, index) of the first training samples of an epoch."""
@@ -130,8 +131,7 @@ class ImageDataModule(LightningDataModule):
             start = time.perf_counter()
             matrix = self._features[split].encode_view(self._view() if split == "train" else 0)
             self.encode_seconds += time.perf_counter() - start
-            dataset = FeatureDataset(self._datasets[split].split, matrix)
-            return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
+            return self._loader_of_features(split, matrix, sampler)
         if sampler is None or split not in self._image_loaders:
             options = self._options(split, sampler) | self._workers
             options["persistent_workers"] &= sampler is not None
@@ -144,6 +144,24 @@ class ImageDataModule(LightningDataModule):
             # The Trainer tells the sampler the epoch only after it has asked for the first batches.
             loader.sampler.set_epoch(self._epoch())
         return loader
+
+    def _loader_of_view(self, split: str, view: int) -> Loader:
+        """Of one view of valid or test, in order: its features, which are encoded now, or images."""
+        self._encoder.prepare(self._images_to_encode())
+        dataset = ImageDataset(self._datasets[split].split, self._views)
+        if self._has_features(split):
+            features = self._features_of(split, dataset)
+            matrix = features.encode_view(view)
+            features.close()
+            return self._loader_of_features(split, matrix, None)
+        sampler = ViewSampler(len(dataset), seed=None)
+        sampler.set_epoch(view)
+        options = self._options(split, sampler) | self._workers | {"persistent_workers": False}
+        return DataLoader(dataset, **options)
+
+    def _loader_of_features(self, split: str, matrix: Array, sampler: ViewSampler | None) -> Loader:
+        dataset = FeatureDataset(self._datasets[split].split, matrix)
+        return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
 
     @property
     def _workers(self) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""Settings that an older version recorded, which lack the keys that are new."""
+
+from dataclasses import asdict
+
+from conftest import SMALL, settings_of
+from omegaconf import OmegaConf
+
+from headstart.config.literal import literals
+from headstart.config.train import check_train
+
+
+def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -> None:
+    values = literals(asdict(settings_of(*SMALL, "data.root=DIR")))
+    del values["evaluation"], values["sweep"]["ensemble"]
+    found = check_train(OmegaConf.create(values))
+    assert (found.evaluation.views, found.sweep.ensemble) == (1, 0)
