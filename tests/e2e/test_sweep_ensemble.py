@@ -157,6 +157,7 @@ def test_moved__predicts_all_that_predict_py_can(swept: Swept, script: Script, t
     options = ("annotate=true", "explain=true", "labelled=true", "min_confidence=0.99", "accelerator=cpu")
     result = script("predict.py", f"ckpt_path={moved}", f"source={swept.images}", "output=out", *options)
     assert result.status == 0, result.err
+    assert "ensemble of 3 classifiers; familiarity and explanations are those of the best one" in result.out
     rows = rows_of(Path("out/predictions.csv"))
     found = probabilities(load(moved), swept.images)
     assert all(float(row["prob_1"]) == pytest.approx(max(found[Path(row["path"])]), abs=1e-5) for row in rows)

@@ -41,6 +41,8 @@ def predict(settings: PredictSettings) -> None:
         compile=settings.features.compile,
         weights=settings.model.weights,
     )
+    if (members := len(predictor.ensemble)) > 1:
+        log.info("ensemble of %d classifiers; familiarity and explanations are those of the best one", members)
     classifier = predictor.classifier
     labelled = None
     if settings.labelled:
