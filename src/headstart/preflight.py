@@ -35,7 +35,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
             _check_resumable(read_checkpoint(path)["hyper_parameters"], settings)
-    if not evaluates:
+    if not evaluates and settings.task != "compare":
         check_backbone(settings.model, settings.data)
     return settings
 

@@ -17,6 +17,7 @@ EARLY_FILES = (
 LATER_FILES = (
     *("history.csv", "metrics.json", "*_predictions.csv", "report"),
     *("trial.json", "output.txt", "traceback.txt", "test", "*-profile*"),
+    "compare.*",
 )
 
 
@@ -53,6 +54,7 @@ class RunFolder:
     trial = _File("trial.json")  # how a trial ended
     output = _File("output.txt")  # the messages of a trial
     traceback = _File("traceback.txt")
+    compared = _File("compare.csv")  # the backbones that were compared
     test = _File("test")  # the run that tests the best trial of a sweep
 
 

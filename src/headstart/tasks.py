@@ -9,6 +9,7 @@ from headstart.auditing.from_features import find_from_features
 from headstart.auditing.report import COMPARED, AuditReport, findings_table, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
+from headstart.comparing.compare import compare
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import inspect_data, prepare_data
@@ -21,9 +22,8 @@ from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
 from headstart.model.checkpoint import load_classifier, read_checkpoint
-from headstart.model.classifier import Classifier
 from headstart.model.image_classifier import ImageClassifier
-from headstart.model.recipe import recipe_of, warn_about_other_data
+from headstart.model.recipe import warn_about_other_data
 from headstart.pipeline import train
 from headstart.report.audit_page import write_audit_page
 from headstart.report.run_record import RunRecord
@@ -34,6 +34,7 @@ from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
 from headstart.training.fit import Fitted
 from headstart.training.trainer import build_trainer
+from headstart.training.unaugmented import encode_unaugmented
 
 
 def train_and_advise(settings: TrainSettings) -> dict[str, float]:
@@ -133,6 +134,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "test": test,
     "report": report,
     "audit": audit,
+    "compare": compare,
 }
 
 
@@ -166,8 +168,4 @@ def _encode_unaugmented(settings: TrainSettings, manifest: Manifest) -> dict[str
             "and bundled"
         )
     backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
-    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
-    loaders = ImageDataModule(settings, manifest)
-    with lightning_errors(settings):
-        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    return loaders.unaugmented_features()
+    return encode_unaugmented(settings, manifest, backbone)

@@ -106,6 +106,7 @@ def test_preprocessing__round_trip_through_plain_values() -> None:
         "interpolation": "bilinear",
         "mean": [0.485, 0.456, 0.406],
         "std": [0.229, 0.224, 0.225],
+        "resize_mode": "crop",
     }
     assert Preprocessing(**values) == SIZES
 

@@ -32,6 +32,7 @@ def load(choice: Choice, seed: int) -> Network:
     Raises:
         HeadstartError: there is no such model, or its weights could not be loaded.
     """
+    check_architecture(choice.arch)
     arch, weights = choice.arch, _named(choice.arch, choice.weights)
     module = build_classifier(arch, seed)
     name, width = cut(module)

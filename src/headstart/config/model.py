@@ -16,6 +16,7 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 class ModelSettings:
     arch: str
     weights: str | None
+    archs: list[str] | None
     pooling: str = one_of(*POOLINGS)
     hidden_dim: int = positive_int()
     dropout: float = fraction()
@@ -24,6 +25,14 @@ class ModelSettings:
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
+
+
+def arch_and_weights(name: str, weights: str | None) -> tuple[str, str | None]:
+    """What an entry ARCH or ARCH@WEIGHTS of `model.archs` stands for; `weights` are those of the former."""
+    arch, separator, own = name.partition("@")
+    if not separator:
+        return arch, weights
+    return arch, None if own == "null" else own
 
 
 def has_photo_features(weights: str | None) -> bool:

@@ -18,7 +18,7 @@ from headstart.config.validation import typed
 from headstart.errors import HeadstartError
 from headstart.log import log
 
-TASKS = ("train", "test", "report", "audit")
+TASKS = ("train", "test", "report", "audit", "compare")
 # Those that use a checkpoint as it is.
 EVALUATING = ("test", "report")
 
@@ -69,7 +69,19 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_validated(settings.trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
         raise HeadstartError(f"task={settings.task} needs ckpt_path=RUN/checkpoints/best.ckpt")
+    _check_comparison(settings)
     return settings
+
+
+def _check_comparison(settings: TrainSettings) -> None:
+    if settings.task != "compare":
+        if settings.model.archs is not None:
+            raise HeadstartError("model.archs is for task=compare: set model.arch, or sweep over it with -m")
+        return
+    if not settings.model.archs:
+        raise HeadstartError("task=compare needs model.archs=[ARCH,ARCH@WEIGHTS,…], such as [resnet50,mobilenet_v2]")
+    if not settings.features.cache or settings.finetune.first_epoch is not None:
+        raise HeadstartError("task=compare needs features.cache=true and finetune=none: it compares frozen features")
 
 
 def _check_finetuning(settings: TrainSettings) -> None:

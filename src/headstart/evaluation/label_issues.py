@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.evaluation.folds import FOLDS, stratified_folds
 from headstart.evaluation.probes import Array, Labelled, ridge
-
-FOLDS = 5
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class LabelIssues:
 
 def find_label_issues(data: Labelled, penalty: float, seed: int) -> LabelIssues:
     """Scores each image by ridge regression on the folds that it is not in; the folds are stratified."""
-    folds = _folds(data, seed)
+    folds = stratified_folds(data.labels, seed)
     scores = np.zeros((len(data), data.classes))
     for fold in range(FOLDS):
         held_out = np.flatnonzero(folds == fold)
@@ -43,12 +42,3 @@ def find_label_issues(data: Labelled, penalty: float, seed: int) -> LabelIssues:
     scores[rows, data.labels] = -np.inf
     suggested: Array = scores.argmax(1)
     return LabelIssues(own - scores.max(1), suggested)
-
-
-def _folds(data: Labelled, seed: int) -> Array:
-    """The fold (N) of each image, as even within each class as can be."""
-    order = np.random.default_rng(seed).permutation(len(data))
-    by_class = order[np.argsort(data.labels[order], kind="stable")]
-    folds = np.empty(len(data), int)
-    folds[by_class] = np.arange(len(data)) % FOLDS
-    return folds
