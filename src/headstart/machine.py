@@ -1,9 +1,11 @@
-"""Errors that are the machine's fault: a full disk, too little memory, a process that was killed."""
+"""The machine: its CPU, and errors that are its fault, such as a full disk, too little memory or a killed process."""
 
 import io
 import os
+import platform
 import re
 import traceback
+from pathlib import Path
 
 from headstart.files import DISK_FULL
 
@@ -11,6 +13,16 @@ from headstart.files import DISK_FULL
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
 NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
 NO_MEMORY = ("MemoryError", "OutOfMemoryError")
+
+
+def cpu_name() -> str:
+    """The CPU's model, if the operating system names it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())
 
 
 def fault_of_machine(error: BaseException) -> str | None:

@@ -1,4 +1,8 @@
+import itertools
+import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import pytest
@@ -10,7 +14,9 @@ from headstart.backbones.provider import Network
 from headstart.backbones.stages import find_stages
 from headstart.data.transforms import Preprocessing
 from headstart.features import encoder as module
+from headstart.features.compiled_speed import FILE
 from headstart.features.encoder import CPU_CHUNK, Encoder
+from headstart.files import cache_folder
 from headstart.log import log_to_console
 
 SIZES = Preprocessing(resize_size=16, image_size=16, mean=(0, 0, 0), std=(1, 1, 1))
@@ -141,3 +147,53 @@ def test_compile__without_a_compiler_warns_once_and_runs_uncompiled(
     encoder.prepare(1)
     assert not encoder.compiles
     assert not encoder_of(encoder.backbone, compile=True).compiles, "known to other encoders of the same backbone"
+
+
+@pytest.fixture
+def compiles_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[float], list[str]]:
+    """Makes compilation a no-op, and compiled code so many times as fast."""
+    compiled: list[str] = []
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+
+    def choose(speed: float) -> list[str]:
+        def compile_it(backbone: Backbone, **options: object) -> None:
+            compiled.append(backbone.source.arch)
+
+        seconds = itertools.cycle([speed, 1.0])
+        monkeypatch.setattr(Backbone, "compile", compile_it)
+        monkeypatch.setattr("headstart.features.compiled_speed._seconds", lambda run: (run(), next(seconds))[1])
+        return compiled
+
+    return choose
+
+
+def test_compile__not_again_where_compiled_code_was_slower(compiles_to: Callable[[float], list[str]]) -> None:
+    compiled = compiles_to(0.94)
+    encoder, images = encoder_of(compile="auto", images=100_000), random_images(3)
+    expected = encoder_of(encoder.backbone, images=1)(images)
+    encoder.warm_up(32)
+    assert (compiled, encoder.compiles) == (["tiny"], False)
+    assert torch.equal(encoder(images), expected)
+    assert not encoder_of(compile="auto", images=100_000).compiles, "known to this machine"
+    forced = encoder_of(compile=True)
+    forced.warm_up(32)
+    assert forced.compiles
+
+
+def test_compile__measured_once_where_compiled_code_is_faster(compiles_to: Callable[[float], list[str]]) -> None:
+    compiled = compiles_to(1.2)
+    for _ in range(2):
+        encoder = encoder_of(compile="auto", images=100_000)
+        encoder.warm_up(32)
+        assert encoder.compiles
+    assert compiled == ["tiny", "tiny"]
+    assert list(json.loads((cache_folder() / FILE).read_text()).values()) == [1.2]
+
+
+def test_compile__damaged_record_is_measured_again(compiles_to: Callable[[float], list[str]]) -> None:
+    compiles_to(0.5)
+    for damaged in ("{", "[1]", '{"tiny": "fast"}'):
+        (cache_folder() / FILE).write_text(damaged)
+        encoder = encoder_of(compile="auto", images=100_000)
+        encoder.warm_up(32)
+        assert not encoder.compiles

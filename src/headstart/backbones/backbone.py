@@ -77,7 +77,7 @@ class Backbone(nn.Module):
         )
         self.unfrozen = 0  # stages, from the top
         # Of its forward pass; an Encoder compiles it once, and other Encoders of the same backbone use that.
-        self.is_compiled, self.compile_failed = False, False
+        self.is_compiled, self.stays_uncompiled = False, False
         self._batch_norm = True
         self._find_stages = find_stages
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)

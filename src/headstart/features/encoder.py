@@ -1,6 +1,7 @@
 """The frozen forward pass: the one place for precision, memory layout, compilation and the shape of a call."""
 
 import logging
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,9 @@ from torch.nn import functional as F
 
 from headstart.backbones.backbone import Backbone
 from headstart.data.workers import thread_map
+from headstart.features.compiled_speed import measure_speed, measured_speed
 from headstart.log import log
+from headstart.machine import cpu_name
 
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.
 CPU_CHUNK = 8
@@ -23,7 +26,8 @@ class Encoder(nn.Module):
 
     Args:
         precision: "32", "bf16" (autocast), or "auto": bf16 if the hardware has it.
-        compile: True, False, or "auto": if the number of images announced to `prepare` repays it.
+        compile: True, False, or "auto": if the number of images announced to `prepare` repays it, and compiled code is
+            faster on this machine.
     """
 
     def __init__(self, backbone: Backbone, *, precision: str, compile: bool | str) -> None:
@@ -60,7 +64,7 @@ class Encoder(nn.Module):
         """
         repays = self.device.type == "cpu" and images >= REPAYS_COMPILATION
         wanted = repays if self._compile == "auto" else bool(self._compile)
-        self.compiles = wanted and not self.backbone.compile_failed
+        self.compiles = wanted and not self.backbone.stays_uncompiled and not self._is_known_to_be_slower
 
     def warm_up(self, image_size: int) -> None:
         """Compiles the backbone, if that was decided and has not happened yet, for images of `image_size` pixels.
@@ -77,13 +81,14 @@ class Encoder(nn.Module):
         options = {"freezing": True, "cpp.threads": 1} if on_cpu else {}
         self.backbone.compile(dynamic=False if on_cpu else None, options=options)
         try:
-            thread_map(self.encode_chunk, [torch.zeros(CPU_CHUNK, 3, image_size, image_size, dtype=torch.uint8)])
+            self._run_chunk(image_size, compiled=True)
             self.backbone.is_compiled = True
         except torch._dynamo.exc.TorchDynamoException as error:
             reason = str(error).strip().splitlines()[0]
             log.warning("compilation failed, the backbone runs uncompiled: %s", reason)
-            self.backbone._compiled_call_impl = None
-            self.backbone.compile_failed, self.compiles = True, False
+            self._stay_uncompiled()
+        if self.compiles and self._compile == "auto" and measured_speed(self._speed_key) is None:
+            self._compare_speed(image_size)
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.to(self.device, non_blocking=True)
@@ -94,6 +99,33 @@ class Encoder(nn.Module):
             # Image-parallel: threads that share one image would wait for each other after every operation.
             return torch.cat(thread_map(self.encode_chunk, images.split(CPU_CHUNK)))
         return self.encode_chunk(images)
+
+    @property
+    def _speed_key(self) -> str:
+        source, size = self.backbone.source, self.backbone.preprocessing.image_size
+        network = f"{source.arch}, pooling {source.pooling}, {size} pixels, {self.precision}, {source.library}"
+        return f"{network}, torch {torch.__version__}, {cpu_name()}"
+
+    @property
+    def _is_known_to_be_slower(self) -> bool:
+        return self._compile == "auto" and (measured_speed(self._speed_key) or 1) < 1
+
+    def _compare_speed(self, image_size: int) -> None:
+        """Stays uncompiled if compiled code is slower."""
+        uncompiled, compiled = (partial(self._run_chunk, image_size, compiled=value) for value in (False, True))
+        speed = measure_speed(self._speed_key, uncompiled, compiled)
+        if speed < 1:
+            log.info("%s runs uncompiled: compiled, it is %.2f times as fast", self.backbone.source.arch, speed)
+            self._stay_uncompiled()
+
+    def _run_chunk(self, image_size: int, *, compiled: bool) -> None:
+        self.compiles = compiled
+        thread_map(self.encode_chunk, [torch.zeros(CPU_CHUNK, 3, image_size, image_size, dtype=torch.uint8)])
+
+    def _stay_uncompiled(self) -> None:
+        self.backbone._compiled_call_impl = None
+        self.backbone.is_compiled = False
+        self.backbone.stays_uncompiled, self.compiles = True, False
 
     @torch.no_grad()
     def encode_chunk(self, images: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.files import write_json, write_text
 from headstart.log import is_first_process, log
+from headstart.machine import cpu_name
 from headstart.run_folder import RunFolder
 
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
@@ -91,16 +92,6 @@ class RunRecord(Callback):
         shown = [f"{name} {self.metrics[name]:.4f}" for name in SHOWN if name in self.metrics]
         best = f"best epoch {int(self.metrics['best_epoch'])}: " if "best_epoch" in self.metrics else ""
         log.info("%s%s  (%.0f s)", best, "  ".join(shown), seconds)
-
-
-def cpu_name() -> str:
-    """The CPU's model, if the operating system names it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
