@@ -32,6 +32,7 @@ from headstart.data.prepare import prepare_data
 from headstart.files import lock_for
 from headstart.model import image_classifier
 from headstart.model.head import build_head
+from headstart.model.recipe import Recipe
 from headstart.sweeping import shared
 
 # Each runs whole trainings.
@@ -332,10 +333,10 @@ def test_failing__one_trial_and_the_links_to_the_best(script: Script, base: tupl
 def test_failing__recorded_and_the_sweep_continues(
     script: Script, base: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def out_of_memory(dim: int, hidden: int, classes: int, dropout: float) -> nn.Module:
-        if hidden == 77:
+    def out_of_memory(recipe: Recipe, embedding_dim: int) -> nn.Module:
+        if recipe.hidden_dim == 77:
             raise MemoryError("no more")
-        return build_head(dim, hidden, classes, dropout)
+        return build_head(recipe, embedding_dim)
 
     monkeypatch.setattr(image_classifier, "build_head", out_of_memory)
     # An invalid value, a loss that becomes NaN, no memory, and a trial that completes.

@@ -36,6 +36,7 @@ def classifier_of(backbone: Backbone | None = None, **changes: Any) -> Classifie
         "classes": ("ant", "bee", "cat"),
         "backbone": backbone.source,
         "preprocessing": backbone.preprocessing,
+        "head": "mlp",
         "hidden_dim": 16,
         "dropout": 0.4,
         "lr": 1e-3,
@@ -165,7 +166,9 @@ def test_balance__classes_weigh_inversely_to_their_sizes_only_in_the_training_lo
     expected = nn.NLLLoss(weight=weighted.class_weights)(log_probs, labels)
     with monkeypatch.context() as patch:
         patch.setattr(Classifier, "log", lambda *arguments, **options: None)
-        assert torch.equal(weighted.eval().training_step((features, labels)), expected)
+        found = weighted.eval().training_step((features, labels))
+        assert found is not None
+        assert torch.equal(found, expected)
     measured = [validation_metrics(classifier, features, labels) for classifier in (plain, weighted)]
     assert measured[0] == measured[1] == pytest.approx(compute_metrics(log_probs, labels, "valid"))
 

@@ -9,6 +9,8 @@ BUNDLED = "bundled"
 # What it calls those that the architecture's library names first.
 DEFAULT = "default"
 POOLINGS = ("default", "cls", "avg", "cls+avg")
+# Values of `model.head`: those trained step by step, and those fitted at once.
+TRAINED, CLOSED_FORM = ("mlp", "linear"), ("ridge", "knn")
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
@@ -18,6 +20,7 @@ class ModelSettings:
     weights: str | None
     archs: list[str] | None
     pooling: str = one_of(*POOLINGS)
+    head: str = one_of(*TRAINED, *CLOSED_FORM)
     hidden_dim: int = positive_int()
     dropout: float = fraction()
     lr: float = constrained("a positive number", lambda v: 0 < v < float("inf"))

@@ -14,6 +14,7 @@ SYNONYMS = {
     "model.weight_decay": "weight_decay wd decay l2",
     "model.arch": "arch architecture backbone model_name net network a model.name model.backbone model.type",
     "model.weights": "weights pretrained_weights weights_path model.path model.file model.checkpoint w",
+    "model.head": "head classifier model.classifier head_type",
     "model.dropout": "dropout drop drop_rate dropout_rate",
     "model.hidden_dim": "hidden_dim hidden hidden_size hidden_units",
     "model.schedule": "schedule scheduler sched lr_scheduler lr_schedule",

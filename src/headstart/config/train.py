@@ -5,13 +5,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from headstart.config.closed_form import TRAINER, check_closed_form
 from headstart.config.constraints import non_negative_int, one_of
 from headstart.config.data import DATASETS, DataSettings
 from headstart.config.evaluation import EvaluationSettings
 from headstart.config.features import FeatureSettings
 from headstart.config.finetune import FinetuneSettings
 from headstart.config.lightning import check_validated
-from headstart.config.model import ModelSettings, has_photo_features
+from headstart.config.model import CLOSED_FORM, ModelSettings, has_photo_features
 from headstart.config.sweep import SweepSettings
 from headstart.config.trainer import check_entries, check_trainer
 from headstart.config.validation import typed
@@ -63,6 +64,9 @@ def check_train(config: DictConfig) -> TrainSettings:
     settings.data.check()
     settings.finetune.check()
     check_trainer(settings.trainer)
+    if settings.model.head in CLOSED_FORM:
+        check_closed_form(settings)
+        settings.trainer |= TRAINER
     _check_finetuning(settings)
     check_entries("callbacks", settings.callbacks)
     check_entries("logger", settings.logger)

@@ -17,10 +17,10 @@ from headstart.evaluation.probes import (
     ridge,
     unit_rows,
 )
+from headstart.model.neighbours import NEIGHBOURS
+from headstart.model.ridge import PENALTIES
 
-PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # of ridge regression
 LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
-NEIGHBOURS = (1, 5, 10, 20)
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
 

@@ -4,7 +4,7 @@ They take a fraction of a second, which makes them the yardstick for the trained
 the data. Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from headstart.model.neighbours import directions, vote
+from headstart.model.ridge import LeastSquares
+
 Array = np.ndarray[Any, np.dtype[Any]]
 Probe = Callable[[Array], Array]
-ROWS = 1024  # compared at a time
 
 
 @dataclass(frozen=True)
@@ -45,15 +47,9 @@ def majority_class(train: Labelled) -> Probe:
 
 def ridge(train: Labelled, penalty: float) -> Probe:
     """Least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
-    mean, prior = train.features.mean(0, dtype=np.float64), train.targets.mean(0)
-    centred, targets = train.features - mean, train.targets - prior
-    # Of the two equal forms, the one with the smaller matrix.
-    is_wide = len(train) < centred.shape[1]
-    gram = centred @ centred.T if is_wide else centred.T @ centred
-    strength = penalty * np.trace(gram) / min(len(train), centred.shape[1])
-    gram[np.diag_indices_from(gram)] += max(strength, 1e-12)
-    weights = centred.T @ np.linalg.solve(gram, targets) if is_wide else np.linalg.solve(gram, centred.T @ targets)
-    return lambda features: (features - mean) @ weights + prior
+    fit = LeastSquares(train.features, train.targets)
+    weights = fit.weights(penalty)
+    return lambda features: (features - fit.mean) @ weights + fit.prior
 
 
 def logistic(train: Labelled, penalty: float) -> Probe:
@@ -82,17 +78,15 @@ def logistic(train: Labelled, penalty: float) -> Probe:
 
 def nearest_neighbours(train: Labelled, count: int) -> Probe:
     """A vote of the `count` nearest images by cosine similarity of centred features, weighted by it."""
-    mean = train.features.mean(0)
-    known, targets = unit_rows(train.features - mean), train.targets
-    count = min(count, len(train))
+    known, labels = torch.tensor(train.features), torch.tensor(train.labels)
+    mean = known.mean(0)
+    known = directions(known, mean)
 
     def scores(features: Array) -> Array:
-        similarities = unit_rows(features - mean) @ known.T
-        nearest = np.argpartition(-similarities, count - 1, axis=1)[:, :count]
-        votes = np.take_along_axis(similarities, nearest, axis=1) + 1
-        return np.einsum("nk,nkc->nc", votes, targets[nearest])
+        found = directions(torch.tensor(features), mean)
+        return vote(found, known, labels, count=count, classes=train.classes).numpy()
 
-    return lambda features: np.concatenate([scores(part) for part in _in_parts(features)])
+    return scores
 
 
 def nearest_mean(train: Labelled) -> Probe:
@@ -107,11 +101,6 @@ def class_means(train: Labelled) -> Array:
     counts = np.maximum(train.targets.sum(0), 1)
     means: Array = (train.targets.T @ train.features / counts[:, None]).astype(np.float32)
     return means
-
-
-def _in_parts(features: Array) -> Iterator[Array]:
-    """At most ROWS images at a time, because each is compared with all of those known."""
-    yield from np.split(features, range(ROWS, len(features), ROWS))
 
 
 def unit_rows(matrix: Array) -> Array:

@@ -63,8 +63,9 @@ def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
 
 
 def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:
-    """Brings a checkpoint of version 0.1 to today's names, in place."""
+    """Brings a checkpoint of version 0.1 or later to today's names, in place."""
     recipe = checkpoint["hyper_parameters"]
+    recipe.setdefault("head", "mlp")
     recipe["preprocessing"].setdefault("interpolation", "bilinear")
     recipe["backbone"] = {"pooling": "default", "library": "torchvision"} | recipe["backbone"]
     if recipe["finetune"].pop("rest_lr_factor", 1.0) != 1.0:

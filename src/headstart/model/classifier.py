@@ -36,7 +36,7 @@ class Classifier(ImageClassifier, LightningModule):
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
 
-    def configure_optimizers(self) -> OptimizerLRScheduler:
+    def configure_optimizers(self) -> OptimizerLRScheduler | None:
         """Adam with decoupled weight decay; all parameter groups exist from the start, of stages unfrozen later too."""
         recipe, backbone = self.recipe, self.backbone
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": recipe.lr}]
@@ -63,7 +63,7 @@ class Classifier(ImageClassifier, LightningModule):
             backbone.unfreeze(unfrozen, batch_norm=finetune.batch_norm)
             backbone.train()
 
-    def training_step(self, batch: Batch) -> Tensor:
+    def training_step(self, batch: Batch) -> Tensor | None:
         x, labels = batch
         targets = labels
         if self._mix is not None and self.backbone.unfrozen:

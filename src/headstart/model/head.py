@@ -1,14 +1,32 @@
-"""The new layers that are trained on the backbone's features."""
+"""The new layers on the backbone's features: trained step by step, or fitted at once in closed form."""
+
+from collections.abc import Callable
 
 from torch import nn
 
+from headstart.model.neighbours import NearestNeighbours
+from headstart.model.recipe import Recipe
+from headstart.model.ridge import Ridge
 
-def build_head(embedding_dim: int, hidden_dim: int, classes: int, dropout: float) -> nn.Sequential:
-    """Features (N, embedding_dim) → log-probabilities (N, classes)."""
-    return nn.Sequential(
-        nn.Linear(embedding_dim, hidden_dim),
+
+def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
+    """Features (N, embedding_dim) → log-probabilities (N, classes); the last layer is LogSoftmax."""
+    return nn.Sequential(*SCORES[recipe.head](recipe, embedding_dim), nn.LogSoftmax(dim=1))
+
+
+def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
+    return [
+        nn.Linear(embedding_dim, recipe.hidden_dim),
         nn.ReLU(),
-        nn.Dropout(dropout),
-        nn.Linear(hidden_dim, classes),
-        nn.LogSoftmax(dim=1),
-    )
+        nn.Dropout(recipe.dropout),
+        nn.Linear(recipe.hidden_dim, len(recipe.classes)),
+    ]
+
+
+# The layers that give the scores, for each value of `model.head`.
+SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
+    "mlp": _mlp,
+    "linear": lambda recipe, embedding_dim: [nn.Linear(embedding_dim, len(recipe.classes))],
+    "ridge": lambda recipe, embedding_dim: [Ridge(embedding_dim, len(recipe.classes))],
+    "knn": lambda recipe, embedding_dim: [NearestNeighbours(embedding_dim, len(recipe.classes))],
+}

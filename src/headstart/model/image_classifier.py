@@ -32,7 +32,7 @@ class ImageClassifier(nn.Module):
         self.recipe = recipe
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(derive_seed("head", recipe.seed))
-            self.head = build_head(backbone.embedding_dim, recipe.hidden_dim, len(recipe.classes), recipe.dropout)
+            self.head = build_head(recipe, backbone.embedding_dim)
         # Both are fitted on each epoch's validation; the best epoch's checkpoint has those for its weights.
         self.register_buffer("temperature", torch.tensor(1.0))
         self.familiarity = Familiarity(len(recipe.classes), backbone.embedding_dim)

@@ -5,6 +5,7 @@ from typing import Any
 
 from headstart.backbones.backbone import Backbone, BackboneSource
 from headstart.config.finetune import FinetuneSettings
+from headstart.config.model import CLOSED_FORM
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import Preprocessing
@@ -20,12 +21,14 @@ class Recipe:
     """A checkpoint holds it as plain values.
 
     `precision` is the setting that the features were computed with: auto, 32 or bf16. `balance` is what is done about
-    class imbalance (none, loss, sampler); `class_counts` are the images per class in the train split.
+    class imbalance (none, loss, sampler); `class_counts` are the images per class in the train split. Of `head` ridge
+    and knn, nothing from `hidden_dim` to `weight_decay` applies.
     """
 
     classes: tuple[str, ...]
     backbone: BackboneSource
     preprocessing: Preprocessing
+    head: str
     hidden_dim: int
     dropout: float
     lr: float
@@ -39,6 +42,11 @@ class Recipe:
     schedule: str
     warmup: float
     finetune: FinetuneSettings
+
+    @property
+    def is_closed_form(self) -> bool:
+        """Whether the head is fitted at once instead of trained."""
+        return self.head in CLOSED_FORM
 
     def as_dict(self) -> dict[str, Any]:
         """Numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
@@ -77,6 +85,7 @@ def recipe_of(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -
         classes=manifest.classes,
         backbone=backbone.source,
         preprocessing=backbone.preprocessing,
+        head=model.head,
         hidden_dim=model.hidden_dim,
         dropout=model.dropout,
         lr=model.lr,

@@ -17,20 +17,25 @@ def scale(log_probs: Tensor, temperature: Tensor | float) -> Tensor:
     return F.log_softmax(log_probs / temperature, dim=1)
 
 
-@torch.no_grad()
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
-    """The temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N).
+    """The temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N)."""
+    return 1 / fit_scale(log_probs.clamp(min=-1e4), labels, BOUNDS)
+
+
+@torch.no_grad()
+def fit_scale(scores: Tensor, labels: Tensor, bounds: tuple[float, float]) -> float:
+    """The factor within `bounds` at which the softmax of scores (N, classes) has the lowest log-loss for `labels` (N).
 
     Labels are smoothed as Platt (1999) does: a share of 1 / (N + 2) is spread over all classes. Else the temperature of
     a classifier that is right about all N would be 0.
     """
-    values, smoothing = log_probs.double().cpu().clamp(min=-1e4), 1 / (len(labels) + 2)
+    values, smoothing = scores.cpu().double(), 1 / (len(labels) + 2)
     own = values.gather(1, labels.cpu()[:, None])[:, 0]
     wanted = ((1 - smoothing) * own + smoothing * values.mean(1)).mean()
-    low, high = BOUNDS
+    low, high = bounds
     for _ in range(STEPS):
-        inverse = (low + high) / 2
-        # The log-loss is convex in the inverse temperature, and this is its derivative.
-        expected = (F.softmax(values * inverse, dim=1) * values).sum(1).mean()
-        low, high = (low, inverse) if expected > wanted else (inverse, high)
-    return 2 / (low + high)
+        factor = (low + high) / 2
+        # The log-loss is convex in the factor, and this is its derivative.
+        expected = (F.softmax(values * factor, dim=1) * values).sum(1).mean()
+        low, high = (low, factor) if expected > wanted else (factor, high)
+    return (low + high) / 2

@@ -45,6 +45,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 class ImageDataModule(LightningDataModule):
     """Epoch `e` trains on view `e` of the train split (or e mod `features.views`); valid and test have one view.
 
+    A head that is fitted at once has one epoch, on the unaugmented view.
+
     While the backbone is frozen, a loader gives features, which are encoded when it is created; then, or without a
     store, it gives images.
     """
@@ -64,9 +66,11 @@ class ImageDataModule(LightningDataModule):
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
         self._views = EvalViewsTransform(self._encoder.backbone.preprocessing)
-        augmented: Transform = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed)
+        self._trains_unaugmented = classifier.recipe.is_closed_form
+        augmented = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed)
+        training: Transform = self._evaluation if self._trains_unaugmented else augmented
         self._datasets = {
-            name: ImageDataset(split, augmented if name == "train" else self._evaluation)
+            name: ImageDataset(split, training if name == "train" else self._evaluation)
             for name, split in self.manifest.splits.items()
         }
         self._store = open_store(self.settings.features)
@@ -198,6 +202,8 @@ class ImageDataModule(LightningDataModule):
 
     def _view(self) -> int:
         """The view of the train split in that epoch."""
+        if self._trains_unaugmented:
+            return 0
         views = self.settings.features.views
         return self._epoch() if views is None else self._epoch() % views
 

@@ -8,7 +8,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.metrics import Row, full_names
-from headstart.model.classifier import Classifier
+from headstart.model.closed_form import build_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
@@ -39,7 +39,7 @@ class Fitted:
 
 
 def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
-    """Trains a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
+    """Trains, or fits, a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
 
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
@@ -47,8 +47,7 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
     data = ImageDataModule(settings, manifest)
     with sigterm_exits_with_143(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
-        recipe = recipe_of(settings, backbone, manifest)
-        classifier = Classifier(backbone, recipe, settings.features)
+        classifier = build_classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
         trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))

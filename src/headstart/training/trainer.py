@@ -163,6 +163,8 @@ def _quieten_lightning() -> None:
         # headstart logs once per epoch, and chooses the number of its workers.
         ".*smaller than the logging interval.*",
         ".*does not have many workers.*",
+        # A closed-form head needs none.
+        ".*configure_optimizers` returned `None`.*",
         # The frozen backbone is meant to be in eval mode.
         r".*module\(s\) in eval mode at the start of training.*",
         # Internal to Lightning.

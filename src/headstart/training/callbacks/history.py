@@ -25,8 +25,8 @@ CHARTS = {
 
 
 class History(Callback):
-    """Collects one row per epoch: its number, lr, and every metric of train and valid, and in a run that trains the
-    backbone too, how many of its stages are unfrozen. Checkpoints hold the rows so far.
+    """Collects one row per epoch: its number, every metric of train and valid, lr if there is one, and in a run that
+    trains the backbone too, how many of its stages are unfrozen. Checkpoints hold the rows so far.
 
     `clock` must come before this callback, so that it has measured the epoch.
     """
@@ -49,7 +49,7 @@ class History(Callback):
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(CHARTS)
         # Version 0.1 did not record how many stages were unfrozen.
-        self.rows = [_beginning(row["epoch"], row["lr"], pl_module) | row for row in self.rows]
+        self.rows = [_beginning(row["epoch"], row.get("lr"), pl_module) | row for row in self.rows]
         # A resumed run's folder and charts start with the epochs before.
         for row in self.rows:
             self._log(trainer, row)
@@ -61,7 +61,8 @@ class History(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         pl_module.log_train_metrics()  # type: ignore[operator]
-        row = _beginning(epoch_number(trainer), trainer.optimizers[0].param_groups[0]["lr"], pl_module)
+        rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+        row = _beginning(epoch_number(trainer), rates[0] if rates else None, pl_module)
         for name, value in sorted(trainer.callback_metrics.items()):
             # After an epoch without validation the metrics still hold those of an earlier one.
             if name.startswith("train/") or (name.startswith("valid/") and self._validated):
@@ -87,9 +88,9 @@ def say(trainer: Trainer, line: str) -> None:
     bar.print(line) if bar is not None else log.info("%s", line)
 
 
-def _beginning(epoch: float, lr: float, pl_module: LightningModule) -> Row:
+def _beginning(epoch: float, lr: float | None, pl_module: LightningModule) -> Row:
     """The first columns of an epoch's row."""
-    row: Row = {"epoch": int(epoch), "lr": lr}
+    row: Row = {"epoch": int(epoch)} if lr is None else {"epoch": int(epoch), "lr": lr}
     classifier = cast(Classifier, pl_module)
     finetune = classifier.recipe.finetune
     if finetune.first_epoch is None:

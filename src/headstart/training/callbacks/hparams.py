@@ -61,6 +61,7 @@ def hyperparameters(settings: TrainSettings) -> dict[str, Value]:
     model, data = settings.model, settings.data
     values: dict[str, Value | None] = {
         "model.arch": model.arch,
+        "model.head": model.head,
         "model.lr": model.lr,
         "model.dropout": model.dropout,
         "model.hidden_dim": model.hidden_dim,
