@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from test_probes import clusters
+from clusters import clusters
 
 from headstart.evaluation.label_issues import find_label_issues
 from headstart.evaluation.learning_curve import learning_curve

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from clusters import clusters
 from sklearn.linear_model import LogisticRegression, Ridge  # type: ignore[import-untyped]
 from sklearn.metrics.pairwise import cosine_similarity  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from headstart.evaluation import probes
 from headstart.evaluation.baselines import fit_baselines, nearest_images
 from headstart.evaluation.probes import (
     Labelled,
@@ -17,16 +17,7 @@ from headstart.evaluation.probes import (
     nearest_neighbours,
     ridge,
 )
-
-
-def clusters(count: int, width: int, classes: int = 4, spread: float = 1.0, seed: int = 0) -> Labelled:
-    """Overlapping clusters, one per class."""
-    generator = np.random.default_rng(7)
-    centres = generator.normal(size=(classes, width))
-    generator = np.random.default_rng(seed)
-    labels = generator.integers(0, classes, count)
-    noise = generator.normal(scale=spread, size=(count, width))
-    return Labelled((centres[labels] + noise + 3).astype(np.float32), labels, classes)
+from headstart.model import neighbours
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 12), (30, 80)])
@@ -104,6 +95,6 @@ def test_nearest_images__of_training_images_are_themselves() -> None:
 def test_nearest_neighbours__of_many_images_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(50, 8, seed=1)
     whole = nearest_neighbours(train, 5)(other.features)
-    monkeypatch.setattr(probes, "ROWS", 7)
+    monkeypatch.setattr(neighbours, "ROWS", 7)
     np.testing.assert_allclose(nearest_neighbours(train, 5)(other.features), whole, rtol=1e-5)
     assert nearest_neighbours(train, 5)(other.features[:0]).shape == (0, 4)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from headstart.config.model import CLOSED_FORM
 from headstart.data.manifest import Manifest
-from headstart.evaluation.baselines import Baseline, choose_penalty, fit_baselines, nearest_images
+from headstart.evaluation.baselines import HEADS, Baseline, choose_penalty, fit_baselines, nearest_images
 from headstart.evaluation.label_issues import LabelIssues, find_label_issues
 from headstart.evaluation.learning_curve import LearningCurve, learning_curve
 from headstart.evaluation.predictions import Predictions
@@ -13,12 +14,23 @@ from headstart.evaluation.probes import Array, Labelled
 from headstart.evaluation.projection import principal_components
 from headstart.evaluation.result import Result
 from headstart.evaluation.statistics import mcnemar, wilson_interval
+from headstart.model.head import setting_of
+from headstart.model.image_classifier import ImageClassifier
 
 NEIGHBOURS, MOST_MISTAKES = 3, 100
 # Training images that baselines and the learning curve use; more would take minutes.
 MOST_TRAINED = 20_000
 # p-values below this are called more than chance.
 SIGNIFICANT = 0.05
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head in question: the value of `model.head`, what it chose, if anything, in words, and how good it is."""
+
+    kind: str
+    setting: str
+    valid_accuracy: float
 
 
 @dataclass(frozen=True)
@@ -35,12 +47,14 @@ class Comparison:
 
 @dataclass(frozen=True)
 class FromFeatures:
-    """What takes features. `issues` are of all images in turn: `paths` (N), `splits` (N), `labels` (N).
+    """What takes features. `baselines` are without the one that `head` is itself.
 
+    `issues` are of all images in turn: `paths` (N), `splits` (N), `labels` (N).
     `neighbours` are the paths of the training images most similar to the most confident mistakes. `features` (N, d)
     are of the scored split, and `places` (N, 2) is where its images are on a map.
     """
 
+    head: Head
     baselines: tuple[Comparison, ...]
     curve: LearningCurve | None
     issues: LabelIssues
@@ -55,6 +69,11 @@ class FromFeatures:
         """The one with the highest accuracy on the valid split."""
         return max(self.baselines, key=lambda baseline: baseline.valid_accuracy)
 
+    def better_baseline(self) -> Comparison | None:
+        """That one, if it is better on the valid split than the head."""
+        best = self.best_baseline()
+        return best if best.valid_accuracy > self.head.valid_accuracy else None
+
 
 def score(manifest: Manifest, predictions: dict[str, Predictions]) -> Result:
     """The result on the test split or, without one, on the valid split."""
@@ -62,7 +81,13 @@ def score(manifest: Manifest, predictions: dict[str, Predictions]) -> Result:
     return Result(split, manifest.classes, predictions[split])
 
 
-def ask_features(manifest: Manifest, features: dict[str, Array], result: Result, seed: int) -> FromFeatures:
+def describe_head(classifier: ImageClassifier, valid: Predictions) -> Head:
+    """`valid` are the predictions of the valid split."""
+    kind, correct = classifier.recipe.head, valid.log_probs.argmax(1) == valid.labels
+    return Head(kind, setting_of(classifier.head), float(correct.double().mean()))
+
+
+def ask_features(manifest: Manifest, features: dict[str, Array], result: Result, head: Head, seed: int) -> FromFeatures:
     """`features` (N, d) of each split are unaugmented, in the order of its samples."""
     labelled = {
         name: Labelled(np.asarray(features[name], np.float32), np.array(split.labels), len(manifest.classes))
@@ -74,8 +99,10 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
     matrices, labels = ([getattr(of, part) for of in labelled.values()] for part in ("features", "labels"))
     everything = Labelled(np.concatenate(matrices), np.concatenate(labels), train.classes)
+    baselines = (of for of in fit_baselines(train, valid, scored.features) if not _is_same(of, head))
     return FromFeatures(
-        tuple(_compare(baseline, result, scored) for baseline in fit_baselines(train, valid, scored.features)),
+        head,
+        tuple(_compare(baseline, result, scored) for baseline in baselines),
         learning_curve(train, scored, penalty, seed),
         find_label_issues(everything, penalty, seed),
         tuple(path for path, _ in names),
@@ -92,6 +119,11 @@ def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
     if len(data) <= count:
         return data
     return data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
+
+
+def _is_same(baseline: Baseline, head: Head) -> bool:
+    """Whether they differ in nothing but the choice of their setting. A linear head is trained in its own way."""
+    return head.kind in CLOSED_FORM and HEADS.get(baseline.name) == head.kind
 
 
 def _compare(baseline: Baseline, result: Result, scored: Labelled) -> Comparison:

@@ -21,6 +21,8 @@ from headstart.model.neighbours import NEIGHBOURS
 from headstart.model.ridge import PENALTIES
 
 LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
+# The value of `model.head` that trains a baseline.
+HEADS = {"nearest neighbours": "knn", "ridge regression": "ridge", "logistic regression": "linear"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
 

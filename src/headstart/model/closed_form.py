@@ -7,9 +7,8 @@ from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
 from headstart.log import log
 from headstart.model.classifier import Batch, Classifier
-from headstart.model.neighbours import NearestNeighbours
+from headstart.model.head import ClosedForm
 from headstart.model.recipe import Recipe
-from headstart.model.ridge import Ridge
 
 
 class ClosedFormClassifier(Classifier):
@@ -36,7 +35,7 @@ class ClosedFormClassifier(Classifier):
 
     def _fit_head(self, features: Tensor, labels: Tensor) -> None:
         layer = self.head[0]
-        assert isinstance(layer, Ridge | NearestNeighbours)
+        assert isinstance(layer, ClosedForm)
         log_probs = F.log_softmax(layer.fit(features, labels), dim=1)
         self._outputs["train"].append((log_probs, labels))
         self.log("train/loss", F.nll_loss(log_probs, labels), on_epoch=True, on_step=False, logger=False)

@@ -8,10 +8,17 @@ from headstart.model.neighbours import NearestNeighbours
 from headstart.model.recipe import Recipe
 from headstart.model.ridge import Ridge
 
+ClosedForm = Ridge | NearestNeighbours
+
 
 def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
     """Features (N, embedding_dim) → log-probabilities (N, classes); the last layer is LogSoftmax."""
     return nn.Sequential(*SCORES[recipe.head](recipe, embedding_dim), nn.LogSoftmax(dim=1))
+
+
+def setting_of(head: nn.Sequential) -> str:
+    """What a closed-form head chose when it was fitted, in words; "" for one that is trained."""
+    return head[0].setting if isinstance(head[0], ClosedForm) else ""
 
 
 def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:

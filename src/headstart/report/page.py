@@ -59,6 +59,8 @@ class Page:
             "numbers": list(self._numbers()),
             "averaging": self.averaging and self.averaging.describe(),
             "charts": none | {name: png_uri(path) for name, path in self.charts.items()},
+            "head": found.head if found else None,
+            "result": result,
             "baselines": found.baselines if found else (),
             "without_features": "Without stored features of a frozen backbone there are no baselines, no learning "
             "curve and no check of the labels.",
@@ -151,13 +153,18 @@ class Page:
                 yield {"name": self.result.classes[label], "now": curve.recall(label)[-1], "forecast": forecast}
 
     def _views(self) -> Iterator[dict[str, str]]:
-        """The first training image as it is evaluated, and augmented as in the first epochs."""
+        """The first training image as it is evaluated and, if a head is trained, augmented as in the first epochs."""
         preprocessing = self.recipe.preprocessing
         yield from self._seen(EvalTransform(preprocessing), [(0, 0)], lambda view: "not augmented")
+        if self.recipe.is_closed_form:
+            return
         augmented = TrainTransform(preprocessing, self.data_seed)
         yield from self._seen(augmented, [(view, 0) for view in range(VIEWS)], lambda view: f"epoch {view + 1}")
 
     def _batch(self) -> Iterator[dict[str, str]]:
+        """The first training samples as a head is trained on them."""
+        if self.recipe.is_closed_form:
+            return
         labels = self.manifest.splits["train"].labels if self.batch else ()
         names = iter([self.manifest.classes[labels[index]] for _, index in self.batch])
         augmented = TrainTransform(self.recipe.preprocessing, self.data_seed)

@@ -1,6 +1,8 @@
-"""The essence of a report, in five sentences."""
+"""The essence of a report, in six sentences."""
 
+from headstart.config.model import CLOSED_FORM, TRAINED
 from headstart.evaluation.answers import SIGNIFICANT, FromFeatures
+from headstart.evaluation.baselines import HEADS
 from headstart.evaluation.result import Result
 from headstart.text import counted
 
@@ -12,7 +14,8 @@ def summarize(result: Result, found: FromFeatures | None) -> list[str]:
     """Plain text; without features, fewer sentences."""
     if found is None:
         return [accuracy(result), _mistakes(result), probabilities(result)]
-    return [accuracy(result), against_baselines(result, found), _mistakes(result), _more_images(found), _labels(found)]
+    compared = [against_baselines(result, found), best_on_valid(found)]
+    return [accuracy(result), *compared, _mistakes(result), _more_images(found), _labels(found)]
 
 
 def against_baselines(result: Result, found: FromFeatures) -> str:
@@ -20,14 +23,27 @@ def against_baselines(result: Result, found: FromFeatures) -> str:
     best = found.best_baseline()
     difference = result.accuracy - best.accuracy
     sure = best.p_value < SIGNIFICANT
-    name = f"{best.name} on the same features"
+    others = "best of the other simple classifiers" if found.head.kind in CLOSED_FORM else "best simple classifier"
+    which = f"the {others}, {best.name} on the same features"
     if abs(difference) < SAME and not sure:
-        return f"It is as good as the best simple classifier, {name} ({best.accuracy:.3f})."
+        return f"It is as good as {which} ({best.accuracy:.3f})."
     chance = "more than chance" if sure else "which may be chance"
     detail = f"{best.accuracy:.3f}; {chance}, p = {best.p_value:.2g}"
     if difference > 0:
-        return f"It is better than the best simple classifier, {name} ({detail})."
-    return f"It does not beat the best simple classifier, {name} ({detail})."
+        return f"It is better than {which} ({detail})."
+    return f"It does not beat {which} ({detail})."
+
+
+def best_on_valid(found: FromFeatures) -> str:
+    """Which of the head and the baselines is best on the valid split, and how to get it."""
+    better, own = found.better_baseline(), f"{found.head.valid_accuracy:.3f}"
+    if better is None:
+        best = found.best_baseline()
+        return f"Best on the valid split: this classifier ({own}; next, {best.name}, {best.valid_accuracy:.3f})."
+    head = HEADS.get(better.name)
+    how = "one step by step" if head in TRAINED else "it"
+    advice = f"; model.head={head} trains {how}" if head not in (None, found.head.kind) else ""
+    return f"Best on the valid split: {better.name} ({better.valid_accuracy:.3f}; this classifier {own}){advice}."
 
 
 def accuracy(result: Result) -> str:

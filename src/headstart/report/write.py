@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from headstart.data.manifest import Manifest
-from headstart.evaluation.answers import FromFeatures, ask_features, score
+from headstart.evaluation.answers import FromFeatures, ask_features, describe_head, score
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.evaluation.views import Averaging
@@ -35,7 +35,8 @@ def write_report(
     result = score(manifest, predictions)
     found = None
     if fitted.data.has_frozen_features:
-        found = ask_features(manifest, fitted.data.unaugmented_features(), result, classifier.recipe.seed)
+        head = describe_head(classifier, predictions["valid"])
+        found = ask_features(manifest, fitted.data.unaugmented_features(), result, head, classifier.recipe.seed)
     if not is_first_process():
         return
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
@@ -120,8 +121,10 @@ def _numbers(result: Result, found: FromFeatures | None, averaging: Averaging | 
     if averaging is not None:
         numbers["averaging"] = averaging.metrics()
     if found is not None:
-        curve = found.curve
+        curve, better = found.curve, found.better_baseline()
         numbers |= {
+            "head": asdict(found.head),
+            "best_on_valid": better.name if better else "this classifier",
             "baselines": [asdict(baseline) for baseline in found.baselines],
             "suspicious": found.issues.count,
             "learning_curve": curve
