@@ -11,6 +11,7 @@ def downgrade(path: Path, *, rest_lr_factor: float = 1.0) -> None:
     checkpoint = torch.load(path, weights_only=True)
     recipe = checkpoint["hyper_parameters"]
     assert recipe["preprocessing"].pop("interpolation") == "bilinear", "0.1 had no other"
+    assert recipe.pop("head") == "mlp", "0.1 had no other"
     recipe["finetune"]["rest_lr_factor"] = rest_lr_factor
     for part in {"state_dict", "current_model_state"} & checkpoint.keys():
         checkpoint[part] = {

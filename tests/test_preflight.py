@@ -23,6 +23,8 @@ def test_checkpoint__of_a_run_folder(trained: Path) -> None:
     ("override", "sentence"),
     [
         ("model.arch=squeezenet1_1", "its backbone arch is shufflenet_v2_x0_5, not squeezenet1_1"),
+        ("model.head=linear", "its head is mlp, not linear"),
+        ("model.head=ridge", "its head is mlp, not ridge"),
         ("model.lr=0.5", "its lr is 0.001, not 0.5"),
         ("seed=7", "its seed is 0, not 7"),
     ],

@@ -59,6 +59,11 @@ def test_report__says_what_the_metrics_say(run: Path) -> None:
     assert f"right about {numbers['correct']} of {numbers['images']} test images" in page
     for baseline in numbers["baselines"]:
         assert baseline["name"] in page
+    assert numbers["head"] == {"kind": "mlp", "setting": "", "valid_accuracy": pytest.approx(metrics["valid/acc"])}
+    accuracies = {of["name"]: of["valid_accuracy"] for of in numbers["baselines"]}
+    accuracies |= {"this classifier": numbers["head"]["valid_accuracy"]}
+    assert accuracies[numbers["best_on_valid"]] == max(accuracies.values())
+    assert f"Best on the valid split: {numbers['best_on_valid']}" in page
 
 
 def test_report__needs_nothing_else(run: Path) -> None:

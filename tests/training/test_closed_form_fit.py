@@ -1,0 +1,134 @@
+"""Heads that are fitted at once: one epoch, on the unaugmented view, and the same contract as for trained heads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import SMALL, Script, manifest_of, settings_of
+
+from headstart.backbones.load import load_backbone
+from headstart.metrics import compute_metrics
+from headstart.model.checkpoint import load_classifier, read_checkpoint
+from headstart.model.head import ClosedForm, build_head
+from headstart.model.ridge import Ridge
+from headstart.training.fit import Fitted, fit
+
+RULE = ("data.split.train=6", "data.split.valid=3")
+EXACT = ("features.precision=32", "logger=none")
+HEADS = pytest.mark.parametrize("head", ["ridge", "knn"])
+
+
+def fitted(root: Path, folder: Path, *overrides: str) -> Fitted:
+    """What `fit` returns of a run in `folder`, whose features are beside it."""
+    store = f"features.dir={folder.parent / 'features'}"
+    settings = settings_of(f"data.root={root}", *SMALL, *RULE, *EXACT, store, *overrides)
+    settings.run_dir = str(folder)
+    backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+    return fit(settings, manifest_of(root, settings.data.split), backbone, [])
+
+
+def layer_of(found: Fitted) -> ClosedForm:
+    layer = found.classifier.head[0]
+    assert isinstance(layer, ClosedForm)
+    return layer
+
+
+@HEADS
+def test_fit__is_to_the_unaugmented_features_and_encodes_nothing_twice(flat: Path, tmp_path: Path, head: str) -> None:
+    found = fitted(flat, tmp_path / "run", f"model.head={head}")
+    stored = sorted((tmp_path / "features").glob("*train*/*.npy"))
+    assert [path.name for path in stored] == ["view-0000.npy"]
+    features = torch.tensor(found.data.unaugmented_features()["train"])
+    assert sorted((tmp_path / "features").glob("*train*/*.npy")) == stored
+    labels = torch.tensor(found.data.manifest.splits["train"].labels)
+    again = build_head(found.classifier.recipe, features.shape[1])[0]
+    assert isinstance(again, ClosedForm)
+    left_out = again.fit(features, labels).log_softmax(1)
+    torch.testing.assert_close(again(features), layer_of(found)(features), rtol=1e-4, atol=1e-4)
+    # By itself, an image would always be right.
+    expected = compute_metrics(left_out, labels, "train")
+    (row,) = found.history
+    assert {name: row[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    assert "lr" not in row
+
+
+@HEADS
+def test_fit__restores_from_its_checkpoint(flat: Path, tmp_path: Path, head: str) -> None:
+    found = fitted(flat, tmp_path / "run", f"model.head={head}")
+    assert found.metrics().items() >= {"best_epoch": 1, "epochs": 1}.items()
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    loaded = load_classifier(path, settings_of(f"data.root={flat}", *SMALL).features, None)
+    features = torch.randn(5, loaded.backbone.embedding_dim)
+    assert torch.equal(loaded.predict_proba(features), found.classifier.predict_proba(features))
+    assert read_checkpoint(path)["hyper_parameters"]["head"] == head
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn"])
+def test_fit__without_stored_features_is_the_same(flat: Path, tmp_path: Path, head: str) -> None:
+    stored, not_stored = (
+        fitted(flat, tmp_path / f"run {cache}", f"model.head={head}", f"features.cache={cache}").metrics()
+        for cache in ("true", "false")
+    )
+    assert stored == pytest.approx(not_stored, rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "more",
+    [
+        ("trainer.num_sanity_val_steps=2",),
+        ("trainer.limit_val_batches=0", "callbacks.early_stopping=null", "callbacks.checkpoint=null"),
+        ("callbacks.checkpoint=null", "data.batch_size=1"),
+        ("trainer.val_check_interval=0.5", "trainer.max_steps=1"),
+    ],
+)
+@HEADS
+def test_fit__is_the_same_whatever_the_trainer_does(
+    flat: Path, tmp_path: Path, head: str, more: tuple[str, ...]
+) -> None:
+    plain = fitted(flat, tmp_path / "plain", f"model.head={head}")
+    other = fitted(flat, tmp_path / "other", f"model.head={head}", *more)
+    features = torch.randn(5, plain.classifier.backbone.embedding_dim)
+    torch.testing.assert_close(layer_of(other)(features), layer_of(plain)(features), rtol=1e-4, atol=1e-4)
+
+
+def metrics_of(run: Path) -> dict[str, Any]:
+    metrics: dict[str, Any] = json.loads((run / "metrics.json").read_text())
+    return metrics | {"seconds": 0}
+
+
+@pytest.mark.slow
+@HEADS
+def test_resume__a_finished_run_ends_with_the_same_figures(
+    script: Script, flat: Path, tmp_path: Path, head: str
+) -> None:
+    run, again = tmp_path / "run", tmp_path / "again"
+    first = script("train.py", f"data.root={flat}", *SMALL, *RULE, f"model.head={head}", f"hydra.run.dir={run}")
+    assert first.status == 0, first.err
+    assert "chosen by leaving each training image out" in first.out
+    assert not first.err
+    second = script("train.py", f"ckpt_path={run}", f"hydra.run.dir={again}")
+    assert second.status == 0, second.err
+    assert metrics_of(again) == metrics_of(run)
+    assert (again / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
+
+
+@pytest.mark.slow
+def test_resume__a_run_that_was_interrupted_before_the_fit(
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"data.root={flat}", *SMALL, *RULE, "model.head=ridge")
+    assert script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'whole'}").status == 0
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ridge, "fit", interrupt)
+        assert script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'part'}").status == 130
+    resumed = script("train.py", f"ckpt_path={tmp_path / 'part'}", f"hydra.run.dir={tmp_path / 'resumed'}")
+    assert resumed.status == 0, resumed.err
+    assert metrics_of(tmp_path / "resumed") == metrics_of(tmp_path / "whole")
