@@ -1,6 +1,6 @@
 """Choosing the setting of a closed-form head by scores that its training images get from all the others."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -21,10 +21,11 @@ class Chosen:
     scale: float
 
 
-def choose(scores: Mapping[float, Tensor], labels: Tensor) -> Chosen:
-    """Of the `scores` (N, classes) with each setting, those with the highest accuracy, then the lowest log-loss."""
+def choose(scores: Iterable[tuple[float, Tensor]], labels: Tensor) -> Chosen:
+    """Of settings and their `scores` (N, classes), those with the highest accuracy, then the lowest log-loss."""
     labels = labels.cpu()
-    candidates = [Chosen(setting, found, fit_scale(found, labels, SCALES)) for setting, found in scores.items()]
+    # Not a list: of many images and classes, scores take much memory.
+    candidates = (Chosen(setting, found, fit_scale(found, labels, SCALES)) for setting, found in scores)
     return max(candidates, key=lambda chosen: _quality(chosen, labels))
 
 

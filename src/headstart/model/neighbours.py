@@ -39,7 +39,7 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
         # Without an image, the mean is 1/(N - 1) of the image's own distance further away from it.
         lengths = (squares + 2 * products / others + own / others**2).clamp(min=0).sqrt() * own.sqrt()
         similarities = ((products + own / others) / lengths.clamp(min=1e-12)).clamp(-1, 1)
-        similarities[torch.arange(len(rows)), rows] = -torch.inf
+        similarities[rows - rows[0], rows] = -torch.inf
         nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
         for count in counts:
             votes = _votes(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes)
@@ -76,7 +76,7 @@ class NearestNeighbours(nn.Module):
     @torch.no_grad()
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
         """Chooses k and scale; returns the scores (N, classes) of each image by its neighbours among the others."""
-        chosen = choose(left_out(features, labels, counts=NEIGHBOURS, classes=self._classes), labels)
+        chosen = choose(left_out(features, labels, counts=NEIGHBOURS, classes=self._classes).items(), labels)
         self.mean.copy_(features.mean(0))
         self.known, self.labels = directions(features, self.mean), labels
         self.count.fill_(int(chosen.setting))

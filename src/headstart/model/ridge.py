@@ -96,10 +96,10 @@ class Ridge(nn.Module):
     def fit(self, features: Tensor, labels: Tensor) -> Tensor:
         """Chooses penalty and scale; returns the scores (N, classes) of each image by the fit to the others."""
         fit = LeastSquares(features.cpu().numpy(), np.eye(len(self.prior))[labels.cpu().numpy()])
-        chosen = choose({penalty: torch.from_numpy(fit.left_out(penalty)) for penalty in PENALTIES}, labels)
+        chosen = choose(((penalty, torch.from_numpy(fit.left_out(penalty))) for penalty in PENALTIES), labels)
         values = (fit.mean, fit.weights(chosen.setting), fit.prior)
         for buffer, value in zip((self.mean, self.weights, self.prior), values, strict=True):
-            buffer.copy_(torch.from_numpy(value))
+            buffer.copy_(torch.from_numpy(value).float())
         self.penalty.fill_(chosen.setting)
         self.scale.fill_(chosen.scale)
         return (chosen.scores * chosen.scale).to(features)
