@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from clusters import clusters
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
-from test_probes import clusters
 
 from headstart.evaluation.cross_validation import PROBES, cross_validate
 from headstart.evaluation.folds import FOLDS, folds_of_distinct, stratified_folds

@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from headstart.evaluation.baselines import NEIGHBOURS, PENALTIES, accuracy
+from headstart.evaluation.baselines import accuracy
 from headstart.evaluation.folds import FOLDS
 from headstart.evaluation.probes import Array, Labelled, Probe, nearest_neighbours, ridge
+from headstart.model.neighbours import NEIGHBOURS
+from headstart.model.ridge import PENALTIES
 
 # How each is trained with a setting, and the settings to choose from.
 PROBES: Mapping[str, tuple[Callable[[Labelled, Any], Probe], tuple[float, ...]]] = {
