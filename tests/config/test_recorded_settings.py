@@ -12,5 +12,8 @@ from headstart.config.train import check_train
 def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -> None:
     values = literals(asdict(settings_of(*SMALL, "data.root=DIR")))
     del values["evaluation"], values["sweep"]["ensemble"]
+    for key in ("pooling", "head", "archs"):
+        del values["model"][key]
     found = check_train(OmegaConf.create(values))
     assert (found.evaluation.views, found.sweep.ensemble) == (1, 0)
+    assert (found.model.pooling, found.model.head, found.model.archs) == ("default", "mlp", None)

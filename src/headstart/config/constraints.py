@@ -39,9 +39,9 @@ def fraction(of: str = "") -> Any:
     return constrained(f"a fraction{of}, at least 0 and below 1", lambda v: 0 <= v < 1)
 
 
-def one_of(*choices: str) -> Any:
+def one_of(*choices: str, default: Any = MISSING) -> Any:
     """One of several strings."""
-    return constrained(f"one of {', '.join(choices)}", lambda v: v in choices)
+    return constrained(f"one of {', '.join(choices)}", lambda v: v in choices, default)
 
 
 def auto_or_bool() -> Any:

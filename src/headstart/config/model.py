@@ -18,9 +18,6 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 class ModelSettings:
     arch: str
     weights: str | None
-    archs: list[str] | None
-    pooling: str = one_of(*POOLINGS)
-    head: str = one_of(*TRAINED, *CLOSED_FORM)
     hidden_dim: int = positive_int()
     dropout: float = fraction()
     lr: float = constrained("a positive number", lambda v: 0 < v < float("inf"))
@@ -28,6 +25,9 @@ class ModelSettings:
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
+    pooling: str = one_of(*POOLINGS, default="default")
+    head: str = one_of(*TRAINED, *CLOSED_FORM, default="mlp")
+    archs: list[str] | None = None
 
 
 def arch_and_weights(name: str, weights: str | None) -> tuple[str, str | None]:
