@@ -136,10 +136,15 @@ def test_interrupted__as_any_python_code(flat: Path, monkeypatch: pytest.MonkeyP
         signal.raise_signal(signal.SIGINT)
 
     monkeypatch.setattr("headstart.model.classifier.Classifier.on_train_epoch_start", interrupt)
-    before = process()
-    with pytest.raises(KeyboardInterrupt):
-        headstart.train(*SMALL, *RULE, data=flat, folder="interrupted")
-    assert process() == before
+    # A shell starts its background jobs, maybe these tests, with SIGINT ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        before = process()
+        with pytest.raises(KeyboardInterrupt):
+            headstart.train(*SMALL, *RULE, data=flat, folder="interrupted")
+        assert process() == before
+    finally:
+        signal.signal(signal.SIGINT, handler)
 
 
 def test_error__leaves_the_surrounding_programs_processes_alone(flat: Path) -> None:
