@@ -78,6 +78,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("model=resnet18", "model.arch=resnet18"),
         ("--model resnet18", "model.arch=resnet18"),
         ("resnet18", "model.arch=resnet18"),
+        ("model=timm/resnet18", "model.arch=timm/resnet18"),
+        ("timm/resnet18.a1_in1k", "model.arch=timm/resnet18.a1_in1k"),
         ("-m model=resnet18,resnet34", "-m model.arch=resnet18,resnet34"),
         ("weights=a.pth", "model.weights=a.pth"),
         ("model=a.pth", "model.weights=a.pth"),

@@ -65,6 +65,10 @@ def test_compare__none_that_can_be_loaded(script: Script, flat: Path) -> None:
     [
         (["task=compare"], "task=compare needs model.archs=[ARCH,ARCH@WEIGHTS,…]"),
         (["task=compare", "model.archs=[]"], "task=compare needs model.archs=[ARCH,ARCH@WEIGHTS,…]"),
+        (
+            ["task=compare", "model.archs=resnet18"],
+            "model.archs=resnet18 is invalid: it must be a list, such as model.",
+        ),
         (["model.archs=[resnet18]"], "model.archs is for task=compare"),
         (["task=compare", "model.archs=[resnet18]", "features.cache=false"], "task=compare needs features.cache=true"),
         (["task=compare", "model.archs=[resnet18]", "finetune=gradual"], "task=compare needs features.cache=true"),

@@ -53,12 +53,17 @@ def is_checkpoint(word: str) -> bool:
     return word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None
 
 
+def _is_architecture(word: str) -> bool:
+    # Which models timm has, only timm knows, which takes a second to import.
+    return word in architecture_names() or word.startswith("timm/")
+
+
 def _data(value: str) -> list[str] | None:
     return ["data=folder", f"data.root={value}"] if os.sep in value or os.path.exists(value) else None
 
 
 def _model(value: str) -> list[str] | None:
-    if set(value.split(",")) <= set(architecture_names()):
+    if all(_is_architecture(name) for name in value.split(",")):
         return [f"model.arch={value}"]
     if is_checkpoint(value):
         return [f"ckpt_path={value}"]
@@ -94,7 +99,7 @@ def _to_train(word: str) -> list[str] | None:
         return [f"task={word}"]
     if is_checkpoint(word):
         return [f"ckpt_path={word}"]
-    if word in architecture_names():
+    if _is_architecture(word):
         return [f"model.arch={word}"]
     return [f"model.weights={word}"] if word.endswith(WEIGHTS) else _data(word)
 

@@ -30,7 +30,11 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), schema) from None
     except ValidationError as error:
-        raise HeadstartError(f"{error.full_key} is invalid: {_first_line(error)}") from None
+        key = str(error.full_key)
+        value = OmegaConf.select(config, key)
+        if "ListConfig" in str(error) and isinstance(value, str | int | float):
+            raise HeadstartError(f"{key}={value} is invalid: it must be a list, such as {key}=[{value}]") from None
+        raise HeadstartError(f"{key} is invalid: {_first_line(error)}") from None
     except OmegaConfBaseException as error:
         raise HeadstartError(_first_line(error)) from None
     for sentence in violations(settings):
