@@ -1,5 +1,6 @@
 """The machine: its CPU, and errors that are its fault, such as a full disk, too little memory or a killed process."""
 
+import functools
 import io
 import os
 import platform
@@ -15,6 +16,7 @@ NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
 NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
+@functools.cache
 def cpu_name() -> str:
     """The CPU's model, if the operating system names it."""
     try:

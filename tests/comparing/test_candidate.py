@@ -27,7 +27,7 @@ def test_ranked__by_the_better_classifier_and_failures_last() -> None:
 
 def test_describe__names_those_that_cannot_be_told_apart_and_the_failures() -> None:
     text = describe(ranked([candidate("high", 190, 0), candidate("middle", 185, 0), candidate("low", 120, 0), FAILED]))
-    assert "no more than chance from the first (exact McNemar test): middle (default)" in text
+    assert "cannot be told apart from the first (exact McNemar test): middle (default)" in text
     assert "gone (default) could not be compared: it could not be downloaded" in text
     assert "5-fold cross-validation on the 200 images of train and valid" in text
     assert text.splitlines()[-1] == "to train with the first: model.arch=high"

@@ -23,7 +23,7 @@ def test_cross_validate__random_labels_are_at_chance() -> None:
         assert correct.mean() > 0.6
 
 
-def test_cross_validate__is_that_of_scikit_learn() -> None:
+def test_cross_validate__accuracy_is_close_to_that_of_scikit_learn() -> None:
     data = clusters(300, 10, spread=2.0)
     folds = stratified_folds(data.labels, 3)
     found = cross_validate(data, folds)["knn"].mean()

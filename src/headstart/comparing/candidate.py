@@ -5,10 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from headstart.evaluation.probes import Array
-from headstart.evaluation.statistics import mcnemar, wilson_interval
-
-# p-values below this are called more than chance.
-SIGNIFICANT = 0.05
+from headstart.evaluation.statistics import SIGNIFICANT, mcnemar, wilson_interval
 
 
 @dataclass(frozen=True)
@@ -67,5 +64,5 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those of the `ranked` ones, apart from the first, that differ from it by no more than chance."""
+    """Those of the `ranked` ones that a paired test cannot tell from the first."""
     return [c for c in candidates[1:] if c.reason is None and c.p_value >= SIGNIFICANT]

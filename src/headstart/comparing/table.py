@@ -44,7 +44,7 @@ def _verdict(candidates: Sequence[Candidate]) -> list[str]:
     if not equals:
         return ["the first is better than the others by more than chance (exact McNemar test)"]
     names = listed([f"{candidate.arch} ({candidate.shown_weights})" for candidate in equals])
-    return [f"no more than chance from the first (exact McNemar test): {names}"]
+    return [f"cannot be told apart from the first (exact McNemar test): {names}"]
 
 
 def _weights_override(candidate: Candidate) -> str:
@@ -71,13 +71,11 @@ def _values(candidate: Candidate) -> dict[str, str | float]:
     if candidate.reason is not None:
         return named | {"reason": candidate.reason}
     low, high = candidate.interval
-    by_head = {
-        f"{name}_{what}": value
-        for name in PROBES
-        for what, value in zip(
-            ("accuracy", "low", "high"), (candidate.accuracy_of(name), *candidate.interval_of(name)), strict=True
-        )
-    }
+    by_head: dict[str, str | float] = {}
+    for name in PROBES:
+        lowest, highest = candidate.interval_of(name)
+        values = {"accuracy": candidate.accuracy_of(name), "low": lowest, "high": highest}
+        by_head |= {f"{name}_{what}": value for what, value in values.items()}
     best: dict[str, str | float] = {"head": candidate.head, "accuracy": candidate.accuracy, "low": low, "high": high}
     return (
         named

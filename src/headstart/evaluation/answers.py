@@ -20,8 +20,6 @@ from headstart.model.image_classifier import ImageClassifier
 NEIGHBOURS, MOST_MISTAKES = 3, 100
 # Training images that baselines and the learning curve use; more would take minutes.
 MOST_TRAINED = 20_000
-# p-values below this are called more than chance.
-SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,8 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
+# p-values below this are called more than chance.
+SIGNIFICANT = 0.05
 Z95 = 1.959963984540054  # the normal distribution's 97.5 % point
 
 

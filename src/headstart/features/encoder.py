@@ -115,7 +115,11 @@ class Encoder(nn.Module):
         uncompiled, compiled = (partial(self._run_chunk, image_size, compiled=value) for value in (False, True))
         speed = measure_speed(self._speed_key, uncompiled, compiled)
         if speed < 1:
-            log.info("%s runs uncompiled: compiled, it is %.2f times as fast", self.backbone.source.arch, speed)
+            log.info(
+                "%s runs uncompiled, because compiled code is slower on this machine (%.2f times as fast)",
+                self.backbone.source.arch,
+                speed,
+            )
             self._stay_uncompiled()
 
     def _run_chunk(self, image_size: int, *, compiled: bool) -> None:

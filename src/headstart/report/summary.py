@@ -1,9 +1,10 @@
 """The essence of a report, in six sentences."""
 
 from headstart.config.model import CLOSED_FORM, TRAINED
-from headstart.evaluation.answers import SIGNIFICANT, FromFeatures
+from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.baselines import HEADS
 from headstart.evaluation.result import Result
+from headstart.evaluation.statistics import SIGNIFICANT
 from headstart.text import counted
 
 # Accuracies this close are called the same.

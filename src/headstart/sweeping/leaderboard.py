@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from headstart.cli.names import shortened
+from headstart.evaluation.statistics import SIGNIFICANT
 from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.best import show_best
 from headstart.sweeping.ensemble_score import EnsembleScore
-from headstart.sweeping.significance import SIGNIFICANT, OverSeeds, Tie, over_seeds
+from headstart.sweeping.significance import OverSeeds, Tie, over_seeds
 from headstart.sweeping.trial_record import Trial, read_trials
 from headstart.tables import render_table
 

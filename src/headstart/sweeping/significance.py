@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.evaluation.statistics import mcnemar
+from headstart.evaluation.statistics import SIGNIFICANT, mcnemar
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.trial_record import Trial
 
-SIGNIFICANT = 0.05
 SEED = "seed"
 
 
