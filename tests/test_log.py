@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.log import RANK_VARIABLES, is_first_process, log, log_to_console, log_to_file
+from headstart.launchers import VARIABLES
+from headstart.log import is_first_process, log, log_to_console, log_to_file
 
 Capture = pytest.CaptureFixture[str]
 
@@ -13,7 +14,7 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture(autouse=True)
 def console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Messages go to the console of a single process; the logger's state is restored afterwards."""
-    for name in RANK_VARIABLES:
+    for name in (*VARIABLES, "SLURM_STEP_NUM_TASKS"):
         monkeypatch.delenv(name, raising=False)
     handlers, level, propagate = log.handlers, log.level, log.propagate
     log_to_console()
@@ -50,29 +51,27 @@ def test_console__streams_that_are_replaced_later(monkeypatch: pytest.MonkeyPatc
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("variable", RANK_VARIABLES)
+@pytest.mark.parametrize(
+    "variables",
+    [{"RANK": "1", "WORLD_SIZE": "2"}, {"SLURM_PROCID": "1", "SLURM_STEP_NUM_TASKS": "2"}],
+    ids=["torchrun", "srun"],
+)
 def test_rank__only_the_first_process_writes(
-    variable: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch, capsys: Capture, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv(variable, "1")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert not is_first_process()
     log_one_of_each()
     with log_to_file(tmp_path / "output.txt"):
         log_one_of_each()
     assert capsys.readouterr() == ("", "")
     assert (tmp_path / "output.txt").read_text() == ""
-    monkeypatch.setenv(variable, "0")
+    for name in ("RANK", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "0")
     assert is_first_process()
     log.info("from rank 0")
     assert capsys.readouterr().out == "from rank 0\n"
-
-
-def test_rank__every_variable_counts(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    # The second process of the first node of a job.
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    monkeypatch.setenv("SLURM_PROCID", "0")
-    log_one_of_each()
-    assert capsys.readouterr() == ("", "")
 
 
 def test_file__instead_of_the_console_and_back(capsys: Capture, tmp_path: Path) -> None:

@@ -8,12 +8,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
+from headstart.launchers import place_in_job
+
 log = logging.getLogger("headstart")
 
 # The status of a program that SIGPIPE ends, in a shell.
 CLOSED_PIPE = 128 + 13
-# Set by torchrun, by Lightning for the processes it starts, and by SLURM.
-RANK_VARIABLES = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 
 
 class _Formatter(logging.Formatter):
@@ -37,7 +37,7 @@ class _Console(logging.Handler):
 
 def is_first_process() -> bool:
     """Whether this is the only process of a job, or the one of rank 0."""
-    return all(os.environ.get(name, "0") == "0" for name in RANK_VARIABLES)
+    return place_in_job().rank == 0
 
 
 def exit_on_closed_pipe() -> NoReturn:

@@ -13,6 +13,8 @@ from headstart.files import DISK_FULL
 # What PyTorch says about a worker process that was killed, or that does not answer.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
 NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
+# What the others say when a process of a job is gone.
+PEER_GONE = re.compile(r"(onnection|ocket) (was )?(closed|reset) by|gloo/transport|NCCL|recvValue failed|Broken pipe")
 NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 
@@ -38,6 +40,8 @@ def fault_of_machine(error: BaseException) -> str | None:
         return "the processes that read images found too little shared memory (/dev/shm): try data.num_workers=0"
     if isinstance(error, RuntimeError) and DEAD_WORKER.search(str(error)):
         return f"a process that reads images was killed, or did not answer: try data.num_workers=0 ({first})"
+    if isinstance(error, RuntimeError) and PEER_GONE.search(str(error)):
+        return "another process of this job has ended, or cannot be reached; its own message says why"
     return None
 
 

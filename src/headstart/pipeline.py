@@ -3,10 +3,13 @@
 from headstart.auditing.report import AuditReport
 from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
+from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import write_predictions
 from headstart.evaluation.views import predict_views
+from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
 from headstart.training.fit import fit
@@ -23,10 +26,12 @@ def train(settings: TrainSettings) -> dict[str, float]:
     """
     with RunRecord(settings) as record:
         with record.stage("data"):
-            make_dataset(settings.data, settings.data.seed)
-            data = prepare_data(settings.data, settings.data.seed)
+            with first_on_node_first():
+                make_dataset(settings.data, settings.data.seed)
+                data = prepare_data(settings.data, settings.data.seed)
+            _check_same_everywhere(data.manifest)
             audit = AuditReport(settings, data, compares=settings.finds_near_duplicates)
-        with record.stage("model"):
+        with record.stage("model"), first_on_node_first():
             backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
         with record.stage("fit"):
             fitted = fit(settings, data.manifest, backbone, [record, audit])
@@ -41,3 +46,10 @@ def train(settings: TrainSettings) -> dict[str, float]:
             with record.stage("report"):
                 write_report(fitted, predictions, record.run, averaging)
     return record.metrics
+
+
+def _check_same_everywhere(manifest: Manifest) -> None:
+    if from_first(manifest.fingerprint) != manifest.fingerprint:
+        raise HeadstartError(
+            f"process {rank() + 1} finds other images in {manifest.root} than the first: copy the same to every machine"
+        )

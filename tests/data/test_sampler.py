@@ -1,6 +1,6 @@
 from collections import Counter
 
-from headstart.data.sampler import ViewSampler
+from headstart.data.sampler import PADDING, ViewSampler
 
 
 def keys_of(sampler: ViewSampler, epoch: int) -> list[tuple[int, int]]:
@@ -42,7 +42,9 @@ def test_views__repeat() -> None:
 def test_ranks__share_the_samples_equally() -> None:
     parts = [order_of(ViewSampler(10, seed=0, rank=rank, world_size=4), 2) for rank in range(4)]
     assert {len(part) for part in parts} == {3}
-    assert {index for part in parts for index in part} == set(range(10))
+    assert sorted(index for part in parts for index in part) == [PADDING, PADDING, *range(10)]
+    # Batches of 1 in four processes are those of 4 in one.
+    assert [part[0] for part in parts] == order_of(ViewSampler(10, seed=0), 2)[:4]
 
 
 def test_balanced__equally_many_of_each_class_as_a_function_of_seed_and_epoch() -> None:

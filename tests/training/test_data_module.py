@@ -1,7 +1,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from headstart.backbones.load import load_backbone
 from headstart.data.images import read_rgb
+from headstart.data.sampler import IGNORED
 from headstart.data.transforms import EvalTransform
 from headstart.errors import UnreadableImage
 from headstart.model.classifier import Classifier
@@ -107,14 +107,14 @@ def test_test_loader__each_sample_once_in_order(flat: Path, tmp_path: Path, batc
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_test_loader__whole_split_in_every_process(flat: Path, tmp_path: Path, cache: bool) -> None:
+def test_loaders__share_of_the_second_of_two_processes(
+    flat: Path, tmp_path: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = module(flat, store=tmp_path / "features" if cache else None)
-    progress = SimpleNamespace(epoch_progress=SimpleNamespace(current=SimpleNamespace(processed=0)))
-    second: Any = SimpleNamespace(global_rank=1, world_size=2, max_epochs=3, overfit_batches=0.0, fit_loop=progress)
-    data.trainer = second
-    labels = data.manifest.splits["valid"].labels
-    assert joined(list(data.test_dataloader()))[1].tolist() == list(data.manifest.splits["test"].labels)
-    assert joined(list(data.val_dataloader()))[1].tolist() == [*labels[1::2], labels[0]]
+    monkeypatch.setattr("headstart.training.data_module.rank", lambda: 1)
+    monkeypatch.setattr("headstart.training.data_module.world_size", lambda: 2)
+    for split, loader in (("test", data.test_dataloader()), ("valid", data.val_dataloader())):
+        assert joined(list(loader))[1].tolist() == [*data.manifest.splits[split].labels[1::2], IGNORED]
 
 
 def test_features__are_encoded_when_the_loader_is_created(flat: Path, tmp_path: Path) -> None:

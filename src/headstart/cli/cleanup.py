@@ -1,6 +1,5 @@
 """Run folders on the command line: used ones are rejected, and those of runs that failed at once are removed."""
 
-import os
 import shutil
 import time
 from collections.abc import Collection
@@ -12,6 +11,7 @@ from hydra.types import RunMode
 
 from headstart.cli.overrides import key_of, value_of
 from headstart.errors import HeadstartError
+from headstart.log import is_first_process
 from headstart.run_folder import RunFolder, is_early_file
 
 PROCESS_START = time.time()
@@ -24,8 +24,8 @@ def is_multirun() -> bool:
 
 def reject_used_run_folder(arguments: Collection[str]) -> None:
     """Raises HeadstartError, before Hydra writes its own files, if hydra.run.dir already holds a run."""
-    # Further processes that Lightning starts share the folder of the first, and a report is written into its run's.
-    if os.environ.get("LOCAL_RANK", "0") != "0" or "task=report" in arguments:
+    # Further processes share the folder of the first, and a report is written into its run's.
+    if not is_first_process() or "task=report" in arguments:
         return
     for argument in arguments:
         if key_of(argument) == "hydra.run.dir":
@@ -39,7 +39,7 @@ def remove_begun_run(*, even_with_checkpoint: bool = True) -> None:
 
     Nothing is removed if anything in the folder is older than this process, or not a run's.
     """
-    if is_multirun():
+    if is_multirun() or not is_first_process():
         return
     folder = Path(HydraConfig.get().runtime.output_dir)
     if not even_with_checkpoint and RunFolder(folder).last.exists():

@@ -3,6 +3,7 @@
 import io
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ from headstart.config.folder import conf_folder
 from headstart.config.literal import is_encodable
 from headstart.config.validation import known_keys
 from headstart.errors import HeadstartError
-from headstart.log import abandon_output, log_to_console
+from headstart.log import abandon_output, is_first_process, log_to_console
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
+LET_FIRST_REPORT = 3  # seconds
 # With these flags, options may come from elsewhere than conf/.
 OTHER_CONF = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn", "--experimental-rerun")
 
@@ -65,6 +67,9 @@ def start(program: Program) -> None:
             run_program(program)
         except Failed as failed:
             abandon_output()
+            if not is_first_process():
+                # An error of all processes is the first one's to report, which then ends the others.
+                time.sleep(LET_FIRST_REPORT)
             print(f"error: {failed.sentence}", file=sys.stderr)
             raise
 
@@ -134,6 +139,7 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
         _reject_sweep_keys(arguments)
     if trains:
         arguments += _without_hydras_record(arguments, is_sweep)
+        arguments += [] if is_first_process() else ["hydra.output_subdir=null"]
     repeated = overrides_to_repeat(arguments) if trains else []
     return list(for_hydra(repeated, arguments))
 

@@ -1,5 +1,6 @@
 """Names of runs, sweeps and trials. Those of sweeps depend only on the command line, so that a rerun finds them."""
 
+import functools
 import hashlib
 import re
 import secrets
@@ -15,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
 from headstart.config.literal import byte
+from headstart.launchers import place_in_job
 from headstart.metrics import metric_of
 
 # Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
@@ -37,6 +39,17 @@ def run_name(root: str, arch: str) -> str:
 def unique_name() -> str:
     """The time and a random suffix."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+
+
+def shared_name() -> str:
+    """A unique name, the same in all processes that torchrun or SLURM started."""
+    if place_in_job().world_size == 1:
+        return unique_name()
+    from headstart.processes import from_first
+    from headstart.training.jobs import join
+
+    join()
+    return from_first(unique_name())
 
 
 def swept_keys(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -100,11 +113,10 @@ def register_resolvers() -> None:
     def trial(over: ListConfig, fixed: ListConfig) -> str:
         return trial_name(values_of_trial(over, fixed))
 
-    # One name per run, however often it is asked for.
-    name = unique_name()
     resolvers: dict[str, Callable[..., str]] = {
         "run_name": run_name,
-        "unique_name": lambda: name,
+        # One name per run, however often it is asked for.
+        "unique_name": functools.cache(shared_name),
         "trial_name": trial,
         "byte": byte,
         "direction": lambda objective: f"{metric_of(objective).direction}imize",

@@ -12,6 +12,7 @@ from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import HYDRA_TARGETS, Program, start
 from headstart.cli.output_folder import remember_output
+from headstart.cli.overrides import literal
 from headstart.config.folder import conf_folder
 from headstart.config.train import TrainSettings, check_train
 
@@ -30,11 +31,22 @@ def _main(config: DictConfig) -> float | None:
         use_writable_caches()
         from headstart.preflight import check_without_data
         from headstart.tasks import TASKS
+        from headstart.training.jobs import several_processes
+        from headstart.training.trainer import process_count
 
-        result = TASKS[settings.task](check_without_data(settings))
+        settings = check_without_data(settings)
+        count = process_count(settings) if settings.task == "train" else 1
+        with several_processes(count, _arguments_of_others()):
+            result = TASKS[settings.task](settings)
     if not result:
         sys.exit(1)
     return None
+
+
+def _arguments_of_others() -> list[str]:
+    """The command line of further processes of the same run."""
+    folder = HydraConfig.get().runtime.output_dir
+    return [*sys.argv[1:], f"hydra.run.dir={literal(folder)}", "hydra.output_subdir=null"]
 
 
 TRAIN = Program(_main, TrainSettings, "train")

@@ -1,7 +1,5 @@
 """What of Lightning cannot be used, and why, and what values its Trainer's arguments take."""
 
-import os
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -28,9 +26,6 @@ CALLBACKS = {
     "ModelPruning": "its checkpoints have other weights than the classifier",
     "BasePredictionWriter": "predictions are made by predict.py, without a Trainer",
 }
-STRATEGIES = re.compile(r"auto|None|single_device|ddp(_find_unused_parameters_(true|false))?")
-# Set by torchrun, by Lightning for the processes it starts, and by SLURM.
-LAUNCHERS = ("WORLD_SIZE", "SLURM_NTASKS")
 
 Rule = tuple[str, Callable[[Any], bool]]
 _COUNT: Rule = ("a positive integer, or null", lambda v: v is None or is_int(v, least=1))
@@ -73,21 +68,6 @@ def check_values(trainer: dict[str, Any]) -> None:
         # max_epochs=null is Lightning's own default, and has the same meaning.
         if not test(value) and not (value is None and key in ("max_epochs", "max_steps")):
             raise HeadstartError(f"trainer.{key}={value} is invalid: it must be {says}")
-
-
-def check_processes(trainer: dict[str, Any]) -> None:
-    """Raises HeadstartError for several processes that would not end as one run."""
-    strategy = str(trainer.get("strategy", "auto"))
-    if not STRATEGIES.fullmatch(strategy):
-        raise HeadstartError(
-            f"trainer.strategy={strategy} cannot be used: there is nothing to divide between devices but the images, "
-            "because the backbone is frozen: set trainer.strategy=ddp"
-        )
-    if trainer.get("num_nodes", 1) != 1 and not any(name in os.environ for name in LAUNCHERS):
-        raise HeadstartError(
-            f"trainer.num_nodes={trainer['num_nodes']} needs a launcher that starts the program on each node, such as "
-            "torchrun or SLURM: without one it would wait for the others for ever"
-        )
 
 
 def check_validated(trainer: dict[str, Any], callbacks: dict[str, Any]) -> None:

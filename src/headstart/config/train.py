@@ -13,6 +13,7 @@ from headstart.config.features import FeatureSettings
 from headstart.config.finetune import FinetuneSettings
 from headstart.config.lightning import check_validated
 from headstart.config.model import CLOSED_FORM, ModelSettings, has_photo_features
+from headstart.config.processes import check_processes
 from headstart.config.sweep import SweepSettings
 from headstart.config.trainer import check_entries, check_trainer
 from headstart.config.validation import typed
@@ -64,6 +65,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     settings.data.check()
     settings.finetune.check()
     check_trainer(settings.trainer)
+    check_processes(settings.trainer, settings.task)
     if settings.model.head in CLOSED_FORM:
         check_closed_form(settings)
         settings.trainer |= TRAINER
@@ -100,11 +102,6 @@ def _check_finetuning(settings: TrainSettings) -> None:
         )
     if settings.data.batch_size == 1:
         raise HeadstartError("data.batch_size=1 is invalid with finetune: BatchNorm needs batches of two or more")
-    if settings.trainer.get("devices") not in (1, "1", [0]):
-        raise HeadstartError(
-            f"trainer.devices={settings.trainer.get('devices')} is invalid with finetune: stages that are unfrozen "
-            "later would not be synchronized across devices; set trainer.devices=1"
-        )
     last_epoch, epochs = settings.finetune.last_epoch or 0, settings.trainer.get("max_epochs")
     if settings.task == "train" and epochs is not None and 0 <= epochs <= last_epoch:
         log.warning(

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from headstart.config.lightning import check_callback, check_processes, check_values
+from headstart.config.lightning import check_callback, check_values
 from headstart.config.signatures import parameters_of
 from headstart.config.suggest import suggestion
 from headstart.errors import HeadstartError
@@ -39,7 +39,6 @@ def check_trainer(trainer: dict[str, Any]) -> None:
             f"weights: it must be one of {', '.join(PRECISIONS[1:])} (features.precision sets the backbone's)"
         )
     check_values(trainer)
-    check_processes(trainer)
 
 
 def check_entries(group: str, entries: dict[str, Any]) -> None:

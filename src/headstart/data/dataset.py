@@ -5,12 +5,13 @@ from torch.utils.data import Dataset
 
 from headstart.data.images import read_rgb
 from headstart.data.manifest import Split
+from headstart.data.sampler import IGNORED, PADDING
 from headstart.data.transforms import Transform
 from headstart.data.workers import thread_map
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """`dataset[view, index]` is a uint8 image (3, image_size, image_size) and its label."""
+    """`dataset[view, index]` is a uint8 image (3, image_size, image_size) and its label: IGNORED for PADDING."""
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split = split
@@ -27,4 +28,4 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         # The Trainer's `overfit_batches` replaces our sampler by one of plain indices.
         view, index = (0, key) if isinstance(key, int) else key
         image = read_rgb(self.split.root / self.split.paths[index])
-        return self.transform(image, view, index), self.split.labels[index]
+        return self.transform(image, view, index), IGNORED if index == PADDING else self.split.labels[index]

@@ -8,6 +8,11 @@ from torch.utils.data import Sampler
 
 from headstart.seeds import derive_seed
 
+# The index of no sample, with which the last batches of several processes become equally long, and its label, which
+# PyTorch's losses ignore.
+PADDING = -1
+IGNORED = -100
+
 
 class ViewSampler(Sampler[tuple[int, int]]):
     """Yields `(view, index)` of every sample once per epoch; balanced, equally many of each class, as many in total.
@@ -18,8 +23,9 @@ class ViewSampler(Sampler[tuple[int, int]]):
         balanced: the label of each sample, to draw equally many of each class: another part of a large class in each
             epoch, every sample of a small one several times.
         views: epoch e has view e mod `views`; None: view e.
-        rank, world_size: this process takes every `world_size`-th sample, starting at `rank`. As with PyTorch's
-            DistributedSampler, every process gets the same number: the first samples are repeated at the end.
+        rank, world_size: this process takes every `world_size`-th sample, starting at `rank`, so that the batches of
+            all processes together are those of one with batches `world_size` times as large. Every process gets the
+            same number: at the end some get PADDING.
     """
 
     def __init__(
@@ -50,7 +56,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
     def __iter__(self) -> Iterator[tuple[int, int]]:
         view = self._epoch if self._views is None else self._epoch % self._views
         order = self._order()
-        padded = order + order[: len(self) * self._world_size - self._length]
+        padded = order + [PADDING] * (len(self) * self._world_size - self._length)
         return iter([(view, index) for index in padded[self._rank :: self._world_size]])
 
     def _order(self) -> list[int]:

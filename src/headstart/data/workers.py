@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import get_worker_info
 
+from headstart.launchers import place_in_job
 from headstart.log import log
 
 # PyTorch advises as many workers as there are cores; who asked for more has a reason.
@@ -26,8 +27,11 @@ Result = TypeVar("Result")
 
 
 def core_count() -> int:
-    """The cores this process may use, which in a container can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores this process may use: in a container fewer than the machine has, and its share of a job's."""
+    place = place_in_job()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # SLURM binds each process to its own.
+    return cores if place.launcher == "srun" else max(1, cores // place.local_world_size)
 
 
 def worker_count(num_workers: int | str, device: torch.device) -> int:

@@ -16,6 +16,7 @@ from headstart.log import is_first_process
 from headstart.metrics import compute_metrics
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.temperature import scale
+from headstart.processes import interleaved
 from headstart.run_folder import RunFolder
 from headstart.training.data_module import ImageDataModule
 
@@ -70,7 +71,7 @@ def mean_of(predictions: Sequence[Predictions]) -> Predictions:
 
 @torch.no_grad()
 def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predictions:
-    """Predicts each sample of `loader` once, in order. Its dataset has a `split`; its sampler keeps the order."""
+    """Predicts each sample of a split once, in order: `loader` has those of this process, its dataset the `split`."""
     classifier.eval()
     log_probs, scores = [], []
     for batch, _ in loader:
@@ -80,7 +81,8 @@ def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predi
     split: Split = loader.dataset.split  # type: ignore[attr-defined]
     temperature, threshold = float(classifier.temperature), float(classifier.familiarity.threshold)
     labels = torch.tensor(split.labels)
-    return Predictions(split.paths, labels, torch.cat(log_probs), temperature, torch.cat(scores), threshold)
+    found, familiarity = (interleaved(torch.cat(parts))[: len(split)] for parts in (log_probs, scores))
+    return Predictions(split.paths, labels, found, temperature, familiarity, threshold)
 
 
 def predict_splits(classifier: ImageClassifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:

@@ -1,7 +1,7 @@
 """The features of a split, view by view: read from the store, or encoded now and stored."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -9,19 +9,35 @@ import PIL
 import torch
 import torchvision
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from headstart.data.dataset import ImageDataset
-from headstart.data.sampler import ViewSampler
 from headstart.data.workers import loader_options, thread_imap, worker_count
+from headstart.errors import HeadstartError
 from headstart.features.encoder import CPU_CHUNK, Encoder
 from headstart.features.store import Array, FeatureStore, Key
+from headstart.log import is_first_process
+from headstart.processes import everywhere, first_on_node_first, gather, is_first_on_node, rank, world_size
 
 # Images per batch on their way to the encoder, which cuts them to its own chunks.
 ENCODING_BATCH = 64
 # bf16 has 8 bits of mantissa and float16 has 11, so nothing is lost.
 STORED_AS = {"bf16": "float16", "32": "float32"}
+
+
+class Share(Sampler[tuple[int, int]]):
+    """The (view, index) of the samples that a process encodes: every `world_size`-th block of ENCODING_BATCH."""
+
+    def __init__(self, length: int, rank: int, world_size: int) -> None:
+        self.view = 0
+        self.indices = [i for i in range(length) if i // ENCODING_BATCH % world_size == rank]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.view, index) for index in self.indices])
 
 
 class SplitFeatures:
@@ -50,11 +66,17 @@ class SplitFeatures:
         self._store = store
         self._backbone = backbone
         self._num_workers = num_workers
-        self._sampler = ViewSampler(len(dataset), seed=None)
+        self._share = Share(len(dataset), rank(), world_size())
         self._latest: tuple[int, Array] | None = None
 
     def encode_view(self, view: int) -> Array:
-        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped."""
+        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped.
+
+        Several processes must call it together: each encodes a share of what is missing.
+
+        Raises:
+            HeadstartError: they do not see the same store as the first process of their machine.
+        """
         if self._latest is None or self._latest[0] != view:
             self._latest = view, self._read_or_encode(view)
         return self._latest[1]
@@ -66,13 +88,30 @@ class SplitFeatures:
     def _read_or_encode(self, view: int) -> Array:
         if not self._store.has(self.key, view):
             self._encoder.warm_up(self._dataset.transform.image_size)
+        if world_size() == 1:
+            return self._store_view(view, lambda: self._rows(view))
+        found = self._store.read(self.key, view)
+        if everywhere(found is not None) and found is not None:
+            return found
+        # Nobody waits for the lock of the store meanwhile: another job may hold it.
+        rows = [block for block in self._rows(view) if is_first_on_node()]
+        with first_on_node_first():
+            return self._store_view(view, lambda: rows) if is_first_on_node() else self._read_from_neighbour(view)
+
+    def _store_view(self, view: int, rows: Callable[[], Iterable[Array]]) -> Array:
         return self._store.matrix(
             self.key,
             view,
             shape=(len(self._dataset), self._encoder.embedding_dim),
             dtype=STORED_AS[self._encoder.precision],
-            rows=lambda: self._rows(view),
+            rows=rows,
         )
+
+    def _read_from_neighbour(self, view: int) -> Array:
+        found = self._store.read(self.key, view)
+        if found is None:
+            raise HeadstartError("processes on the same machine need the same features.dir, and find different ones")
+        return found
 
     @property
     def key(self) -> Key:
@@ -88,21 +127,34 @@ class SplitFeatures:
         return Key(f"{self._backbone['arch']}-{self._split}", values)
 
     def _rows(self, view: int) -> Iterator[Array]:
+        hidden = not sys.stderr.isatty() or not is_first_process()
         title, total = f"encoding {self._split} view {view}", len(self._dataset)
-        with tqdm(total=total, desc=title, unit="image", leave=False, disable=not sys.stderr.isatty()) as bar:
-            for features in self._encode(view):
+        with tqdm(total=total, desc=title, unit="image", leave=False, disable=hidden) as bar:
+            for features in self._gathered(self._encode(view), total):
                 bar.update(len(features))
                 yield features.numpy()
+
+    def _gathered(self, features: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+        """The rows of all processes in order, block by block, from those of this one's share."""
+        if world_size() == 1:
+            yield from features
+            return
+        left = count
+        while left > 0:
+            mine = _take(features, ENCODING_BATCH, self._encoder.embedding_dim)
+            block = gather(mine).flatten(0, 1)[:left]
+            left -= len(block)
+            yield block
 
     def _encode(self, view: int) -> Iterator[Tensor]:
         workers = worker_count(self._num_workers, self._encoder.device)
         if self._encoder.device.type == "cpu" and not workers:
             # Each core decodes, augments and encodes images of its own.
-            keys = [(view, index) for index in range(len(self._dataset))]
+            keys = [(view, index) for index in self._share.indices]
             return thread_imap(
                 self._decode_and_encode, [keys[i : i + CPU_CHUNK] for i in range(0, len(keys), CPU_CHUNK)]
             )
-        self._sampler.set_epoch(view)
+        self._share.view = view
         return (self._encoder(images).cpu() for images, _ in self._loader)
 
     def _decode_and_encode(self, keys: list[tuple[int, int]]) -> Tensor:
@@ -115,9 +167,19 @@ class SplitFeatures:
         return DataLoader(
             self._dataset,
             batch_size=ENCODING_BATCH,
-            sampler=self._sampler,
+            sampler=self._share,
             **loader_options(self._num_workers, device, pixels=pixels, kept=self._split == "train"),
             pin_memory=device.type == "cuda",
             # It draws a seed for its workers, which must not come from the stream that dropout draws from.
             generator=torch.Generator(),
         )
+
+
+def _take(features: Iterator[Tensor], count: int, width: int) -> Tensor:
+    """The next `count` rows (count, width); zeros where there are no more."""
+    rows = torch.zeros(count, width)
+    filled = 0
+    while filled < count and (part := next(features, None)) is not None:
+        rows[filled : filled + len(part)] = part
+        filled += len(part)
+    return rows

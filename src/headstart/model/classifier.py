@@ -10,13 +10,16 @@ from torch import Tensor
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
+from headstart.data.sampler import IGNORED
 from headstart.errors import HeadstartError
 from headstart.metrics import compute_metrics
+from headstart.model.dropout import drop_as_one_process
 from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
 from headstart.model.loss import class_weights, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
 from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
 from headstart.model.temperature import fit_temperature
+from headstart.processes import copy_from_first, interleaved, total, world_size
 from headstart.seeds import derive_seed
 
 NETWORK = "encoder.backbone.network."
@@ -35,6 +38,16 @@ class Classifier(ImageClassifier, LightningModule):
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
+        self._losses: list[tuple[Tensor, Tensor]] = []  # of the epoch's batches, with their numbers of images
+
+    def configure_model(self) -> None:
+        """Makes trainable whatever will be: DDP synchronizes only what is trainable when it is set up, just after."""
+        if world_size() > 1:
+            drop_as_one_process(self.backbone)
+            self.backbone.unfreeze(self._trained_stages(), batch_norm=self.recipe.finetune.batch_norm)
+
+    def on_fit_start(self) -> None:
+        self.backbone.unfreeze(0, batch_norm=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler | None:
         """Adam with decoupled weight decay; all parameter groups exist from the start, of stages unfrozen later too."""
@@ -56,7 +69,7 @@ class Classifier(ImageClassifier, LightningModule):
     def on_train_epoch_start(self) -> None:
         self.familiarity.reset()
         # Dropout as a function of (seed, epoch): a resumed run draws what an uninterrupted one would have drawn.
-        torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, self.global_rank))
+        torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, 0))
         finetune, backbone = self.recipe.finetune, self.backbone
         if finetune.first_epoch is not None:
             unfrozen = unfrozen_stages(finetune, self.current_epoch, len(backbone.stages))
@@ -67,31 +80,38 @@ class Classifier(ImageClassifier, LightningModule):
         x, labels = batch
         targets = labels
         if self._mix is not None and self.backbone.unfrozen:
+            x, labels = x[labels != IGNORED], labels[labels != IGNORED]
             x, targets = self._mix(x.float(), labels)
         features = self.embed(x)
         self.familiarity.observe(features, labels)
         log_probs = self.head(features)
-        loss = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
-        if not loss.isfinite():
+        summed, divisor = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
+        # The mean over the batches of all processes, whose gradients are averaged.
+        sums, divisors, count = total(torch.stack([summed.detach(), divisor, (labels != IGNORED).sum()]))
+        if not (mean := sums / divisors).isfinite():
             raise HeadstartError(
-                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}: try a smaller model.lr"
+                f"the training loss became {mean.item()} in epoch {self.current_epoch + 1}: try a smaller model.lr"
             )
         self._outputs["train"].append((log_probs.detach(), labels))
-        self.log("train/loss", loss, batch_size=len(labels), on_epoch=True, on_step=False, sync_dist=True, logger=False)
-        return loss
+        self._losses.append((mean, count))
+        return summed / divisors * world_size()
 
     def log_train_metrics(self) -> None:
         """Logs the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""
         log_probs, labels = self._collect("train")
-        metrics = compute_metrics(log_probs, labels, "train")
-        # The training loss is that of the steps: weighted, smoothed, of mixed images.
-        del metrics["train/loss"]
-        self.log_dict(metrics, sync_dist=True, logger=False)
+        metrics: dict[str, Any] = compute_metrics(log_probs, labels, "train")
+        if self._losses:
+            # The training loss is that of the steps: weighted, smoothed, of mixed images.
+            images = sum(count for _, count in self._losses)
+            metrics["train/loss"] = sum(mean * count for mean, count in self._losses) / images
+            self._losses.clear()
+        self.log_dict(metrics, logger=False)
 
     def on_validation_epoch_start(self) -> None:
-        sums, counts = self.familiarity.observed
-        if self.trainer.world_size > 1:
-            sums, counts = (gathered.sum(0) for gathered in self.all_gather((sums, counts)))
+        if self.recipe.finetune.batch_norm:
+            # Each process has moved them with its own batches.
+            copy_from_first(self.backbone.buffers())
+        sums, counts = map(total, self.familiarity.observed)
         self.familiarity.fit_means(sums, counts)
 
     def validation_step(self, batch: Batch) -> None:
@@ -106,20 +126,23 @@ class Classifier(ImageClassifier, LightningModule):
         """Fits what depends on the validation split, and logs its metrics; the first call after a validation does."""
         if not self._outputs["valid"]:
             return
-        # With several processes the first samples are repeated at the end.
-        count = len(self.trainer.val_dataloaders.dataset)  # type: ignore[union-attr]
-        log_probs, labels, familiarity = (outputs[:count] for outputs in self._collect("valid"))
+        log_probs, labels, familiarity = self._collect("valid")
         self.temperature.fill_(fit_temperature(log_probs, labels))
         self.familiarity.fit_threshold(familiarity)
-        self.log_dict(compute_metrics(log_probs, labels, "valid"), sync_dist=True, logger=False)
+        self.log_dict(compute_metrics(log_probs, labels, "valid"), logger=False)
 
     def _collect(self, split: str) -> tuple[Tensor, ...]:
-        """What the epoch's steps have put by, (N, …) each, of all processes in turn; then drops it."""
+        """What the epoch's steps have put by, (N, …) each, in the order of the samples; then drops it.
+
+        The second are the labels.
+        """
         outputs = tuple(torch.cat(parts) for parts in zip(*self._outputs[split], strict=True))
         self._outputs[split].clear()
-        if self.trainer.world_size > 1:
-            outputs = tuple(gathered.transpose(0, 1).flatten(0, 1) for gathered in self.all_gather(outputs))
-        return outputs
+        if world_size() == 1:
+            return outputs
+        outputs = tuple(map(interleaved, outputs))
+        known = outputs[1] != IGNORED
+        return tuple(output[known] for output in outputs)
 
     def _trained_stages(self) -> int:
         """How many stages of the backbone, from the top, this recipe ever trains."""

@@ -4,6 +4,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headstart.data.sampler import IGNORED
+from headstart.processes import world_size
+
 # The share of the validation images that count as unfamiliar.
 UNFAMILIAR = 0.05
 
@@ -34,7 +37,9 @@ class Familiarity(nn.Module):
 
     @torch.no_grad()
     def observe(self, features: Tensor, labels: Tensor) -> None:
-        """Adds a training batch."""
+        """Adds a training batch, except for what has the label IGNORED."""
+        if world_size() > 1:
+            features, labels = features[labels != IGNORED], labels[labels != IGNORED]
         self._sums = self._sums.to(features.device).index_add_(0, labels, features.detach())
         self._counts = self._counts.to(features.device) + torch.bincount(labels, minlength=len(self._counts))
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from torch import nn
 
+from headstart.model.dropout import Dropout
 from headstart.model.neighbours import NearestNeighbours
 from headstart.model.recipe import Recipe
 from headstart.model.ridge import Ridge
@@ -25,7 +26,7 @@ def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
     return [
         nn.Linear(embedding_dim, recipe.hidden_dim),
         nn.ReLU(),
-        nn.Dropout(recipe.dropout),
+        Dropout(recipe.dropout),
         nn.Linear(recipe.hidden_dim, len(recipe.classes)),
     ]
 

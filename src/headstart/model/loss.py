@@ -5,18 +5,28 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
+from headstart.data.sampler import IGNORED
 from headstart.model.recipe import Recipe
 
 
-def training_loss(log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float) -> Tensor:
-    """The loss of log-probabilities (N, classes), given labels (N) or, if images were mixed, proportions (N, classes).
+def training_loss(
+    log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """The sum of the losses of log-probabilities (N, classes), and what it is divided by for their mean.
 
-    `weights` (classes) are those of the classes; None: all images count the same.
+    Args:
+        targets: labels (N) or, if images were mixed, proportions (N, classes).
+        weights: (classes), those of the classes; None: all images count the same.
     """
     if smoothing or targets.ndim == 2:
         # For log-probabilities the same as NLLLoss, with more options.
-        return F.cross_entropy(log_probs, targets, weights, label_smoothing=smoothing)
-    return F.nll_loss(log_probs, targets, weights)
+        summed = F.cross_entropy(log_probs, targets, weights, label_smoothing=smoothing, reduction="sum")
+    else:
+        summed = F.nll_loss(log_probs, targets, weights, reduction="sum")
+    if targets.ndim == 2:
+        return summed, summed.new_tensor(len(targets))
+    known = targets != IGNORED
+    return summed, (known if weights is None else weights[targets.clamp(0)] * known).sum().to(summed.dtype)
 
 
 def mixing(recipe: Recipe) -> v2.Transform | None:

@@ -32,13 +32,14 @@ def write_report(
     may be averaged over.
     """
     classifier, manifest = fitted.classifier, fitted.data.manifest
-    result = score(manifest, predictions)
-    found = None
-    if fitted.data.has_frozen_features:
-        head = describe_head(classifier, predictions["valid"])
-        found = ask_features(manifest, fitted.data.unaugmented_features(), result, head, classifier.recipe.seed)
+    # Encoded by all processes together.
+    features = fitted.data.unaugmented_features() if fitted.data.has_frozen_features else None
     if not is_first_process():
         return
+    result, found = score(manifest, predictions), None
+    if features is not None:
+        head = describe_head(classifier, predictions["valid"])
+        found = ask_features(manifest, features, result, head, classifier.recipe.seed)
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
     recipe, batch = classifier.recipe, fitted.data.first_samples(BATCH)

@@ -4,12 +4,15 @@ from omegaconf import DictConfig, ListConfig
 
 from headstart.config.sweep import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
+from headstart.launchers import place_in_job
 
 SINGLE_PROCESS = ("auto", "single_device", "None")
 
 
 def check_sweep(config: DictConfig) -> None:
     """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
+    if (place := place_in_job()).world_size > 1:
+        raise HeadstartError(f"a sweep (-m) runs in one process: start it without {place.launcher}")
     if config.task != "train":
         raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
     if config.ckpt_path is not None:

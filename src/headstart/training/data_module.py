@@ -13,25 +13,29 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.config.train import TrainSettings
 from headstart.data.dataset import ImageDataset
 from headstart.data.manifest import Manifest, Split
-from headstart.data.sampler import ViewSampler
+from headstart.data.sampler import IGNORED, ViewSampler
 from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.data.workers import loader_options
 from headstart.features.encode import SplitFeatures
 from headstart.features.store import Array, open_store
 from headstart.model.classifier import Classifier
 from headstart.model.image_classifier import ImageClassifier
+from headstart.processes import rank, world_size
 
 Loader = DataLoader[Any]
 USUAL_EPOCHS = 20
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N)."""
+    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N).
+
+    PADDING has the features of the last sample, and the label IGNORED.
+    """
 
     def __init__(self, split: Split, matrix: Array) -> None:
         self.split = split
         self._matrix = matrix
-        self._labels = torch.tensor(split.labels)
+        self._labels = torch.tensor([*split.labels, IGNORED])
 
     def __len__(self) -> int:
         return len(self.split)
@@ -91,8 +95,8 @@ class ImageDataModule(LightningDataModule):
         return self.whole("test")
 
     def whole(self, split: str, view: int = 0) -> Loader:
-        """A whole split in order, in every process; of valid and test, `view` is one of EvalViewsTransform."""
-        return self._loader_of_view(split, view) if view else self._loader(split, None)
+        """The process's share of a whole split, in order; of valid and test, `view` is one of EvalViewsTransform."""
+        return self._loader_of_view(split, view) if view else self._loader(split, self._in_order(split), kept=False)
 
     def first_samples(self, count: int) -> list[tuple[int, int]]:
         """The (view, index) of the first training samples of an epoch."""
@@ -128,19 +132,19 @@ class ImageDataModule(LightningDataModule):
             num_workers=self.settings.data.num_workers,
         )
 
-    def _loader(self, split: str, sampler: ViewSampler | None) -> Loader:
-        """Of the features of the epoch's view, which are encoded now, or of images. Without a sampler, in order."""
+    def _loader(self, split: str, sampler: ViewSampler, *, kept: bool = True) -> Loader:
+        """Of the features of the epoch's view, which are encoded now, or of images; `kept` for other epochs."""
         self._encoder.prepare(self._images_to_encode())
         if self._has_features(split):
             start = time.perf_counter()
             matrix = self._features[split].encode_view(self._view() if split == "train" else 0)
             self.encode_seconds += time.perf_counter() - start
             return self._loader_of_features(split, matrix, sampler)
-        if sampler is None or split not in self._image_loaders:
+        if not kept or split not in self._image_loaders:
             options = self._options(split, sampler) | self._workers
-            options["persistent_workers"] &= sampler is not None
+            options["persistent_workers"] &= kept
             loader = DataLoader(self._datasets[split], **options)
-            if sampler is None:
+            if not kept:
                 return loader
             self._image_loaders[split] = loader
         loader = self._image_loaders[split]
@@ -157,13 +161,13 @@ class ImageDataModule(LightningDataModule):
             features = self._features_of(split, dataset)
             matrix = features.encode_view(view)
             features.close()
-            return self._loader_of_features(split, matrix, None)
-        sampler = ViewSampler(len(dataset), seed=None)
+            return self._loader_of_features(split, matrix, self._in_order(split))
+        sampler = self._in_order(split)
         sampler.set_epoch(view)
         options = self._options(split, sampler) | self._workers | {"persistent_workers": False}
         return DataLoader(dataset, **options)
 
-    def _loader_of_features(self, split: str, matrix: Array, sampler: ViewSampler | None) -> Loader:
+    def _loader_of_features(self, split: str, matrix: Array, sampler: ViewSampler) -> Loader:
         dataset = FeatureDataset(self._datasets[split].split, matrix)
         return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
 
@@ -172,7 +176,7 @@ class ImageDataModule(LightningDataModule):
         data, pixels = self.settings.data, self.settings.data.batch_size * self._evaluation.image_size**2
         return loader_options(data.num_workers, self._encoder.device, pixels=pixels, kept=True)
 
-    def _options(self, split: str, sampler: ViewSampler | None) -> dict[str, Any]:
+    def _options(self, split: str, sampler: ViewSampler) -> dict[str, Any]:
         return {
             "batch_size": self.settings.data.batch_size,
             "sampler": sampler,
@@ -183,15 +187,21 @@ class ImageDataModule(LightningDataModule):
         }
 
     def _sampler(self, split: str) -> ViewSampler:
-        training, trainer, settings = split == "train", self.trainer, self.settings
+        settings, labels = self.settings, self._datasets[split].split.labels
+        if split != "train":
+            return self._in_order(split)
         return ViewSampler(
-            len(self._datasets[split]),
-            seed=settings.seed if training else None,
-            balanced=self._datasets[split].split.labels if training and settings.data.balance == "sampler" else None,
-            views=settings.features.views if training else 1,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
+            len(labels),
+            seed=settings.seed,
+            balanced=labels if settings.data.balance == "sampler" else None,
+            views=settings.features.views,
+            rank=rank(),
+            world_size=world_size(),
         )
+
+    def _in_order(self, split: str) -> ViewSampler:
+        """The process's share of a split's samples, in their order; of view 0, unless its epoch is set to another."""
+        return ViewSampler(len(self._datasets[split]), seed=None, rank=rank(), world_size=world_size())
 
     def _epoch(self) -> int:
         """The epoch that a loader created now is for."""
@@ -216,7 +226,8 @@ class ImageDataModule(LightningDataModule):
 
     def _ends_alone(self) -> bool:
         """Whether an epoch's last batch would be a single image, with which BatchNorm cannot be trained."""
-        return self._frozen_epochs is not None and len(self._datasets["train"]) % self.settings.data.batch_size == 1
+        share = -(-len(self._datasets["train"]) // world_size())
+        return self._frozen_epochs is not None and share % self.settings.data.batch_size == 1
 
     def _images_to_encode(self) -> int:
         """In a training of the usual length, whatever the length of this one: the same data run the same code."""

@@ -15,11 +15,13 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
+from pytorch_lightning.strategies import DDPStrategy
 
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import replacing
 from headstart.model.checkpoint import read_checkpoint
+from headstart.processes import world_size
 from headstart.run_folder import RunFolder
 from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
 from headstart.training.callbacks.clock import Clock
@@ -27,7 +29,7 @@ from headstart.training.callbacks.history import History
 from headstart.training.callbacks.hparams import HParams
 from headstart.training.callbacks.progress import count_epochs_from_1
 from headstart.training.callbacks.unfreezing import Unfreezing
-from headstart.training.errors import LIGHTNING, reason_of
+from headstart.training.errors import LIGHTNING, lightning_errors, reason_of
 
 # Of Lightning's messages, those that a setting asks for.
 ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.callbacks.timer")
@@ -83,6 +85,17 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
     return trainer
 
 
+def process_count(settings: TrainSettings) -> int:
+    """The number of processes that the settings ask for, on all machines together.
+
+    Raises:
+        HeadstartError: as `build_trainer`.
+    """
+    with lightning_errors(settings):
+        trainer = build_trainer(settings)
+    return trainer.num_devices * trainer.num_nodes
+
+
 def _check_accelerator(name: str) -> None:
     """Raises HeadstartError, with what to do, if it is a GPU and there is none."""
     has_mps = torch.backends.mps.is_available()
@@ -111,13 +124,27 @@ def _arguments(settings: TrainSettings, configured: list[Callback], run: RunFold
     has_bar = any(isinstance(callback, ProgressBar) for callback in configured)
     # Progress bars on a terminal; elsewhere History prints one line per epoch.
     arguments: dict[str, Any] = {"enable_progress_bar": has_bar or sys.stdout.isatty()}
-    arguments |= settings.trainer
+    arguments |= settings.trainer | {"strategy": _strategy(settings)}
     if any(isinstance(callback, ModelSummary) for callback in configured):
         arguments["enable_model_summary"] = True
     if arguments.get("profiler") in PROFILERS:
         # Otherwise its report would be among Lightning's messages, which are not shown.
         arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run.path, filename="profile")
     return arguments
+
+
+def _strategy(settings: TrainSettings) -> Any:
+    """Lightning's DDP, once there are several processes."""
+    name = str(settings.trainer.get("strategy", "auto"))
+    if world_size() == 1:
+        # For Lightning these mean the same until several processes are joined.
+        return "auto" if name.startswith("ddp") else name
+    return DDPStrategy(
+        # Stages that are unfrozen later have no gradients before.
+        find_unused_parameters=name.endswith("_true") or settings.finetune.first_epoch is not None,
+        # They stay the same, but BatchNorm's: see Classifier.on_validation_epoch_start.
+        broadcast_buffers=False,
+    )
 
 
 def _give_places(configured: dict[str, Callback], run: RunFolder) -> None:
@@ -167,6 +194,10 @@ def _quieten_lightning() -> None:
         ".*configure_optimizers` returned `None`.*",
         # The frozen backbone is meant to be in eval mode.
         r".*module\(s\) in eval mode at the start of training.*",
+        # Metrics are computed from what all processes have gathered.
+        ".*to accumulate the metric across devices.*",
+        # Its successor is not in all supported versions of PyTorch.
+        ".*broadcast_buffers.*",
         # Internal to Lightning.
         ".*treespec, LeafSpec.*",
     ):

@@ -16,6 +16,7 @@ from headstart.log import log
 from headstart.metrics import is_better, metric_of, worst_value
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import Classifier
+from headstart.processes import from_first
 from headstart.run_folder import RunFolder, run_folder_of
 from headstart.training.epochs import epoch_number, marked, offset_of
 
@@ -99,7 +100,9 @@ class BestAndLast(Checkpoint):
             self._on_missing_best()
         else:
             self.epoch_of_weights = self.best_epoch
-            cast(Classifier, pl_module).restore(read_checkpoint(self.run.best))
+            # Other machines need not see the folder.
+            checkpoint = read_checkpoint(self.run.best) if trainer.is_global_zero else {}
+            cast(Classifier, pl_module).restore(from_first(checkpoint))
 
     def _on_missing_best(self) -> None:
         if self._is_measured:
@@ -133,15 +136,13 @@ class BestOnly(BestAndLast):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._folder = tempfile.TemporaryDirectory()
-        # The first process writes, all of them read.
-        self.run = RunFolder(Path(trainer.strategy.broadcast(self._folder.name)))
+        self.run = RunFolder(Path(from_first(self._folder.name)))
 
     def _on_missing_best(self) -> None:
         """Without validation there is no best epoch; the latest weights stay."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)
-        trainer.strategy.barrier()  # until all processes have read it
         self._folder.cleanup()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:

@@ -1,0 +1,164 @@
+"""Starts the processes of a training, or joins those that torchrun or SLURM started, and ends with them."""
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+
+import torch.distributed
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+
+from headstart.errors import HeadstartError
+from headstart.launchers import VARIABLES, place_in_job
+from headstart.log import abandon_output
+from headstart.machine import PEER_GONE
+
+# A process that is gone is noticed at once; this is for one that takes long, because it downloads the data.
+LONGEST_WAIT = timedelta(hours=6)
+# Names the process that started this one, which it must not outlive.
+PARENT = "HEADSTART_PARENT"
+POLL = 0.5  # seconds
+# How long the first process may take to end by itself after another one is gone, and the others after it has ended.
+GRACE = 10
+
+
+@contextmanager
+def several_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Runs the block in `count` processes that can reach each other: here, and by `headstart train` with `arguments`.
+
+    Processes that torchrun or SLURM started are joined.
+
+    Raises:
+        HeadstartError: another process has ended with an error.
+    """
+    if count == 1:
+        yield
+    elif place_in_job().world_size > 1:
+        _end_with_parent()
+        with joined():
+            yield
+    else:
+        with _environment_restored(), _others(count, arguments), joined():
+            yield
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Joins the processes of the job, if they are not joined yet."""
+    if torch.distributed.is_initialized():
+        yield
+        return
+    join()
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def join() -> None:
+    """Waits for all processes of the job, so that they can reach each other from here on."""
+    place = place_in_job()
+    if place.launcher == "srun":
+        environment = SLURMEnvironment(auto_requeue=False)
+        os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+    # Gloo for tensors on the CPU, NCCL for those on GPUs.
+    torch.distributed.init_process_group(rank=place.rank, world_size=place.world_size, timeout=LONGEST_WAIT)
+
+
+@contextmanager
+def _others(count: int, arguments: Sequence[str]) -> Iterator[None]:
+    """Runs the block with `count` - 1 more processes on this machine, as rank 0."""
+    shared = {
+        "WORLD_SIZE": str(count),
+        "LOCAL_WORLD_SIZE": str(count),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    command = [sys.executable, "-m", "headstart", "train", *arguments]
+    others = [
+        subprocess.Popen(
+            command,
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank), PARENT: str(os.getpid())},
+            stdin=subprocess.DEVNULL,
+        )
+        for rank in range(1, count)
+    ]
+    os.environ |= shared | {"RANK": "0", "LOCAL_RANK": "0"}
+    done = threading.Event()
+    threading.Thread(target=_watch, args=(others, done), daemon=True).start()
+    try:
+        yield
+        _wait(others)
+    except RuntimeError as error:
+        if PEER_GONE.search(str(error)):
+            _wait(others)
+        raise
+    finally:
+        done.set()
+        for process in others:
+            process.kill()
+            process.wait()
+
+
+def _wait(others: Sequence["subprocess.Popen[bytes]"]) -> None:
+    """Waits until the others have ended; raises HeadstartError if one of them failed."""
+    end = time.monotonic() + GRACE
+    for process in others:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0, end - time.monotonic()))
+    if sentence := _failure(others):
+        raise HeadstartError(sentence)
+
+
+def _failure(others: Sequence["subprocess.Popen[bytes]"]) -> str | None:
+    for number, process in enumerate(others, 2):
+        if status := process.poll():
+            how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}; see its message"
+            return f"process {number} of {len(others) + 1} {how}"
+    return None
+
+
+def _watch(others: Sequence["subprocess.Popen[bytes]"], done: threading.Event) -> None:
+    """Ends this process with the others' error, if it waits in vain for one that is gone and does not notice."""
+    while not done.wait(POLL):
+        if (sentence := _failure(others)) and not done.wait(GRACE):
+            print(f"error: {sentence}", file=sys.stderr)
+            abandon_output()
+            for process in others:
+                process.kill()
+            os._exit(1)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that started it is gone, even where it waits for others."""
+    if PARENT in os.environ:
+        threading.Thread(target=_exit_without, args=(int(os.environ[PARENT]),), daemon=True).start()
+
+
+def _exit_without(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL)
+    os._exit(1)
+
+
+@contextmanager
+def _environment_restored() -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in VARIABLES}
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
