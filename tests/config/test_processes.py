@@ -24,7 +24,7 @@ def test_ddp__takes_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_other_numbers_than_were_started(trainer: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, 16, 8)
-    with pytest.raises(HeadstartError, match="torchrun started 8 processes on each of 2 machines, but trainer.devices"):
+    with pytest.raises(HeadstartError, match="torchrun started 8 processes on each of 2 machines"):
         check_processes(trainer, "train")
 
 
