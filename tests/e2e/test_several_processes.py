@@ -20,9 +20,10 @@ from headstart.run_folder import RunFolder
 pytestmark = pytest.mark.slow
 
 # 15 training and 9 validation images: in the last batch one process has fewer than the other, or none.
-SETTINGS = (*SMALL, "data.split.train=5", "data.split.valid=3", "trainer=cpu", "features.precision=32", "report=none")
-SETTINGS += ("features.views=2",)
-SETTINGS += ("trainer.max_epochs=4", "callbacks.early_stopping=null", "model.lr=1e-2")
+SETTINGS = (
+    *(*SMALL, "data.split.train=5", "data.split.valid=3", "trainer=cpu", "features.precision=32", "report=none"),
+    *("features.views=2", "trainer.max_epochs=4", "callbacks.early_stopping=null", "model.lr=1e-2"),
+)
 ONE, TWO = ("data.batch_size=8",), ("data.batch_size=4", "trainer.devices=2", "trainer.strategy=ddp")
 
 
@@ -160,30 +161,33 @@ def is_alive(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def killed(job: Job, name: str, second: bool) -> tuple[RunFolder, str]:
-    """A run of two processes of which one was killed after some epochs, and what it has printed as errors."""
+def killed(job: Job, name: str, number: signal.Signals, second: bool) -> tuple[RunFolder, "subprocess.Popen[str]", str]:
+    """A run of two processes of which one got a signal after some epochs, when both have ended; and their errors."""
     run = RunFolder(job.folder / name)
     process = job.start([sys.executable, *job.command(name, *TWO, "trainer.max_epochs=400")])
     while not run.history.is_file() or len(run.history.read_text().splitlines()) < 3:
         assert process.poll() is None
         time.sleep(0.02)
     (other,) = others_of(process)
-    os.kill(other if second else process.pid, signal.SIGKILL)
+    os.kill(other if second else process.pid, number)
     end = time.monotonic() + 30
     _, err = process.communicate(timeout=30)
-    assert process.returncode == (1 if second else -signal.SIGKILL), err
     while is_alive(other):
         assert time.monotonic() < end
         time.sleep(0.1)
-    return run, err
+    return run, process, err
 
 
-def test_killed__first_process(job: Job) -> None:
-    killed(job, "killed-first", second=False)
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_killed__first_process(job: Job, number: signal.Signals, status: int) -> None:
+    _, process, err = killed(job, f"killed-{number}", number, second=False)
+    assert process.returncode == status
+    assert "Traceback" not in err
 
 
 def test_killed__another_process_and_resumed_by_one(job: Job) -> None:
-    run, err = killed(job, "killed-second", second=True)
+    run, process, err = killed(job, "killed-second", signal.SIGKILL, second=True)
+    assert process.returncode == 1
     assert err.splitlines()[-1] == "error: process 2 of 2 was killed by signal 9"
     assert "Traceback" not in err
     length = f"trainer.max_epochs={len(history(run)) + 2}"

@@ -493,7 +493,7 @@ def test_rejected__before_the_first_trial(script: Script, base: tuple[str, ...],
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("hydra/launcher=submitit_slurm", "model.lr=0.01,0.001"), "are you indeed on a slurm cluster"),
+        (("hydra/launcher=slurm", "model.lr=0.01,0.001"), "are you indeed on a slurm cluster"),
         (("sweep=optuna", "model.lr=interval(2,1)"), "low"),
         (("model.lr=0.01,0.001", "--cfg", "job"), "Only one of"),
         (("sweep=optuna", "hydra.sweeper.storage=foo"), "hydra.sweeper.storage=foo cannot be used"),

@@ -82,6 +82,8 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         use_distributed_sampler=False,
     )
     count_epochs_from_1(trainer.callbacks)  # type: ignore[attr-defined]
+    # On SIGTERM it would wait for the other processes, which wait for this one: see headstart.training.signals.
+    trainer._signal_connector._sigterm_notifier_fn = lambda *arguments: None  # type: ignore[method-assign]
     return trainer
 
 
