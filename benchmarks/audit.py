@@ -14,7 +14,7 @@ from PIL import Image
 
 from headstart.auditing.findings import find_problems
 from headstart.data.images import read_rgb
-from headstart.data.workers import core_count
+from headstart.machine import core_count
 
 IMAGES = 10_000
 EDGE = 256  # pixels at most

@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.torchvision import PROVIDER
 from headstart.data.dataset import ImageDataset
-from headstart.data.transforms import Preprocessing, TrainTransform
+from headstart.data.preprocessing import Preprocessing
+from headstart.data.transforms import TrainTransform
 from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
 from headstart.features.store import FeatureStore

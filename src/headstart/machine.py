@@ -1,4 +1,4 @@
-"""The machine: its CPU, and errors that are its fault, such as a full disk, too little memory or a killed process."""
+"""The machine: its CPU, its cores, and errors that are its fault: a full disk, too little memory, a killed process."""
 
 import functools
 import io
@@ -9,6 +9,7 @@ import traceback
 from pathlib import Path
 
 from headstart.files import DISK_FULL
+from headstart.launchers import place_in_job
 
 # What PyTorch says about a worker process that was killed, or that does not answer.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
@@ -27,6 +28,14 @@ def cpu_name() -> str:
         lines = []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.processor() or platform.machine())
+
+
+def core_count() -> int:
+    """The cores this process may use: in a container fewer than the machine has, and its share of a job's."""
+    place = place_in_job()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # SLURM binds each process to its own.
+    return cores if place.launcher == "srun" else max(1, cores // place.local_world_size)
 
 
 def fault_of_machine(error: BaseException) -> str | None:

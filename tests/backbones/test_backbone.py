@@ -7,7 +7,7 @@ from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.backbones.provider import Network
 from headstart.backbones.stages import find_stages
 from headstart.backbones.torchvision import build_classifier, cut
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
 SIZES = Preprocessing(resize_size=40, image_size=32)

@@ -15,7 +15,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.backbones.bundled import FOLDER, bundled_weights
 from headstart.backbones.load import load_backbone
 from headstart.config.model import BUNDLED
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.datasets.shapes import PRETRAINING_CLASSES
 from headstart.errors import HeadstartError
 from headstart.files import sha256_of

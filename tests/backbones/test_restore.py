@@ -11,7 +11,7 @@ from headstart.backbones import torchvision as provider
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.load import check_backbone, check_source, load_backbone, restore_backbone
 from headstart.backbones.torchvision import build_classifier
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
 SIZES = Preprocessing(40, 32)

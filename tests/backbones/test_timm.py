@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from headstart.backbones import timm as provider
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Choice, Network
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
 timm = pytest.importorskip("timm")

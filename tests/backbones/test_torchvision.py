@@ -12,7 +12,7 @@ from headstart.backbones.backbone import state_sha256
 from headstart.backbones.bundled import FOLDER
 from headstart.backbones.provider import Choice
 from headstart.backbones.torchvision import architectures, build_classifier, cut, load, preset
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 

@@ -7,7 +7,8 @@ from conftest import manifest_of
 from headstart.config.data import SplitSettings
 from headstart.data.dataset import ImageDataset
 from headstart.data.images import read_rgb
-from headstart.data.transforms import Preprocessing, TrainTransform
+from headstart.data.preprocessing import Preprocessing
+from headstart.data.transforms import TrainTransform
 from headstart.errors import UnreadableImage
 
 

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from headstart.data.transforms import EvalTransform, EvalViewsTransform, Preprocessing, TrainTransform, Transform
+from headstart.data.preprocessing import Preprocessing
+from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.seeds import derive_seed
 
 SIZES = Preprocessing(resize_size=256, image_size=224)

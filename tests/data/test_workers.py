@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 import torch
 
-from headstart.data.workers import core_count, thread_imap, thread_map, worker_count
+from headstart.data.workers import thread_imap, thread_map, worker_count
+from headstart.machine import core_count
 
 Map = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 both = pytest.mark.parametrize("mapping", [thread_map, thread_imap])

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Network
 from headstart.backbones.stages import find_stages
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.features import encoder as module
 from headstart.features.compiled_speed import FILE
 from headstart.features.encoder import CPU_CHUNK, Encoder

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from headstart.backbones.provider import Network
 from headstart.config.data import DataSettings
 from headstart.config.model import has_photo_features
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
 

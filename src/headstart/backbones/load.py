@@ -8,7 +8,7 @@ from headstart.backbones.backbone import Backbone, BackboneSource, overridden
 from headstart.backbones.provider import Choice, Provider
 from headstart.config.data import DataSettings
 from headstart.config.model import ModelSettings
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
 

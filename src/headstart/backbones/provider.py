@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)

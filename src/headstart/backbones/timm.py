@@ -23,7 +23,7 @@ from headstart.backbones.stages import find_stages as stages_by_size
 from headstart.backbones.stages import group_blocks
 from headstart.backbones.weights import file_of
 from headstart.config.model import BUNDLED, DEFAULT
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 
 PREFIX = "timm/"

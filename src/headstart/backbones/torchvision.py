@@ -18,7 +18,7 @@ from headstart.backbones.provider import Choice, Network, Provider
 from headstart.backbones.stages import find_stages
 from headstart.backbones.weights import file_of, fitting_state, load_weights
 from headstart.config.model import BUNDLED, DEFAULT
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 from headstart.files import sha256_of
 

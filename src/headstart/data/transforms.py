@@ -1,7 +1,6 @@
 """The recipe's transforms, from an RGB image to the uint8 square that the backbone takes."""
 
 import threading
-from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import torch
@@ -10,10 +9,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from headstart.data.preprocessing import Preprocessing, resized_and_cropped
 from headstart.seeds import derive_seed
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 # The recipe's augmentation.
 SCALE = (0.8, 1.0)  # of the image's area
@@ -31,43 +28,16 @@ class Transform(Protocol):
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor: ...
 
 
-@dataclass(frozen=True)
-class Preprocessing:
-    """The evaluation transform as plain values: sizes in pixels, the interpolation's name, and the normalization.
-
-    `resize_mode` "crop": `resize_size` is that of the shorter side; "squash": of both, whatever the image's shape.
-    """
-
-    resize_size: int
-    image_size: int
-    interpolation: str = "bilinear"
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    resize_mode: str = "crop"
-
-    def __post_init__(self) -> None:
-        # Plain values have lists.
-        object.__setattr__(self, "mean", tuple(self.mean))
-        object.__setattr__(self, "std", tuple(self.std))
-
-    def as_dict(self) -> dict[str, Any]:
-        """Numbers, strings and lists, so that a checkpoint loads with `weights_only=True`."""
-        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
-
-
 class EvalTransform:
     """Resize, CenterCrop; the same for every view."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
-        mode = InterpolationMode(preprocessing.interpolation)
-        sides = 2 if preprocessing.resize_mode == "squash" else 1
-        resize = v2.Resize([preprocessing.resize_size] * sides, mode)
-        self._steps = v2.Compose([resize, v2.CenterCrop(preprocessing.image_size), v2.PILToTensor()])
+        self._preprocessing = preprocessing
         self.spec = {"name": "eval"} | preprocessing.as_dict()
         self.image_size = preprocessing.image_size
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
-        return self._steps(image)
+        return functional.pil_to_tensor(resized_and_cropped(image, self._preprocessing))
 
 
 class TrainTransform:

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import torch
 from torch.utils.data import get_worker_info
 
-from headstart.launchers import place_in_job
 from headstart.log import log
+from headstart.machine import core_count
 
 # PyTorch advises as many workers as there are cores; who asked for more has a reason.
 warnings.filterwarnings("ignore", message="This DataLoader will create")
@@ -24,14 +24,6 @@ BATCHES_AHEAD = 2  # of each worker; PyTorch's default
 LONGEST_WAIT = 300  # seconds for one batch
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def core_count() -> int:
-    """The cores this process may use: in a container fewer than the machine has, and its share of a job's."""
-    place = place_in_job()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    # SLURM binds each process to its own.
-    return cores if place.launcher == "srun" else max(1, cores // place.local_world_size)
 
 
 def worker_count(num_workers: int | str, device: torch.device) -> int:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.model.checkpoint import load_classifier

@@ -8,7 +8,7 @@ from headstart.config.finetune import FinetuneSettings
 from headstart.config.model import CLOSED_FORM
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
 

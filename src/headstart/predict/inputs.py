@@ -1,26 +1,19 @@
-"""Images to predict: files, or images in memory, preprocessed as the validation split."""
+"""Images to predict: files, or images in memory. PyTorch is not imported, because exports are used without it."""
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.data.images import read_rgb, upright_rgb
-from headstart.data.transforms import EvalViewsTransform, Preprocessing
-from headstart.data.workers import thread_map
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.predict.sources import find_images
 
 Input = Path | Image.Image
-# The images of a batch that could be read, stacked, in every view and preprocessing, and for each of its inputs the
-# reason why not, or None. If none could be read, there are no tensors.
-Batch = tuple[list[Tensor], list[str | None]]
+Result = TypeVar("Result")
 
 
 def inputs_of(source: Any) -> list[Input]:
@@ -35,7 +28,7 @@ def inputs_of(source: Any) -> list[Input]:
         return list(find_images(str(source)))
     if isinstance(source, Image.Image):
         return [source]
-    if isinstance(source, np.ndarray | Tensor):
+    if isinstance(source, np.ndarray) or _is_tensor(source):
         return list(map(_picture, source if source.ndim == 4 else [source]))
     if not isinstance(source, Iterable):
         raise HeadstartError(f"images are files, PIL images, arrays or tensors, not {type(source).__name__}")
@@ -48,53 +41,38 @@ def inputs_of(source: Any) -> list[Input]:
     return found
 
 
+def read_input(given: Input, index: int, resize_size: int, use: Callable[[Image.Image], Result]) -> Result | str:
+    """`use(image)` of the `index`-th image, upright and in RGB, or the reason why it cannot be used.
+
+    `resize_size` is of the shorter side, to which `use` resizes it.
+    """
+    name = given if isinstance(given, Path) else f"image {index}"
+    try:
+        image = read_rgb(given) if isinstance(given, Path) else upright_rgb(given)
+        resized = resize_size**2 * max(image.size) / min(image.size)
+        if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
+            return f"{name} cannot be resized: {image.width} × {image.height} pixels are too elongated"
+        return use(image)
+    except UnreadableImage as error:
+        return str(error)
+    # Whatever is wrong with one image, the others are predicted all the same.
+    except Exception as error:
+        return f"{name} cannot be processed: {str(error) or type(error).__name__}"
+
+
 def _picture(array: Any) -> Image.Image:
     """The image in a uint8 array (H×W or H×W×3) or tensor (3×H×W)."""
-    is_tensor = isinstance(array, Tensor)
-    is_bytes = array.dtype == (torch.uint8 if is_tensor else np.uint8)
+    is_tensor = _is_tensor(array)
     has_shape = array.ndim == 3 and array.shape[0] == 3 if is_tensor else array.ndim == 2 or array.shape[2:] == (3,)
-    if not is_bytes or not has_shape or 0 in array.shape:
+    if str(array.dtype).rpartition(".")[2] != "uint8" or not has_shape or 0 in array.shape:
         wanted = "a tensor must be uint8 (3×H×W)" if is_tensor else "an array must be uint8 (H×W or H×W×3)"
         raise HeadstartError(f"{wanted}, not {array.dtype} {tuple(array.shape)}")
-    return to_pil_image(array) if is_tensor else Image.fromarray(array).convert("RGB")
+    if is_tensor:
+        array = array.permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(array).convert("RGB")
 
 
-class Inputs(Dataset[list[Tensor] | str]):
-    """Item `i` is the i-th image, or the reason why it cannot be used.
-
-    An image is given in each of `views` views, in each of the `preprocessings`.
-    """
-
-    def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing], views: int) -> None:
-        self._inputs = inputs
-        self._resize_size = max(preprocessing.resize_size for preprocessing in preprocessings)
-        self._transforms = [EvalViewsTransform(preprocessing) for preprocessing in preprocessings]
-        self._views = range(views)
-
-    def __len__(self) -> int:
-        return len(self._inputs)
-
-    def __getitems__(self, indices: list[int]) -> list[list[Tensor] | str]:
-        return thread_map(self.__getitem__, indices)
-
-    def __getitem__(self, index: int) -> list[Tensor] | str:
-        given = self._inputs[index]
-        name = given if isinstance(given, Path) else f"image {index}"
-        try:
-            image = read_rgb(given) if isinstance(given, Path) else upright_rgb(given)
-            resized = self._resize_size**2 * max(image.size) / min(image.size)
-            if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
-                return f"{name} cannot be resized: {image.width} × {image.height} pixels are too elongated"
-            return [transform(image, view, index) for view in self._views for transform in self._transforms]
-        except UnreadableImage as error:
-            return str(error)
-        # Whatever is wrong with one image, the others are predicted all the same.
-        except Exception as error:
-            return f"{name} cannot be processed: {str(error) or type(error).__name__}"
-
-
-def collate(items: list[list[Tensor] | str]) -> Batch:
-    """Stacked where they were read: a worker hands over one tensor per view, not one for each image."""
-    images = [item for item in items if not isinstance(item, str)]
-    stacked = [torch.stack(of_one) for of_one in zip(*images, strict=True)]
-    return stacked, [item if isinstance(item, str) else None for item in items]
+def _is_tensor(value: Any) -> bool:
+    """Whether it is one of PyTorch, which is imported if there are any."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)

@@ -1,10 +1,17 @@
 """What is predicted of one image."""
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Array = np.ndarray[Any, np.dtype[Any]]
 UNFAMILIAR, UNSURE = "unlike anything trained on", "unsure"
 
 
@@ -24,10 +31,38 @@ class Prediction:
     error: str | None = None
     familiarity: float | None = None
     doubt: str | None = None
-    seen: Tensor | None = None
-    saliency: Tensor | None = None
+    seen: "Tensor | None" = None
+    saliency: "Tensor | None" = None
 
     @property
     def label(self) -> str | None:
         """The most probable class."""
         return self.classes[0] if self.classes else None
+
+
+def predictions_of(
+    probabilities: Array,
+    familiarity: Array,
+    *,
+    classes: Sequence[str],
+    threshold: float,
+    topk: int,
+    min_confidence: float,
+) -> list[Prediction]:
+    """Predictions, without their paths, from probabilities (N, classes) and familiarity scores (N).
+
+    `threshold` is that of the scores, -inf if it is not known.
+    """
+    # Stable, so that of two equal classes the first is the prediction, as argmax has it.
+    order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
+    ranked = np.take_along_axis(probabilities, order, axis=1)
+    return [
+        Prediction(
+            Path(),
+            tuple(classes[i] for i in indices),
+            tuple(values),
+            familiarity=score if math.isfinite(threshold) else None,
+            doubt=UNFAMILIAR if score < threshold else UNSURE if values[0] < min_confidence else None,
+        )
+        for indices, values, score in zip(order.tolist(), ranked.tolist(), familiarity.tolist(), strict=True)
+    ]

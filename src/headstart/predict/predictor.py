@@ -1,6 +1,5 @@
 """A trained classifier, or an ensemble of several, ready to predict."""
 
-import math
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,15 +12,16 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.config.features import EncoderSettings
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.data.workers import loader_options
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
-from headstart.predict.inputs import Batch, Input, Inputs, collate, inputs_of
-from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
+from headstart.predict.batches import Batch, Inputs, collate
+from headstart.predict.inputs import Input, inputs_of
+from headstart.predict.prediction import Prediction, predictions_of
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 
@@ -155,29 +155,25 @@ class Predictor:
         views = [images[first : first + count] for first in range(0, len(images), count)]
         with self._lock, torch.inference_mode():
             features = [self.ensemble.embed(view) for view in views]
-            probabilities = torch.stack([self.ensemble.predict_proba(view) for view in features]).mean(0)
-            values, indices = probabilities.topk(topk)
+            means = torch.stack([self.ensemble.predict_proba(view) for view in features]).mean(0)
             # The first view is the image as it is.
-            scores = self.classifier.familiarity(features[0][0])
-        seen = images[0]
-        maps: list[Tensor | None] = [None] * len(seen)
-        if explain:
-            with self._lock:
-                maps = list(saliency_maps(self.classifier, seen, indices[:, 0].clone()).cpu())
-        threshold = float(self.classifier.familiarity.threshold)
+            scores = self.classifier.familiarity(features[0][0]).cpu().numpy()
+        probabilities, seen = means.cpu().numpy(), images[0]
+        found = predictions_of(
+            probabilities,
+            scores,
+            classes=self.classes,
+            threshold=float(self.classifier.familiarity.threshold),
+            topk=topk,
+            min_confidence=min_confidence,
+        )
+        if not explain:
+            return found
+        with self._lock:
+            maps = saliency_maps(self.classifier, seen, torch.from_numpy(probabilities.argmax(1)).to(self._device))
         return [
-            Prediction(
-                Path(),
-                tuple(self.classes[i] for i in row),
-                tuple(ranked),
-                familiarity=score if math.isfinite(threshold) else None,
-                doubt=UNFAMILIAR if score < threshold else UNSURE if ranked[0] < min_confidence else None,
-                seen=seen[place] if explain else None,
-                saliency=maps[place],
-            )
-            for place, (row, ranked, score) in enumerate(
-                zip(indices.tolist(), values.tolist(), scores.tolist(), strict=True)
-            )
+            replace(prediction, seen=image, saliency=saliency)
+            for prediction, image, saliency in zip(found, seen, maps.cpu(), strict=True)
         ]
 
 

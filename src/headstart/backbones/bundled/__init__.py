@@ -6,7 +6,7 @@ Beside each weights file, a state_dict in float16 without a classifier, a JSON f
 from pathlib import Path
 
 from headstart.config.model import BUNDLED
-from headstart.data.transforms import Preprocessing
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.files import read_json, sha256_of
 
