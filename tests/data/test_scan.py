@@ -8,7 +8,8 @@ from odd_files import saved
 from torchvision.datasets import ImageFolder
 
 from headstart.config.data import SplitSettings
-from headstart.data.folders import LOOP, SECOND_LINK, ClassFolders, Folder
+from headstart.data.class_folders import ClassFolders
+from headstart.data.folders import LOOP, SECOND_LINK, Folder
 from headstart.data.layout import NO_SPLIT, OUTSIDE, UNLABELLED
 from headstart.data.scan import Scan, scan_folder
 from headstart.errors import HeadstartError

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from headstart.config.data import SplitSettings
-from headstart.data.folders import ClassFolders, open_folder
+from headstart.data.class_folders import ClassFolders
+from headstart.data.folders import open_folder
 from headstart.data.layout import find_layout
 from headstart.data.splits import split_by_rule, with_valid
 from headstart.errors import HeadstartError

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from headstart.model.neighbours import directions, vote
+from headstart.model.neighbours import ROWS, directions, vote
 from headstart.model.ridge import LeastSquares
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -83,8 +83,8 @@ def nearest_neighbours(train: Labelled, count: int) -> Probe:
     known = directions(known, mean)
 
     def scores(features: Array) -> Array:
-        found = directions(torch.tensor(features), mean)
-        return vote(found, known, labels, count=count, classes=train.classes).numpy()
+        parts = directions(torch.tensor(features), mean).split(ROWS)
+        return torch.cat([vote(part, known, labels, count=count, classes=train.classes) for part in parts]).numpy()
 
     return scores
 

@@ -23,9 +23,8 @@ def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes
 
     `features` and `known` (N, d) are directions, `labels` (N) those of `known`.
     """
-    count = min(count, len(known))
-    parts = [(part @ known.T).topk(count, dim=1) for part in features.split(ROWS)]
-    return torch.cat([_votes(nearest.values, labels[nearest.indices], classes) for nearest in parts])
+    nearest = (features @ known.T).topk(min(count, len(known)), dim=1)
+    return _votes(nearest.values, labels[nearest.indices], classes)
 
 
 def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
@@ -84,8 +83,12 @@ class NearestNeighbours(nn.Module):
         return chosen.scores * chosen.scale
 
     def forward(self, features: Tensor) -> Tensor:
+        return self.scores(features, int(self.count))
+
+    def scores(self, features: Tensor, count: int) -> Tensor:
+        """As `forward`, of `count` neighbours: in an exported graph, their number must not be a tensor."""
         found = directions(features, self.mean)
-        return self.scale * vote(found, self.known, self.labels, count=int(self.count), classes=self._classes)
+        return self.scale * vote(found, self.known, self.labels, count=count, classes=self._classes)
 
     @property
     def setting(self) -> str:
