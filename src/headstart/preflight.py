@@ -25,7 +25,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
     evaluates = settings.task in EVALUATING
     if not is_encodable(settings.run_dir):
         settings = _without_loggers(settings)
-    if settings.task != "audit":
+    if settings.task not in ("audit", "export"):
         with lightning_errors(settings):
             build_trainer(settings)
     if settings.ckpt_path is not None:

@@ -17,7 +17,7 @@ EARLY_FILES = (
 LATER_FILES = (
     *("history.csv", "metrics.json", "*_predictions.csv", "report"),
     *("trial.json", "output.txt", "traceback.txt", "test", "*-profile*"),
-    "compare.*",
+    *("compare.*", "model.*"),
 )
 
 
@@ -56,6 +56,11 @@ class RunFolder:
     traceback = _File("traceback.txt")
     compared = _File("compare.csv")  # the backbones that were compared
     test = _File("test")  # the run that tests the best trial of a sweep
+
+    def exported(self, file_format: str, precision: str, takes: str) -> Path:
+        """What task=export writes, for values of `export.format`, `export.precision` and `export.input`."""
+        kind = [part for part in (precision, takes) if part not in ("float32", "model")]
+        return self.path / ".".join(["model", *kind, file_format])
 
 
 @dataclass(frozen=True)

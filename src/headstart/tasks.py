@@ -10,6 +10,7 @@ from headstart.auditing.report import COMPARED, AuditReport, findings_table, wri
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
 from headstart.comparing.compare import compare
+from headstart.config.features import EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import inspect_data, prepare_data
@@ -128,6 +129,27 @@ def audit(settings: TrainSettings) -> bool:
     return errors == 0
 
 
+def export(settings: TrainSettings) -> bool:
+    """Writes the checkpoint `settings.ckpt_path` for other runtimes, by default into its run's folder.
+
+    Raises:
+        HeadstartError: it could not be exported, or a file differs from it.
+    """
+    # It takes seconds to import.
+    from headstart.export.write import export as write
+
+    # In the best trial's own folder, if it is in that of a sweep.
+    path = Path(str(settings.ckpt_path)).resolve()
+    exact = EncoderSettings(precision="32", compile=False)
+    run = run_folder_of(path)
+    write(
+        load_classifier(path, exact, settings.model.weights),
+        run if run.record.exists() else RunFolder(path.parent),
+        settings.export,
+    )
+    return True
+
+
 # What `task=` chooses. A task without a result has failed.
 TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "train": train_and_advise,
@@ -135,6 +157,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "report": report,
     "audit": audit,
     "compare": compare,
+    "export": export,
 }
 
 

@@ -14,6 +14,8 @@ from headstart.errors import HeadstartError
 from headstart.log import is_first_process
 from headstart.run_folder import RunFolder, is_early_file
 
+# Tasks that write into the folder of the checkpoint's run.
+INTO_RUN = frozenset(("task=report", "task=export"))
 PROCESS_START = time.time()
 
 
@@ -24,8 +26,8 @@ def is_multirun() -> bool:
 
 def reject_used_run_folder(arguments: Collection[str]) -> None:
     """Raises HeadstartError, before Hydra writes its own files, if hydra.run.dir already holds a run."""
-    # Further processes share the folder of the first, and a report is written into its run's.
-    if not is_first_process() or "task=report" in arguments:
+    # Further processes share the folder of the first, and reports are written into their run's.
+    if not is_first_process() or not INTO_RUN.isdisjoint(arguments):
         return
     for argument in arguments:
         if key_of(argument) == "hydra.run.dir":

@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 # Keys whose values are paths, which may have any characters.
 PATHS = {"ckpt_path", "source", "output", "data.root", "data.archive", "model.weights", "features.dir"}
-PATHS |= {"hydra.run.dir", "hydra.sweep.dir"}
+PATHS |= {"hydra.run.dir", "hydra.sweep.dir", "export.path"}
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re.DOTALL)
 

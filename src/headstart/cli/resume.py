@@ -9,6 +9,7 @@ import yaml  # type: ignore[import-untyped]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from headstart.cli.cleanup import INTO_RUN
 from headstart.cli.names import as_written
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
 from headstart.config.train import EVALUATING
@@ -42,9 +43,9 @@ def evaluates(arguments: list[str]) -> bool:
 
 
 def with_runs_own_folder(arguments: list[str]) -> list[str]:
-    """`arguments`; where they make the report of a run again, with its folder as Hydra's, which records nothing."""
+    """`arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
     paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
-    if "task=report" not in arguments or not paths:
+    if INTO_RUN.isdisjoint(arguments) or not paths:
         return arguments
     return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
 
@@ -62,6 +63,9 @@ def overrides_to_repeat(arguments: list[str]) -> list[str]:
                 raise HeadstartError(f"ckpt_path={value} does not exist")
             if is_ensemble(Path(value)):
                 raise HeadstartError(f"ckpt_path={value} is an ensemble, which only predict.py and embed take")
+            if "task=export" in arguments:
+                # It takes nothing but the checkpoint.
+                return []
             repeated = _overrides_of(run_folder_of(Path(value)), {key_of(argument) for argument in arguments})
             return [
                 override for override in repeated if not (evaluates(arguments) and key_of(override) in NOT_TO_EVALUATE)

@@ -9,6 +9,7 @@ from headstart.config.closed_form import TRAINER, check_closed_form
 from headstart.config.constraints import non_negative_int, one_of
 from headstart.config.data import DATASETS, DataSettings
 from headstart.config.evaluation import EvaluationSettings
+from headstart.config.export import ExportSettings
 from headstart.config.features import FeatureSettings
 from headstart.config.finetune import FinetuneSettings
 from headstart.config.lightning import check_validated
@@ -20,9 +21,9 @@ from headstart.config.validation import typed
 from headstart.errors import HeadstartError
 from headstart.log import log
 
-TASKS = ("train", "test", "report", "audit", "compare")
+TASKS = ("train", "test", "report", "audit", "compare", "export")
 # Those that use a checkpoint as it is.
-EVALUATING = ("test", "report")
+EVALUATING = ("test", "report", "export")
 
 
 @dataclass
@@ -43,6 +44,7 @@ class TrainSettings:
     report: str = one_of("full", "none")
     seed: int = non_negative_int()
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    export: ExportSettings = field(default_factory=ExportSettings)
 
     @property
     def finds_near_duplicates(self) -> bool:
@@ -75,6 +77,8 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_validated(settings.trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
         raise HeadstartError(f"task={settings.task} needs ckpt_path=RUN/checkpoints/best.ckpt")
+    if settings.task == "export":
+        settings.export.check()
     _check_comparison(settings)
     return settings
 

@@ -3,8 +3,10 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
+Array = np.ndarray[Any, np.dtype[Any]]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -45,3 +47,8 @@ def resized_and_cropped(image: Image.Image, preprocessing: Preprocessing) -> Ima
         image = image.resize(new, Image.Resampling[preprocessing.interpolation.upper()])
     left, top = (round((edge - crop) / 2) for edge in new)
     return image.crop((left, top, left + crop, top + crop))
+
+
+def network_input(image: Image.Image, preprocessing: Preprocessing) -> Array:
+    """The same as uint8 (3, image_size, image_size)."""
+    return np.asarray(resized_and_cropped(image, preprocessing)).transpose(2, 0, 1)

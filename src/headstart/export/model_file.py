@@ -1,0 +1,141 @@
+"""Exported models as they run: in ONNX Runtime, without PyTorch, or as a program of torch.export."""
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from headstart.config.export import FORMATS
+from headstart.data.preprocessing import network_input
+from headstart.errors import HeadstartError
+from headstart.export.info import ModelInfo
+
+Array = np.ndarray[Any, np.dtype[Any]]
+# The file with what a .pt2 archive says of itself.
+PT2_INFO = "headstart.json"
+
+
+class ModelFile(Protocol):
+    """An exported model: uint8 images → probabilities (N, classes) and familiarity scores (N), both float32.
+
+    The images are (N, 3, image_size, image_size); if `info.input` is "any", one image (H, W, 3).
+    """
+
+    info: ModelInfo
+
+    def __call__(self, images: Array) -> tuple[Array, Array]: ...
+
+
+def is_model_file(path: str) -> bool:
+    """Whether it is an exported model, by its name."""
+    return path.lower().endswith(tuple(f".{name}" for name in FORMATS))
+
+
+def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:
+    """The exported model `path`, running on `accelerator` (auto, cpu, cuda, mps).
+
+    Raises:
+        HeadstartError: there is no such file, headstart did not write it, a package is missing, or it cannot run on
+            the accelerator.
+    """
+    if not path.is_file():
+        raise HeadstartError(f"model={path} does not exist, or is not a file")
+    return OnnxFile(path, accelerator) if path.suffix.lower() == ".onnx" else Pt2File(path, accelerator)
+
+
+class OnnxFile:
+    """A model in ONNX Runtime. Reading one never runs code in it."""
+
+    def __init__(self, path: Path, accelerator: str) -> None:
+        _check_installed("onnxruntime", path)
+        import onnxruntime  # type: ignore[import-untyped]
+
+        # Else it prints errors, besides raising them.
+        onnxruntime.set_default_logger_severity(4)
+        providers = _providers(accelerator, onnxruntime.get_available_providers())
+        try:
+            # Not by its name, which need not be UTF-8.
+            self._session = onnxruntime.InferenceSession(path.read_bytes(), providers=providers)
+        except OSError:
+            raise
+        except Exception as error:
+            raise _not_loaded(path, error) from None
+        texts = self._session.get_modelmeta().custom_metadata_map
+        self.info = ModelInfo.from_dict({key: _parsed(text) for key, text in texts.items()}, path)
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, images: Array) -> tuple[Array, Array]:
+        probabilities, familiarity = self._session.run(None, {self._input: images})
+        return probabilities, familiarity
+
+
+class Pt2File:
+    """A program of torch.export, on the CPU. Reading one may run code that somebody has put into it."""
+
+    def __init__(self, path: Path, accelerator: str) -> None:
+        _check_installed("torch", path)
+        import torch
+
+        if accelerator not in ("auto", "cpu"):
+            raise HeadstartError(f"accelerator={accelerator} is not available for {path}: .pt2 files run on the CPU")
+        files = {PT2_INFO: ""}
+        try:
+            with path.open("rb") as file:
+                program = torch.export.load(file, extra_files=files)
+        except OSError:
+            raise
+        except Exception as error:
+            raise _not_loaded(path, error) from None
+        self.info = ModelInfo.from_dict(_parsed(files[PT2_INFO]), path)
+        self._module, self._no_grad, self._tensor = program.module(), torch.no_grad, torch.from_numpy
+
+    def __call__(self, images: Array) -> tuple[Array, Array]:
+        with self._no_grad():
+            probabilities, familiarity = self._module(self._tensor(images))
+        return probabilities.numpy(), familiarity.numpy()
+
+
+def prepared(image: Image.Image, info: ModelInfo) -> Array:
+    """What a model takes of an RGB image: uint8, (3, image_size, image_size), or (H, W, 3) if it takes any size."""
+    if info.input == "any":
+        return np.asarray(image)
+    return network_input(image, info.preprocessing)
+
+
+def run(model: ModelFile, images: Sequence[Array]) -> tuple[Array, Array]:
+    """Probabilities (N, classes) and familiarity scores (N) of N images as `prepared`."""
+    if model.info.input == "model":
+        return model(np.stack(images))
+    probabilities, familiarity = zip(*map(model, images), strict=True)
+    return np.concatenate(probabilities), np.concatenate(familiarity)
+
+
+def _providers(accelerator: str, available: list[str]) -> list[str]:
+    """ONNX Runtime's names of what runs a model, the preferred one first."""
+    cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
+    if accelerator == "cpu" or (accelerator == "auto" and cuda not in available):
+        return [cpu]
+    if accelerator == "mps" or cuda not in available:
+        raise HeadstartError(f"accelerator={accelerator} is not available: this ONNX Runtime has none")
+    return [cuda, cpu]
+
+
+def _check_installed(package: str, path: Path) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise HeadstartError(f"model={path} needs {package}, which is not installed: python -m pip install {package}")
+
+
+def _not_loaded(path: Path, error: Exception) -> HeadstartError:
+    return HeadstartError(f"{path} is damaged, or not a model file: {next(iter(str(error).splitlines()), '')}")
+
+
+def _parsed(text: str) -> Any:
+    """The JSON in `text`; None: it is something else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None

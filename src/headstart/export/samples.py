@@ -1,0 +1,66 @@
+"""Images that an export is compared on: some of those that the checkpoint was chosen by, or drawn ones."""
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+
+from headstart.data.images import read_rgb
+from headstart.datasets.shapes import TEN_CLASSES, draw_image
+from headstart.errors import HeadstartError, UnreadableImage
+from headstart.run_folder import RunFolder
+
+MOST = 64  # images, spread evenly over a split
+
+
+@dataclass(frozen=True)
+class Samples:
+    """RGB images in full size; `of` says which."""
+
+    images: tuple[Image.Image, ...]
+    of: str
+
+
+def validation_samples(run: RunFolder) -> Samples:
+    """Some of the validation images of the finished run `run`; drawn ones if it or they are not found."""
+    try:
+        return _of_split(run, "valid")
+    except HeadstartError as reason:
+        names = (name.split("_") for name in TEN_CLASSES)
+        images = tuple(draw_image(shape, texture, seed) for seed, (texture, shape) in enumerate(names))
+        return Samples(images, f"drawn images, because {reason}")
+
+
+def training_samples(run: RunFolder) -> Samples:
+    """Some of the training images of the finished run `run`.
+
+    Raises:
+        HeadstartError: it or they are not found.
+    """
+    return _of_split(run, "train")
+
+
+def _of_split(run: RunFolder, split: str) -> Samples:
+    try:
+        root = Path(OmegaConf.load(run.config).data.root)
+        with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            paths = [root / row["path"] for row in csv.DictReader(file) if row["split"] == split]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, OmegaConfBaseException):
+        raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
+    count = min(len(paths), MOST)
+    images = tuple(_readable([paths[place * len(paths) // count] for place in range(count)]))
+    if not images:
+        raise HeadstartError(f"the {split} images of the run are not in {root}")
+    return Samples(images, f"{split} images of {root}")
+
+
+def _readable(paths: list[Path]) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            yield read_rgb(path)
+        except UnreadableImage:
+            continue
