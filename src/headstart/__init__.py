@@ -8,8 +8,10 @@ if TYPE_CHECKING:
     from headstart.api import Ensemble, Leaderboard, Run, audit, sweep, train
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
+    from headstart.predict.exported import ExportedPredictor
+    from headstart.predict.load import load
     from headstart.predict.prediction import Prediction
-    from headstart.predict.predictor import Predictor, load
+    from headstart.predict.predictor import Predictor
 
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
 # programs use too, the thread they wait for may not be running.
@@ -17,6 +19,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 __all__ = [
     "Ensemble",
+    "ExportedPredictor",
     "Finding",
     "HeadstartError",
     "Leaderboard",
@@ -34,7 +37,9 @@ _MODULES = {
     "Finding": "headstart.auditing.findings",
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predict.prediction",
-    **dict.fromkeys(("Predictor", "load"), "headstart.predict.predictor"),
+    "ExportedPredictor": "headstart.predict.exported",
+    "Predictor": "headstart.predict.predictor",
+    "load": "headstart.predict.load",
 }
 
 

@@ -8,6 +8,7 @@ from headstart.cli.script import Script
 from headstart.cli.translate import NO, YES
 from headstart.commands import quoted
 from headstart.config.architectures import architecture_names
+from headstart.config.export import is_model_file
 from headstart.config.suggest import nearest
 from headstart.config.train import TASKS
 from headstart.errors import HeadstartError
@@ -107,5 +108,7 @@ def _to_train(word: str) -> list[str] | None:
 def _to_predict(word: str) -> list[str] | None:
     if is_checkpoint(word):
         return [f"ckpt_path={word}"]
+    if is_model_file(word):
+        return [f"model={word}"]
     looks_like_path = not set("/*?.").isdisjoint(word)
     return [f"source={word}"] if looks_like_path or os.path.exists(word) else None

@@ -62,6 +62,8 @@ def _corrected(word: Word, script: Script) -> list[str]:
         return [_override(word, key, value)]
     if not script.trains and key in ("model", "weights", "run") and is_checkpoint(value):
         return [f"ckpt_path={value}"]
+    if script.name == "predict.py" and key == "model":
+        return [_override(word, key, value)]
     if (overrides := translated(key, value, trains=script.trains)) is not None:
         return overrides
     if meant := script.meant(key):
@@ -96,9 +98,10 @@ def _with_data(overrides: list[str]) -> list[str]:
 def _with_source(overrides: list[str]) -> list[str]:
     """With one source, and placeholders for what is missing."""
     sources = [override.partition("=")[2] for override in overrides if key_of(override) == "source"]
-    others = [override for override in overrides if key_of(override) not in ("source", "ckpt_path")]
-    checkpoints = [override for override in overrides if key_of(override) == "ckpt_path"]
-    return [*(checkpoints or ["ckpt_path=RUN/checkpoints/best.ckpt"]), f"source={_one_source(sources)}", *others]
+    models = ("ckpt_path", "model", "model.file")
+    others = [override for override in overrides if key_of(override) not in ("source", *models)]
+    found = [override for override in overrides if key_of(override) in models]
+    return [*(found or ["ckpt_path=RUN/checkpoints/best.ckpt"]), f"source={_one_source(sources)}", *others]
 
 
 def _one_source(sources: list[str]) -> str:

@@ -19,7 +19,15 @@ from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
 from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
 from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
-from headstart.cli.overrides import PATHS, for_hydra, key_of, parsed_override, value_of, with_plain_paths
+from headstart.cli.overrides import (
+    PATHS,
+    for_hydra,
+    key_of,
+    parsed_override,
+    value_of,
+    with_model_file,
+    with_plain_paths,
+)
 from headstart.cli.resume import evaluates, overrides_to_repeat, with_checkpoint_file, with_runs_own_folder
 from headstart.cli.script import Script
 from headstart.commands import quoted
@@ -129,6 +137,8 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     check_words(arguments, script)
     is_sweep = _asks_for_multirun(arguments)
+    if program.name == "predict":
+        arguments = with_model_file(arguments)
     resumes = trains and not evaluates(arguments)
     arguments = with_runs_own_folder(with_checkpoint_file(arguments, "last" if resumes else "best"))
     arguments = with_plain_paths(arguments, is_sweep=is_sweep)

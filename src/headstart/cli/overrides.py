@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 # Keys whose values are paths, which may have any characters.
 PATHS = {"ckpt_path", "source", "output", "data.root", "data.archive", "model.weights", "features.dir"}
-PATHS |= {"hydra.run.dir", "hydra.sweep.dir", "export.path"}
+PATHS |= {"hydra.run.dir", "hydra.sweep.dir", "export.path", "model.file"}
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re.DOTALL)
 
@@ -50,6 +50,11 @@ def parsed_override(argument: str) -> Override | None:
         return _parser().parse_override(argument)
     except HydraException:
         return None
+
+
+def with_model_file(arguments: Iterable[str]) -> list[str]:
+    """`arguments` of predict.py with model=FILE as model.file=FILE: Hydra would look for it in conf/model."""
+    return [f"model.file={arg.partition('=')[2]}" if arg.startswith("model=") else arg for arg in arguments]
 
 
 def with_plain_paths(arguments: Iterable[str], *, is_sweep: bool) -> list[str]:

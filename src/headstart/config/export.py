@@ -48,5 +48,10 @@ class ExportSettings:
             return
         if self.format == "all":
             raise HeadstartError("export.path names one file: set export.format=onnx or pt2")
-        if not self.path.endswith(f".{self.format}"):
+        if not self.path.lower().endswith(f".{self.format}"):
             raise HeadstartError(f"export.path={self.path} must end in .{self.format}, as export.format={self.format}")
+
+
+def is_model_file(path: str) -> bool:
+    """Whether it is an exported model, by its name."""
+    return path.lower().endswith(tuple(f".{name}" for name in FORMATS))

@@ -1,10 +1,12 @@
 """The settings of predict.py."""
 
+import importlib.util
 from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
 from headstart.config.constraints import fraction, one_of, positive_int, workers
+from headstart.config.export import is_model_file
 from headstart.config.features import EncoderSettings
 from headstart.config.validation import typed
 from headstart.errors import HeadstartError
@@ -22,15 +24,22 @@ class PredictModelSettings:
 
 
 @dataclass
+class ModelOrFileSettings(PredictModelSettings):
+    """`file`, which model=FILE sets, is an exported model, to predict with instead of a checkpoint."""
+
+    file: str | None
+
+
+@dataclass
 class PredictSettings:
-    ckpt_path: str
+    ckpt_path: str | None
     source: str
     output: str | None
     annotate: bool
     explain: bool
     labelled: bool
     data: PredictDataSettings
-    model: PredictModelSettings
+    model: ModelOrFileSettings
     features: EncoderSettings
     topk: int = positive_int()
     views: int = positive_int()
@@ -44,13 +53,37 @@ def check_predict(config: DictConfig) -> PredictSettings:
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
     """
-    for key in ("ckpt_path", "source"):
-        if OmegaConf.is_missing(config, key):
-            raise HeadstartError(
-                f"{key} is missing: python predict.py ckpt_path=RUN/checkpoints/best.ckpt source=FILE|DIR|GLOB"
-            )
+    usage = "python predict.py ckpt_path=RUN/checkpoints/best.ckpt source=FILE|DIR|GLOB"
+    if config.ckpt_path is None and OmegaConf.select(config, "model.file") is None:
+        raise HeadstartError(f"ckpt_path is missing: {usage}, or model=FILE.onnx|FILE.pt2 in place of ckpt_path")
+    if OmegaConf.is_missing(config, "source"):
+        raise HeadstartError(f"source is missing: {usage}")
     settings = typed(PredictSettings, config)
+    if settings.model.file is not None:
+        _check_file(settings)
     for key, what in (("annotate", "annotated images"), ("explain", "explained images"), ("labelled", "report")):
         if getattr(settings, key) and settings.output is None:
             raise HeadstartError(f"{key}=true needs a folder for the {what}: output=DIR")
     return settings
+
+
+def _check_file(settings: PredictSettings) -> None:
+    """What an exported model rules out."""
+    file = settings.model.file
+    if not is_model_file(str(file)):
+        raise HeadstartError(f"model={file} is not a file of task=export, which end in .onnx or .pt2")
+    if settings.ckpt_path is not None:
+        raise HeadstartError(f"ckpt_path={settings.ckpt_path} and model={file} exclude each other: give one of them")
+    for key, value, usual in (
+        ("explain", settings.explain, False),
+        ("labelled", settings.labelled, False),
+        ("views", settings.views, 1),
+        ("model.weights", settings.model.weights, None),
+        ("features.precision", settings.features.precision, "auto"),
+        ("features.compile", settings.features.compile, "auto"),
+    ):
+        if value != usual:
+            given = str(value).lower() if isinstance(value, bool) else value
+            raise HeadstartError(f"{key}={given} needs a checkpoint (ckpt_path=RUN): model={file} cannot do that")
+    if settings.annotate and importlib.util.find_spec("matplotlib") is None:
+        raise HeadstartError("annotate=true needs matplotlib, which is not installed: python -m pip install matplotlib")

@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from headstart.config.export import FORMATS
 from headstart.data.preprocessing import network_input
 from headstart.errors import HeadstartError
 from headstart.export.info import ModelInfo
@@ -28,11 +27,6 @@ class ModelFile(Protocol):
     info: ModelInfo
 
     def __call__(self, images: Array) -> tuple[Array, Array]: ...
-
-
-def is_model_file(path: str) -> bool:
-    """Whether it is an exported model, by its name."""
-    return path.lower().endswith(tuple(f".{name}" for name in FORMATS))
 
 
 def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:

@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch.export import ExportedProgram
 
-from headstart.config.export import ExportSettings
+from headstart.config.constraints import violations
+from headstart.config.export import FORMATS, ExportSettings, is_model_file
 from headstart.data.preprocessing import network_input
 from headstart.errors import HeadstartError
 from headstart.export.graph import trace
@@ -21,7 +22,7 @@ from headstart.export.samples import training_samples, validation_samples
 from headstart.files import replacing
 from headstart.log import log
 from headstart.model.image_classifier import ImageClassifier
-from headstart.run_folder import RunFolder
+from headstart.run_folder import RunFolder, run_folder_of
 
 # The largest difference that is accepted, of a probability and of a familiarity score. Where the weights are rounded,
 # it is only measured.
@@ -51,6 +52,21 @@ def export(classifier: ImageClassifier, run: RunFolder, settings: ExportSettings
         _report(path, difference)
         paths.append(path)
     return paths
+
+
+def export_to(path: Path, classifier: ImageClassifier, checkpoint: Path | None, *, precision: str, input: str) -> None:
+    """As `export`, to the file `path`, whose ending is the format; `checkpoint` is that of the classifier, if known.
+
+    Raises:
+        HeadstartError: also for invalid arguments.
+    """
+    if not is_model_file(str(path)):
+        raise HeadstartError(f"{path} must end in {' or '.join(f'.{name}' for name in FORMATS)}, which says the format")
+    settings = ExportSettings(path.suffix[1:].lower(), precision, input, str(path))
+    for sentence in violations(settings, "export."):
+        raise HeadstartError(sentence)
+    settings.check()
+    export(classifier, RunFolder(path.parent) if checkpoint is None else run_folder_of(checkpoint.resolve()), settings)
 
 
 def _traced(classifier: ImageClassifier, *, half: bool) -> ExportedProgram:

@@ -1,8 +1,8 @@
 """What is predicted of one image."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,3 +66,16 @@ def predictions_of(
         )
         for indices, values, score in zip(order.tolist(), ranked.tolist(), familiarity.tolist(), strict=True)
     ]
+
+
+def rows_of(
+    inputs: Sequence[object], first: int, errors: Iterable[str | None], found: Iterable[Prediction]
+) -> Iterator[Prediction]:
+    """One prediction per input, with its path, or with the reason why it could not be read.
+
+    `found` are those of inputs without an error; the path of an image in memory is its number, counted from `first`.
+    """
+    predictions = iter(found)
+    for number, (given, error) in enumerate(zip(inputs, errors, strict=True), start=first):
+        path = given if isinstance(given, Path) else Path(str(number))
+        yield replace(next(predictions), path=path) if error is None else Prediction(path, error=error)

@@ -21,7 +21,7 @@ from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
 from headstart.predict.batches import Batch, Inputs, collate
 from headstart.predict.inputs import Input, inputs_of
-from headstart.predict.prediction import Prediction, predictions_of
+from headstart.predict.prediction import Prediction, predictions_of, rows_of
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 
@@ -33,11 +33,14 @@ class Predictor:
     and its saliency, which is for the class that the ensemble predicts.
     """
 
-    def __init__(self, classifier: ImageClassifier | Ensemble, device: torch.device) -> None:
+    def __init__(
+        self, classifier: ImageClassifier | Ensemble, device: torch.device, checkpoint: Path | None = None
+    ) -> None:
         self.ensemble = classifier if isinstance(classifier, Ensemble) else Ensemble([classifier])
         self.ensemble.to(device).eval()
         self.classifier = self.ensemble.best
         self._device = device
+        self._checkpoint = checkpoint
         self._lock = threading.Lock()
 
     @property
@@ -100,12 +103,9 @@ class Predictor:
         """Yields the predictions of `predict` one by one, as batches are done."""
         topk, done = min(topk, len(self.classes)), 0
         for images, errors in self._batches(inputs, self.ensemble.preprocessings, views, batch_size, num_workers):
-            found = iter(self._predict(images, topk, min_confidence, explain) if images else [])
-            for error in errors:
-                given = inputs[done]
-                path = given if isinstance(given, Path) else Path(str(done))
-                yield replace(next(found), path=path) if error is None else Prediction(path, error=error)
-                done += 1
+            found = self._predict(images, topk, min_confidence, explain) if images else []
+            yield from rows_of(inputs[done : done + len(errors)], done, errors, found)
+            done += len(errors)
 
     def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
         """The backbone's features (N, embedding_dim), float32, of the images of `source`, in its order.
@@ -127,6 +127,25 @@ class Predictor:
         for images, errors in self._batches(inputs, self.ensemble.preprocessings[:1], 1, batch_size, num_workers):
             rows = iter(self._embed(images[0]) if images else ())
             yield from (next(rows) if error is None else error for error in errors)
+
+    def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
+        """Writes a .onnx or .pt2 file, as task=export does, and compares it with the checkpoint.
+
+        Args:
+            precision: "float32", or for ONNX "float16" or "int8".
+            input: "model", a batch of images of the network's size; for ONNX also "any", one image of any size.
+
+        Raises:
+            HeadstartError: an argument is invalid, a package is missing, this is an ensemble, or the file differs from
+                the checkpoint; then it is not written.
+        """
+        # It takes an extra, and seconds to import.
+        from headstart.export.write import export_to
+
+        if len(self.ensemble) > 1:
+            raise HeadstartError("an ensemble cannot be exported, only each of its members")
+        with self._lock:
+            export_to(Path(path).expanduser(), self.classifier, self._checkpoint, precision=precision, input=input)
 
     def _batches(
         self,
@@ -199,7 +218,8 @@ def load(
     device = choose_device(accelerator)
     path = checkpoint_file(Path(checkpoint).expanduser(), "best")
     paths = members_in(path) if is_ensemble(path) else [path]
-    return Predictor(load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights), device)
+    ensemble = load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights)
+    return Predictor(ensemble, device, path)
 
 
 def choose_device(accelerator: str) -> torch.device:

@@ -1,0 +1,44 @@
+"""What predict.py does with a checkpoint."""
+
+from pathlib import Path
+
+from headstart.config.predict import PredictSettings
+from headstart.log import log
+from headstart.predict.labelled import Labelled, labelled_source
+from headstart.predict.predictor import load
+from headstart.predict.write import write
+from headstart.report.summary import accuracy
+from headstart.report.write import write_result
+
+
+def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
+    """Writes one row per image of `paths`, and scores them if they are labelled.
+
+    Raises:
+        HeadstartError: there is no checkpoint, or no image that could be read.
+    """
+    predictor = load(
+        str(settings.ckpt_path),
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
+    if (members := len(predictor.ensemble)) > 1:
+        log.info("ensemble of %d classifiers; familiarity and explanations are those of the best one", members)
+    labelled = None
+    if settings.labelled:
+        labelled = Labelled(labelled_source(settings.source), paths, predictor, settings.views)
+    predictions = predictor.stream(
+        paths,
+        topk=len(predictor.classes) if labelled else settings.topk,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        views=settings.views,
+        min_confidence=settings.min_confidence,
+        explain=settings.explain,
+    )
+    write(map(labelled.add, predictions) if labelled else predictions, settings, paths, predictor.classes)
+    if labelled and settings.output is not None:
+        log.info("%s", accuracy(result := labelled.result()))
+        write_result(predictor.classifier, labelled.manifest(), result, Path(settings.output) / "report")
