@@ -12,6 +12,8 @@ import pytest
 from conftest import ROOT, draw_classes
 from PIL import Image
 
+import headstart
+
 pytestmark = pytest.mark.slow
 EXAMPLES = ROOT / "examples"
 
@@ -85,6 +87,22 @@ def test_gradio__classifies(example: Path) -> None:
     classes, picture = classify(Image.open(content))
     assert sum(classes.values()) == pytest.approx(1)
     assert picture.shape == (32, 32, 3)
+
+
+def test_onnx_client__gives_what_predict_gives(
+    example: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("onnxscript")
+    model, paths = tmp_path / "model.onnx", sorted((photos / "red").iterdir())
+    headstart.load(example, accelerator="cpu").export(model)
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", ["onnx_client.py", str(model), *map(str, paths)])
+    runpy.run_path(str(EXAMPLES / "onnx_client.py"), run_name="__main__")
+    found = headstart.load(model).predict(photos / "red")
+    lines = [
+        f"{p.path.absolute()} {p.label} {p.probabilities[0]:.1%} {f'({p.doubt})' if p.doubt else ''}" for p in found
+    ]
+    assert capsys.readouterr().out.splitlines() == lines
 
 
 def test_notebook__runs() -> None:

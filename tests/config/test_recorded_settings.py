@@ -5,15 +5,17 @@ from dataclasses import asdict
 from conftest import SMALL, settings_of
 from omegaconf import OmegaConf
 
+from headstart.config.export import ExportSettings
 from headstart.config.literal import literals
 from headstart.config.train import check_train
 
 
 def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -> None:
     values = literals(asdict(settings_of(*SMALL, "data.root=DIR")))
-    del values["evaluation"], values["sweep"]["ensemble"]
+    del values["evaluation"], values["export"], values["sweep"]["ensemble"]
     for key in ("pooling", "head", "archs"):
         del values["model"][key]
     found = check_train(OmegaConf.create(values))
     assert (found.evaluation.views, found.sweep.ensemble) == (1, 0)
+    assert found.export == ExportSettings()
     assert (found.model.pooling, found.model.head, found.model.archs) == ("default", "mlp", None)

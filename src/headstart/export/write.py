@@ -18,7 +18,7 @@ from headstart.export.graph import trace
 from headstart.export.info import ModelInfo, Provenance
 from headstart.export.model_file import OnnxFile, Pt2File
 from headstart.export.parity import Difference, compare
-from headstart.export.samples import training_samples, validation_samples
+from headstart.export.samples import Samples, training_samples, validation_samples
 from headstart.files import replacing
 from headstart.log import log
 from headstart.model.image_classifier import ImageClassifier
@@ -38,12 +38,13 @@ def export(classifier: ImageClassifier, run: RunFolder, settings: ExportSettings
         HeadstartError: the classifier could not be exported, or a file differs from it. That file is not written.
     """
     samples = validation_samples(run)
+    calibration = _calibration(run) if settings.precision == "int8" else None
     program = _traced(classifier, half=settings.precision == "float16")
     info = _info(classifier, settings)
     paths = []
     for name in settings.formats:
         path = Path(settings.path) if settings.path else run.exported(name, settings.precision, settings.input)
-        save = _pt2(program) if name == "pt2" else _onnx(program, info, run)
+        save = _pt2(program) if name == "pt2" else _onnx(program, info, calibration)
         with replacing(path) as temporary:
             save(info, temporary)
             difference = compare(READERS[name](temporary, "cpu"), classifier, samples)
@@ -87,7 +88,14 @@ def _pt2(program: ExportedProgram) -> Save:
     return lambda info, path: save_pt2(program, info, path)
 
 
-def _onnx(program: ExportedProgram, info: ModelInfo, run: RunFolder) -> Save:
+def _calibration(run: RunFolder) -> Samples:
+    try:
+        return training_samples(run)
+    except HeadstartError as error:
+        raise HeadstartError(f"export.precision=int8 needs the images that were trained on: {error}") from None
+
+
+def _onnx(program: ExportedProgram, info: ModelInfo, calibration: Samples | None) -> Save:
     # An extra.
     from headstart.export.onnx import save_onnx, to_onnx
 
@@ -95,10 +103,10 @@ def _onnx(program: ExportedProgram, info: ModelInfo, run: RunFolder) -> Save:
         model = to_onnx(program)
     except torch.onnx.OnnxExporterError as error:
         raise _failed(info.provenance.arch, error) from error
-    if info.precision == "int8":
+    if calibration is not None:
         from headstart.export.quantize import quantized
 
-        model = quantized(model, (network_input(image, info.preprocessing) for image in training_samples(run).images))
+        model = quantized(model, (network_input(image, info.preprocessing) for image in calibration.images))
     if info.input == "any":
         from headstart.export.resize import add_resize
 

@@ -3,17 +3,14 @@
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
-from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
-from headstart.config.predict import PredictSettings
-from headstart.export.model_file import Array, ModelFile, open_model, prepared, run
+from headstart.export.model_file import Array, ModelFile, prepared, run
 from headstart.machine import core_count
 from headstart.predict.inputs import Input, inputs_of, read_input
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
-from headstart.predict.write import write
 
 
 class ExportedPredictor:
@@ -75,16 +72,3 @@ class ExportedPredictor:
             topk=topk,
             min_confidence=min_confidence,
         )
-
-
-def predict_with_model(settings: PredictSettings, paths: list[Path]) -> None:
-    """Writes one row per image of `paths`.
-
-    Raises:
-        HeadstartError: there is no such model, or no image that could be read.
-    """
-    predictor = ExportedPredictor(open_model(Path(str(settings.model.file)), settings.accelerator))
-    predictions = predictor.stream(
-        paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
-    )
-    write(predictions, settings, paths, predictor.classes)

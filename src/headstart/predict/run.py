@@ -21,6 +21,6 @@ def predict(settings: PredictSettings) -> None:
 
         predict_with_checkpoint(settings, paths)
     else:
-        from headstart.predict.exported import predict_with_model
+        from headstart.predict.from_model import predict_with_model
 
         predict_with_model(settings, paths)

@@ -1,0 +1,172 @@
+"""Files of a tiny classifier give what the classifier gives, in either runtime and at any batch size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_classifier import CLASSES, SIZES, images, squashed, tiny_classifier
+
+from headstart.config.export import ExportSettings
+from headstart.config.features import EncoderSettings
+from headstart.errors import HeadstartError
+from headstart.export import write
+from headstart.export.graph import trace
+from headstart.export.model_file import open_model
+from headstart.export.parity import Difference
+from headstart.export.write import export
+from headstart.model.image_classifier import ImageClassifier
+from headstart.run_folder import RunFolder
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+pytest.importorskip("onnxruntime")
+
+
+def exported(classifier: ImageClassifier, folder: Path, **settings: Any) -> list[Path]:
+    return export(classifier, RunFolder(folder), ExportSettings(**settings))
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The same classifier in both formats."""
+    return exported(tiny_classifier(), tmp_path_factory.mktemp("tiny"), format="all")
+
+
+def assert_same(path: Path, classifier: ImageClassifier) -> None:
+    """The file gives what the classifier gives, for batches of several sizes."""
+    model = open_model(path)
+    for count in (1, 2, 5):
+        with torch.no_grad():
+            features = classifier.embed(images(count, seed=count))
+            expected, scores = classifier.predict_proba(features), classifier.familiarity(features)
+        probabilities, familiarity = model(images(count, seed=count).numpy())
+        np.testing.assert_allclose(probabilities, expected, atol=1e-5)
+        np.testing.assert_allclose(familiarity, scores, atol=1e-5)
+
+
+def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
+    assert [path.name for path in tiny] == ["model.onnx", "model.pt2"]
+    assert sorted(tiny[0].parent.iterdir()) == tiny
+    for path in tiny:
+        assert_same(path, tiny_classifier())
+
+
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn"])
+@pytest.mark.parametrize("name", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_export__every_head(head: str, name: str, tmp_path: Path) -> None:
+    classifier = tiny_classifier(head)
+    (path,) = exported(classifier, tmp_path, format=name)
+    assert_same(path, classifier)
+
+
+def test_export__says_what_it_is(tiny: list[Path]) -> None:
+    classifier = tiny_classifier()
+    for path in tiny:
+        info = open_model(path).info
+        assert (info.classes, info.preprocessing) == (CLASSES, SIZES)
+        assert info.familiarity_threshold == pytest.approx(float(classifier.familiarity.threshold))
+        assert (info.provenance.arch, info.provenance.seed) == ("tiny", 3)
+        assert info.provenance.weights_sha256 == classifier.recipe.backbone.sha256
+        assert info.provenance.temperature == pytest.approx(0.7)
+        assert info.provenance.compared is not None
+        assert info.provenance.compared["images"] == 10
+        assert info.provenance.compared["of"].startswith("drawn images, because ")
+    properties = {entry.key: json.loads(entry.value) for entry in onnx.load(tiny[0]).metadata_props}
+    assert properties["classes"] == list(CLASSES)
+    assert properties["preprocessing"]["interpolation"] == "bilinear"
+
+
+def test_export__leaves_the_classifier_as_it_was() -> None:
+    classifier = tiny_classifier("knn")
+    before = {key: value.clone() for key, value in classifier.state_dict().items()}
+    trace(classifier, half=True)
+    after = classifier.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(value, after[key]) and value.dtype == after[key].dtype for key, value in before.items())
+
+
+def test_export__of_a_classifier_that_runs_in_bf16_is_in_float32(tmp_path: Path) -> None:
+    classifier = tiny_classifier()
+    in_bf16 = ImageClassifier(classifier.backbone, classifier.recipe, EncoderSettings(precision="bf16", compile=False))
+    in_bf16.load_state_dict(classifier.state_dict())
+    (path,) = exported(in_bf16.eval(), tmp_path, format="pt2")
+    assert_same(path, classifier)
+
+
+@pytest.mark.slow
+def test_float16__rounds_the_backbone_and_says_how_much(tmp_path: Path, messages: list[str]) -> None:
+    (path,) = exported(tiny_classifier(), tmp_path, precision="float16")
+    info = open_model(path).info
+    assert (path.name, info.precision) == ("model.float16.onnx", "float16")
+    assert info.provenance.compared is not None
+    assert 0 < info.provenance.compared["probability"] < 0.01
+    assert "% have the same first class" in messages[-1]
+    types = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
+    assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT} <= types
+
+
+def test_int8__needs_training_images(tmp_path: Path) -> None:
+    with pytest.raises(HeadstartError, match=r"export.precision=int8 .* is not the folder of a finished run"):
+        exported(tiny_classifier(), tmp_path, precision="int8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sizes", [SIZES, squashed(), replace(SIZES, interpolation="nearest", image_size=17)])
+def test_any_size__resizes_as_pillow(tmp_path: Path, sizes: Any) -> None:
+    classifier = tiny_classifier(sizes=sizes)
+    (path,) = exported(classifier, tmp_path, input="any")
+    info = open_model(path).info
+    assert (path.name, info.input) == ("model.any.onnx", "any")
+    assert info.provenance.compared is not None
+    assert info.provenance.compared["probability"] < 0.01
+
+
+def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    earlier = tmp_path / "model.pt2"
+    earlier.write_text("an earlier one")
+    for far in (Difference(1, "x", 2e-4, 0.0, 1.0), Difference(1, "x", 0.0, float("nan"), 1.0)):
+        monkeypatch.setattr(write, "compare", lambda *_, far=far: far)
+        with pytest.raises(HeadstartError, match=r"model.pt2 was not written, because it differs from the checkpoint"):
+            exported(tiny_classifier(), tmp_path, format="pt2")
+        assert list(tmp_path.iterdir()) == [earlier]
+        assert earlier.read_text() == "an earlier one"
+
+
+def test_network_that_cannot_be_traced__is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = tiny_classifier()
+    forward = classifier.backbone.network.forward
+
+    def data_dependent(batch: torch.Tensor) -> torch.Tensor:
+        return forward(batch) if batch.sum() > 0 else batch.mean((2, 3))
+
+    monkeypatch.setattr(classifier.backbone.network, "forward", data_dependent)
+    with pytest.raises(HeadstartError, match=r"^model.arch=tiny cannot be exported: .+"):
+        exported(classifier, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
+def test_open__file_of_somebody_else(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with pytest.raises(HeadstartError, match="does not exist"):
+        open_model(path)
+    path.write_text("no model")
+    with pytest.raises(HeadstartError, match="is damaged, or not a model file"):
+        open_model(path)
+
+
+def test_open__onnx_model_without_metadata(tiny: list[Path], tmp_path: Path) -> None:
+    path = tmp_path / "other.onnx"
+    model = onnx.load(tiny[0])
+    onnx.helper.set_model_props(model, {"author": "somebody"})
+    onnx.save(model, path)
+    with pytest.raises(HeadstartError, match="is not a model that headstart exported"):
+        open_model(path)
+    onnx.helper.set_model_props(model, {"format": "99", "headstart": '"9.0"'})
+    onnx.save(model, path)
+    with pytest.raises(HeadstartError, match=r"was written by a newer version of headstart \(9.0\)"):
+        open_model(path)

@@ -1,0 +1,66 @@
+"""A classifier so small that exporting it takes a second, fitted to random images."""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from headstart.backbones.backbone import Backbone
+from headstart.backbones.provider import Network
+from headstart.backbones.stages import find_stages
+from headstart.config.features import EncoderSettings
+from headstart.config.finetune import FinetuneSettings
+from headstart.data.preprocessing import Preprocessing
+from headstart.model.head import ClosedForm
+from headstart.model.image_classifier import ImageClassifier
+from headstart.model.recipe import Recipe
+
+SIZES = Preprocessing(resize_size=24, image_size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
+FROZEN = FinetuneSettings(epochs=[], lr_factors=[], rest=None, batch_norm=False, mixup=0.0, cutmix=0.0)
+CLASSES = ("ant", "bee", "cat")
+
+
+class Tiny(nn.Module):
+    """Two convolutions, one of them depthwise, BatchNorm and the mean over the pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = (nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 6, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self.layers(images)
+        return features.mean((2, 3))
+
+
+def images(count: int, seed: int = 0) -> Tensor:
+    """Random images of the network's size."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+
+
+def tiny_classifier(head: str = "mlp", sizes: Preprocessing = SIZES) -> ImageClassifier:
+    """With a fitted head (or a random one), temperature, and familiarity."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = Network(Tiny(), 6, "fc", None, "none 1", sizes, None)
+        backbone = Backbone(network, sizes, "tiny", "default", 0, find_stages)
+    recipe = Recipe(
+        *(CLASSES, backbone.source, sizes, head, 16, 0.4, 1e-3, 0.0, 3, "fingerprint", "32", "none", (5, 5, 5)),
+        *(0.0, "constant", 0.0, FROZEN),
+    )
+    classifier = ImageClassifier(backbone, recipe, EncoderSettings(precision="32", compile=False)).eval()
+    labels = torch.arange(30) % 3
+    features = classifier.embed(images(30) // torch.tensor([1, 2, 3])[labels][:, None, None, None])
+    if isinstance(layer := classifier.head[0], ClosedForm):
+        layer.fit(features, labels)
+    classifier.temperature.fill_(0.7)
+    classifier.familiarity.observe(features, labels)
+    classifier.familiarity.fit_means(*classifier.familiarity.observed)
+    classifier.familiarity.fit_threshold(classifier.familiarity(features))
+    return classifier
+
+
+def squashed(classifier_sizes: Preprocessing = SIZES) -> Preprocessing:
+    """The same sizes, whatever the image's shape, bicubic."""
+    return replace(classifier_sizes, resize_mode="squash", interpolation="bicubic")
