@@ -61,6 +61,10 @@ def check_predict(config: DictConfig) -> PredictSettings:
     settings = typed(PredictSettings, config)
     if settings.model.file is not None:
         _check_file(settings)
+    elif importlib.util.find_spec("torch") is None:
+        raise HeadstartError(
+            "ckpt_path needs torch, which is not installed: set model=FILE.onnx, or python -m pip install -e ."
+        )
     for key, what in (("annotate", "annotated images"), ("explain", "explained images"), ("labelled", "report")):
         if getattr(settings, key) and settings.output is None:
             raise HeadstartError(f"{key}=true needs a folder for the {what}: output=DIR")
