@@ -33,25 +33,30 @@ class Tiny(nn.Module):
         return features.mean((2, 3))
 
 
-def images(count: int, seed: int = 0) -> Tensor:
+def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
     """Random images of the network's size."""
     generator = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator)
+    return torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
 
 
 def tiny_classifier(head: str = "mlp", sizes: Preprocessing = SIZES) -> ImageClassifier:
-    """With a fitted head (or a random one), temperature, and familiarity."""
+    """Of a tiny backbone, fitted as `fitted` says."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         network = Network(Tiny(), 6, "fc", None, "none 1", sizes, None)
-        backbone = Backbone(network, sizes, "tiny", "default", 0, find_stages)
+    return fitted(Backbone(network, sizes, "tiny", "default", 0, find_stages), head)
+
+
+def fitted(backbone: Backbone, head: str = "mlp") -> ImageClassifier:
+    """With a fitted head, or a random one if it is trained in steps, a temperature, and fitted familiarity."""
     recipe = Recipe(
-        *(CLASSES, backbone.source, sizes, head, 16, 0.4, 1e-3, 0.0, 3, "fingerprint", "32", "none", (5, 5, 5)),
-        *(0.0, "constant", 0.0, FROZEN),
+        *(CLASSES, backbone.source, backbone.preprocessing, head, 16, 0.4, 1e-3, 0.0, 3, "fingerprint", "32", "none"),
+        *((4, 4, 4), 0.0, "constant", 0.0, FROZEN),
     )
     classifier = ImageClassifier(backbone, recipe, EncoderSettings(precision="32", compile=False)).eval()
-    labels = torch.arange(30) % 3
-    features = classifier.embed(images(30) // torch.tensor([1, 2, 3])[labels][:, None, None, None])
+    labels = torch.arange(12) % 3
+    darkness = torch.tensor([1, 2, 3])[labels][:, None, None, None]
+    features = classifier.embed(images(12, size=backbone.preprocessing.image_size) // darkness)
     if isinstance(layer := classifier.head[0], ClosedForm):
         layer.fit(features, labels)
     classifier.temperature.fill_(0.7)
@@ -61,6 +66,6 @@ def tiny_classifier(head: str = "mlp", sizes: Preprocessing = SIZES) -> ImageCla
     return classifier
 
 
-def squashed(classifier_sizes: Preprocessing = SIZES) -> Preprocessing:
-    """The same sizes, whatever the image's shape, bicubic."""
-    return replace(classifier_sizes, resize_mode="squash", interpolation="bicubic")
+def squashed() -> Preprocessing:
+    """SIZES, bicubic and whatever the image's shape."""
+    return replace(SIZES, resize_mode="squash", interpolation="bicubic")

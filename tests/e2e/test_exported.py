@@ -39,6 +39,7 @@ def rows_of(folder: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
     script: Script, trained: Path, models: dict[str, Path]
 ) -> None:
@@ -62,6 +63,7 @@ def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
             assert row == wanted
 
 
+@pytest.mark.slow
 def test_predict__with_onnx_imports_nothing_of_pytorch(trained: Path, models: dict[str, Path], tmp_path: Path) -> None:
     code = f"""
 import runpy, sys
@@ -77,6 +79,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 37
 
 
+@pytest.mark.slow
 def test_python__load_predicts_with_a_file(trained: Path, models: dict[str, Path]) -> None:
     red = trained.parent / "images" / "red"
     expected = headstart.load(trained, accelerator="cpu", precision="32", compile=False).predict(red, topk=1)
@@ -91,6 +94,7 @@ def test_python__load_predicts_with_a_file(trained: Path, models: dict[str, Path
         headstart.load(models["onnx"], precision="32")
 
 
+@pytest.mark.slow
 def test_python__predictor_exports(trained: Path, tmp_path: Path) -> None:
     predictor = headstart.load(trained, accelerator="cpu")
     predictor.export(tmp_path / "red.pt2")
@@ -118,6 +122,7 @@ def test_int8_and_any_size__of_the_runs_own_images(script: Script, trained: Path
         assert len(found.out.splitlines()) == 12
 
 
+@pytest.mark.slow
 def test_lone_checkpoint__is_exported_beside_it(script: Script, trained: Path, tmp_path: Path) -> None:
     lone = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "lone.ckpt")
     result = script("train.py", "task=export", f"ckpt_path={lone}", "export.format=pt2")
@@ -165,7 +170,7 @@ def test_export__rejected_in_one_sentence(script: Script, arguments: str, senten
         ("model=a.onnx source=b labelled=true output=o", "labelled=true needs a checkpoint"),
         ("model=a.onnx source=b views=2", "views=2 needs a checkpoint"),
         ("model=a.onnx source=b features.precision=32", "features.precision=32 needs a checkpoint"),
-        ("a.onnx photo.jpg", "The command: python predict.py model=a.onnx source=photo.jpg"),
+        ("a.onnx photo.jpg", "predict.py model=a.onnx source=photo.jpg"),
     ],
 )
 def test_predict__rejected_in_one_sentence(script: Script, trained: Path, arguments: str, sentence: str) -> None:

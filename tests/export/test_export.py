@@ -18,7 +18,9 @@ from headstart.export.graph import trace
 from headstart.export.model_file import open_model
 from headstart.export.parity import Difference
 from headstart.export.write import export
+from headstart.model.ensemble import Ensemble
 from headstart.model.image_classifier import ImageClassifier
+from headstart.predict.predictor import Predictor
 from headstart.run_folder import RunFolder
 
 onnx = pytest.importorskip("onnx")
@@ -147,6 +149,12 @@ def test_network_that_cannot_be_traced__is_named(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(classifier.backbone.network, "forward", data_dependent)
     with pytest.raises(HeadstartError, match=r"^model.arch=tiny cannot be exported: .+"):
         exported(classifier, tmp_path)
+
+
+def test_ensemble__is_not_exported(tmp_path: Path) -> None:
+    predictor = Predictor(Ensemble([tiny_classifier(), tiny_classifier("linear")]), torch.device("cpu"))
+    with pytest.raises(HeadstartError, match="an ensemble cannot be exported"):
+        predictor.export(tmp_path / "a.onnx")
 
 
 @pytest.mark.parametrize("name", ["a.onnx", "a.pt2"])
