@@ -96,7 +96,7 @@ class Leaderboard:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """leaderboard.csv: the best trial first, then failed ones, and the ensemble last."""
+        """leaderboard.csv: the best trial first, then failed ones, the means over folds, and the ensemble last."""
         with SweepFolder(self.folder).leaderboard.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 

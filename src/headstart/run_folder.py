@@ -72,6 +72,9 @@ class SweepFolder:
     record = _File("sweep.json")  # which sweep the folder belongs to
     leaderboard = _File("leaderboard.csv")
     summary = _File("leaderboard.json")  # how many trials there are, and the test of the best one
+    out_of_fold = _File(
+        "out_of_fold.csv"
+    )  # with data.fold: each image, predicted by the trial that was not trained on it
     plot = _File("sweep.png")
     best = _File("best")  # links to the files of the best trial
     ensemble = _File("ensemble")  # the best trials as one predictor

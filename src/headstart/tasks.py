@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from headstart.auditing.findings import find_problems, in_order
-from headstart.auditing.from_features import find_from_features
+from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.report import COMPARED, AuditReport, findings_table, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
@@ -115,7 +115,7 @@ def audit(settings: TrainSettings) -> bool:
     data = inspect_data(settings.data, settings.data.seed)
     features, compared = _features_to_compare(settings, data.manifest)
     more = find_from_features(data.manifest.splits, features) if features is not None else []
-    findings = in_order(find_problems(data) + more)
+    findings = in_order(find_problems(data) + more + missing_groups(data.manifest, more))
     run = RunFolder(Path(settings.run_dir))
     write_audit(run.audit, data, findings, compared)
     data.manifest.write(run.split)

@@ -101,7 +101,7 @@ def test_cache__not_needed_if_its_folder_cannot_be_written(cache: Path, tmp_path
 
 def test_unreadable__missing_file(cache: Path, tmp_path: Path) -> None:
     info = inspect_images(tmp_path, ["gone.jpg"])["gone.jpg"]
-    assert (info.fault, info.reason) == ("unreadable", "No such file or directory")
+    assert (info.fault, info.reason) == ("missing file", "No such file or directory")
     assert not list(cache.glob("*.json"))
 
 

@@ -59,7 +59,7 @@ def test_leaderboard__is_plain_csv_with_a_summary_beside_it(tmp_path: Path) -> N
     assert row["folder"] == "a"
     assert json.loads((tmp_path / "leaderboard.json").read_text()) == {
         "trials": 1, "failed": 0, "objective": "valid/loss", "order": "lowest first", "best": "a",
-        "test": {"test/acc": 0.5}, "tie": None, "over_seeds": [], "ensemble": None,
+        "test": {"test/acc": 0.5}, "tie": None, "over_seeds": [], "over_folds": [], "ensemble": None,
     }  # fmt: skip
 
 

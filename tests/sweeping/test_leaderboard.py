@@ -90,7 +90,7 @@ def test_best__files_of_the_user_are_kept(tmp_path: Path, capsys: pytest.Capture
 def test_summary__counts_and_the_test_of_the_best_trial(tmp_path: Path) -> None:
     sweep = written(tmp_path, trial("a", 0.3), trial("b", 0.2), trial("c", 0.1, reason="no"))
     expected = {"trials": 3, "failed": 1, "objective": "valid/acc", "order": "highest first", "best": "b", "test": {}}
-    expected |= {"tie": None, "over_seeds": [], "ensemble": None}
+    expected |= {"tie": None, "over_seeds": [], "over_folds": [], "ensemble": None}
     update_leaderboard(sweep, "valid/acc")
     assert read_json(sweep.summary) == expected
     write_json(RunFolder(sweep.trial("b").test).metrics, {"test/acc": 0.9, "seconds": 1})

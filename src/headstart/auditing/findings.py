@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.auditing.kinds import KINDS
+from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
 from headstart.data.prepare import PreparedData
@@ -64,6 +64,8 @@ def find_problems(data: PreparedData) -> list[Finding]:
     images = {path: info for path, info in usable.items() if path not in signs}
     found = [
         *_unreadable(scan, infos),
+        *_rows(scan),
+        *_groups(scan),
         *placeholders,
         *_duplicates(scan, infos),
         *_classes(scan),
@@ -86,6 +88,25 @@ def _unreadable(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
     for path, info in infos.items():
         if info.fault is not None:
             yield Finding(info.fault, (path,), info.reason or "")
+
+
+def _rows(scan: Scan) -> Iterator[Finding]:
+    for kind, path, says in scan.problems:
+        yield Finding(kind, (path,) if path else (), says)
+
+
+def _groups(scan: Scan) -> Iterator[Finding]:
+    if scan.groups is None:
+        return
+    places: dict[str, dict[str, str]] = defaultdict(dict)  # of each group, its first image in each split
+    for sample in scan.samples:
+        if sample.path in scan.groups:
+            places[scan.groups[sample.path]].setdefault(sample.split, sample.path)
+        else:
+            yield Finding(NO_GROUP, (sample.path,))
+    for group, found in places.items():
+        if len(found) > 1:
+            yield Finding(GROUPS_ACROSS_SPLITS, tuple(found.values()), f"'{group}' is in {' and '.join(found)}")
 
 
 def _placeholders(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 import numpy as np
 
 from headstart.auditing.findings import Finding
+from headstart.auditing.kinds import MISSING_GROUPS
 from headstart.auditing.near_duplicates import Pooled, near_duplicates
-from headstart.data.manifest import Split
+from headstart.data.manifest import Manifest, Split
 from headstart.evaluation.probes import Array, unit_rows
 
 # An outlier is less similar to the rest of its class than a quarter of them are, by this many interquartile ranges.
 FAR = 2.5
 SMALLEST = 10  # classes in which outliers are looked for
+# If more than this fraction of the images outside train look almost like one in another split, they may be series.
+SERIES = 0.05
 
 
 def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
@@ -25,6 +28,18 @@ def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> 
         np.array([name for name, split in splits.items() for _ in split.paths]),
     )
     return [*near_duplicates(images), *_outliers(images)]
+
+
+def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:
+    """Whether the near duplicates among `findings` suggest that images belong to groups, of which there are none."""
+    splits = {path: name for name, split in manifest.splits.items() for path in split.paths}
+    pairs = [finding.paths for finding in findings if finding.kind == "near duplicates across splits"]
+    alike = {path for pair in pairs for path in pair if splits[path] != "train"}
+    held_out = sum(name != "train" for name in splits.values())
+    if manifest.groups or len(alike) <= SERIES * held_out:
+        return []
+    says = f"{len(alike)} of the {held_out} images outside train look almost like one in another split"
+    return [Finding(MISSING_GROUPS, (), says)]
 
 
 def _outliers(images: Pooled) -> Iterator[Finding]:

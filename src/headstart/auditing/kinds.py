@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from headstart.data.image_info import MISSING
+from headstart.data.labels import CONFLICTING_LABELS, CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
 from headstart.errors import UnreadableImage
 
 
@@ -14,16 +16,23 @@ class Kind:
 
 
 _UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
+GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
 # In the order in which they are shown.
 KINDS = {
     **dict.fromkeys(UnreadableImage.FAULTS, _UNUSABLE),
+    MISSING: Kind("error", "Correct the paths in the table, or data.root, or set data.on_unreadable=skip."),
+    INCOMPLETE: Kind("error", "Complete or delete the row, or set data.on_unreadable=skip."),
+    CONFLICTING_ROWS: Kind("error", "Rows of one image contradict each other: keep the right one."),
     "placeholder": Kind("error", "These stand for an image that was not there: delete them."),
-    "conflicting labels": Kind("error", "The same image under different classes: keep the right one."),
+    CONFLICTING_LABELS: Kind("error", "The same image under different classes: keep the right one."),
     "duplicates across splits": Kind(
         "error", "What is tested has been trained on: delete one of each, or set data.on_leak=drop."
     ),
     "near duplicates across splits": Kind(
         "error", "What is tested looks almost like what was trained on: keep each pair in one split."
+    ),
+    GROUPS_ACROSS_SPLITS: Kind(
+        "error", "What is tested is of a patient, place or video that was trained on: move each group into one split."
     ),
     "near duplicates with conflicting labels": Kind(
         "error", "Almost the same image under different classes: one label may be wrong."
@@ -34,6 +43,11 @@ KINDS = {
     "empty class": Kind("error", "Add images to it, or delete the folder."),
     "small class": Kind("warning", "It is hard to learn and to score: add images."),
     "class imbalance": Kind("warning", "Consider data.balance=sampler or data.balance=loss."),
+    MISSING_GROUPS: Kind(
+        "warning", "Are there several images of one patient, place or video? Keep them in one split with data.group."
+    ),
+    NO_GROUP: Kind("warning", "Each of them is a group of its own."),
+    DUPLICATE: Kind("warning", "The image is used once."),
     "duplicates within a split": Kind("warning", "They count more than once."),
     "near duplicates within a split": Kind(
         "warning", "They add little; of images of one scene, keep those in one split."

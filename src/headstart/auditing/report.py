@@ -8,7 +8,8 @@ from pathlib import Path
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.auditing.findings import Finding, find_problems, in_order
-from headstart.auditing.from_features import find_from_features
+from headstart.auditing.from_features import find_from_features, missing_groups
+from headstart.auditing.kinds import MISSING_GROUPS
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json
@@ -42,7 +43,8 @@ class AuditReport(Callback):
         if self._compares:
             features = trainer.datamodule.unaugmented_features()  # type: ignore[attr-defined]
             more = find_from_features(self._data.manifest.splits, features)
-            log_findings([finding for finding in more if finding.severity == "error"])
+            more += missing_groups(self._data.manifest, more)
+            log_findings([f for f in in_order(more) if f.severity == "error" or f.kind == MISSING_GROUPS])
             write_audit(self._path, self._data, in_order(self._findings + more), COMPARED)
 
     def begin(self) -> None:

@@ -21,6 +21,7 @@ from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import (
     PATHS,
+    TEXTS,
     for_hydra,
     key_of,
     parsed_override,
@@ -164,7 +165,7 @@ def _check_readable(arguments: list[str]) -> None:
     """Raises HeadstartError for a value that Hydra would not understand."""
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        if not equals or key.startswith("-") or key_of(key) in PATHS:
+        if not equals or key.startswith("-") or key_of(key) in PATHS | TEXTS:
             continue
         if not is_encodable(argument):
             raise HeadstartError(f"{argument} is invalid: it is not UTF-8")

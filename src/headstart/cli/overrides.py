@@ -16,8 +16,10 @@ from headstart.errors import HeadstartError
 # Groups whose entries accept arguments of a Lightning class that are not listed in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
 # Keys whose values are paths, which may have any characters.
-PATHS = {"ckpt_path", "source", "output", "data.root", "data.archive", "model.weights", "features.dir"}
+PATHS = {"ckpt_path", "source", "output", "data.root", "data.csv", "data.archive", "model.weights", "features.dir"}
 PATHS |= {"hydra.run.dir", "hydra.sweep.dir", "export.path", "model.file"}
+# Keys whose values are texts, which may have any characters too.
+TEXTS = {"data.group", "data.columns.path", "data.columns.label", "data.columns.split"}
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re.DOTALL)
 
@@ -59,13 +61,7 @@ def with_model_file(arguments: Iterable[str]) -> list[str]:
 
 def with_plain_paths(arguments: Iterable[str], *, is_sweep: bool) -> list[str]:
     """`arguments` with paths quoted where Hydra would read something else; in a sweep, several values stay several."""
-    return [
-        # Trials differ in their data, not in where the sweep is.
-        _path_override(argument, is_sweep and not key_of(argument).startswith("hydra."))
-        if key_of(argument) in PATHS
-        else argument
-        for argument in arguments
-    ]
+    return [_plain(argument, is_sweep) for argument in arguments]
 
 
 def literal(text: str) -> str:
@@ -82,6 +78,16 @@ def for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:
     given = {key_of(argument) for argument in arguments}
     for override in [o for o in repeated if key_of(o) not in given] + arguments:
         yield f"++{override}" if OPEN_GROUPS.match(override) else override
+
+
+def _plain(argument: str, is_sweep: bool) -> str:
+    key, equals, value = argument.partition("=")
+    if key_of(argument) in TEXTS:
+        return argument if _is_for_hydra(value, is_sweep) else f"{key}{equals}{literal(value)}"
+    if key_of(argument) in PATHS:
+        # Trials differ in their data, not in where the sweep is.
+        return _path_override(argument, is_sweep and not key_of(argument).startswith("hydra."))
+    return argument
 
 
 def _path_override(argument: str, is_sweep: bool) -> str:

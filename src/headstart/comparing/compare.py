@@ -16,12 +16,12 @@ from headstart.comparing.candidate import Candidate, ranked
 from headstart.comparing.table import describe, write
 from headstart.config.model import arch_and_weights
 from headstart.config.train import TrainSettings
+from headstart.data.folds import folds_of_distinct
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.cross_validation import cross_validate
-from headstart.evaluation.folds import folds_of_distinct
 from headstart.evaluation.probes import Array, Labelled
 from headstart.features.encoder import Encoder
 from headstart.log import log

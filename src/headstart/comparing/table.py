@@ -6,9 +6,9 @@ from pathlib import Path
 from headstart.commands import quoted
 from headstart.comparing.candidate import Candidate, equals_of_first
 from headstart.config.model import DEFAULT
+from headstart.data.folds import FOLDS
 from headstart.errors import listed
 from headstart.evaluation.cross_validation import PROBES
-from headstart.evaluation.folds import FOLDS
 from headstart.files import write_csv, write_json
 from headstart.tables import render_table
 

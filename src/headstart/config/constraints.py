@@ -14,9 +14,9 @@ def constrained(says: str, test: Callable[[Any], bool], default: Any = MISSING) 
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-def optional(says: str, test: Callable[[Any], bool]) -> Any:
+def optional(says: str, test: Callable[[Any], bool], default: Any = MISSING) -> Any:
     """As `constrained`, or null."""
-    return constrained(f"{says}, or null", lambda v: v is None or test(v))
+    return constrained(f"{says}, or null", lambda v: v is None or test(v), default)
 
 
 def positive_int() -> Any:

@@ -1,6 +1,7 @@
-"""conf/data: the folder of images, how it is split, read and balanced."""
+"""conf/data: the folder of images, how it is labelled, split, read and balanced."""
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from headstart.config.constraints import (
@@ -16,6 +17,8 @@ from headstart.config.constraints import (
 from headstart.errors import HeadstartError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+# In place of a column's name: the one that is usually called so, if there is one.
+AUTO = "auto"
 
 
 def _is_share(value: Any) -> bool:
@@ -51,11 +54,23 @@ class SplitSettings:
         return f"{given} add up to more than 1" if too_much else None
 
 
+@dataclass
+class ColumnSettings:
+    """The columns of `data.csv`. `split` may be "auto", the column of that name if there is one, or null, none."""
+
+    path: str = "path"
+    label: str = "label"
+    split: str | None = AUTO
+
+
 @dataclass(kw_only=True)
 class DataSettings:
     """A folder of images. `maker`, one of DATASETS, creates it on first use; null: it is the user's own.
 
     `layout` says what the folders in it are: splits or classes; auto recognizes it, or is an error if it may be either.
+    With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
+    a regular expression finds in a path. Of `folds`, `fold` is the valid split.
+
     Sizes, interpolation, mean and std are null where the backbone's weights decide.
     """
 
@@ -75,12 +90,48 @@ class DataSettings:
     on_unreadable: str = one_of("error", "skip")
     on_leak: str = one_of("warn", "error", "drop")
     near_duplicates: bool | str = auto_or_bool()
+    csv: str | None = None
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    group: str | None = None
+    folds: int | None = optional("an integer of 2 or more", lambda v: v >= 2, default=None)
+    fold: int | None = optional("a non-negative integer", lambda v: v >= 0, default=None)
 
     def check(self) -> None:
         """Raises HeadstartError where two values contradict each other."""
         # In a folder of the user's own, `split.train` may have no meaning: the scan checks it.
         if self.maker is not None and self.split.conflict is not None:
             raise HeadstartError(self.split.conflict)
+        if self.csv is not None:
+            self._check_csv()
+        elif self.group is not None:
+            _check_pattern(self.group)
+        self._check_fold()
+
+    def _check_csv(self) -> None:
+        if self.maker is not None:
+            raise HeadstartError(f"data.csv={self.csv} labels images of your own: choose data=csv data.root=DIR")
+        if self.layout != AUTO:
+            raise HeadstartError(f"data.layout={self.layout} has no effect with data.csv, which says what is where")
+
+    def _check_fold(self) -> None:
+        folds, fold = self.folds, self.fold
+        if folds is None and fold is not None:
+            raise HeadstartError(f"data.fold={fold} needs the number of folds, such as data.folds=5")
+        if folds is not None and (fold is None or fold >= folds):
+            raise HeadstartError(
+                f"data.folds={folds} needs data.fold=0 to {folds - 1}, the one to validate on; "
+                f"-m 'data.fold=range({folds})' trains on all of them in turn"
+            )
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise HeadstartError(
+            f"data.group={pattern} is no regular expression ({error}): without data.csv, it is searched for in the "
+            "path of each image"
+        ) from None
 
 
 @dataclass(kw_only=True)

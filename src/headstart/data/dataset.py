@@ -11,7 +11,10 @@ from headstart.data.workers import thread_map
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):
-    """`dataset[view, index]` is a uint8 image (3, image_size, image_size) and its label: IGNORED for PADDING."""
+    """`dataset[view, index]` is a uint8 image (3, image_size, image_size) and its label: IGNORED for PADDING.
+
+    In all folds, an image has the same views: those of its index in their pool.
+    """
 
     def __init__(self, split: Split, transform: Transform) -> None:
         self.split = split
@@ -28,4 +31,5 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         # The Trainer's `overfit_batches` replaces our sampler by one of plain indices.
         view, index = (0, key) if isinstance(key, int) else key
         image = read_rgb(self.split.root / self.split.paths[index])
-        return self.transform(image, view, index), IGNORED if index == PADDING else self.split.labels[index]
+        label = IGNORED if index == PADDING else self.split.labels[index]
+        return self.transform(image, view, self.split.place(index)), label

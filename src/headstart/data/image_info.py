@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -27,12 +28,15 @@ GRID = 32
 EDGE = 224
 # Channels of a grayscale JPEG differ by no more than this, of 256 levels, because of compression noise.
 GRAYSCALE = 4
+# The fault of a file that a table names, but that is not there.
+MISSING = "missing file"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Of a file's content. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS and `reason` says why.
+    """Of a file's content. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS or MISSING, and
+    `reason` says why.
 
     Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
     `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
@@ -95,7 +99,7 @@ def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     try:
         content = path.read_bytes()
     except OSError as error:
-        return ImageInfo("", "unreadable", error.strerror)
+        return ImageInfo("", "unreadable" if os.path.lexists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
     return known.get(sha256) or _decode(path, content, sha256)
 

@@ -2,13 +2,15 @@
 
 import hashlib
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 from headstart.data.folders import left_out_summary, listed
+from headstart.data.folds import Array
+from headstart.data.held_out import POOL
 from headstart.data.image_info import ImageInfo
-from headstart.data.scan import Scan
+from headstart.data.scan import Sample, Scan
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
 from headstart.files import write_csv
@@ -19,15 +21,32 @@ class Split:
     """The samples of one split in their fixed order.
 
     `paths` are relative to `root`, `labels` are indices into the class list, `contents` are the files' SHA-256.
+
+    With folds, the split is a part of a `pool`, train and valid together, in which its images have the indices `rows`.
     """
 
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     contents: tuple[str, ...]
+    pool: "Split | None" = None
+    rows: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def stored(self) -> "Split":
+        """The images whose features are stored together: all of the pool, if there is one."""
+        return self if self.pool is None else self.pool
+
+    def place(self, index: int) -> int:
+        """The index in `stored` of an image of the split."""
+        return index if self.pool is None else self.rows[index]
+
+    def own(self, matrix: Array) -> Array:
+        """The rows (N) of the split, of a matrix with one row for each image of `stored`."""
+        return matrix if self.pool is None else matrix[list(self.rows)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -48,7 +67,7 @@ class Manifest:
 
     `left_out` are other files in the folder, with the reason unless the name says it; `skipped` and `dropped` are
     images that a policy removed, because they are unreadable or also in another split. `origins` say where each split
-    is from, `notes` what the user should know about it.
+    is from, `notes` what the user should know about it. `groups` are those of the paths that have one.
     """
 
     root: Path
@@ -59,6 +78,7 @@ class Manifest:
     dropped: tuple[str, ...]
     origins: dict[str, str]
     notes: tuple[str, ...]
+    groups: dict[str, str] = field(default_factory=dict)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,13 +108,13 @@ class Manifest:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Writes a CSV with one row per sample: path, relative to the root, class and split."""
+        """Writes a CSV with one row per sample: path, class, split and, if there are groups, group."""
         rows = (
-            (sample, self.classes[label], name)
+            (sample, self.classes[label], name, *([self.groups.get(sample, "")] if self.groups else []))
             for name, split in self.splits.items()
             for sample, label in zip(split.paths, split.labels, strict=True)
         )
-        write_csv(path, ("path", "class", "split"), rows)
+        write_csv(path, ("path", "class", "split", *(["group"] if self.groups else [])), rows)
 
 
 def build_manifest(
@@ -104,19 +124,39 @@ def build_manifest(
     found = {name for names in scan.classes.values() for name in names}
     classes = (*scan.classes["train"], *sorted(found - set(scan.classes["train"])))
     labels = {name: label for label, name in enumerate(classes)}
+    # A split's classes are in the order of their folders; its samples are in that of the labels.
+    samples = sorted(scan.samples, key=lambda sample: labels[sample.class_name])
     removed = {*skipped, *dropped}
-    splits = {}
-    for split in scan.classes:
-        samples = [sample for sample in scan.samples if sample.split == split and sample.path not in removed]
-        # A split's classes are in the order of their folders; its samples are in that of the labels.
-        samples.sort(key=lambda sample: labels[sample.class_name])
-        splits[split] = Split(
-            scan.root,
-            tuple(sample.path for sample in samples),
-            tuple(labels[sample.class_name] for sample in samples),
-            tuple(infos[sample.path].sha256 for sample in samples),
-        )
-    return Manifest(scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes)
+    splits = {
+        name: _split(scan, [s for s in samples if s.split == name and s.path not in removed], labels, infos)
+        for name in scan.classes
+    }
+    if scan.fold is not None:
+        # Also those dropped: which ones these are may depend on the fold.
+        pool = [sample for sample in samples if sample.split in POOL and sample.path not in {*skipped}]
+        pool.sort(key=lambda sample: (labels[sample.class_name], sample.path))
+        splits |= _in_pool({name: splits[name] for name in POOL}, _split(scan, pool, labels, infos))
+    return Manifest(
+        scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes, scan.groups or {}
+    )
+
+
+def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dict[str, ImageInfo]) -> Split:
+    return Split(
+        scan.root,
+        tuple(sample.path for sample in samples),
+        tuple(labels[sample.class_name] for sample in samples),
+        tuple(infos[sample.path].sha256 for sample in samples),
+    )
+
+
+def _in_pool(splits: dict[str, Split], pool: Split) -> dict[str, Split]:
+    """The splits as parts of `pool`."""
+    rows = {path: row for row, path in enumerate(pool.paths)}
+    return {
+        name: replace(split, pool=pool, rows=tuple(rows[path] for path in split.paths))
+        for name, split in splits.items()
+    }
 
 
 def check_trainable(manifest: Manifest, scan: Scan) -> None:
@@ -128,18 +168,14 @@ def check_trainable(manifest: Manifest, scan: Scan) -> None:
         )
     expected = set(scan.classes["train"])
     if len(expected) < 2:
-        folder = scan.folders.get("train", scan.root)
-        raise HeadstartError(
-            f"{folder} has only one class ({', '.join(expected)}): a classifier needs at least two; if the classes are "
-            f"the folders in {folder / ''.join(expected)}, they must be one level higher"
-        )
+        raise HeadstartError(_why_one_class(scan))
     for split, classes in scan.classes.items():
         missing, extra = sorted(expected - set(classes)), sorted(set(classes) - expected)
         for names, verb, other in ((missing, "lacks", "has"), (extra, "has", "lacks")):
             if names:
+                what = "the class folders" if scan.csv is None else "the classes"
                 raise HeadstartError(
-                    f"{scan.folders[split]} {verb} the class folders {listed(names)}, "
-                    f"which {scan.folders['train']} {other}"
+                    f"{scan.place_of(split)} {verb} {what} {listed(names)}, which {scan.place_of('train')} {other}"
                 )
     # Only now that all splits are known to have the same class folders.
     for pool in _pools(scan):
@@ -149,10 +185,23 @@ def check_trainable(manifest: Manifest, scan: Scan) -> None:
             raise HeadstartError(_why_empty(manifest, scan, pool, empty))
 
 
+def _why_one_class(scan: Scan) -> str:
+    (only,) = scan.classes["train"] or ("none",)
+    if scan.csv is not None:
+        return f"{scan.place_of('train')} has only one class ({only}): a classifier needs at least two"
+    folder = Path(scan.place_of("train"))
+    return (
+        f"{folder} has only one class ({only}): a classifier needs at least two; if the classes are the folders in "
+        f"{folder / only}, they must be one level higher"
+    )
+
+
 def _pools(scan: Scan) -> list[list[str]]:
     """The splits, those together that share class folders."""
-    drawn = [split for split in scan.classes if split not in scan.folders]
-    shared = ["train", *drawn] if drawn and scan.folders else drawn
+    drawn = [split for split in scan.classes if split not in scan.given]
+    shared = ["train", *drawn] if drawn and scan.given else drawn
+    if scan.fold is not None:
+        shared = [split for split in scan.classes if split in {*POOL, *drawn}]
     return [[split] for split in scan.classes if split not in shared] + ([shared] if shared else [])
 
 
@@ -162,24 +211,49 @@ def _why_empty(manifest: Manifest, scan: Scan, pool: list[str], empty: list[str]
     counts = {name: labels[manifest.classes.index(name)] for name in empty}
     name, count = min(counts.items(), key=lambda item: item[1])
     if not count:
-        folder = scan.folders.get(pool[0], scan.root) / name
-        return f"the class folder {folder} holds no usable images"
+        return _why_unused(scan, pool[0], name)
+    split = next(s for s in pool if manifest.classes.index(name) not in manifest.splits[s].labels)
+    if scan.fold is not None or scan.groups is not None:
+        return _why_too_few(manifest, scan, split, name)
     if isinstance(scan.rule.valid, float) and count < len(pool):
         small = listed(f"'{c}' ({number})" for c, number in counts.items() if number < len(pool))
         without_test = ", or do without test: data.split.train=0.85 data.split.valid=0.15"
         return (
-            f"too few images for each of {listed(pool)} to get one, in class {small}: add images, or remove the class "
-            f"folder{without_test if count > 1 and len(pool) == len(SPLITS) else ''}"
+            f"too few images for each of {listed(pool)} to get one, in class {small}: add images, or remove the class"
+            f"{' folder' if scan.csv is None else ''}{without_test if count > 1 and len(pool) == len(SPLITS) else ''}"
         )
-    split = next(s for s in pool if manifest.classes.index(name) not in manifest.splits[s].labels)
     if isinstance(scan.rule.valid, float):
         return (
             f"none of the {count} usable images of class '{name}' is in the {split} split: repair or remove those that "
             "are not usable, or draw another split with another seed"
         )
-    train = f"data.split.train={scan.rule.train} " if not scan.folders else ""
+    train = f"data.split.train={scan.rule.train} " if not scan.given else ""
     return (
         f"{train}data.split.valid={scan.rule.valid} leave{'' if train else 's'} none of the {count} "
         f"image{'s' if count > 1 else ''} of class '{name}' for the {split} split: choose other counts, or fractions "
         f"such as {'data.split.train=0.7 ' if train else ''}data.split.valid=0.15"
+    )
+
+
+def _why_unused(scan: Scan, split: str, name: str) -> str:
+    if scan.csv is not None:
+        return f"{scan.place_of(split)} names no usable image of class '{name}'"
+    return f"the class folder {Path(scan.place_of(split)) / name} holds no usable images"
+
+
+def _why_too_few(manifest: Manifest, scan: Scan, split: str, name: str) -> str:
+    """Why a class has no image in a split that was drawn by fold, or by group."""
+    label = manifest.classes.index(name)
+    drawn = [of for of in manifest.splits if of in POOL or of not in scan.given]
+    paths = [
+        path
+        for of in map(manifest.splits.__getitem__, drawn)
+        for path, own in zip(of.paths, of.labels, strict=True)
+        if own == label
+    ]
+    groups = f" in {len({manifest.groups.get(path, path) for path in paths})} groups" if manifest.groups else ""
+    fewer = f", or choose a smaller data.folds than {scan.fold.count}" if scan.fold is not None else ""
+    return (
+        f"none of the {len(paths)} images{groups} of class '{name}' is in the {split} split, because each split needs "
+        f"one of its own: add images{' of other groups' if groups else ''}{fewer}"
     )

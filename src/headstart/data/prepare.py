@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from headstart.config.data import DataSettings
-from headstart.data.image_info import ImageInfo, inspect_images
+from headstart.data.held_out import hold_out
+from headstart.data.image_info import MISSING, ImageInfo, inspect_images
+from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, build_manifest, check_trainable
-from headstart.data.scan import Scan, scan_folder
+from headstart.data.scan import Fold, Scan, scan_images
 from headstart.errors import HeadstartError
 from headstart.log import log
 
@@ -28,6 +30,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     """
     data = inspect_data(settings, seed)
     scan, infos, skipped = data.scan, data.infos, data.manifest.skipped
+    _check_rows(scan, settings.on_unreadable)
     elsewhere = {infos[path].sha256 for split, _, path in scan.samples if split != "train"}
     # The training images that are also, byte for byte, in valid or test.
     leaks = tuple(
@@ -60,13 +63,40 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     Raises:
         HeadstartError: the folder is not laid out as one of images.
     """
-    scan = scan_folder(settings.root, settings.split, seed, settings.layout)
+    scan = scan_images(settings, seed)
     infos = inspect_images(scan.root, [sample.path for sample in scan.samples])
-    skipped = (*scan.unreadable, *(path for path, info in infos.items() if info.fault is not None))
+    if settings.folds is not None and settings.fold is not None:
+        scan = hold_out(scan, infos, Fold(settings.fold, settings.folds))
+    without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
+    unusable = (path for path, info in infos.items() if info.fault is not None)
+    skipped = (*scan.unreadable, *without_label, *unusable)
     return PreparedData(build_manifest(scan, infos, skipped=skipped, dropped=()), scan, infos)
+
+
+def _check_rows(scan: Scan, on_unreadable: str) -> None:
+    """Raises HeadstartError if rows of the table contradict each other, or are incomplete and not to be skipped."""
+    conflicts = [problem for problem in scan.problems if problem.kind in CONFLICTS]
+    incomplete = [problem for problem in scan.problems if problem.kind == INCOMPLETE]
+    if conflicts:
+        raise HeadstartError(
+            f"{_first_of(conflicts, scan)}: keep the row that is right; several labels per image are not supported"
+        )
+    if incomplete and on_unreadable == "error":
+        raise HeadstartError(
+            f"{_first_of(incomplete, scan)}: complete or delete it, or skip it with data.on_unreadable=skip"
+        )
+
+
+def _first_of(problems: list[Problem], scan: Scan) -> str:
+    kind, path, says = problems[0]
+    others = f" (and {len(problems) - 1} more: see task=audit)" if len(problems) > 1 else ""
+    what = kind if kind in CONFLICTS else f"an {kind}"
+    return f"{scan.csv} has {what}{f' for {path}' if path else ''}: {says}{others}"
 
 
 def _why_skipped(path: str, scan: Scan, infos: dict[str, ImageInfo]) -> str:
     if path in scan.unreadable:
         return f"the folder {scan.root / path} cannot be read: {scan.unreadable[path]}"
+    if infos[path].fault == MISSING:
+        return f"{scan.root / path}, which {scan.csv} names, does not exist"
     return f"{scan.root / path} cannot be read as an image: {infos[path].reason}"

@@ -1,16 +1,18 @@
-"""Which files a folder of images holds, by split and class. Nothing is judged here."""
+"""Which files a folder of images holds, or a CSV names, by split and class. Nothing is judged here."""
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.config.data import SplitSettings
+from headstart.config.data import DataSettings, SplitSettings
 from headstart.data.class_folders import ClassFolders
 from headstart.data.folders import open_folder
+from headstart.data.groups import groups_by_path
+from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import find_layout
-from headstart.data.splits import split_by_rule, with_valid
+from headstart.data.splits import Images, split_by_rule, with_valid
 from headstart.errors import HeadstartError
 
 # Folders that are read without a word about how they are called.
@@ -26,14 +28,24 @@ class Sample(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Fold:
+    """Which one of how many folds is the valid split."""
+
+    index: int
+    count: int
+
+
+@dataclass(frozen=True)
 class Scan:
     """The images of a folder by split, class and path, and the classes of each split, some of which may be empty.
 
-    `folders` are those of the splits in the folder. The others were drawn by `rule` and `seed`: valid from train or, if
-    there are none, all from flat class folders; they have the same classes.
+    `folders` are those of the splits in the folder; `csv` is the table that labels the images instead, and `given` are
+    the splits that it or the folders say. The others were drawn by `rule` and `seed`: valid from train or, if none is
+    given, all from all images; they have the same classes. With a `fold`, train and valid were drawn from both.
 
     `left_out` are all other files, with the reason unless the name says it; `unlabelled` are folders of splits without
-    class folders, `unreadable` folders that cannot be entered, with the reason.
+    class folders, `unreadable` folders that cannot be entered, with the reason; `problems` are those of the table.
+    `groups` are those of the paths that have one; None: there are no groups.
     """
 
     root: Path
@@ -45,17 +57,35 @@ class Scan:
     left_out: dict[str, str]
     unlabelled: dict[str, Path]
     unreadable: dict[str, str]
+    given: tuple[str, ...]
+    csv: Path | None = None
+    problems: tuple[Problem, ...] = ()
+    groups: dict[str, str] | None = None
+    fold: Fold | None = None
+
+    def place_of(self, split: str) -> str:
+        """What a message calls a split that is given, or where the others were drawn from."""
+        if self.csv is not None:
+            return f"the {split} split in {self.csv}" if split in self.given else str(self.csv)
+        return str(self.folders[split] if split in self.given else self.root)
 
     @property
     def origins(self) -> dict[str, str]:
-        """Where each split is from: its folder, or how it was drawn."""
+        """Where each split is from: its folder, the table, or how it was drawn."""
+        return {split: self._origin(split) for split in self.classes}
+
+    def _origin(self, split: str) -> str:
         rule, drawn = self.rule, f"drawn with seed {self.seed}"
-        if self.folders:
-            held_out = f"data.split.valid={rule.valid} of each class of train, {drawn}"
-            return {split: str(self.folders.get(split, held_out)) for split in self.classes}
-        how = "by name" if isinstance(rule.train, int) else drawn
+        drawn += ", groups kept whole" if self.groups is not None else ""
+        if self.fold is not None and split != "test":
+            which = f"fold {self.fold.index}" if split == "valid" else f"all but fold {self.fold.index}"
+            return f"{which} of {self.fold.count} of train and valid, {drawn}"
+        if split in self.given:
+            return self.place_of(split)
+        if self.given:
+            return f"data.split.valid={rule.valid} of each class of train, {drawn}"
         shares = {"train": f"data.split.train={rule.train}", "valid": f"data.split.valid={rule.valid}", "test": "rest"}
-        return {split: f"{shares[split]} of each class, {how}" for split in self.classes}
+        return f"{shares[split]} of each class, {'by name' if isinstance(rule.train, int) else drawn}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,42 +93,114 @@ class Scan:
         return tuple(_notes(self))
 
 
-def scan_folder(root: str | Path, rule: SplitSettings, seed: int, layout: str = "auto") -> Scan:
+def scan_images(settings: DataSettings, seed: int) -> Scan:
+    """What `settings` say, by folders or by a table. No file is changed.
+
+    Raises:
+        HeadstartError: the folder or the table cannot be read as one of images.
+    """
+    if settings.csv is not None:
+        return scan_csv(settings, Path(settings.csv).expanduser(), seed)
+    return scan_folder(settings.root, settings.split, seed, settings.layout, settings.group)
+
+
+def scan_folder(
+    root: str | Path, rule: SplitSettings, seed: int, layout: str = "auto", group: str | None = None
+) -> Scan:
     """Reads ROOT/SPLIT/CLASS/*, or ROOT/CLASS/*, which is split by `rule`, as is train where there is no valid split.
 
-    `layout` is data.layout. No file is changed.
+    `layout` is data.layout, `group` data.group, a regular expression.
 
     Raises:
         HeadstartError: the folder has neither layout, or may have both.
     """
     root = Path(root)
-    if not root.exists():
-        raise HeadstartError(f"data.root={root} does not exist: give a folder of images with data.root=DIR")
-    if not root.is_dir():
-        raise HeadstartError(f"data.root={root} is a file: give the folder that holds the class folders")
+    _check_folder(root)
     found = find_layout(open_folder(root), layout)
     readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}
     images = {split: reader.paths_from(root) for split, reader in readers.items()}
-    images = with_valid(images, rule, seed) if found.splits else split_by_rule(images[""], rule, seed)
+    groups = groups_by_path(group, _paths(images)) if group is not None else None
     left_out, unreadable = found.left_out, dict[Path, str]()
     for reader in readers.values():
         left_out |= reader.left_out
         unreadable |= reader.unreadable
+    drawn = _drawn(images, rule, seed, groups)
     return Scan(
         root=root,
         rule=rule,
         seed=seed,
         folders={split: folder.path for split, folder in found.splits.items()},
-        classes={split: tuple(of_split) for split, of_split in images.items()},
-        samples=tuple(
-            Sample(split, class_name, path)
-            for split, of_split in images.items()
-            for class_name, paths in of_split.items()
-            for path in paths
-        ),
+        classes=_classes(drawn),
+        samples=_samples(drawn),
         left_out={path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)},
         unlabelled={split: folder.path for split, folder in found.unlabelled.items()},
         unreadable={path.relative_to(root).as_posix(): reason for path, reason in unreadable.items()},
+        given=tuple(found.splits),
+        groups=groups,
+    )
+
+
+def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
+    """Reads the table at `path`, which has a row for each image in `settings.root`; the folder is not searched.
+
+    Raises:
+        HeadstartError: the table is invalid, or names no file that exists.
+    """
+    root = Path(settings.root)
+    _check_folder(root)
+    labels = read_labels(path, root, settings.columns, settings.group)
+    paths = _paths(labels.images)
+    if not any((root / name).exists() for name in paths):
+        raise HeadstartError(
+            f"none of the {len(paths)} files that {path} names, such as {paths[0]}, is in data.root={root}: set the "
+            "folder to which its paths are relative"
+        )
+    images = _drawn(labels.images, settings.split, seed, labels.groups)
+    return Scan(
+        root=root,
+        rule=settings.split,
+        seed=seed,
+        folders={},
+        classes=_classes(images),
+        samples=_samples(images),
+        left_out={},
+        unlabelled={},
+        unreadable={},
+        given=tuple(split for split in labels.images if split),
+        csv=path,
+        problems=labels.problems,
+        groups=labels.groups,
+    )
+
+
+def _check_folder(root: Path) -> None:
+    if not root.exists():
+        raise HeadstartError(f"data.root={root} does not exist: give a folder of images with data.root=DIR")
+    if not root.is_dir():
+        raise HeadstartError(f"data.root={root} is a file: give the folder that holds the class folders")
+
+
+def _drawn(
+    images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+) -> dict[str, Images]:
+    """`images` by split, of which those under "" have none yet."""
+    return split_by_rule(images[""], rule, seed, groups) if "" in images else with_valid(images, rule, seed, groups)
+
+
+def _paths(images: dict[str, Images]) -> list[str]:
+    return [path for of_split in images.values() for paths in of_split.values() for path in paths]
+
+
+def _classes(images: dict[str, Images]) -> dict[str, tuple[str, ...]]:
+    return {split: tuple(of_split) for split, of_split in images.items()}
+
+
+def _samples(images: dict[str, Images]) -> tuple[Sample, ...]:
+    return tuple(
+        Sample(split, class_name, path)
+        for split, of_split in images.items()
+        for class_name, paths in of_split.items()
+        for path in paths
     )
 
 
@@ -111,7 +213,11 @@ def _notes(scan: Scan) -> Iterator[str]:
             f"{path} has no class folders, so it is not used as the {split} split; to predict on it: "
             f"python predict.py ckpt_path=RUN/checkpoints/best.ckpt {shlex.quote(f'source={path}')}"
         )
-    if scan.folders and "valid" not in scan.folders:
+    if scan.fold is not None:
+        yield f"valid split: {scan.origins['valid']}"
+    elif scan.given and "valid" not in scan.given:
         count = sum(sample.split == "valid" for sample in scan.samples)
         used = "1 image of train is" if count == 1 else f"{count} images of train are"
         yield f"no valid split: {used} used for it ({scan.origins['valid']})"
+    if scan.groups is not None:
+        yield f"groups: {len(set(scan.groups.values()))}"

@@ -1,8 +1,12 @@
-"""How the images of one class are split: by counts in the order of their names, or by seeded fractions."""
+"""How images are split: by counts in the order of their names, or by seeded fractions, which can keep groups whole."""
 
 import random
+from collections.abc import Mapping
+
+import numpy as np
 
 from headstart.config.data import SplitSettings
+from headstart.data.groups import share_out, units_of
 from headstart.errors import HeadstartError
 from headstart.seeds import derive_seed
 
@@ -10,23 +14,36 @@ SPLITS = ("train", "valid", "test")
 Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths relative to the root
 
 
-def with_valid(images: dict[str, Images], rule: SplitSettings, seed: int) -> dict[str, Images]:
-    """The images of each class by split, with a share of train as the valid split unless there is one."""
+def with_valid(
+    images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+) -> dict[str, Images]:
+    """The images of each class by split, with a share of train as the valid split unless there is one.
+
+    Images whose paths have the same of `groups` stay in one split.
+    """
     if "valid" in images:
         return images
+    if groups is not None:
+        _check_fractions(rule)
+        drawn = _split_groups(images["train"], groups, {"train": 1 - rule.valid, "valid": rule.valid}, seed)
+        return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
     parts = {c: hold_out(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
     drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
     return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
 
 
-def split_by_rule(paths: Images, rule: SplitSettings, seed: int) -> dict[str, Images]:
-    """The images of each class by split, as `rule` says.
+def split_by_rule(paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None) -> dict[str, Images]:
+    """The images of each class by split, as `rule` says. Those with the same of `groups` stay in one split.
 
     Raises:
-        HeadstartError: the two values of the rule contradict each other.
+        HeadstartError: the two values of the rule contradict each other, or are counts where there are groups.
     """
     if rule.conflict is not None:
         raise HeadstartError(rule.conflict)
+    if groups is not None:
+        _check_fractions(rule)
+        shares = {"train": rule.train, "valid": rule.valid, "test": 1 - rule.train - rule.valid}
+        return _split_groups(paths, groups, {split: s for split, s in shares.items() if s > 1e-9}, seed)
     parts = {c: split_class(paths[c], rule.train, rule.valid, seed=seed, class_name=c) for c in paths}
     images = {split: {c: parts[c][split] for c in paths} for split in SPLITS}
     # Fractions have a test split even if all classes are too small for it.
@@ -63,6 +80,30 @@ def hold_out(names: list[str], share: float, *, seed: int, class_name: str) -> t
     random.Random(derive_seed("valid", seed, class_name)).shuffle(names)
     count = share if isinstance(share, int) else min(max(1, round(len(names) * share)), len(names) - 1)
     return sorted(names[max(0, count) :]), sorted(names[: max(0, count)])
+
+
+def _check_fractions(rule: SplitSettings) -> None:
+    if isinstance(rule.train, int) or isinstance(rule.valid, int):
+        raise HeadstartError(
+            f"data.split.train={rule.train} and data.split.valid={rule.valid} cannot be counts with data.group, which "
+            "keeps groups whole: set fractions, such as data.split.train=0.7 data.split.valid=0.15"
+        )
+
+
+def _split_groups(
+    images: Images, groups: Mapping[str, str], shares: Mapping[str, float], seed: int
+) -> dict[str, Images]:
+    """The images of each class by split. An image without a group is one of its own."""
+    labelled = [(path, class_name) for class_name, paths in sorted(images.items()) for path in paths]
+    if not labelled:
+        return dict.fromkeys(shares, images)
+    paths, names = zip(*labelled, strict=True)
+    labels = np.unique(names, return_inverse=True)[1]
+    parts = share_out(labels, units_of(paths, groups, paths), list(shares.values()), seed)
+    found: dict[str, Images] = {split: {name: [] for name in images} for split in shares}
+    for (path, name), part in zip(labelled, parts.tolist(), strict=True):
+        found[[*shares][part]][name].append(path)
+    return found
 
 
 def _bounds(count: int, train: float, valid: float) -> tuple[int, int]:

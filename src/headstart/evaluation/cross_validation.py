@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from headstart.data.folds import FOLDS
 from headstart.evaluation.baselines import accuracy
-from headstart.evaluation.folds import FOLDS
 from headstart.evaluation.probes import Array, Labelled, Probe, nearest_neighbours, ridge
 from headstart.model.neighbours import NEIGHBOURS
 from headstart.model.ridge import PENALTIES

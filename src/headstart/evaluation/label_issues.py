@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.evaluation.folds import FOLDS, stratified_folds
+from headstart.data.folds import FOLDS, stratified_folds
 from headstart.evaluation.probes import Array, Labelled, ridge
 
 

@@ -41,7 +41,7 @@ class Share(Sampler[tuple[int, int]]):
 
 
 class SplitFeatures:
-    """The features of `dataset`, a split or a transform of it.
+    """The features of `dataset`, a split or a transform of it; those of a fold are stored with those of all folds.
 
     Args:
         split: its name, for progress bars and the folder in the store.
@@ -60,17 +60,19 @@ class SplitFeatures:
         num_workers: int | str,
     ) -> None:
         self.labels = torch.tensor(dataset.split.labels)
-        self._dataset = dataset
+        self._own = dataset.split.own
+        self._dataset = ImageDataset(dataset.split.stored, dataset.transform)
         self._split = split
+        self._name = split if dataset.split.pool is None else "folds"
         self._encoder = encoder
         self._store = store
         self._backbone = backbone
         self._num_workers = num_workers
-        self._share = Share(len(dataset), rank(), world_size())
+        self._share = Share(len(self._dataset), rank(), world_size())
         self._latest: tuple[int, Array] | None = None
 
     def encode_view(self, view: int) -> Array:
-        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped.
+        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped unless of a fold.
 
         Several processes must call it together: each encodes a share of what is missing.
 
@@ -78,7 +80,7 @@ class SplitFeatures:
             HeadstartError: they do not see the same store as the first process of their machine.
         """
         if self._latest is None or self._latest[0] != view:
-            self._latest = view, self._read_or_encode(view)
+            self._latest = view, self._own(self._read_or_encode(view))
         return self._latest[1]
 
     def close(self) -> None:
@@ -124,7 +126,7 @@ class SplitFeatures:
             "device": self._encoder.device.type,
             "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},
         }
-        return Key(f"{self._backbone['arch']}-{self._split}", values)
+        return Key(f"{self._backbone['arch']}-{self._name}", values)
 
     def _rows(self, view: int) -> Iterator[Array]:
         hidden = not sys.stderr.isatty() or not is_first_process()

@@ -14,7 +14,9 @@ def stored_features(
 
     Only of backbones whose key says that they have features for photographs.
     """
-    keys = {name: store.find({"data": split.fingerprint, "transform": transform}) for name, split in splits.items()}
+    keys = {
+        name: store.find({"data": split.stored.fingerprint, "transform": transform}) for name, split in splits.items()
+    }
     of_backbone: dict[str, dict[str, Array]] = {}
     for name, found in keys.items():
         for key in found:
@@ -22,7 +24,7 @@ def stored_features(
                 continue
             rest = json.dumps({part: value for part, value in key.values.items() if part != "data"}, sort_keys=True)
             if (matrix := store.read(key, view=0)) is not None:
-                of_backbone.setdefault(rest, {})[name] = matrix
+                of_backbone.setdefault(rest, {})[name] = splits[name].own(matrix)
     return next((features for features in of_backbone.values() if len(features) == len(splits)), None)
 
 
@@ -32,7 +34,7 @@ def features_by_content(
     """The stored features (embedding_dim) of each image, by the SHA-256 of its file."""
     found: dict[str, Array] = {}
     for split in splits.values():
-        for key in store.find({"data": split.fingerprint, "transform": transform, "backbone": backbone}):
+        for key in store.find({"data": split.stored.fingerprint, "transform": transform, "backbone": backbone}):
             if (matrix := store.read(key, view=0)) is not None:
-                found |= dict(zip(split.contents, matrix, strict=True))
+                found |= dict(zip(split.stored.contents, matrix, strict=True))
     return found

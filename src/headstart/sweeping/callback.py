@@ -18,6 +18,7 @@ from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
 from headstart.run_folder import SweepFolder
+from headstart.sweeping.folds import FOLD
 from headstart.sweeping.scales import scales_of
 from headstart.sweeping.validation import check_sweep
 
@@ -41,6 +42,8 @@ class SweepCallback(Callback):
                 # Imported here because Optuna takes a second, and need not be installed.
                 from headstart.sweeping.optuna import prepare_study
 
+                if FOLD in config.sweep.over:
+                    raise HeadstartError(f"{FOLD} cannot be chosen by Optuna: sweep over folds without sweep=optuna")
                 prepare_study(config, SweepFolder(folder))
             log.info("sweep folder: %s", folder)
 

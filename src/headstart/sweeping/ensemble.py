@@ -16,6 +16,7 @@ from headstart.log import log
 from headstart.model.ensemble import load_ensemble
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 from headstart.sweeping.ensemble_score import EnsembleScore, Member, read_score
+from headstart.sweeping.folds import FOLD
 from headstart.sweeping.trial_record import Trial
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
@@ -48,6 +49,8 @@ def _why_not(completed: Sequence[Trial]) -> str | None:
     """Why completed trials cannot be averaged."""
     if len(completed) < 2:
         return "fewer than two trials were completed"
+    if any(FOLD in trial.values for trial in completed):
+        return f"the trials of a sweep over {FOLD} validate on different images"
     if len({trial.data for trial in completed}) > 1:
         return (
             "the trials were trained on different images, or on different splits of them: to give all the same split, "

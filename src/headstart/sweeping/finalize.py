@@ -14,6 +14,7 @@ from headstart.log import log
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.ensemble import update_ensemble
 from headstart.sweeping.ensemble_score import EnsembleScore
+from headstart.sweeping.folds import write_out_of_fold
 from headstart.sweeping.leaderboard import describe_leaderboard, only_test, test_metrics, update_leaderboard
 from headstart.sweeping.plot import draw_sweep
 from headstart.sweeping.scales import Scale
@@ -52,8 +53,11 @@ def finalize(
             succeeded &= could_be_made
         trials = update_leaderboard(sweep, objective, tie, score)
     draw_sweep(trials, objective, sweep.plot, scales)
+    has_folds = write_out_of_fold(sweep, trials)
     log.info("%s", describe_leaderboard(trials, objective, tie, score))
     log.info("%d trials, %d of them failed; %s", len(trials), failed, sweep.leaderboard)
+    if has_folds:
+        log.info("out-of-fold predictions: %s", sweep.out_of_fold)
     if failed < len(trials):
         log.info("%s", _line("best", RunFolder(sweep.best).best, test_metrics(sweep.trial(trials[0].folder))))
     if score is not None:

@@ -13,19 +13,28 @@ from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.best import show_best
 from headstart.sweeping.ensemble_score import EnsembleScore
+from headstart.sweeping.folds import FOLD, OverFolds, mean_objectives, over_folds, setting_of
 from headstart.sweeping.significance import OverSeeds, Tie, over_seeds
 from headstart.sweeping.trial_record import Trial, read_trials
 from headstart.tables import render_table
 
 COLUMNS = ("valid/loss", "valid/acc", "best_epoch")
-ENSEMBLE = "ensemble"  # in place of a rank
+ENSEMBLE, MEAN, DEVIATION = "ensemble", "mean", "standard deviation"  # in place of a rank
 MOST_ROWS, MOST_FAILED = 30, 5  # on the terminal
 
 
 def ranked(trials: Iterable[Trial], objective: str) -> list[Trial]:
-    """Best first, failed ones last."""
-    sign = -1 if metric_of(objective).direction == "max" else 1
-    return sorted(trials, key=lambda trial: (sign * trial.objective(objective), trial.folder))
+    """Best first, failed ones last. The folds of a setting stand together, ranked by their mean."""
+    trials, sign = list(trials), -1 if metric_of(objective).direction == "max" else 1
+    means = mean_objectives(trials, objective)
+
+    def place(trial: Trial) -> tuple[Any, ...]:
+        if FOLD in trial.values:
+            setting = setting_of(trial)
+            return trial.reason is not None, sign * means[setting], setting, trial.values[FOLD].zfill(9)
+        return False, sign * trial.objective(objective), (), trial.folder
+
+    return sorted(trials, key=place)
 
 
 def update_leaderboard(
@@ -46,7 +55,7 @@ def describe_leaderboard(
 ) -> str:
     """A table of the best trials for the terminal, what differs by more than chance, and the reasons of failures.
 
-    The last row is that of the `ensemble`.
+    The last rows are the means over folds, and that of the `ensemble`.
     """
     keys, metrics = _swept(trials), _metrics(objective)
     completed = [trial for trial in trials if trial.reason is None]
@@ -55,6 +64,7 @@ def describe_leaderboard(
         values = [shortened(trial.values.get(key, "")) for key in keys]
         shown = (_shown(name, trial.metrics) for name in metrics)
         rows.append([str(rank), *values, *shown, f"{trial.seconds:.1f}"])
+    rows += [_mean_row(found, keys, metrics) for found in over_folds(trials, metrics)[:MOST_ROWS]]
     if ensemble is not None:
         rows.append([ENSEMBLE, *("" for _ in keys), *(_shown(name, ensemble.metrics) for name in metrics), ""])
     columns = ["rank", *keys, *(name.replace("_", " ") for name in metrics), "seconds"]
@@ -71,6 +81,17 @@ def describe_leaderboard(
     lines += [f"failed: {trial.folder}: {trial.reason}" for trial in failed[:MOST_FAILED]]
     lines += [f"… and {len(failed) - MOST_FAILED} more failed"] if len(failed) > MOST_FAILED else []
     return "\n".join(lines)
+
+
+def _mean_row(found: OverFolds, keys: list[str], metrics: list[str]) -> list[str]:
+    values = found.values | {FOLD: f"{found.folds} folds"}
+    shown = [_with_deviation(name, found) if name in found.means else "" for name in metrics]
+    return [MEAN, *(shortened(values.get(key, "")) for key in keys), *shown, ""]
+
+
+def _with_deviation(name: str, found: OverFolds) -> str:
+    digits = 1 if name == "best_epoch" else 4
+    return f"{found.means[name]:.{digits}f} ± {found.deviations[name]:.{digits}f}"
 
 
 def _against_best(ensemble: EnsembleScore) -> str:
@@ -117,6 +138,7 @@ def _summary(
         "test": test_metrics(best) if best is not None else {},
         "tie": tie and asdict(tie),
         "over_seeds": [asdict(found) for found in over_seeds(trials, objective)],
+        "over_folds": [asdict(found) for found in over_folds(trials, _metrics(objective))],
         "ensemble": ensemble and asdict(ensemble),
     }
 
@@ -128,6 +150,10 @@ def _write_csv(path: Path, trials: list[Trial], objective: str, ensemble: Ensemb
         values = [trial.values.get(key, "") for key in keys]
         found = [trial.metrics.get(name, "") if completed else "" for name in metrics]
         rows.append([rank if completed else "", *values, *found, trial.seconds, trial.folder, trial.reason or ""])
+    for of_folds in over_folds(trials, metrics):
+        values = [of_folds.values.get(key, "") for key in keys]
+        for name, numbers in ((MEAN, of_folds.means), (DEVIATION, of_folds.deviations)):
+            rows.append([name, *values, *(numbers.get(metric, "") for metric in metrics), "", "", ""])
     if ensemble is not None:
         found = [ensemble.metrics.get(name, "") for name in metrics]
         rows.append([ENSEMBLE, *("" for _ in keys), *found, "", ENSEMBLE, ""])

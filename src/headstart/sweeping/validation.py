@@ -5,6 +5,7 @@ from omegaconf import DictConfig, ListConfig
 from headstart.config.sweep import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
 from headstart.launchers import place_in_job
+from headstart.sweeping.folds import FOLD
 
 SINGLE_PROCESS = ("auto", "single_device", "None")
 
@@ -29,6 +30,8 @@ def check_sweep(config: DictConfig) -> None:
         raise HeadstartError(
             "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
         )
+    if FOLD in config.sweep.over and config.data.folds is None and "data.folds" not in config.sweep.over:
+        raise HeadstartError(f"{FOLD} has several values, but how many folds there are is not set: add data.folds=5")
     _check_single_process(config.trainer)
 
 

@@ -1,0 +1,198 @@
+"""Which images a CSV names, with their labels, splits and groups, and what is wrong with its rows."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import NamedTuple
+
+from headstart.config.data import AUTO, ColumnSettings
+from headstart.data.folders import listed
+from headstart.data.layout import SPLIT_OF
+from headstart.data.splits import SPLITS, Images
+from headstart.data.table import Table, read_table
+from headstart.errors import HeadstartError
+
+GROUP, SPLIT = "group", "split"  # what AUTO looks for
+# Kinds of findings. Those of CONFLICTS cannot be skipped, because nobody knows what is right.
+INCOMPLETE, DUPLICATE = "incomplete row", "duplicate rows"
+CONFLICTING_LABELS, CONFLICTING_ROWS = "conflicting labels", "conflicting rows"
+CONFLICTS = (CONFLICTING_LABELS, CONFLICTING_ROWS)
+# Between several labels in one cell.
+SEPARATORS = re.compile(r"\s*[|;,]\s*")
+ONE_HOT = {"0", "1", "0.0", "1.0"}
+
+
+class Row(NamedTuple):
+    """What a row says about one image; `path` is a POSIX path relative to the root, and "" where there is none."""
+
+    line: int
+    path: str
+    label: str
+    split: str
+    group: str
+
+
+class Problem(NamedTuple):
+    """What is wrong with a row, or with rows of one path: a kind of finding, the path or "", and details."""
+
+    kind: str
+    path: str
+    says: str
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The images that the CSV at `path` names, by split, or under "" if it has no column for that.
+
+    `groups` has the group of each image that has one; None: there is no column for it.
+    """
+
+    path: Path
+    images: dict[str, dict[str, list[str]]]
+    groups: dict[str, str] | None
+    problems: tuple[Problem, ...]
+
+
+def read_labels(path: Path, root: Path, columns: ColumnSettings, group: str | None) -> Labels:
+    """Reads a CSV with one row per image.
+
+    Raises:
+        HeadstartError: it lacks a column, names no image, or gives an image a split that is none or several labels.
+    """
+    if not path.exists():
+        beside = f" (there is {root / path.name}: set data.csv to it)" if (root / path.name).exists() else ""
+        raise HeadstartError(f"data.csv={path} does not exist{beside}")
+    table = read_table(path, (columns.path, columns.label))
+    split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
+    rows = list(_rows(table, root, columns, split, group))
+    _check_single_labels(path, rows)
+    complete = [row for row in rows if row.path and row.label]
+    kept, problems = _one_per_path(complete)
+    if not kept:
+        raise HeadstartError(f"{path} names no image with a label: it needs one row per image")
+    return Labels(
+        path,
+        _by_split(path, kept, has_splits=split is not None),
+        {row.path: row.group for row in kept if row.group} if group is not None else None,
+        (*_incomplete(rows), *problems),
+    )
+
+
+def _optional(table: Table, name: str | None, usual: str, key: str = "data.group") -> str | None:
+    """The name of a column that the table has; None: no column is wanted, or AUTO finds none."""
+    if name == AUTO:
+        return usual if table.has(usual) else None
+    if name is not None and not table.has(name):
+        raise HeadstartError(f"{table.path} has no column '{name}' ({key}): it has {_header(table)}")
+    return name
+
+
+def _rows(table: Table, root: Path, columns: ColumnSettings, split: str | None, group: str | None) -> Iterator[Row]:
+    for name, key in ((columns.path, "path"), (columns.label, "label")):
+        if not table.has(name):
+            raise HeadstartError(_why_no_column(table, name, key, (columns.path, split, group)))
+    nothing = ("",) * len(table.rows)
+    cells = zip(
+        table.lines,
+        table.column(columns.path),
+        table.column(columns.label),
+        table.column(split) if split is not None else nothing,
+        table.column(group) if group is not None else nothing,
+        strict=True,
+    )
+    for line, path, label, in_split, in_group in cells:
+        yield Row(line, _relative(path, root, f"{table.path}, line {line}"), label, in_split, in_group)
+
+
+def _why_no_column(table: Table, name: str, key: str, others: tuple[str | None, ...]) -> str:
+    rest = [own for own in table.header if own and table.has(own) and own not in others]
+    one_hot = [own for own in rest if set(table.column(own)) <= ONE_HOT] if table.rows else []
+    if key == "label" and len(one_hot) > 1:
+        return (
+            f"{table.path} has no column '{name}', but one column per class ({listed(one_hot)}): write the name of the "
+            "class into one column; several labels per image are not supported"
+        )
+    return f"{table.path} has no column '{name}': set data.columns.{key} to the right one; it has {_header(table)}"
+
+
+def _header(table: Table) -> str:
+    return "the columns " + listed(f"'{name}'" for name in table.header)
+
+
+def _relative(text: str, root: Path, where: str) -> str:
+    """The POSIX path relative to `root` of what a cell says, which may be written as on Windows, or absolute."""
+    if not text:
+        return ""
+    if "\\" in text and not (root / text).exists():
+        text = text.replace("\\", "/")
+    path = os.path.normpath(text)
+    if os.path.isabs(path):
+        path = os.path.relpath(path, os.path.abspath(root))
+    if path.split("/")[0] == ".." or PureWindowsPath(path).drive:
+        raise HeadstartError(f"{where}: {text} is not in data.root={root}, to which paths are relative")
+    return path
+
+
+def _check_single_labels(path: Path, rows: list[Row]) -> None:
+    """Raises HeadstartError if a cell holds several of the labels of other rows."""
+    labels = {row.label for row in rows}
+    for row in rows:
+        parts = SEPARATORS.split(row.label)
+        if len(parts) > 1 and labels.issuperset(parts):
+            raise HeadstartError(
+                f"{path}, line {row.line}, gives {row.path} several labels ({row.label}): "
+                "several labels per image are not supported; keep the main one"
+            )
+
+
+def _incomplete(rows: list[Row]) -> Iterator[Problem]:
+    for row in rows:
+        missing = [name for name, cell in (("path", row.path), ("label", row.label)) if not cell]
+        if missing:
+            yield Problem(INCOMPLETE, row.path, f"line {row.line} has no {' and no '.join(missing)}")
+
+
+def _one_per_path(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
+    """One row of each path whose rows agree, and what is wrong with the others."""
+    by_path: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        by_path[row.path].append(row)
+    problems = [problem for found in by_path.values() for problem in _of_one_path(found)]
+    conflicting = {problem.path for problem in problems if problem.kind in CONFLICTS}
+    return [found[0] for path, found in by_path.items() if path not in conflicting], problems
+
+
+def _of_one_path(rows: list[Row]) -> Iterator[Problem]:
+    if len(rows) == 1:
+        return
+    for kind, column in ((CONFLICTING_LABELS, "label"), (CONFLICTING_ROWS, "split"), (CONFLICTING_ROWS, "group")):
+        cells = {getattr(row, column): row.line for row in reversed(rows)}
+        if len(cells) > 1:
+            found = [f"{cell or f'no {column}'} (line {line})" for cell, line in reversed(cells.items())]
+            yield Problem(kind, rows[0].path, f"{column} {listed(found)}")
+            return
+    yield Problem(DUPLICATE, rows[0].path, f"lines {listed(str(row.line) for row in rows)}; it is used once")
+
+
+def _by_split(path: Path, rows: list[Row], *, has_splits: bool) -> dict[str, Images]:
+    images: dict[str, Images] = {}
+    for row in sorted(rows, key=lambda row: (row.label, row.path)):
+        split = _split_of(path, row) if has_splits else ""
+        images.setdefault(split, {}).setdefault(row.label, []).append(row.path)
+    if has_splits and "train" not in images:
+        raise HeadstartError(f"{path} has no row of the train split: data.columns.split=null splits all images anew")
+    return {split: images[split] for split in (*SPLITS, "") if split in images}
+
+
+def _split_of(path: Path, row: Row) -> str:
+    split = SPLIT_OF.get(row.split.casefold(), "")
+    if split not in SPLITS:
+        found = f"the split '{row.split}'" if row.split else "no split"
+        raise HeadstartError(
+            f"{path}, line {row.line}, gives {row.path} {found}: it must be train, valid or test; "
+            "data.columns.split=null splits all images anew"
+        )
+    return split
