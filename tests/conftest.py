@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 
 from headstart.cli import names
-from headstart.cli.overrides import for_hydra
+from headstart.cli.overrides import for_hydra, with_plain_paths
 from headstart.config.data import SplitSettings
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.image_info import inspect_images
@@ -83,7 +83,7 @@ def settings_of(*overrides: str) -> TrainSettings:
     """The settings of `python train.py` with these overrides."""
     names.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose("train", [*for_hydra([], list(overrides)), "run_dir=run"])
+        config = compose("train", [*for_hydra([], with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
     return check_train(config)
 
 
