@@ -16,7 +16,7 @@ from headstart.comparing.candidate import Candidate, ranked
 from headstart.comparing.table import describe, write
 from headstart.config.model import arch_and_weights
 from headstart.config.train import TrainSettings
-from headstart.data.folds import folds_of_distinct
+from headstart.data.groups import grouped_folds
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
@@ -63,11 +63,11 @@ def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candid
         backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
     except HeadstartError as error:
         return Candidate(arch, weights, reason=str(error))
-    data, contents = _labelled(manifest, encode_unaugmented(settings, manifest, backbone), settings.seed)
+    data, folds = _labelled(manifest, encode_unaugmented(settings, manifest, backbone), settings.seed)
     return Candidate(
         arch,
         weights,
-        cross_validate(data, folds_of_distinct(data.labels, contents, settings.seed)),
+        cross_validate(data, folds),
         _images_per_second(backbone, settings.features.precision),
         sum(tensor.nbytes for tensor in backbone.network.state_dict().values()) / 1e6,
         backbone.embedding_dim,
@@ -75,13 +75,16 @@ def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candid
 
 
 def _labelled(manifest: Manifest, features: dict[str, Array], seed: int) -> tuple[Labelled, Array]:
-    """At most MOST_IMAGES of the images of all splits, and what identifies their contents."""
+    """At most MOST_IMAGES of the images of all splits, and the fold of each."""
     splits = manifest.splits.items()
     labels = np.concatenate([np.array(split.labels) for _, split in splits])
-    contents = np.concatenate([np.array(split.contents) for _, split in splits])
+    paths = [path for _, split in splits for path in split.paths]
+    contents = [content for _, split in splits for content in split.contents]
     matrix = np.concatenate([np.asarray(features[name], np.float32) for name, _ in splits])
     chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST_IMAGES])
-    return Labelled(matrix, labels, len(manifest.classes))[chosen], contents[chosen]
+    images = [paths[index] for index in chosen], [contents[index] for index in chosen]
+    folds = grouped_folds(labels[chosen], *images, manifest.groups or None, seed)
+    return Labelled(matrix, labels, len(manifest.classes))[chosen], folds
 
 
 def _images_per_second(backbone: Backbone, precision: str) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from headstart.data.folds import Array
+from headstart.data.folds import FOLDS, Array, folds_of_distinct
 from headstart.errors import HeadstartError
 from headstart.seeds import derive_seed
 
@@ -67,3 +67,17 @@ def share_out(labels: Array, units: Array, shares: Sequence[float], seed: int) -
         filled[part, classes] += counts
         waiting[classes] -= 1
     return parts
+
+
+def grouped_folds(
+    labels: Array,
+    paths: Sequence[str],
+    contents: Sequence[str],
+    groups: Mapping[str, str] | None,
+    seed: int,
+    count: int = FOLDS,
+) -> Array:
+    """The fold (N) of each image, the same for copies and, if there are `groups`, for all images of one."""
+    if groups is None:
+        return folds_of_distinct(labels, np.array(contents), seed, count)
+    return share_out(labels, units_of(paths, groups, contents), [1 / count] * count, seed)

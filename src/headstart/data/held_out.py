@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from headstart.data.folds import Array, folds_of_distinct
-from headstart.data.groups import share_out, units_of
+from headstart.data.folds import Array
+from headstart.data.groups import grouped_folds, units_of
 from headstart.data.image_info import ImageInfo
 from headstart.data.scan import Fold, Sample, Scan
 from headstart.errors import HeadstartError
@@ -41,12 +41,9 @@ def hold_out(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
 
 def _folds(scan: Scan, samples: list[Sample], infos: dict[str, ImageInfo], count: int) -> Array:
     """The fold (N) of each image."""
-    contents = [infos[sample.path].sha256 for sample in samples]
-    units = units_of([sample.path for sample in samples], scan.groups or {}, contents)
-    if (found := len(np.unique(units))) < count:
+    paths, contents = [sample.path for sample in samples], [infos[sample.path].sha256 for sample in samples]
+    if (found := len(np.unique(units_of(paths, scan.groups or {}, contents)))) < count:
         what = "groups of images" if scan.groups is not None else "different images"
         raise HeadstartError(f"data.folds={count} needs as many {what}: train and valid together have {found}")
     labels = np.unique([sample.class_name for sample in samples], return_inverse=True)[1]
-    if scan.groups is None:
-        return folds_of_distinct(labels, np.array(contents), scan.seed, count)
-    return share_out(labels, units, [1 / count] * count, scan.seed)
+    return grouped_folds(labels, paths, contents, scan.groups, scan.seed, count)

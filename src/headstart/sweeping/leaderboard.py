@@ -60,7 +60,7 @@ def describe_leaderboard(
     keys, metrics = _swept(trials), _metrics(objective)
     completed = [trial for trial in trials if trial.reason is None]
     rows = []
-    for rank, trial in enumerate(completed[:MOST_ROWS], start=1):
+    for rank, trial in zip(_ranks(completed), completed[:MOST_ROWS], strict=False):
         values = [shortened(trial.values.get(key, "")) for key in keys]
         shown = (_shown(name, trial.metrics) for name in metrics)
         rows.append([str(rank), *values, *shown, f"{trial.seconds:.1f}"])
@@ -81,6 +81,13 @@ def describe_leaderboard(
     lines += [f"failed: {trial.folder}: {trial.reason}" for trial in failed[:MOST_FAILED]]
     lines += [f"… and {len(failed) - MOST_FAILED} more failed"] if len(failed) > MOST_FAILED else []
     return "\n".join(lines)
+
+
+def _ranks(trials: list[Trial]) -> list[int]:
+    """The rank of each of the `ranked` trials; the folds of a setting have one together."""
+    settings = [setting_of(trial) if FOLD in trial.values else trial.folder for trial in trials]
+    places = {setting: rank for rank, setting in enumerate(dict.fromkeys(settings), start=1)}
+    return [places[setting] for setting in settings]
 
 
 def _mean_row(found: OverFolds, keys: list[str], metrics: list[str]) -> list[str]:
@@ -145,7 +152,7 @@ def _summary(
 
 def _write_csv(path: Path, trials: list[Trial], objective: str, ensemble: EnsembleScore | None) -> None:
     keys, metrics, rows = _swept(trials), _metrics(objective), []
-    for rank, trial in enumerate(trials, start=1):
+    for rank, trial in zip(_ranks(trials), trials, strict=True):
         completed = trial.reason is None
         values = [trial.values.get(key, "") for key in keys]
         found = [trial.metrics.get(name, "") if completed else "" for name in metrics]

@@ -1,0 +1,55 @@
+"""Values under `data` that contradict each other."""
+
+import pytest
+from conftest import settings_of
+
+from headstart.config.data import ColumnSettings
+from headstart.errors import HeadstartError
+
+CSV = ("data=csv", "data.root=DIR", "data.csv=labels.csv")
+FOLDER = ("data=folder", "data.root=DIR")
+
+
+def test_csv__defaults() -> None:
+    data = settings_of(*CSV).data
+    assert (data.csv, data.group, data.columns) == ("labels.csv", "auto", ColumnSettings("path", "label", "auto"))
+    assert settings_of(*CSV, "data.columns.split=null").data.columns.split is None
+
+
+def test_texts__may_have_any_characters() -> None:
+    assert settings_of(*FOLDER, r"data.group=^(p\d{1,2}),[^/]*$").data.group == r"^(p\d{1,2}),[^/]*$"
+    assert settings_of(*CSV, "data.columns.label=Class (main), new").data.columns.label == "Class (main), new"
+    assert settings_of(*FOLDER, "data.group=null").data.group is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ((*CSV, "data.layout=classes"), "data.layout=classes has no effect with data.csv, which says what is where"),
+        (
+            ("data=shapes", "data.csv=labels.csv"),
+            "data.csv=labels.csv labels images of your own: choose data=csv data.root=DIR",
+        ),
+        (
+            (*FOLDER, "data.group=(p"),
+            "data.group=(p is no regular expression (missing ), unterminated subpattern at position 0): without "
+            "data.csv, it is searched for in the path of each image",
+        ),
+        ((*FOLDER, "data.fold=0"), "data.fold=0 needs the number of folds, such as data.folds=5"),
+        (
+            (*FOLDER, "data.folds=5"),
+            "data.folds=5 needs data.fold=0 to 4, the one to validate on; -m 'data.fold=range(5)' trains on all of "
+            "them in turn",
+        ),
+        ((*FOLDER, "data.folds=1"), "data.folds=1 is invalid: it must be an integer of 2 or more, or null"),
+    ],
+)
+def test_error(overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(HeadstartError) as caught:
+        settings_of(*overrides)
+    assert str(caught.value) == message
+
+
+def test_error__fold_beyond_the_last() -> None:
+    with pytest.raises(HeadstartError, match=r"^data\.folds=3 needs data\.fold=0 to 2"):
+        settings_of(*FOLDER, "data.folds=3", "data.fold=3")
