@@ -68,8 +68,8 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_all_files_missing__is_about_the_folder(tmp_path: Path) -> None:
     assert error_of(tmp_path, ["x/1.jpg,ant,train", "x/2.jpg,bee,train"]) == (
-        "none of the 2 files that DIR/labels.csv names, such as x/1.jpg, is in data.root=DIR: set the folder to which "
-        "its paths are relative"
+        "the files that DIR/labels.csv names, such as x/1.jpg, are not in data.root=DIR: set the folder to which its "
+        "paths are relative"
     )
 
 

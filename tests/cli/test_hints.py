@@ -114,6 +114,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--data photos", "data=folder data.root=photos"),
         ("--data=photos", "data=folder data.root=photos"),
         ("data=photos", "data=folder data.root=photos"),
+        ("data=labels.csv data.root=photos", "data=csv data.csv=labels.csv data.root=photos"),
+        ("labels.csv data.root=photos", "data=csv data.csv=labels.csv data.root=photos"),
         ("data photos", "data=folder data.root=photos"),
         ("data_dir=photos", "data=folder data.root=photos"),
         ("--data-dir photos", "data=folder data.root=photos"),

@@ -25,6 +25,7 @@ def test_texts__may_have_any_characters() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
+        (("data=csv", "data.root=DIR"), "data.csv is missing: set it with data.csv=FILE"),
         ((*CSV, "data.layout=classes"), "data.layout=classes has no effect with data.csv, which says what is where"),
         (
             ("data=shapes", "data.csv=labels.csv"),

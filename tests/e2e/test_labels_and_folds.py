@@ -13,7 +13,7 @@ OF_CSV = tuple("data=csv" if override == "data=folder" else override for overrid
 
 
 def labels(root: Path, *, encoding: str = "cp1252") -> Path:
-    """A table of the images in `root`, as a spreadsheet in Germany writes it, in which four images each are of one Tier."""
+    """A table of the images in `root`, as a spreadsheet in Germany writes it; two images each are of one Tier."""
     rows = ["Datei;Käfer;Tier"]
     for path in sorted(root.rglob("*.jpg")):
         rows.append(f"{path.parent.name}\\{path.name};{path.parent.name};{path.parent.name} {int(path.stem) // 2}")

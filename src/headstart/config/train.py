@@ -63,6 +63,9 @@ def check_train(config: DictConfig) -> TrainSettings:
     maker = OmegaConf.select(config, "data.maker")
     if maker not in DATASETS:
         raise HeadstartError(f"data.maker={maker} is invalid: choose one of the files of conf/data with data=NAME")
+    # Typed settings have a default for it.
+    if OmegaConf.is_missing(config.data, "csv"):
+        raise HeadstartError("data.csv is missing: set it with data.csv=FILE")
     settings = typed(TrainSettings, config, data=DATASETS[maker])
     settings.data.check()
     settings.finetune.check()

@@ -152,8 +152,8 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
     paths = _paths(labels.images)
     if not any((root / name).exists() for name in paths):
         raise HeadstartError(
-            f"none of the {len(paths)} files that {path} names, such as {paths[0]}, is in data.root={root}: set the "
-            "folder to which its paths are relative"
+            f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set the folder to which "
+            "its paths are relative"
         )
     images = _drawn(labels.images, settings.split, seed, labels.groups)
     return Scan(
