@@ -62,5 +62,6 @@ def accept(program: Program, check: Callable[[DictConfig], object], arguments: l
         return
     # Of several values, the first ones.
     first = [re.sub(r"^([^=\[]+=[^,\[({'\"]+),.*$", r"\1", word) for word in overrides]
+    first = [re.sub(r"=range\(\d+\)$", "=0", word) for word in first]
     with initialize_config_dir(str(ROOT / "conf")):
         check(compose(program.name, [*first, *(["run_dir=run"] if program.trains else [])]))

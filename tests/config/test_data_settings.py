@@ -28,10 +28,6 @@ def test_texts__may_have_any_characters() -> None:
         (("data=csv", "data.root=DIR"), "data.csv is missing: set it with data.csv=FILE"),
         ((*CSV, "data.layout=classes"), "data.layout=classes has no effect with data.csv, which says what is where"),
         (
-            ("data=shapes", "data.csv=labels.csv"),
-            "data.csv=labels.csv labels images of your own: choose data=csv data.root=DIR",
-        ),
-        (
             (*FOLDER, "data.group=(p"),
             "data.group=(p is no regular expression (missing ), unterminated subpattern at position 0): without "
             "data.csv, it is searched for in the path of each image",

@@ -101,17 +101,11 @@ class DataSettings:
         # In a folder of the user's own, `split.train` may have no meaning: the scan checks it.
         if self.maker is not None and self.split.conflict is not None:
             raise HeadstartError(self.split.conflict)
-        if self.csv is not None:
-            self._check_csv()
-        elif self.group is not None:
+        if self.csv is not None and self.layout != AUTO:
+            raise HeadstartError(f"data.layout={self.layout} has no effect with data.csv, which says what is where")
+        if self.csv is None and self.group is not None:
             _check_pattern(self.group)
         self._check_fold()
-
-    def _check_csv(self) -> None:
-        if self.maker is not None:
-            raise HeadstartError(f"data.csv={self.csv} labels images of your own: choose data=csv data.root=DIR")
-        if self.layout != AUTO:
-            raise HeadstartError(f"data.layout={self.layout} has no effect with data.csv, which says what is where")
 
     def _check_fold(self) -> None:
         folds, fold = self.folds, self.fold
