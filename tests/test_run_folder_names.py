@@ -62,7 +62,8 @@ def test_finished_trial__every_file_is_known_and_would_be_removed(sweep: SweepFo
 
 
 def test_finished_sweep__every_file_is_known(sweep: SweepFolder) -> None:
-    known = {path.name for path in properties(sweep)}
+    # Only a sweep over folds has out-of-fold predictions.
+    known = {path.name for path in properties(sweep)} - {sweep.out_of_fold.name}
     assert {path.name for path in sweep.path.iterdir()} == known | COMPLETED | {FAILED} | OF_HYDRA
     ensemble = EnsembleFolder(sweep.ensemble)
     assert set(ensemble.path.iterdir()) == properties(ensemble)
