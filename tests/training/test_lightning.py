@@ -16,7 +16,7 @@ from headstart.config.trainer import RESERVED
 from headstart.errors import HeadstartError
 from headstart.training.callbacks.clock import Clock
 from headstart.training.errors import lightning_errors
-from headstart.training.trainer import build_trainer
+from headstart.training.trainer import build_trainer, process_count
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -265,3 +265,11 @@ def test_progress_bar__configured_is_shown(tmp_path: Path) -> None:
     settings = settings_of(*TINY, "data.root=x", "+callbacks.x._target_=pytorch_lightning.callbacks.TQDMProgressBar")
     assert build_trainer(settings).progress_bar_callback is not None
     assert json.dumps(settings.trainer)
+
+
+def test_slurm_allocation__one_process_that_starts_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In the batch script of a job, without srun, Lightning by itself rejects devices=2.
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+    assert process_count(settings_of(*SMALL, "data.root=x", *two)) == 2

@@ -12,6 +12,7 @@ from PIL import Image
 from headstart.data.preprocessing import network_input
 from headstart.errors import HeadstartError
 from headstart.export.info import ModelInfo
+from headstart.machine import core_count
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # The file with what a .pt2 archive says of itself.
@@ -53,7 +54,7 @@ class OnnxFile:
         providers = _providers(accelerator, onnxruntime.get_available_providers())
         try:
             # Not by its name, which need not be UTF-8.
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), providers=providers)
+            self._session = onnxruntime.InferenceSession(path.read_bytes(), _options(), providers=providers)
         except OSError:
             raise
         except Exception as error:
@@ -106,6 +107,16 @@ def run(model: ModelFile, images: Sequence[Array]) -> tuple[Array, Array]:
         return model(np.stack(images))
     probabilities, familiarity = zip(*map(model, images), strict=True)
     return np.concatenate(probabilities), np.concatenate(familiarity)
+
+
+def _options() -> Any:
+    """One thread per core that this process may use, none of which spins while it waits for others."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = core_count()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
 
 
 def _providers(accelerator: str, available: list[str]) -> list[str]:

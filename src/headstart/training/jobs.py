@@ -11,7 +11,10 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from headstart.errors import HeadstartError
 from headstart.launchers import VARIABLES, place_in_job
@@ -64,10 +67,17 @@ def join() -> None:
     """Waits for all processes of the job, so that they can reach each other from here on."""
     place = place_in_job()
     if place.launcher == "srun":
-        environment = SLURMEnvironment(auto_requeue=False)
+        environment = cluster_environment()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
     # Gloo for tensors on the CPU, NCCL for those on GPUs.
     torch.distributed.init_process_group(rank=place.rank, world_size=place.world_size, timeout=LONGEST_WAIT)
+
+
+def cluster_environment() -> ClusterEnvironment:
+    """What tells Lightning the ranks: by itself it asks SLURM, whoever has started the processes."""
+    if place_in_job().launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from headstart.training.callbacks.hparams import HParams
 from headstart.training.callbacks.progress import count_epochs_from_1
 from headstart.training.callbacks.unfreezing import Unfreezing
 from headstart.training.errors import LIGHTNING, lightning_errors, reason_of
+from headstart.training.jobs import cluster_environment
 
 # Of Lightning's messages, those that a setting asks for.
 ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.callbacks.timer")
@@ -74,7 +75,7 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         **_arguments(settings, list(configured.values()), run),
         callbacks=[*callbacks, *added, *configured.values()],
         logger=list(loggers.values()) or False,
-        plugins=[SafeCheckpointIO()],
+        plugins=[SafeCheckpointIO(), cluster_environment()],
         # Each epoch has a view of its own, which is encoded when its loader is created.
         reload_dataloaders_every_n_epochs=int(settings.features.cache),
         default_root_dir=settings.run_dir,
