@@ -33,9 +33,9 @@ def data_folder(description: str | None) -> Path:
     return parser.parse_args().data.resolve()
 
 
-def inspected(root: Path) -> PreparedData:
-    """The images in flat class folders, split as `training` splits them."""
-    scan = scan_folder(root, SplitSettings(50, 8), seed=0)
+def inspected(root: Path, train: int = 50, valid: int = 8) -> PreparedData:
+    """The images in flat class folders: the first `train` of each class, the next `valid`, and the rest for testing."""
+    scan = scan_folder(root, SplitSettings(train, valid), seed=0)
     infos = inspect_images(root, [sample.path for sample in scan.samples])
     return PreparedData(build_manifest(scan, infos, skipped=(), dropped=()), scan, infos)
 
@@ -57,9 +57,9 @@ def plain_loop(data: Path, *arguments: str) -> dict[str, Any]:
     return json.loads(out) | {"wall": wall}
 
 
-def plain_run_seconds(data: Path) -> float:
+def plain_run_seconds(data: Path, *arguments: str) -> float:
     """The seconds of a whole plain run of EPOCHS epochs, extrapolated from the median of two timed epochs."""
-    measured = plain_loop(data, "--epochs", "2")
+    measured = plain_loop(data, "--epochs", "2", *arguments)
     return measured["wall"] + (EPOCHS - 2) * statistics.median(measured["epoch"])
 
 

@@ -11,6 +11,7 @@ START = time.perf_counter()
 
 import argparse  # noqa: E402
 import json  # noqa: E402
+import os  # noqa: E402
 from contextlib import nullcontext  # noqa: E402
 from pathlib import Path  # noqa: E402
 
@@ -32,6 +33,7 @@ TRAIN = T.Compose(
         NORMALIZE,
     ]
 )
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 EVALUATION = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), NORMALIZE])
 
 
@@ -65,14 +67,16 @@ class Loop:
         )
         if tuned:
             self.model.to(memory_format=torch.channels_last)
+        self.model.to(DEVICE)
         self.loss = nn.NLLLoss()
         self.optimizer = torch.optim.Adam(self.model.fc.parameters())
 
     def autocast(self):
-        return torch.autocast("cpu", torch.bfloat16) if self.tuned else nullcontext()
+        return torch.autocast(DEVICE, torch.bfloat16) if self.tuned else nullcontext()
 
     def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
-        return DataLoader(dataset, batch_size=32, shuffle=shuffle, num_workers=2 if self.tuned else 0)
+        workers = min(len(os.sched_getaffinity(0)), 8) if self.tuned else 0
+        return DataLoader(dataset, batch_size=32, shuffle=shuffle, num_workers=workers)
 
     def train(self, dataset: Dataset) -> None:
         self.model.train()
@@ -84,7 +88,7 @@ class Loop:
                 images = images.to(memory_format=torch.channels_last)
             self.optimizer.zero_grad()
             with self.autocast():
-                loss = self.loss(self.model(images), labels)
+                loss = self.loss(self.model(images.to(DEVICE)), labels.to(DEVICE))
             loss.backward()
             self.optimizer.step()
 
@@ -96,7 +100,7 @@ class Loop:
                 if self.tuned:
                     images = images.to(memory_format=torch.channels_last)
                 with self.autocast():
-                    correct += int((self.model(images).argmax(1) == labels).sum())
+                    correct += int((self.model(images.to(DEVICE)).argmax(1) == labels.to(DEVICE)).sum())
         return correct / len(dataset)  # type: ignore[arg-type]
 
     def predict(self, paths: list[Path]) -> None:
@@ -104,7 +108,7 @@ class Loop:
         with torch.no_grad():
             for path in paths:
                 image = EVALUATION(Image.open(path).convert("RGB"))
-                self.model(image.unsqueeze(0)).exp().topk(3)
+                self.model(image.unsqueeze(0).to(DEVICE)).exp().topk(3)
 
 
 def seconds(action, *arguments) -> float:
@@ -119,9 +123,12 @@ def main() -> None:
     parser.add_argument("--tuned", action="store_true")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--predict", type=int, default=0, help="only predict this many images, one at a time")
+    parser.add_argument("--train", type=int, default=50, help="images of each class")
+    parser.add_argument("--valid", type=int, default=8, help="images of each class")
     options = parser.parse_args()
-    train = Images(options.data, 0, 50, TRAIN)
-    valid, test = (Images(options.data, first, last, EVALUATION) for first, last in ((50, 58), (58, None)))
+    first, second = options.train, options.train + options.valid
+    train = Images(options.data, 0, first, TRAIN)
+    valid, test = (Images(options.data, start, end, EVALUATION) for start, end in ((first, second), (second, None)))
     loop = Loop(train.classes, options.tuned)
     result: dict[str, object] = {}
     if options.predict:
