@@ -4,11 +4,8 @@ from pathlib import Path
 
 from headstart.config.predict import PredictSettings
 from headstart.log import log
-from headstart.predict.labelled import Labelled, labelled_source
 from headstart.predict.predictor import load
 from headstart.predict.write import write
-from headstart.report.summary import accuracy
-from headstart.report.write import write_result
 
 
 def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
@@ -28,6 +25,9 @@ def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> Non
         log.info("ensemble of %d classifiers; familiarity and explanations are those of the best one", members)
     labelled = None
     if settings.labelled:
+        # Late, because Lightning and Matplotlib, which this alone needs, take seconds to import.
+        from headstart.predict.labelled import Labelled, labelled_source
+
         labelled = Labelled(labelled_source(settings.source), paths, predictor, settings.views)
     predictions = predictor.stream(
         paths,
@@ -40,5 +40,8 @@ def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> Non
     )
     write(map(labelled.add, predictions) if labelled else predictions, settings, paths, predictor.classes)
     if labelled and settings.output is not None:
+        from headstart.report.summary import accuracy
+        from headstart.report.write import write_result
+
         log.info("%s", accuracy(result := labelled.result()))
         write_result(predictor.classifier, labelled.manifest(), result, Path(settings.output) / "report")
