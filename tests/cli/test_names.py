@@ -1,6 +1,16 @@
 import pytest
+from hydra.core.singleton import Singleton
 
-from headstart.cli.names import LONGEST, shortened, sweep_name, swept_keys, swept_values, trial_name
+from headstart.cli.names import (
+    LONGEST,
+    register_resolvers,
+    shared_name,
+    shortened,
+    sweep_name,
+    swept_keys,
+    swept_values,
+    trial_name,
+)
 
 COMMAND = ["-m", "data=folder", "data.root=/a/b c", "model.lr=1e-2,1e-3", "model.dropout=choice(0.2,0.4)"]
 
@@ -59,3 +69,17 @@ def test_shortened__only_numbers() -> None:
         "1234567",
         "",
     ]
+
+
+def test_shared_name__one_per_run() -> None:
+    register_resolvers()
+    first = shared_name()
+    assert shared_name() == first
+    register_resolvers()
+    assert shared_name() != first
+
+
+def test_resolvers__can_be_sent_to_the_processes_of_a_launcher() -> None:
+    cloudpickle = pytest.importorskip("cloudpickle")
+    register_resolvers()
+    assert cloudpickle.dumps(Singleton.get_state())

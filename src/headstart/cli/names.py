@@ -41,8 +41,9 @@ def unique_name() -> str:
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
 
 
+@functools.cache
 def shared_name() -> str:
-    """A unique name, the same in all processes that torchrun or SLURM started."""
+    """A unique name, the same in all processes that torchrun or SLURM started, and however often it is asked for."""
     if place_in_job().world_size == 1:
         return unique_name()
     from headstart.processes import from_first
@@ -108,15 +109,16 @@ def shortened(value: str) -> str:
 
 
 def register_resolvers() -> None:
-    """Registers the resolvers that conf/ uses."""
+    """Registers the resolvers that conf/ uses, for a new run."""
+    shared_name.cache_clear()
 
     def trial(over: ListConfig, fixed: ListConfig) -> str:
         return trial_name(values_of_trial(over, fixed))
 
     resolvers: dict[str, Callable[..., str]] = {
         "run_name": run_name,
-        # One name per run, however often it is asked for.
-        "unique_name": functools.cache(shared_name),
+        # Launchers pickle the resolvers; a cache made here would not be found again by its name.
+        "unique_name": shared_name,
         "trial_name": trial,
         "byte": byte,
         "direction": lambda objective: f"{metric_of(objective).direction}imize",
