@@ -216,7 +216,6 @@ def test_lr__of_each_stage_from_the_first_step(script: Script, flat: Path, tmp_p
         ),
         (["finetune=gradual", "finetune.epochs=[5,3]"], "it must be non-negative epochs in ascending order"),
         (["finetune=gradual", "finetune.rest=2"], "finetune.rest=2 is invalid: the stages above are unfrozen later"),
-        (["finetune=gradual", "trainer.devices=2"], "trainer.devices=2 is invalid with finetune"),
         (["finetune=gradual", "trainer.max_epochs=many"], "trainer.max_epochs=many is invalid"),
         (["finetune=full", "data.batch_size=1"], "data.batch_size=1 is invalid with finetune"),
         (["finetune.rest_lr_factor=0.5"], "unknown key 'finetune.rest_lr_factor'"),
