@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fork_server import ForkServer
 from hydra import compose, initialize_config_dir
 from PIL import Image
 
@@ -118,6 +119,14 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
         return Result(status, captured.out, captured.err)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def forks() -> Iterator[ForkServer]:
+    """Starts processes of the scripts without the seconds that their imports take."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import ROOT, SMALL, Script
+from fork_server import ForkServer, Process
 
 ARGUMENTS = (
     "data.split.train=6",
@@ -22,26 +21,18 @@ ARGUMENTS = (
 )
 
 
-def start(flat: Path, run: Path, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), f"data.root={flat}", *ARGUMENTS, f"hydra.run.dir={run}", *overrides],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        # A shell starts its background jobs, maybe these tests, with SIGINT ignored, and that is inherited.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+def start(forks: ForkServer, flat: Path, run: Path, *overrides: str) -> Process:
+    arguments = (f"data.root={flat}", *ARGUMENTS, f"hydra.run.dir={run}", *overrides)
+    return forks.start(str(ROOT / "train.py"), *arguments, environment=os.environ | {"PYTHONUNBUFFERED": "1"})
 
 
-def wait_for_epochs(process: subprocess.Popen[str], count: int) -> None:
-    assert process.stdout is not None
+def wait_for_epochs(process: Process, count: int) -> None:
     for line in process.stdout:
         if line.startswith("epoch "):
             count -= 1
         if count <= 0:
             return
-    pytest.fail(process.stderr.read() if process.stderr else "")
+    pytest.fail(process.stderr.read())
 
 
 @pytest.mark.slow
@@ -49,9 +40,9 @@ def wait_for_epochs(process: subprocess.Popen[str], count: int) -> None:
     ("number", "status"), [(signal.SIGTERM, {143}), (signal.SIGINT, {130}), (signal.SIGKILL, {-9})]
 )
 def test_stopped__a_usable_checkpoint_and_an_exact_resume(
-    script: Script, flat: Path, tmp_path: Path, number: signal.Signals, status: set[int]
+    script: Script, forks: ForkServer, flat: Path, tmp_path: Path, number: signal.Signals, status: set[int]
 ) -> None:
-    process = start(flat, tmp_path / "part")
+    process = start(forks, flat, tmp_path / "part")
     wait_for_epochs(process, 3)
     time.sleep(random.uniform(0, 0.1))
     process.send_signal(number)
@@ -75,14 +66,14 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
 
 
 @pytest.mark.slow
-def test_stopped__in_the_first_epoch(flat: Path, tmp_path: Path) -> None:
+def test_stopped__in_the_first_epoch(forks: ForkServer, flat: Path, tmp_path: Path) -> None:
     # With batches of one image and a large backbone, the first epoch takes long enough.
-    process = start(flat, tmp_path / "run", "data.batch_size=1", "model.arch=resnet50", "data.image_size=40")
+    process = start(forks, flat, tmp_path / "run", "data.batch_size=1", "model.arch=resnet50", "data.image_size=40")
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     while not last.exists():
         assert process.poll() is None
         time.sleep(0.01)
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 143
     assert torch.load(last, weights_only=True)["global_step"] == 0
