@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -12,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, SMALL, draw_classes
+from fork_server import ForkServer, Process
 
 from headstart.launchers import VARIABLES
 from headstart.run_folder import RunFolder
@@ -30,8 +31,8 @@ ONE, TWO = ("data.batch_size=8",), ("data.batch_size=4", "trainer.devices=2", "t
 class Job:
     """Runs trainings on one folder of images, with a cache of their own."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, forks: ForkServer) -> None:
+        self.folder, self.forks = folder, forks
         self.images = draw_classes(folder / "images", 12)
 
     def command(self, run: str, *arguments: str) -> list[str]:
@@ -42,15 +43,15 @@ class Job:
         clean = {name: value for name, value in os.environ.items() if name not in VARIABLES}
         return clean | {"HEADSTART_CACHE": str(self.folder / cache), "OMP_WAIT_POLICY": "passive"} | more
 
+    def run(self, command: list[str], cache: str = "cache") -> "subprocess.CompletedProcess[str]":
+        return self.forks.run(*command, folder=self.folder, environment=self.environment(cache))
+
     def train(self, run: str, *arguments: str, cache: str = "cache") -> RunFolder:
-        command = [sys.executable, *self.command(run, *arguments)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=240, check=False, env=self.environment(cache)
-        )
+        done = self.run(self.command(run, *arguments), cache)
         assert done.returncode == 0, done.stderr
         return RunFolder(self.folder / run)
 
-    def start(self, command: list[str], **environment: str) -> "subprocess.Popen[str]":
+    def start_anew(self, command: list[str], **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -63,8 +64,8 @@ class Job:
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> Job:
-    return Job(tmp_path_factory.mktemp("job"))
+def job(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Job:
+    return Job(tmp_path_factory.mktemp("job"), forks)
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,9 @@ def assert_same(found: RunFolder, expected: RunFolder) -> None:
     assert metrics.keys() == others.keys()
     for name in metrics.keys() - {"seconds"}:
         assert metrics[name] == pytest.approx(others[name], abs=1e-4), name
+    # Each step is of as many images, wherever they are.
+    first, second = (torch.load(run.last, weights_only=True)["global_step"] for run in (found, expected))
+    assert first == second > 0
     # Every sample once, in the same order.
     rows, others = (run.test_predictions.read_text().splitlines() for run in (found, expected))
     assert [row.split(",")[:3] for row in rows] == [row.split(",")[:3] for row in others]
@@ -125,7 +129,7 @@ def assert_same_on_two_machines(job: Job, alone: RunFolder, name: str, variables
     place.mkdir()
     arguments = job.command("", "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=4")
     command = [sys.executable, *arguments, f"hydra.run.dir={place}/${{unique_name:}}"]
-    for process in [job.start(command, **of_one) for of_one in variables]:
+    for process in [job.start_anew(command, **of_one) for of_one in variables]:
         _, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
     (metrics,) = place.rglob("metrics.json")
@@ -150,7 +154,7 @@ def test_slurm__two_machines_with_stores_of_their_own(job: Job, alone: RunFolder
     assert_same_on_two_machines(job, alone, "slurm", variables)
 
 
-def others_of(process: "subprocess.Popen[str]") -> list[int]:
+def others_of(process: Process) -> list[int]:
     """The processes that a process has started as further ones of its job."""
     found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False).stdout
     return [int(number) for number in found.split()]
@@ -161,10 +165,11 @@ def is_alive(pid: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def killed(job: Job, name: str, number: signal.Signals, second: bool) -> tuple[RunFolder, "subprocess.Popen[str]", str]:
+def killed(job: Job, name: str, number: signal.Signals, second: bool) -> tuple[RunFolder, Process, str]:
     """A run of two processes of which one got a signal after some epochs, when both have ended; and their errors."""
     run = RunFolder(job.folder / name)
-    process = job.start([sys.executable, *job.command(name, *TWO, "trainer.max_epochs=400")])
+    command = job.command(name, *TWO, "trainer.max_epochs=400")
+    process = job.forks.start(*command, folder=job.folder, environment=job.environment())
     while not run.history.is_file() or len(run.history.read_text().splitlines()) < 3:
         assert process.poll() is None
         time.sleep(0.02)
@@ -196,10 +201,7 @@ def test_killed__another_process_and_resumed_by_one(job: Job) -> None:
 
 
 def test_error__of_all_processes_is_told_once(job: Job) -> None:
-    command = [sys.executable, *job.command("diverged", *TWO, "model.lr=1e30")]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=job.environment(), cwd=job.folder
-    )
+    done = job.run(job.command("diverged", *TWO, "model.lr=1e30"))
     assert done.returncode == 1
     assert done.stderr.count("error:") == 1
     assert "the training loss became" in done.stderr
@@ -208,8 +210,5 @@ def test_error__of_all_processes_is_told_once(job: Job) -> None:
 
 
 def test_other_tasks__run_in_one_process(job: Job, alone: RunFolder) -> None:
-    command = [sys.executable, *job.command("", "task=test", f"ckpt_path={alone.best}", *TWO)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=120, check=False, env=job.environment(), cwd=job.folder
-    )
-    assert done.returncode == 0, shlex.join(command) + done.stderr
+    done = job.run(job.command("", "task=test", f"ckpt_path={alone.best}", *TWO))
+    assert done.returncode == 0, done.stderr
