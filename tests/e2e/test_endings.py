@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, SMALL, draw_classes
+from conftest import ROOT, SMALL, Script, draw_classes
+from fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
@@ -36,21 +37,15 @@ def train(*arguments: str) -> str:
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
 )
-def test_predict__stopped_keeps_the_rows(trained: Path, tmp_path: Path, number: signal.Signals, status: int) -> None:
+def test_predict__stopped_keeps_the_rows(
+    forks: ForkServer, trained: Path, tmp_path: Path, number: signal.Signals, status: int
+) -> None:
     source = draw_classes(tmp_path / "images", 60)
     arguments = [f"ckpt_path={trained}", f"source={source}", "output=out", "annotate=true", "data.batch_size=1"]
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "predict.py"), *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        preexec_fn=lambda: signal.signal(number, signal.SIG_DFL) if number != signal.SIGKILL else None,
-    ) as process:
-        assert process.stdout is not None
-        shown = [process.stdout.readline() for _ in range(3)]
-        process.send_signal(number)
-        rest, err = process.communicate(timeout=60)
+    process = forks.start(str(ROOT / "predict.py"), *arguments, folder=tmp_path)
+    shown = [process.stdout.readline() for _ in range(3)]
+    process.send_signal(number)
+    rest, err = process.communicate(timeout=60)
     assert process.returncode == status, err
     assert "Traceback" not in err
     lines = len(shown) + len(rest.splitlines())
@@ -101,11 +96,12 @@ def test_predict__on_a_full_disk_keeps_the_rows(trained: Path, tmp_path: Path) -
     assert len(content.splitlines()) > 3
 
 
-def test_finished_run__prints_a_command_that_can_be_pasted(flat: Path, tmp_path: Path) -> None:
+def test_finished_run__prints_a_command_that_can_be_pasted(script: Script, flat: Path, tmp_path: Path) -> None:
     run = tmp_path / "it's a [run], $1"
-    done = bash(train(f"data.root={flat}", "trainer.max_epochs=1", f"hydra.run.dir={run}"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    arguments = (*SMALL, *RULE, "trainer.max_epochs=1", f"hydra.run.dir={run}")
+    trained = script("train.py", f"data.root={flat}", *arguments)
+    assert trained.status == 0, trained.err
+    lines = trained.out.splitlines()
     assert f"best checkpoint: {run / 'checkpoints' / 'best.ckpt'}" in lines
     (command,) = (line.removeprefix("to predict: ") for line in lines if line.startswith("to predict: "))
     done = bash(command.replace("FILE_OR_FOLDER", str(flat / "red" / "0.jpg")), tmp_path)
@@ -124,7 +120,7 @@ def test_hint__can_be_pasted(trained: Path, tmp_path: Path) -> None:
     assert len(done.stdout.splitlines()) == 12
 
 
-def test_trial__prints_no_command(flat: Path, tmp_path: Path) -> None:
-    done = bash(train("-m", f"data.root={flat}", "trainer.max_epochs=1", "model.lr=0.1,0.01"), tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "to predict" not in done.stdout
+def test_trial__prints_no_command(script: Script, flat: Path) -> None:
+    done = script("train.py", "-m", f"data.root={flat}", *SMALL, *RULE, "trainer.max_epochs=1", "model.lr=0.1,0.01")
+    assert done.status == 0, done.err
+    assert "to predict" not in done.out
