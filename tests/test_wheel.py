@@ -53,7 +53,8 @@ def test_archives__hold_what_is_needed(built: Path) -> None:
 
 
 def test_command__trains_predicts_and_embeds(installed: Path, tmp_path: Path) -> None:
-    done = headstart(installed, tmp_path, "train", "experiment=quickstart", "trainer.max_epochs=2", "report=none")
+    few = ("data.per_class=30", "data.split.train=5", "data.split.valid=5", "trainer.max_epochs=1", "report=none")
+    done = headstart(installed, tmp_path, "train", "experiment=quickstart", *few)
     assert done.returncode == 0, done.stderr
     (best,) = tmp_path.glob("logs/*/*/checkpoints/best.ckpt")
     assert f"to predict: headstart predict ckpt_path={best}" in done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from fork_server import ForkServer
 
 # In sitecustomize.py, which Python imports when it starts.
 NO_NETWORK = """
@@ -26,12 +27,18 @@ socket.create_connection = socket.getaddrinfo = socket.gethostbyname = reject
 """
 
 
-@pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a new user works; the images are drawn once."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def environment(home: Path) -> dict[str, str]:
     """Of a machine without a network, and of a user without a cache."""
-    (tmp_path / "closed").mkdir()
-    (tmp_path / "closed" / "sitecustomize.py").write_text(NO_NETWORK)
-    own = {"PYTHONPATH": str(tmp_path / "closed"), "XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
+    (home / "closed").mkdir()
+    (home / "closed" / "sitecustomize.py").write_text(NO_NETWORK)
+    own = {"PYTHONPATH": str(home / "closed"), "XDG_CACHE_HOME": str(home / "cache"), "HOME": str(home)}
     return {**os.environ, **own}
 
 
@@ -47,14 +54,14 @@ def test_environment__has_no_network(environment: dict[str, str]) -> None:
 
 
 @pytest.mark.slow
-def test_quickstart__learns_in_a_minute_and_predicts(tmp_path: Path, environment: dict[str, str]) -> None:
+def test_quickstart__learns_in_a_minute_and_predicts(home: Path, environment: dict[str, str]) -> None:
     start = time.perf_counter()
-    done = run("train.py", "experiment=quickstart", folder=tmp_path, environment=environment)
+    done = run("train.py", "experiment=quickstart", folder=home, environment=environment)
     seconds = time.perf_counter() - start
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert seconds <= 60
-    (metrics,) = tmp_path.glob("logs/*/*/metrics.json")
+    (metrics,) = home.glob("logs/*/*/metrics.json")
     assert json.loads(metrics.read_text())["test/acc"] >= 0.95
     assert (metrics.parent / "report" / "curves.png").is_file()
     assert json.loads((metrics.parent / "audit.json").read_text())["findings"] == []
@@ -64,20 +71,20 @@ def test_quickstart__learns_in_a_minute_and_predicts(tmp_path: Path, environment
         f"ckpt_path={checkpoint}",
         "source=data/shapes/test",
         "output=predictions",
-        folder=tmp_path,
+        folder=home,
         environment=environment,
     )
     assert done.returncode == 0, done.stderr
-    with (tmp_path / "predictions" / "predictions.csv").open() as file:
+    with (home / "predictions" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     correct = sum(Path(row["path"]).parent.name == row["label_1"] for row in rows)
     assert correct / len(rows) == pytest.approx(json.loads(metrics.read_text())["test/acc"])
 
 
 @pytest.mark.slow
-def test_random_backbone__learns_nothing(tmp_path: Path, environment: dict[str, str]) -> None:
-    options = ("model.weights=null", "trainer.max_epochs=5", "features.views=1")
-    done = run("train.py", "experiment=quickstart", *options, folder=tmp_path, environment=environment)
+def test_random_backbone__learns_nothing(forks: ForkServer, home: Path, environment: dict[str, str]) -> None:
+    options = ("model.weights=null", "trainer.max_epochs=5", "features.views=1", "report=none", "hydra.run.dir=random")
+    command = (str(ROOT / "train.py"), "experiment=quickstart", *options)
+    done = forks.run(*command, folder=home, environment=environment)
     assert done.returncode == 0, done.stderr
-    (metrics,) = tmp_path.glob("logs/*/*/metrics.json")
-    assert json.loads(metrics.read_text())["test/acc"] < 0.3
+    assert json.loads((home / "random" / "metrics.json").read_text())["test/acc"] < 0.3

@@ -108,17 +108,17 @@ def test_gradual__resumed_ends_like_an_uninterrupted_run(
 
 @pytest.mark.slow
 def test_full__resumed_ends_like_an_uninterrupted_run(script: Script, flat: Path, tmp_path: Path) -> None:
-    train(script, flat, tmp_path / "whole", "finetune=full")
+    train(script, flat, tmp_path / "whole", "finetune=full", "trainer.max_epochs=2")
     train(script, flat, tmp_path / "part", "finetune=full", "trainer.max_epochs=1")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    result = script("train.py", f"ckpt_path={last}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'resumed'}")
+    result = script("train.py", f"ckpt_path={last}", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'resumed'}")
     assert result.status == 0, result.err
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
 
 @pytest.mark.slow
 def test_gradual__with_the_cache_as_without(script: Script, flat: Path, tmp_path: Path) -> None:
-    exact = (*GRADUAL, "features.precision=32", "trainer.max_epochs=4")
+    exact = (*GRADUAL, "features.precision=32", "trainer.max_epochs=3")
     cached = train(script, flat, tmp_path / "cached", *exact, f"features.dir={tmp_path / 'features'}")
     without = train(script, flat, tmp_path / "without", *exact, "features.cache=false")
     for ours, theirs in zip(cached, without, strict=True):
@@ -179,9 +179,9 @@ def test_checkpoint__tested_again_gives_the_same_metrics_and_predicts(
 ) -> None:
     store = f"features.dir={tmp_path / 'features'}"
     # The untrained backbone's features of the same images must not be taken for those of the trained one.
-    train(script, flat, tmp_path / "frozen", store)
+    train(script, flat, tmp_path / "frozen", store, "trainer.max_epochs=1")
     run = tmp_path / "run"
-    train(script, flat, run, *how, store, "trainer.max_epochs=4")
+    train(script, flat, run, *how, store, "trainer.max_epochs=3")
     best = run / "checkpoints" / "best.ckpt"
     again = script("train.py", "task=test", f"ckpt_path={best}", store, f"hydra.run.dir={tmp_path / 'again'}")
     assert again.status == 0, again.err
