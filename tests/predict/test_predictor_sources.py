@@ -97,8 +97,10 @@ def test_load__needs_neither_lightning_nor_hydra(trained: Path, paths: list[Path
     code = f"""
 import sys, headstart
 assert "torch" not in sys.modules
+import headstart.predict.from_checkpoint  # what predict.py uses
 found = headstart.load({str(trained)!r}).predict({str(paths[0])!r})
-print(found[0].label, [name for name in ("pytorch_lightning", "hydra", "tensorboard") if name in sys.modules])
+heavy = ("pytorch_lightning", "hydra", "tensorboard", "matplotlib")
+print(found[0].label, [name for name in heavy if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split(maxsplit=1)[1] == "[]\n", done.stderr
