@@ -9,13 +9,17 @@ from PIL import Image, ImageOps
 
 
 def prepare(path: str, steps: dict) -> np.ndarray:
-    """The image as uint8 (3, image_size, image_size): resized, and its center cropped."""
+    """The image as uint8 (3, image_size, image_size): resized, padded if the model wants it, and its center cropped."""
     image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-    edges = image.size if steps["resize_mode"] == "crop" else (1, 1)
-    size = [int(steps["resize_size"] * edge / min(edges)) for edge in edges]
-    image = image.resize(size, Image.Resampling[steps["interpolation"].upper()])
-    crop = steps["image_size"]
-    left, top = (round((edge - crop) / 2) for edge in size)
+    mode, size, crop = steps["resize_mode"], steps["resize_size"], steps["image_size"]
+    part = {"crop": min(image.size), "pad": max(image.size), "squash": None}[mode]
+    edges = [max(1, int(size * edge / (part or edge))) for edge in image.size]
+    image = image.resize(edges, Image.Resampling[steps["interpolation"].upper()])
+    if mode == "pad":
+        square = Image.new("RGB", (size, size), tuple(round(255 * value) for value in steps["mean"]))
+        square.paste(image, ((size - edges[0]) // 2, (size - edges[1]) // 2))
+        image = square
+    left, top = (round((edge - crop) / 2) for edge in image.size)
     return np.asarray(image.crop((left, top, left + crop, top + crop))).transpose(2, 0, 1)
 
 

@@ -69,3 +69,8 @@ def fitted(backbone: Backbone, head: str = "mlp") -> ImageClassifier:
 def squashed() -> Preprocessing:
     """SIZES, bicubic and whatever the image's shape."""
     return replace(SIZES, resize_mode="squash", interpolation="bicubic")
+
+
+def padded() -> Preprocessing:
+    """SIZES, with margins in place of what would be cropped."""
+    return replace(SIZES, resize_mode="pad", resize_size=16)

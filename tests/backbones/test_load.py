@@ -179,3 +179,11 @@ def test_restore__weights_missing_moved_or_changed(file: Path, tmp_path: Path) -
     torch.save(state, moved)
     with pytest.raises(HeadstartError, match=f"it was trained with SHA-256 {source.sha256[:16]}"):
         restore_backbone(source, sizes, moved_to=str(moved))
+
+
+def test_preprocessing__who_keeps_the_whole_image_crops_no_border() -> None:
+    for mode in ("pad", "squash"):
+        found = preprocessing(f"data.resize_mode={mode}", "data.resize_size=null", "data.image_size=null")
+        assert (found.resize_size, found.image_size, found.resize_mode) == (224, 224, mode)
+        assert preprocessing(f"data.resize_mode={mode}", "data.resize_size=240").resize_size == 240
+    assert preprocessing("data.resize_mode=crop").resize_mode == "crop"

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from headstart.data.preprocessing import Preprocessing
+from headstart.data.preprocessing import Preprocessing, squared
 from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.seeds import derive_seed
 
@@ -156,3 +156,11 @@ def test_eval__squash_keeps_the_whole_image(image: Image.Image) -> None:
     expected = v2.functional.pil_to_tensor(image.resize((40, 40), Image.Resampling.BICUBIC))
     assert torch.equal(EvalTransform(squash)(image, 0, 0), expected)
     assert EvalTransform(squash).spec != EvalTransform(Preprocessing(40, 40, "bicubic")).spec
+
+
+@pytest.mark.parametrize("mode", ["pad", "squash"])
+def test_train__augments_the_whole_image_as_a_square(image: Image.Image, mode: str) -> None:
+    sizes = replace(SIZES, resize_mode=mode)
+    square = squared(image, sizes)
+    assert torch.equal(TrainTransform(sizes, seed=3)(image, 1, 2), TrainTransform(SIZES, seed=3)(square, 1, 2))
+    assert len({str(transform.spec) for transform in (*transforms(SIZES), *transforms(sizes))}) == 4

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import CLASSES, SIZES, images, squashed, tiny_classifier
+from tiny_classifier import CLASSES, SIZES, images, padded, squashed, tiny_classifier
 
 from headstart.config.export import ExportSettings
 from headstart.config.features import EncoderSettings
@@ -118,7 +118,7 @@ def test_int8__needs_training_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [SIZES, squashed(), replace(SIZES, interpolation="nearest", image_size=17)])
+@pytest.mark.parametrize("sizes", [SIZES, squashed(), padded(), replace(SIZES, interpolation="nearest", image_size=17)])
 def test_any_size__resizes_as_pillow(tmp_path: Path, sizes: Any) -> None:
     classifier = tiny_classifier(sizes=sizes)
     (path,) = exported(classifier, tmp_path, input="any")

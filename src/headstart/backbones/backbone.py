@@ -173,14 +173,18 @@ def overridden(preset: Preprocessing, data: DataSettings) -> Preprocessing:
     Raises:
         HeadstartError: the sizes contradict each other.
     """
-    image_size = data.image_size or preset.image_size
-    # With another image size alone, the same part of the image is cropped as with the preset.
-    resize_size = data.resize_size or round(preset.resize_size * image_size / preset.image_size)
+    image_size, mode = data.image_size or preset.image_size, data.resize_mode or preset.resize_mode
+    resize_size = data.resize_size or _resize_size(preset, image_size, mode)
     if image_size > resize_size:
         raise HeadstartError(
             f"data.image_size={image_size} cannot be cropped from images of data.resize_size={resize_size} pixels"
         )
     mean, std = tuple(data.mean or preset.mean), tuple(data.std or preset.std)
-    return Preprocessing(
-        resize_size, image_size, data.interpolation or preset.interpolation, mean, std, preset.resize_mode
-    )
+    return Preprocessing(resize_size, image_size, data.interpolation or preset.interpolation, mean, std, mode)
+
+
+def _resize_size(preset: Preprocessing, image_size: int, mode: str) -> int:
+    """With another image size alone, the same part of the image is cropped as with the preset."""
+    # Who chooses to keep the whole image does not want its border cropped.
+    is_whole = mode != "crop" and mode != preset.resize_mode
+    return image_size if is_whole else round(preset.resize_size * image_size / preset.image_size)

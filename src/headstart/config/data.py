@@ -17,6 +17,7 @@ from headstart.config.constraints import (
 from headstart.errors import HeadstartError
 
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
+RESIZE_MODES = ("crop", "pad", "squash")
 # In place of a column's name: the one that is usually called so, if there is one.
 AUTO = "auto"
 
@@ -71,7 +72,7 @@ class DataSettings:
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path. Of `folds`, `fold` is the valid split.
 
-    Sizes, interpolation, mean and std are null where the backbone's weights decide.
+    Sizes, interpolation, mean, std and resize mode are null where the backbone's weights decide.
     """
 
     maker: str | None
@@ -90,6 +91,7 @@ class DataSettings:
     on_unreadable: str = one_of("error", "skip")
     on_leak: str = one_of("warn", "error", "drop")
     near_duplicates: bool | str = auto_or_bool()
+    resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
     csv: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None

@@ -15,7 +15,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class Preprocessing:
     """The evaluation transform as plain values: sizes in pixels, the interpolation's name, and the normalization.
 
-    `resize_mode` "crop": `resize_size` is that of the shorter side; "squash": of both, whatever the image's shape.
+    Of an image that is not square, `resize_mode` "crop" makes the shorter side `resize_size` pixels long, and "squash"
+    both; "pad" the longer one, and adds margins of the colour `fill` to the shorter one.
     """
 
     resize_size: int
@@ -30,6 +31,11 @@ class Preprocessing:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
 
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The mean colour, which is 0 when normalized, as in the network's own padding."""
+        return tuple(min(255, max(0, round(255 * value))) for value in self.mean)
+
     def as_dict(self) -> dict[str, Any]:
         """Numbers, strings and lists, so that a checkpoint loads with `weights_only=True`."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
@@ -37,16 +43,34 @@ class Preprocessing:
 
 def resized_and_cropped(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
     """What the network sees of an RGB image: bit for bit torchvision's Resize and CenterCrop."""
-    size, crop = preprocessing.resize_size, preprocessing.image_size
-    width, height = image.size
-    if preprocessing.resize_mode == "squash":
-        new = size, size
-    else:
-        new = (size, int(size * height / width)) if width <= height else (int(size * width / height), size)
-    if new != image.size:
-        image = image.resize(new, Image.Resampling[preprocessing.interpolation.upper()])
-    left, top = (round((edge - crop) / 2) for edge in new)
+    crop, image = preprocessing.image_size, _resized(image, preprocessing)
+    left, top = (round((edge - crop) / 2) for edge in image.size)
     return image.crop((left, top, left + crop, top + crop))
+
+
+def squared(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """All of the image in a square of `resize_size` pixels; with "crop", the image as it is."""
+    return image if preprocessing.resize_mode == "crop" else _resized(image, preprocessing)
+
+
+def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size, mode = preprocessing.resize_size, preprocessing.resize_mode
+    short, long = sorted(image.size)
+    if mode == "squash":
+        width, height = size, size
+    else:
+        part = long if mode == "pad" else short
+        width, height = (max(1, int(size * edge / part)) for edge in image.size)
+    if (new := (width, height)) != image.size:
+        image = image.resize(new, Image.Resampling[preprocessing.interpolation.upper()])
+    return _padded(image, preprocessing) if mode == "pad" else image
+
+
+def _padded(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    size = preprocessing.resize_size
+    square = Image.new("RGB", (size, size), preprocessing.fill)
+    square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+    return square
 
 
 def network_input(image: Image.Image, preprocessing: Preprocessing) -> Array:

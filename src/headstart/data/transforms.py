@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
-from headstart.data.preprocessing import Preprocessing, resized_and_cropped
+from headstart.data.preprocessing import Preprocessing, resized_and_cropped, squared
 from headstart.seeds import derive_seed
 
 # The recipe's augmentation.
@@ -41,15 +41,20 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """The recipe's augmentation as a pure function of `(seed, view, index)`, in any process and thread."""
+    """The recipe's augmentation as a pure function of `(seed, view, index)`, in any process and thread.
+
+    Unless images are cropped, it is of all of the image, padded or squashed to a square.
+    """
 
     # torchvision draws from the random state that all threads share.
     _drawing = threading.Lock()
 
     def __init__(self, preprocessing: Preprocessing, seed: int) -> None:
-        self._seed = seed
+        self._seed, self._preprocessing = seed, preprocessing
         augmentation = {"scale": list(SCALE), "ratio": list(RATIO), "degrees": DEGREES, "flip": FLIP}
         self.spec = {"name": "train", "seed": seed} | augmentation | preprocessing.as_dict()
+        if preprocessing.resize_mode != "crop":
+            self.spec["of"] = "square"
         self.image_size = preprocessing.image_size
         mode = InterpolationMode(preprocessing.interpolation)
         self._crop = v2.RandomResizedCrop(preprocessing.resize_size, SCALE, RATIO, mode)
@@ -57,6 +62,7 @@ class TrainTransform:
         self._center = v2.CenterCrop(preprocessing.image_size)
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
+        image = squared(image, self._preprocessing)
         crop, rotation, flipped = self._draw(image, derive_seed("augment", self._seed, view, index))
         image = self._rotation.transform(self._crop.transform(image, crop), rotation)
         image = self._center(functional.horizontal_flip(image) if flipped else image)

@@ -12,7 +12,7 @@ from headstart.data.prepare import PreparedData, prepare_data
 from headstart.datasets.make import make_dataset
 
 # Settings under `data` that belong to the backbone, and those that the data do not depend on.
-PREPROCESSING = ("resize_size", "image_size", "interpolation", "mean", "std")
+PREPROCESSING = ("resize_size", "image_size", "interpolation", "mean", "std", "resize_mode")
 NOT_OF_DATA = (*PREPROCESSING, "batch_size", "num_workers", "balance", "near_duplicates")
 Value = TypeVar("Value")
 
