@@ -4,9 +4,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.load import check_backbone
+from PIL import Image
+
+from headstart.backbones.load import check_backbone, preprocessing_of
+from headstart.config.augment import RECIPE
 from headstart.config.literal import is_encodable
 from headstart.config.train import EVALUATING, TrainSettings
+from headstart.data.transforms import TrainTransform
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import check_loadable, read_checkpoint
@@ -37,7 +41,17 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             _check_resumable(read_checkpoint(path)["hyper_parameters"], settings)
     if not evaluates and settings.task != "compare":
         check_backbone(settings.model, settings.data)
+    if settings.task == "train":
+        _try_augmentation(settings)
     return settings
+
+
+def _try_augmentation(settings: TrainSettings) -> None:
+    """Raises HeadstartError if the transforms of `augment` cannot be used, judging by one image."""
+    preprocessing = preprocessing_of(settings.model, settings.data)
+    if settings.augment.transforms not in ([], RECIPE):
+        size = preprocessing.resize_size, preprocessing.image_size
+        TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)(Image.new("RGB", size), 0, 0)
 
 
 def _check_resumable(recipe: dict[str, Any], settings: TrainSettings) -> None:

@@ -5,6 +5,7 @@ from dataclasses import asdict
 from conftest import SMALL, settings_of
 from omegaconf import OmegaConf
 
+from headstart.config.augment import RECIPE
 from headstart.config.data import ColumnSettings
 from headstart.config.export import ExportSettings
 from headstart.config.literal import literals
@@ -13,13 +14,14 @@ from headstart.config.train import check_train
 
 def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -> None:
     values = literals(asdict(settings_of(*SMALL, "data.root=DIR")))
-    del values["evaluation"], values["export"], values["sweep"]["ensemble"]
+    del values["evaluation"], values["export"], values["augment"], values["sweep"]["ensemble"]
     for key in ("pooling", "head", "archs"):
         del values["model"][key]
     for key in ("csv", "columns", "group", "folds", "fold", "resize_mode"):
         del values["data"][key]
     found = check_train(OmegaConf.create(values))
     assert (found.evaluation.views, found.sweep.ensemble) == (1, 0)
+    assert found.augment.transforms == RECIPE
     assert found.export == ExportSettings()
     assert (found.data.csv, found.data.group, found.data.folds, found.data.fold) == (None, None, None, None)
     assert found.data.resize_mode is None

@@ -66,6 +66,12 @@ def test_report__says_what_the_metrics_say(run: Path) -> None:
     assert f"Best on the valid split: {numbers['best_on_valid']}" in page
 
 
+def test_report__shows_eight_views(run: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    assert all(text in page for text in ("not augmented", *(f"epoch {number}<" for number in range(1, 9))))
+    assert "epoch 9<" not in page
+
+
 def test_report__needs_nothing_else(run: Path) -> None:
     page = (run / "report" / "index.html").read_text()
     assert "<script" not in page

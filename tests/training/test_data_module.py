@@ -265,3 +265,21 @@ def test_unreadable__one_sentence_from_a_worker(flat: Path) -> None:
         epoch_of(data, 0)
     assert str(caught.value).startswith(f"{broken} cannot be read as an image: ")
     assert "\n" not in str(caught.value)
+
+
+def test_augment__none_has_one_view_that_is_encoded_once(flat: Path, tmp_path: Path) -> None:
+    data = module(flat, "augment=none", store=tmp_path)
+    with counted_forwards(data) as sizes:
+        epochs = [sorted(x.tolist() for x in joined(epoch_of(data, epoch))[0]) for epoch in range(3)]
+    assert epochs[0] == epochs[1] == epochs[2]
+    assert sum(sizes) == 18
+    assert data.augmentation is None
+    unaugmented = data.unaugmented_features()["train"]
+    assert epochs[0] == sorted(torch.from_numpy(unaugmented.copy()).tolist())
+
+
+def test_augment__own_transforms_make_the_views_of_images_and_features(flat: Path) -> None:
+    flips = "augment.transforms=[{_target_: torchvision.transforms.v2.RandomCrop, size: image_size}]"
+    images = [joined(epoch_of(module(flat, flips, "data.num_workers=0"), epoch))[0] for epoch in (0, 1)]
+    assert images[0].shape == (18, 3, 32, 32)
+    assert not torch.equal(images[0].sort(0).values, images[1].sort(0).values)

@@ -7,7 +7,9 @@ from pathlib import Path
 from headstart.config.folder import conf_folder
 from headstart.config.suggest import VAGUE, meant_key
 
-GROUPS = ("data", "model", "finetune", "features", "trainer", "callbacks", "logger", "sweep", "experiment")
+GROUPS = (
+    *("data", "model", "features", "trainer", "finetune", "augment", "callbacks", "logger", "sweep", "experiment"),
+)
 # Keys of train.py besides those of its settings.
 MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
 

@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from headstart.config.augment import AugmentSettings
 from headstart.config.closed_form import TRAINER, check_closed_form
 from headstart.config.constraints import non_negative_int, one_of
 from headstart.config.data import DATASETS, DataSettings
@@ -44,6 +45,7 @@ class TrainSettings:
     report: str = one_of("full", "none")
     seed: int = non_negative_int()
     evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
     export: ExportSettings = field(default_factory=ExportSettings)
 
     @property
@@ -69,6 +71,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     settings = typed(TrainSettings, config, data=DATASETS[maker])
     settings.data.check()
     settings.finetune.check()
+    settings.augment.check()
     check_trainer(settings.trainer)
     check_processes(settings.trainer, settings.task)
     if settings.model.head in CLOSED_FORM:

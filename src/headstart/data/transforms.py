@@ -1,22 +1,19 @@
-"""The recipe's transforms, from an RGB image to the uint8 square that the backbone takes."""
+"""From an RGB image to the uint8 square that the backbone takes, in training and in evaluation."""
 
-import threading
+from collections.abc import Sequence
 from typing import Any, Protocol
 
-import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
+from headstart.config.augment import RECIPE
+from headstart.data.augmentation import Augmentation
 from headstart.data.preprocessing import Preprocessing, resized_and_cropped, squared
 from headstart.seeds import derive_seed
 
-# The recipe's augmentation.
-SCALE = (0.8, 1.0)  # of the image's area
-RATIO = (3 / 4, 4 / 3)  # width by height
-DEGREES = 15.0  # of rotation, in either direction
-FLIP = 0.5  # probability
+# The recipe's augmentation, in keys of stored features.
+RECIPE_SPEC = {"scale": [0.8, 1.0], "ratio": [3 / 4, 4 / 3], "degrees": 15.0, "flip": 0.5}
 
 
 class Transform(Protocol):
@@ -41,48 +38,34 @@ class EvalTransform:
 
 
 class TrainTransform:
-    """The recipe's augmentation as a pure function of `(seed, view, index)`, in any process and thread.
+    """An augmentation as a pure function of `(seed, view, index)`, in any process and thread.
 
     Unless images are cropped, it is of all of the image, padded or squashed to a square.
+
+    Args:
+        transforms: entries of conf/augment; by default, the recipe's.
+
+    Raises:
+        HeadstartError: one of them is invalid.
     """
 
-    # torchvision draws from the random state that all threads share.
-    _drawing = threading.Lock()
-
-    def __init__(self, preprocessing: Preprocessing, seed: int) -> None:
+    def __init__(self, preprocessing: Preprocessing, seed: int, transforms: Sequence[Any] = RECIPE) -> None:
         self._seed, self._preprocessing = seed, preprocessing
-        augmentation = {"scale": list(SCALE), "ratio": list(RATIO), "degrees": DEGREES, "flip": FLIP}
-        self.spec = {"name": "train", "seed": seed} | augmentation | preprocessing.as_dict()
+        self._augmentation = Augmentation(transforms, preprocessing)
+        of_transforms = RECIPE_SPEC if transforms == RECIPE else {"transforms": list(transforms)}
+        self.spec = {"name": "train", "seed": seed} | of_transforms | preprocessing.as_dict()
         if preprocessing.resize_mode != "crop":
             self.spec["of"] = "square"
         self.image_size = preprocessing.image_size
-        mode = InterpolationMode(preprocessing.interpolation)
-        self._crop = v2.RandomResizedCrop(preprocessing.resize_size, SCALE, RATIO, mode)
-        self._rotation = v2.RandomRotation(DEGREES)
-        self._center = v2.CenterCrop(preprocessing.image_size)
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
-        image = squared(image, self._preprocessing)
-        crop, rotation, flipped = self._draw(image, derive_seed("augment", self._seed, view, index))
-        image = self._rotation.transform(self._crop.transform(image, crop), rotation)
-        image = self._center(functional.horizontal_flip(image) if flipped else image)
-        return functional.pil_to_tensor(image)
-
-    def _draw(self, image: Image.Image, seed: int) -> tuple[dict[str, Any], dict[str, Any], bool]:
-        """The parameters of the three random transforms, drawn in the recipe's order."""
-        generator = torch.default_generator
-        with self._drawing:
-            state = generator.get_state()
-            try:
-                generator.manual_seed(seed)
-                crop, rotation = self._crop.make_params([image]), self._rotation.make_params([image])
-                return crop, rotation, bool(torch.rand(1) < FLIP)
-            finally:
-                generator.set_state(state)
+        seed = derive_seed("augment", self._seed, view, index)
+        return self._augmentation(squared(image, self._preprocessing), seed)
 
 
 class EvalViewsTransform:
-    """The views in which an image is evaluated: 0 is EvalTransform's, 1 its mirror image, and all others are augmented.
+    """The views in which an image is evaluated: 0 is EvalTransform's, 1 its mirror image, and all others are augmented
+    as in the recipe.
 
     What is drawn for a view does not depend on the index, so the same file has the same views wherever it stands.
     """

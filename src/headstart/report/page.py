@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from headstart.data.manifest import Manifest
-from headstart.data.transforms import EvalTransform, TrainTransform, Transform
+from headstart.data.transforms import EvalTransform, Transform
 from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.learning_curve import LearningCurve
 from headstart.evaluation.result import Result
@@ -30,7 +30,8 @@ class Page:
     """What the page shows. `found` is None without stored features; `charts` are PNGs by name.
 
     `explained` are pictures of the mistakes by their indices, `batch` the (view, index) of the first training samples,
-    `data_seed` that of their views. `averaging` says whether the predictions are means over views of each image.
+    `augmentation` what made their views, if they are augmented. `averaging` says whether the predictions are means over
+    views of each image.
     """
 
     manifest: Manifest
@@ -40,7 +41,7 @@ class Page:
     charts: Mapping[str, Path]
     explained: Mapping[int, Image.Image]
     batch: Sequence[tuple[int, int]] = ()
-    data_seed: int = 0
+    augmentation: Transform | None = None
     averaging: Averaging | None = None
 
     def render(self) -> str:
@@ -153,13 +154,11 @@ class Page:
                 yield {"name": self.result.classes[label], "now": curve.recall(label)[-1], "forecast": forecast}
 
     def _views(self) -> Iterator[dict[str, str]]:
-        """The first training image as it is evaluated and, if a head is trained, augmented as in the first epochs."""
-        preprocessing = self.recipe.preprocessing
-        yield from self._seen(EvalTransform(preprocessing), [(0, 0)], lambda view: "not augmented")
-        if self.recipe.is_closed_form:
-            return
-        augmented = TrainTransform(preprocessing, self.data_seed)
-        yield from self._seen(augmented, [(view, 0) for view in range(VIEWS)], lambda view: f"epoch {view + 1}")
+        """The first training image as it is evaluated and, if it is, augmented as in the first epochs."""
+        yield from self._seen(EvalTransform(self.recipe.preprocessing), [(0, 0)], lambda view: "not augmented")
+        if self.augmentation is not None:
+            views = [(view, 0) for view in range(VIEWS)]
+            yield from self._seen(self.augmentation, views, lambda view: f"epoch {view + 1}")
 
     def _batch(self) -> Iterator[dict[str, str]]:
         """The first training samples as a head is trained on them."""
@@ -167,8 +166,8 @@ class Page:
             return
         labels = self.manifest.splits["train"].labels if self.batch else ()
         names = iter([self.manifest.classes[labels[index]] for _, index in self.batch])
-        augmented = TrainTransform(self.recipe.preprocessing, self.data_seed)
-        yield from self._seen(augmented, self.batch, lambda view: next(names))
+        transform = self.augmentation or EvalTransform(self.recipe.preprocessing)
+        yield from self._seen(transform, self.batch, lambda view: next(names))
 
     def _seen(
         self, transform: Transform, samples: Iterable[tuple[int, int]], caption: Callable[[int], str]

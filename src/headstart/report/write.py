@@ -44,7 +44,7 @@ def write_report(
     charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
     recipe, batch = classifier.recipe, fitted.data.first_samples(BATCH)
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.settings.data.seed, averaging)
+    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.augmentation, averaging)
     _write(page, run.report)
     add_to_tensorboard(run, charts, manifest.root, result, found)
 

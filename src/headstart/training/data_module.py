@@ -49,7 +49,7 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 class ImageDataModule(LightningDataModule):
     """Epoch `e` trains on view `e` of the train split (or e mod `features.views`); valid and test have one view.
 
-    A head that is fitted at once has one epoch, on the unaugmented view.
+    Without augmentation there is one view. A head that is fitted at once has one epoch, on the unaugmented view.
 
     While the backbone is frozen, a loader gives features, which are encoded when it is created; then, or without a
     store, it gives images.
@@ -70,9 +70,11 @@ class ImageDataModule(LightningDataModule):
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
         self._views = EvalViewsTransform(self._encoder.backbone.preprocessing)
-        self._trains_unaugmented = classifier.recipe.is_closed_form
-        augmented = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed)
-        training: Transform = self._evaluation if self._trains_unaugmented else augmented
+        transforms = self.settings.augment.transforms
+        self._trains_unaugmented = classifier.recipe.is_closed_form or not transforms
+        training: Transform = self._evaluation
+        if not self._trains_unaugmented:
+            training = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed, transforms)
         self._datasets = {
             name: ImageDataset(split, training if name == "train" else self._evaluation)
             for name, split in self.manifest.splits.items()
@@ -101,6 +103,11 @@ class ImageDataModule(LightningDataModule):
     def first_samples(self, count: int) -> list[tuple[int, int]]:
         """The (view, index) of the first training samples of an epoch."""
         return list(itertools.islice(self._sampler("train"), count))
+
+    @property
+    def augmentation(self) -> Transform | None:
+        """The train split's transform; None: it is that of evaluation."""
+        return None if self._trains_unaugmented else self._datasets["train"].transform
 
     def unaugmented_features(self) -> dict[str, Array]:
         """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
