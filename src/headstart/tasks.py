@@ -179,7 +179,8 @@ def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[d
         return None, "not compared (there are no images to train on)"
     if settings.data.near_duplicates is True:
         return _encode_unaugmented(settings, manifest), COMPARED
-    store, preprocessing = open_store(settings.features), preprocessing_of(settings.model, settings.data)
+    store = open_store(settings.features)
+    preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)
     found = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None
     return found, COMPARED if found is not None else "not compared (training does it; or set data.near_duplicates=true)"
 

@@ -35,3 +35,10 @@ def test_log_findings__one_line_per_kind(messages: list[str]) -> None:
         "small class: 'gnu' has 9 images in train",
         "other file: notes.txt",
     ]
+
+
+def test_lines__of_thousands_of_copies_are_short(messages: list[str]) -> None:
+    paths = tuple(f"train/ant/{number:05}.jpg" for number in range(3000))
+    log_findings([Finding("duplicates within a split", paths, "the same image 3000 times in train")])
+    assert len(messages[0]) < 1000
+    assert "more: the same image 3000 times" in messages[0]

@@ -4,7 +4,7 @@ import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
 from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP
+from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP, UNUSED_BITS
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import MISSING, inspect_images
 from headstart.data.labels import CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
@@ -50,7 +50,7 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS == set(KINDS)
+    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | {UNUSED_BITS} == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:

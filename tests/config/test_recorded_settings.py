@@ -17,13 +17,13 @@ def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -
     del values["evaluation"], values["export"], values["augment"], values["sweep"]["ensemble"]
     for key in ("pooling", "head", "archs"):
         del values["model"][key]
-    for key in ("csv", "columns", "group", "folds", "fold", "resize_mode"):
+    for key in ("csv", "columns", "group", "folds", "fold", "resize_mode", "depth", "max_pixels"):
         del values["data"][key]
     found = check_train(OmegaConf.create(values))
     assert (found.evaluation.views, found.sweep.ensemble) == (1, 0)
     assert found.augment.transforms == RECIPE
     assert found.export == ExportSettings()
     assert (found.data.csv, found.data.group, found.data.folds, found.data.fold) == (None, None, None, None)
-    assert found.data.resize_mode is None
+    assert (found.data.resize_mode, found.data.depth) == (None, "auto")
     assert found.data.columns == ColumnSettings("path", "label", "auto")
     assert (found.model.pooling, found.model.head, found.model.archs) == ("default", "mlp", None)

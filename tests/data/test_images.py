@@ -5,8 +5,11 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from headstart.data.images import read_rgb
+from headstart.data.images import allowed_pixels, read_rgb
 from headstart.errors import UnreadableImage
+
+# pytest shows this warning, which the program suppresses because it rejects such an image anyway.
+pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 
 
 def pixel(path: Path, at: tuple[int, int] = (0, 0)) -> tuple[int, ...]:
@@ -92,3 +95,49 @@ def test_unreadable__one_line_that_names_the_file(tmp_path: Path, kind: str) -> 
         read_rgb(path)
     assert str(caught.value).startswith(f"{path} cannot be read as an image: ")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "big.tif", "a32.tif"])
+@pytest.mark.parametrize("depth", [8, 12, 16])
+def test_depth__gives_the_8_bit_version_of_the_image(tmp_path: Path, name: str, depth: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "plain.png")
+    kind = {"big.tif": ">u2", "a32.tif": "i4"}.get(name, "u2")
+    deep = (pixels.astype(np.int64) << (depth - 8)) + np.random.default_rng(1).integers(0, 2 ** (depth - 8), (9, 7))
+    Image.fromarray(deep.astype(kind)).save(tmp_path / name)
+    assert read_rgb(tmp_path / name, depth).tobytes() == read_rgb(tmp_path / "plain.png").tobytes()
+
+
+def test_depth__clips_what_is_brighter_and_leaves_8_bit_files_alone(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[4095, 5000, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert read_rgb(tmp_path / "a.png", 12).getcolors() == [(3, (255, 255, 255))]
+    draw(tmp_path / "b.png", (10, 20, 30), 0)
+    assert read_rgb(tmp_path / "b.png", 8).tobytes() == read_rgb(tmp_path / "b.png").tobytes()
+
+
+@pytest.mark.parametrize(("most", "size"), [(20_000, (90, 90)), (5000, (45, 45)), (1400, (23, 23)), (507, (23, 23))])
+def test_very_large_jpeg__is_read_at_reduced_size(tmp_path: Path, most: int, size: tuple[int, int]) -> None:
+    draw(tmp_path / "a.jpg", (200, 50, 40), 0, size=(180, 180))
+    with allowed_pixels(most):
+        image = read_rgb(tmp_path / "a.jpg")
+    assert image.size == size
+    assert np.allclose(np.asarray(image).mean((0, 1)), np.asarray(read_rgb(tmp_path / "a.jpg")).mean((0, 1)), atol=2)
+
+
+def test_very_large_jpeg__beyond_an_eighth_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "a.jpg", (200, 50, 40), 0, size=(180, 180))
+    with allowed_pixels(500), pytest.raises(UnreadableImage, match=r"180 × 180 .*; data.max_pixels=32400 allows them"):
+        read_rgb(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("most", [20_000, 1000])
+def test_very_large__other_formats_need_the_setting(tmp_path: Path, most: int) -> None:
+    draw(tmp_path / "a.png", (200, 50, 40), 0, size=(180, 180))
+    with allowed_pixels(most), pytest.raises(UnreadableImage, match=r"data.max_pixels=\S+ allows") as caught:
+        read_rgb(tmp_path / "a.png")
+    assert caught.value.fault == "decompression bomb"
+    with allowed_pixels(32_400):
+        assert read_rgb(tmp_path / "a.png").size == (180, 180)
+    before = Image.MAX_IMAGE_PIXELS
+    with allowed_pixels(None):
+        assert before == Image.MAX_IMAGE_PIXELS

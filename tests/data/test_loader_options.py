@@ -48,9 +48,9 @@ def test_workers__fewer_in_a_container(room: pytest.MonkeyPatch, monkeypatch: py
 
 def test_workers__none_where_not_even_one_fits(room: pytest.MonkeyPatch) -> None:
     options = loader_options(8, CPU, pixels=64 * 1024**2, kept=True)
-    assert options == {"num_workers": 0, "timeout": 0, "persistent_workers": False}
+    assert options.items() >= {"num_workers": 0, "timeout": 0, "persistent_workers": False}.items()
 
 
 def test_workers__nothing_waits_for_ever() -> None:
     options = loader_options(1, CPU, pixels=1, kept=True)
-    assert options == {"num_workers": 1, "timeout": LONGEST_WAIT, "persistent_workers": True}
+    assert options.items() >= {"num_workers": 1, "timeout": LONGEST_WAIT, "persistent_workers": True}.items()

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
-from headstart.data.preprocessing import Preprocessing, resized_and_cropped, squared
+from headstart.data.preprocessing import Preprocessing, center, resized_and_cropped, squared
 
 # Width and height, from far smaller than the network's images to far larger, of odd and even differences.
 SIZES = [(1, 1), (7, 300), (223, 224), (256, 256), (257, 256), (256, 301), (333, 1000), (1201, 640)]
@@ -55,3 +55,26 @@ def test_squared__is_what_evaluation_crops_from() -> None:
         assert square.crop((4, 4, 36, 36)).tobytes() == resized_and_cropped(noise(90, 60), chosen).tobytes()
     image = noise(90, 60)
     assert squared(image, Preprocessing(40, 32)) is image
+
+
+@pytest.mark.parametrize("size", [(20_000, 1), (1, 20_000), (2, 20_001), (65, 1)])
+@pytest.mark.parametrize("mode", ["crop", "pad", "squash"])
+def test_elongated__takes_little_memory_and_shows_the_middle(size: tuple[int, int], mode: str) -> None:
+    image = noise(*size)
+    chosen = Preprocessing(256, 224, resize_mode=mode)
+    assert resized_and_cropped(image, chosen).size == (224, 224)
+    assert max(squared(image, chosen).size) <= 256 if mode != "crop" else max(squared(image, chosen).size) <= 129
+    middle = center(image)
+    assert min(middle.size) == min(size)
+    assert max(middle.size) in (64 * min(size), 64 * min(size) + 1)
+    left = ((size[0] - middle.width) / 2, (size[1] - middle.height) / 2)
+    assert all(edge.is_integer() for edge in left)
+    box = (int(left[0]), int(left[1]), int(left[0]) + middle.width, int(left[1]) + middle.height)
+    assert middle.tobytes() == image.crop(box).tobytes()
+
+
+def test_elongated__up_to_64_times_is_as_before() -> None:
+    image = noise(640, 10)
+    assert center(image) is image
+    whole = image.resize((2048, 32), Image.Resampling.BILINEAR).crop((1008, 0, 1040, 32))
+    assert resized_and_cropped(image, Preprocessing(32, 32)).tobytes() == whole.tobytes()

@@ -8,11 +8,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP
+from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP, UNUSED_BITS
+from headstart.data.depth import used_depth
+from headstart.data.folders import listed
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
+from headstart.data.images import FULL_DEPTH
 from headstart.data.prepare import PreparedData
 from headstart.data.scan import Sample, Scan
+from headstart.text import counted
 
 # The factor, in edge length of a square of the same area, by which an image is larger or smaller than the median.
 FAR = 4.0
@@ -70,6 +74,7 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_duplicates(scan, infos),
         *_classes(scan),
         *_odd_images(images),
+        *_bits(usable, data.manifest.depth),
         *_hard_to_see(images),
         *_odd_sizes(images),
         *_left_out(scan),
@@ -137,7 +142,7 @@ def _duplicates(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
         splits, classes = {copy.split for copy in copies}, {copy.class_name for copy in copies}
         paths = tuple(copy.path for copy in copies)
         if len(classes) > 1:
-            yield Finding("conflicting labels", paths, f"the same image in classes {' and '.join(sorted(classes))}")
+            yield Finding("conflicting labels", paths, f"the same image in classes {listed(sorted(classes))}")
         if len(splits) > 1:
             yield Finding("duplicates across splits", paths, f"the same image in {' and '.join(sorted(splits))}")
         elif len(classes) == 1:
@@ -149,7 +154,7 @@ def _classes(scan: Scan) -> Iterator[Finding]:
     every = {name for classes in scan.classes.values() for name in classes}
     similar = _similar(every)
     for names in similar:
-        yield Finding("similar class names", (), " and ".join(f"'{name}'" for name in names))
+        yield Finding("similar class names", (), listed(f"'{name}'" for name in names))
     twins = {name for names in similar for name in names}
     train = scan.classes["train"]
     for split, classes in scan.classes.items():
@@ -198,6 +203,16 @@ def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
             yield Finding("multiple frames", (path,), f"{info.frames} frames; only the first one is used")
         if info.orientation != 1:
             yield Finding("EXIF-rotated", (path,), f"orientation {info.orientation}; it is rotated upright")
+
+
+def _bits(infos: dict[str, ImageInfo], depth: int) -> Iterator[Finding]:
+    deep = [path for path, info in infos.items() if info.highest is not None]
+    used = used_depth(infos.values())
+    if used is None or (used == depth == FULL_DEPTH):
+        return
+    kept = f"read as {depth}-bit" if used <= depth else f"read as {depth}-bit, and brighter samples are clipped"
+    what = f"{counted(len(deep), 'image')} with 16 bits per sample, of which {used} are used"
+    yield Finding(UNUSED_BITS, (), f"{what} ({deep[0]}{', …' if len(deep) > 1 else ''}); {kept}")
 
 
 def _hard_to_see(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

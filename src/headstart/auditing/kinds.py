@@ -16,6 +16,7 @@ class Kind:
 
 
 _UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
+UNUSED_BITS = "unused bits"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
 # In the order in which they are shown.
 KINDS = {
@@ -53,6 +54,7 @@ KINDS = {
         "warning", "They add little; of images of one scene, keep those in one split."
     ),
     "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
+    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 12 or 16."),
     "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
     "dark": Kind("warning", "Is there enough to see?"),
     "overexposed": Kind("warning", "Is there enough to see?"),

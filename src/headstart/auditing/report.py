@@ -11,6 +11,7 @@ from headstart.auditing.findings import Finding, find_problems, in_order
 from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.kinds import MISSING_GROUPS
 from headstart.config.train import TrainSettings
+from headstart.data.folders import listed
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json
 from headstart.log import is_first_process, log
@@ -101,5 +102,5 @@ def _by_kind(findings: list[Finding]) -> Iterator[tuple[str, list[Finding]]]:
 
 
 def _line(finding: Finding) -> str:
-    where = " and ".join(finding.paths)
+    where = listed(finding.paths)
     return f"{where}: {finding.says}" if where and finding.says else where or finding.says

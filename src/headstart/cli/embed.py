@@ -16,9 +16,11 @@ def _main(config: DictConfig) -> None:
         settings = check_embed(config)
         use_writable_caches()
         # Imported here because torch takes seconds, and reporting a typo should not.
+        from headstart.data.images import allowed_pixels
         from headstart.predict.embed import embed
 
-        embed(settings)
+        with allowed_pixels(settings.data.max_pixels):
+            embed(settings)
 
 
 EMBED = Program(_main, EmbedSettings, "embed")

@@ -16,9 +16,11 @@ def _main(config: DictConfig) -> None:
         settings = check_predict(config)
         use_writable_caches()
         # Imported here because torch takes seconds, and reporting a typo should not.
+        from headstart.data.images import allowed_pixels
         from headstart.predict.run import predict
 
-        predict(settings)
+        with allowed_pixels(settings.data.max_pixels):
+            predict(settings)
 
 
 PREDICT = Program(_main, PredictSettings, "predict")

@@ -29,6 +29,7 @@ def _main(config: DictConfig) -> float | None:
     with exit_on_error():
         settings = check_train(config)
         use_writable_caches()
+        from headstart.data.images import allowed_pixels
         from headstart.preflight import check_without_data
         from headstart.tasks import TASKS
         from headstart.training.jobs import several_processes
@@ -36,7 +37,7 @@ def _main(config: DictConfig) -> float | None:
 
         settings = check_without_data(settings)
         count = process_count(settings) if settings.task == "train" else 1
-        with several_processes(count, _arguments_of_others()):
+        with several_processes(count, _arguments_of_others()), allowed_pixels(settings.data.max_pixels):
             result = TASKS[settings.task](settings)
     if not result:
         sys.exit(1)

@@ -92,6 +92,8 @@ class DataSettings:
     on_leak: str = one_of("warn", "error", "drop")
     near_duplicates: bool | str = auto_or_bool()
     resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
+    depth: int | str = constrained("auto, 8, 12 or 16", lambda v: v in (AUTO, 8, 12, 16), default=AUTO)
+    max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
     csv: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None

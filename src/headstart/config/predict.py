@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.constraints import fraction, one_of, positive_int, workers
+from headstart.config.constraints import fraction, one_of, optional, positive_int, workers
 from headstart.config.export import is_model_file
 from headstart.config.features import EncoderSettings
 from headstart.config.validation import typed
@@ -16,6 +16,7 @@ from headstart.errors import HeadstartError
 class PredictDataSettings:
     batch_size: int = positive_int()
     num_workers: int | str = workers()
+    max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
 
 
 @dataclass

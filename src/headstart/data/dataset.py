@@ -30,6 +30,6 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, key: tuple[int, int] | int) -> tuple[Tensor, int]:
         # The Trainer's `overfit_batches` replaces our sampler by one of plain indices.
         view, index = (0, key) if isinstance(key, int) else key
-        image = read_rgb(self.split.root / self.split.paths[index])
+        image = read_rgb(self.split.root / self.split.paths[index], self.transform.depth)
         label = IGNORED if index == PADDING else self.split.labels[index]
         return self.transform(image, view, self.split.place(index)), label

@@ -14,14 +14,14 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from headstart.data.images import decode, upright_rgb
+from headstart.data.images import FULL_DEPTH, decode, depth_for, highest_sample, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
 from headstart.data.workers import thread_map
 from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, write_text
 
 # Increased when the same content would give another ImageInfo.
-VERSION = 4
+VERSION = 5
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
 # The short edge, in pixels, at which sharpness is measured.
@@ -41,7 +41,8 @@ class ImageInfo:
     Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
     `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
     and the 95th percentile of the brightness, from 0 to 255; `sharpness` is the standard deviation of the brightness's
-    Laplacian, relative to its own, at a short edge of EDGE pixels or less.
+    Laplacian, relative to its own, at a short edge of EDGE pixels or less. `highest` is the highest sample of an image
+    whose samples have more than eight bits; then it is seen with no more of them than it uses.
     """
 
     sha256: str
@@ -58,6 +59,7 @@ class ImageInfo:
     darkest: int = 0
     brightest: int = 255
     sharpness: float = 1.0
+    highest: int | None = None
 
 
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
@@ -119,7 +121,9 @@ def _look(image: Image.Image) -> dict[str, Any]:
     by_pillow = orientation_of(image) if form == "TIFF" else 1
     # The whole file is decoded, at the smallest scale that its format offers and that is large enough.
     image.draft("RGB", (EDGE, EDGE))
-    rgb = upright_rgb(image)
+    within_limit(image).load()
+    highest = highest_sample(image)
+    rgb = upright_rgb(image, FULL_DEPTH if highest is None else depth_for(highest))
     brightness = _brightness(rgb)
     if form == "JPEG":
         # Compression noise averages out.
@@ -134,6 +138,7 @@ def _look(image: Image.Image) -> dict[str, Any]:
         "height": height,
         "frames": _frames(image),
         "orientation": max(orientation, by_pillow),
+        "highest": highest,
         **_colours(pixels),
         **brightness,
     }

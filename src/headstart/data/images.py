@@ -2,13 +2,14 @@
 
 import io
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
@@ -17,13 +18,19 @@ from headstart.errors import UnreadableImage
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
+JPEG_START = b"\xff\xd8\xff"
 Result = TypeVar("Result")
 
 
-def read_rgb(path: str | Path) -> Image.Image:
+# How many bits the samples of a 16-bit file may have.
+DEPTHS = (8, 12, 16)
+FULL_DEPTH = 16
+
+
+def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
     """The image at `path` in RGB, rotated upright by its EXIF orientation; the first frame of an animation.
 
-    16-bit samples keep their upper eight bits; transparent areas become white.
+    16-bit samples keep the upper eight of their lower `depth` bits; transparent areas become white.
 
     Raises:
         UnreadableImage: names the file and what is wrong with it.
@@ -32,7 +39,7 @@ def read_rgb(path: str | Path) -> Image.Image:
         content = Path(path).read_bytes()
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}") from error
-    return decode(path, content, upright_rgb)
+    return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))
 
 
 def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result]) -> Result:
@@ -54,17 +61,17 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
         raise UnreadableImage(f"{path} cannot be read as an image: {reason}", fault) from error
 
 
-def upright_rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
     """An opened image, decoded, in RGB and upright."""
     image.load()
-    return upright(to_rgb(image), orientation_of(image))
+    return upright(to_rgb(image, depth), orientation_of(image))
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """`image` in RGB: 16-bit samples keep their upper eight bits, transparent areas become white."""
-    if image.mode.startswith("I"):
+def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
+    """`image` in RGB: of 16-bit samples the upper eight of `depth` bits, transparent areas become white."""
+    if is_deep(image):
         # Pillow's own conversion would clip at 255 instead of scaling.
-        samples = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+        samples = np.asarray(image).clip(0, 2**depth - 1) >> (depth - 8)
         return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -73,19 +80,68 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def is_deep(image: Image.Image) -> bool:
+    """Whether its samples have more than eight bits."""
+    return image.mode.startswith("I")
+
+
+def highest_sample(image: Image.Image) -> int | None:
+    """Of a loaded image whose samples have more than eight bits; None: it is another one."""
+    return int(np.asarray(image).max().clip(0, 2**FULL_DEPTH - 1)) if is_deep(image) else None
+
+
+def depth_for(highest: int) -> int:
+    """The least of DEPTHS that has the sample value `highest`."""
+    return next(depth for depth in DEPTHS if highest < 2**depth)
+
+
+@contextmanager
+def allowed_pixels(most: int | None) -> Iterator[None]:
+    """In the block, images of up to `most` pixels are read at full size; None: as many as Pillow allows."""
+    before = Image.MAX_IMAGE_PIXELS
+    allow_pixels(before if most is None else most)
+    try:
+        yield
+    finally:
+        allow_pixels(before)
+
+
+def allow_pixels(most: int | None) -> None:
+    """As `allowed_pixels`, from here on; None: there is no limit."""
+    Image.MAX_IMAGE_PIXELS = most
+
+
+def within_limit(image: Image.Image) -> Image.Image:
+    """The opened image, a JPEG at half, a quarter or an eighth of its size if it has more pixels than are allowed.
+
+    Raises:
+        DecompressionBombError: it is too large, and of another format.
+    """
+    most, pixels = Image.MAX_IMAGE_PIXELS, image.width * image.height
+    if most is None or pixels <= most:
+        return image
+    factor = next((factor for factor in (2, 4, 8) if pixels <= most * factor**2), None)
+    if factor is None or image.draft(None, (image.width // factor, image.height // factor)) is None:
+        raise Image.DecompressionBombError(
+            f"its {image.width} × {image.height} pixels are more than {most:,}, which looks like a decompression bomb; "
+            f"data.max_pixels={pixels} allows them"
+        )
+    return image
+
+
 def _open(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    with Image.open(io.BytesIO(content), formats=readable_formats()) as image:
-        _check_size(image)
+    with _opened(content) as image:
         return use(image)
 
 
-def _check_size(image: Image.Image) -> None:
-    # Pillow itself only warns about images this large, and rejects those twice as large.
-    if Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-        raise Image.DecompressionBombError(
-            f"its {image.width} × {image.height} pixels are more than {Image.MAX_IMAGE_PIXELS:,}, which looks like a "
-            "decompression bomb"
-        )
+def _opened(content: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(content), formats=readable_formats())
+    except Image.DecompressionBombError as error:
+        # Pillow itself opens nothing that is twice as large as is allowed.
+        if content.startswith(JPEG_START):
+            return jpeg_factory(io.BytesIO(content))
+        raise Image.DecompressionBombError(f"{str(error).rstrip('.')}; data.max_pixels=N allows more") from None
 
 
 def _fault(content: bytes, error: Exception) -> tuple[str, str]:

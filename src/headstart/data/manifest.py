@@ -10,9 +10,11 @@ from headstart.data.folders import left_out_summary, listed
 from headstart.data.folds import Array
 from headstart.data.held_out import POOL
 from headstart.data.image_info import ImageInfo
+from headstart.data.images import FULL_DEPTH
 from headstart.data.scan import Sample, Scan
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
+from headstart.errors import listed as bounded
 from headstart.files import write_csv
 
 
@@ -67,7 +69,8 @@ class Manifest:
 
     `left_out` are other files in the folder, with the reason unless the name says it; `skipped` and `dropped` are
     images that a policy removed, because they are unreadable or also in another split. `origins` say where each split
-    is from, `notes` what the user should know about it. `groups` are those of the paths that have one.
+    is from, `notes` what the user should know about it. `groups` are those of the paths that have one. Of the samples
+    of 16-bit files, the lower `depth` bits are used.
     """
 
     root: Path
@@ -79,6 +82,7 @@ class Manifest:
     origins: dict[str, str]
     notes: tuple[str, ...]
     groups: dict[str, str] = field(default_factory=dict)
+    depth: int = FULL_DEPTH
 
     @cached_property
     def fingerprint(self) -> str:
@@ -104,7 +108,7 @@ class Manifest:
         if self.left_out:
             lines[0] += f"; {left_out_summary(self.left_out)}"
         for paths, why in ((self.skipped, "unreadable"), (self.dropped, "also in valid or test")):
-            lines += [f"left out, {why}: {', '.join(paths)}"] if paths else []
+            lines += [f"left out, {why}: {bounded(paths)}"] if paths else []
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:

@@ -1,10 +1,12 @@
 """From the settings under `data` to what a run trains on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
+from headstart.data.depth import chosen_depth
 from headstart.data.held_out import hold_out
 from headstart.data.image_info import MISSING, ImageInfo, inspect_images
+from headstart.data.images import FULL_DEPTH
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, build_manifest, check_trainable
 from headstart.data.scan import Fold, Scan, scan_images
@@ -51,7 +53,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
             "see task=audit, remove the duplicates, or set data.on_leak=drop"
         )
     dropped = leaks if settings.on_leak == "drop" else ()
-    manifest = build_manifest(scan, infos, skipped=skipped, dropped=dropped)
+    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=dropped), infos, settings)
     log.info("%s", manifest.describe())
     check_trainable(manifest, scan)
     return PreparedData(manifest, scan, infos)
@@ -70,7 +72,16 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
     unusable = (path for path, info in infos.items() if info.fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)
-    return PreparedData(build_manifest(scan, infos, skipped=skipped, dropped=()), scan, infos)
+    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=()), infos, settings)
+    return PreparedData(manifest, scan, infos)
+
+
+def _with_depth(manifest: Manifest, infos: dict[str, ImageInfo], settings: DataSettings) -> Manifest:
+    depth = chosen_depth(infos.values(), settings.depth)
+    if depth == FULL_DEPTH:
+        return manifest
+    note = f"16-bit files are read as {depth}-bit ones (data.depth={settings.depth})"
+    return replace(manifest, depth=depth, notes=(*manifest.notes, note))
 
 
 def _check_rows(scan: Scan, on_unreadable: str) -> None:

@@ -17,10 +17,14 @@ RECIPE_SPEC = {"scale": [0.8, 1.0], "ratio": [3 / 4, 4 / 3], "degrees": 15.0, "f
 
 
 class Transform(Protocol):
-    """(image, view, index) → uint8 (3, image_size, image_size); `spec` names everything that the result depends on."""
+    """(image, view, index) → uint8 (3, image_size, image_size); `spec` names everything that the result depends on.
+
+    The image is to be read with `depth`.
+    """
 
     spec: dict[str, Any]
     image_size: int
+    depth: int
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor: ...
 
@@ -31,7 +35,7 @@ class EvalTransform:
     def __init__(self, preprocessing: Preprocessing) -> None:
         self._preprocessing = preprocessing
         self.spec = {"name": "eval"} | preprocessing.as_dict()
-        self.image_size = preprocessing.image_size
+        self.image_size, self.depth = preprocessing.image_size, preprocessing.depth
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
         return functional.pil_to_tensor(resized_and_cropped(image, self._preprocessing))
@@ -56,7 +60,7 @@ class TrainTransform:
         self.spec = {"name": "train", "seed": seed} | of_transforms | preprocessing.as_dict()
         if preprocessing.resize_mode != "crop":
             self.spec["of"] = "square"
-        self.image_size = preprocessing.image_size
+        self.image_size, self.depth = preprocessing.image_size, preprocessing.depth
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
         seed = derive_seed("augment", self._seed, view, index)
@@ -74,7 +78,7 @@ class EvalViewsTransform:
         self._plain = EvalTransform(preprocessing)
         self._augmented = TrainTransform(preprocessing, seed=0)
         self.spec = self._augmented.spec | {"name": "eval views"}
-        self.image_size = preprocessing.image_size
+        self.image_size, self.depth = preprocessing.image_size, preprocessing.depth
 
     def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
         if view > 1:

@@ -11,8 +11,10 @@ from threading import Barrier
 from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch.utils.data import get_worker_info
 
+from headstart.data.images import allow_pixels
 from headstart.log import log
 from headstart.machine import core_count
 
@@ -54,7 +56,17 @@ def loader_options(num_workers: int | str, device: torch.device, *, pixels: int,
         _say_once(
             f"{count} instead of {wanted} workers read images: {SHARED_MEMORY} has room for {(room or 0) / 1e6:.0f} MB"
         )
-    return {"num_workers": count, "timeout": LONGEST_WAIT if count else 0, "persistent_workers": count > 0 and kept}
+    return {
+        "num_workers": count,
+        "timeout": LONGEST_WAIT if count else 0,
+        "persistent_workers": count > 0 and kept,
+        # Where workers are not copies of this process, they would have Pillow's own limit.
+        "worker_init_fn": functools.partial(_allow_pixels, Image.MAX_IMAGE_PIXELS),
+    }
+
+
+def _allow_pixels(most: int | None, worker: int) -> None:
+    allow_pixels(most)
 
 
 def _shared_memory_left() -> int | None:

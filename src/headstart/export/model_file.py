@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from headstart.data.preprocessing import network_input
+from headstart.data.preprocessing import center, network_input
 from headstart.errors import HeadstartError
 from headstart.export.info import ModelInfo
 from headstart.machine import core_count
@@ -97,7 +97,7 @@ class Pt2File:
 def prepared(image: Image.Image, info: ModelInfo) -> Array:
     """What a model takes of an RGB image: uint8, (3, image_size, image_size), or (H, W, 3) if it takes any size."""
     if info.input == "any":
-        return np.asarray(image)
+        return np.asarray(center(image) if info.preprocessing.resize_mode == "crop" else image)
     return network_input(image, info.preprocessing)
 
 

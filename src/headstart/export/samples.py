@@ -25,26 +25,26 @@ class Samples:
     of: str
 
 
-def validation_samples(run: RunFolder) -> Samples:
-    """Some of the validation images of the finished run `run`; drawn ones if it or they are not found."""
+def validation_samples(run: RunFolder, depth: int) -> Samples:
+    """Some validation images of the finished run `run`, read with `depth`; drawn ones if it or they are not found."""
     try:
-        return _of_split(run, "valid")
+        return _of_split(run, "valid", depth)
     except HeadstartError as reason:
         names = (name.split("_") for name in TEN_CLASSES)
         images = tuple(draw_image(shape, texture, seed) for seed, (texture, shape) in enumerate(names))
         return Samples(images, f"drawn images, because {reason}")
 
 
-def training_samples(run: RunFolder) -> Samples:
-    """Some of the training images of the finished run `run`.
+def training_samples(run: RunFolder, depth: int) -> Samples:
+    """Some training images of the finished run `run`, read with `depth`.
 
     Raises:
         HeadstartError: it or they are not found.
     """
-    return _of_split(run, "train")
+    return _of_split(run, "train", depth)
 
 
-def _of_split(run: RunFolder, split: str) -> Samples:
+def _of_split(run: RunFolder, split: str, depth: int) -> Samples:
     try:
         root = Path(OmegaConf.load(run.config).data.root)
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -52,15 +52,15 @@ def _of_split(run: RunFolder, split: str) -> Samples:
     except (OSError, ValueError, KeyError, AttributeError, TypeError, OmegaConfBaseException):
         raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
     count = min(len(paths), MOST)
-    images = tuple(_readable([paths[place * len(paths) // count] for place in range(count)]))
+    images = tuple(_readable([paths[place * len(paths) // count] for place in range(count)], depth))
     if not images:
         raise HeadstartError(f"the {split} images of the run are not in {root}")
     return Samples(images, f"{split} images of {root}")
 
 
-def _readable(paths: list[Path]) -> Iterator[Image.Image]:
+def _readable(paths: list[Path], depth: int) -> Iterator[Image.Image]:
     for path in paths:
         try:
-            yield read_rgb(path)
+            yield read_rgb(path, depth)
         except UnreadableImage:
             continue

@@ -37,8 +37,9 @@ def export(classifier: ImageClassifier, run: RunFolder, settings: ExportSettings
     Raises:
         HeadstartError: the classifier could not be exported, or a file differs from it. That file is not written.
     """
-    samples = validation_samples(run)
-    calibration = _calibration(run) if settings.precision == "int8" else None
+    depth = classifier.recipe.preprocessing.depth
+    samples = validation_samples(run, depth)
+    calibration = _calibration(run, depth) if settings.precision == "int8" else None
     program = _traced(classifier, half=settings.precision == "float16")
     info = _info(classifier, settings)
     paths = []
@@ -88,9 +89,9 @@ def _pt2(program: ExportedProgram) -> Save:
     return lambda info, path: save_pt2(program, info, path)
 
 
-def _calibration(run: RunFolder) -> Samples:
+def _calibration(run: RunFolder, depth: int) -> Samples:
     try:
-        return training_samples(run)
+        return training_samples(run, depth)
     except HeadstartError as error:
         raise HeadstartError(f"export.precision=int8 needs the images that were trained on: {error}") from None
 

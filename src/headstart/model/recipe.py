@@ -1,6 +1,6 @@
 """Everything that a classifier is made from besides its weights."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headstart.backbones.backbone import Backbone, BackboneSource
@@ -84,7 +84,7 @@ def recipe_of(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -
     return Recipe(
         classes=manifest.classes,
         backbone=backbone.source,
-        preprocessing=backbone.preprocessing,
+        preprocessing=replace(backbone.preprocessing, depth=manifest.depth),
         head=model.head,
         hidden_dim=model.hidden_dim,
         dropout=model.dropout,

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalViewsTransform
 from headstart.data.workers import thread_map
-from headstart.predict.inputs import Input, read_input
+from headstart.predict.inputs import Input, Read, read_input
 
 # The images of a batch that could be read, stacked, in every view and preprocessing, and for each of its inputs the
 # reason why not, or None. If none could be read, there are no tensors.
@@ -25,7 +24,6 @@ class Inputs(Dataset[list[Tensor] | str]):
 
     def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing], views: int) -> None:
         self._inputs = inputs
-        self._resize_size = max(preprocessing.resize_size for preprocessing in preprocessings)
         self._transforms = [EvalViewsTransform(preprocessing) for preprocessing in preprocessings]
         self._views = range(views)
 
@@ -36,10 +34,13 @@ class Inputs(Dataset[list[Tensor] | str]):
         return thread_map(self.__getitem__, indices)
 
     def __getitem__(self, index: int) -> list[Tensor] | str:
-        return read_input(self._inputs[index], index, self._resize_size, lambda image: self._views_of(image, index))
+        return read_input(self._inputs[index], index, lambda read: self._views_of(read, index))
 
-    def _views_of(self, image: Image.Image, index: int) -> list[Tensor]:
-        return [transform(image, view, index) for view in self._views for transform in self._transforms]
+    def _views_of(self, read: Read, index: int) -> list[Tensor]:
+        images = {depth: read(depth) for depth in {transform.depth for transform in self._transforms}}
+        return [
+            transform(images[transform.depth], view, index) for view in self._views for transform in self._transforms
+        ]
 
 
 def collate(items: list[list[Tensor] | str]) -> Batch:

@@ -5,8 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any
 
-from PIL import Image
-
 from headstart.export.model_file import Array, ModelFile, prepared, run
 from headstart.machine import core_count
 from headstart.predict.inputs import Input, inputs_of, read_input
@@ -56,10 +54,8 @@ class ExportedPredictor:
                 yield from rows_of(batch, first, errors, found)
 
     def _read(self, given: Input, index: int) -> Array | str:
-        def prepare(image: Image.Image) -> Array:
-            return prepared(image, self._model.info)
-
-        return read_input(given, index, self._model.info.preprocessing.resize_size, prepare)
+        info = self._model.info
+        return read_input(given, index, lambda read: prepared(read(info.preprocessing.depth), info))
 
     def _predict(self, images: list[Array], topk: int, min_confidence: float) -> list[Prediction]:
         probabilities, familiarity = run(self._model, images)

@@ -14,6 +14,8 @@ from headstart.predict.sources import find_images
 
 Input = Path | Image.Image
 Result = TypeVar("Result")
+# The depth of 16-bit samples → the image, upright and in RGB.
+Read = Callable[[int], Image.Image]
 
 
 def inputs_of(source: Any) -> list[Input]:
@@ -41,18 +43,15 @@ def inputs_of(source: Any) -> list[Input]:
     return found
 
 
-def read_input(given: Input, index: int, resize_size: int, use: Callable[[Image.Image], Result]) -> Result | str:
-    """`use(image)` of the `index`-th image, upright and in RGB, or the reason why it cannot be used.
-
-    `resize_size` is of the shorter side, to which `use` resizes it.
-    """
+def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> Result | str:
+    """`use` of the `index`-th image, which it reads by itself, or the reason why it cannot be used."""
     name = given if isinstance(given, Path) else f"image {index}"
+
+    def read(depth: int) -> Image.Image:
+        return read_rgb(given, depth) if isinstance(given, Path) else upright_rgb(given, depth)
+
     try:
-        image = read_rgb(given) if isinstance(given, Path) else upright_rgb(given)
-        resized = resize_size**2 * max(image.size) / min(image.size)
-        if Image.MAX_IMAGE_PIXELS is not None and resized > Image.MAX_IMAGE_PIXELS:
-            return f"{name} cannot be resized: {image.width} × {image.height} pixels are too elongated"
-        return use(image)
+        return use(read)
     except UnreadableImage as error:
         return str(error)
     # Whatever is wrong with one image, the others are predicted all the same.

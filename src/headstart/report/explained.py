@@ -21,8 +21,9 @@ def explain_mistakes(
     """
     transform, seen = EvalTransform(classifier.recipe.preprocessing), {}
     for index in result.mistakes[:most]:
+        path = manifest.root / result.predictions.paths[index]
         try:
-            seen[index] = transform(read_rgb(manifest.root / result.predictions.paths[index]), 0, index)
+            seen[index] = transform(read_rgb(path, transform.depth), 0, index)
         except UnreadableImage:
             continue
     if not seen:

@@ -181,4 +181,4 @@ class Page:
                 yield {"image": image, "caption": text}
 
     def _thumbnail(self, path: str) -> str | None:
-        return thumbnail(self.manifest.root / path)
+        return thumbnail(self.manifest.root / path, self.recipe.preprocessing.depth)

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from headstart.data.images import read_rgb
+from headstart.data.images import FULL_DEPTH, read_rgb
 from headstart.data.manifest import Split
 from headstart.data.transforms import Transform
 from headstart.errors import UnreadableImage
@@ -15,10 +15,10 @@ from headstart.errors import UnreadableImage
 SIDE = 144  # pixels
 
 
-def thumbnail(path: Path) -> str | None:
+def thumbnail(path: Path, depth: int = FULL_DEPTH) -> str | None:
     """The image in a file as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
     try:
-        return image_uri(read_rgb(path))
+        return image_uri(read_rgb(path, depth))
     except UnreadableImage:
         return None
 
@@ -26,7 +26,7 @@ def thumbnail(path: Path) -> str | None:
 def view_of(split: Split, transform: Transform, view: int, index: int) -> str | None:
     """What `transform` makes of an image, which the network sees; None: it can no longer be read."""
     try:
-        image = read_rgb(split.root / split.paths[index])
+        image = read_rgb(split.root / split.paths[index], transform.depth)
     except UnreadableImage:
         return None
     return image_uri(functional.to_pil_image(transform(image, view, index)))

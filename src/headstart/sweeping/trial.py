@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from headstart.auditing.report import AuditReport
 from headstart.cli.names import values_of_trial
 from headstart.config.train import TrainSettings, check_train
+from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import exclusively, read_json, write_text
@@ -41,7 +42,7 @@ def run_trial(config: DictConfig) -> float:
     run, objective = RunFolder(Path(hydra.runtime.output_dir)), config.sweep.objective
     values = values_of_trial(config.sweep.over, config.sweep.fixed)
     # A sampler may choose the same values again while another process is running them.
-    with exclusively(run.path):
+    with exclusively(run.path), allowed_pixels(config.data.max_pixels):
         try:
             completed = _completed(run, config)
             trial = completed or _run(run, config, values)

@@ -68,13 +68,14 @@ class ImageDataModule(LightningDataModule):
         """From here on, loaders give what `classifier` takes. The Trainer calls it by way of `setup`."""
         self._encoder = classifier.encoder
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
-        self._evaluation = EvalTransform(self._encoder.backbone.preprocessing)
-        self._views = EvalViewsTransform(self._encoder.backbone.preprocessing)
+        preprocessing = classifier.recipe.preprocessing
+        self._evaluation = EvalTransform(preprocessing)
+        self._views = EvalViewsTransform(preprocessing)
         transforms = self.settings.augment.transforms
         self._trains_unaugmented = classifier.recipe.is_closed_form or not transforms
         training: Transform = self._evaluation
         if not self._trains_unaugmented:
-            training = TrainTransform(self._encoder.backbone.preprocessing, self.settings.data.seed, transforms)
+            training = TrainTransform(preprocessing, self.settings.data.seed, transforms)
         self._datasets = {
             name: ImageDataset(split, training if name == "train" else self._evaluation)
             for name, split in self.manifest.splits.items()
