@@ -52,7 +52,7 @@ def of_checkpoint(folder: RunFolder, precision: str) -> dict[str, float]:
 def of_arch(data: Path, arch: str) -> dict[str, dict[str, float]]:
     """The checkpoint and each export by name."""
     with empty_caches() as environment, tempfile.TemporaryDirectory() as place:
-        few = ("trainer.max_epochs=1", "data.split.train=2", "data.split.valid=2", f"model.arch={arch}")
+        few = ("report=none", "trainer.max_epochs=1", "data.split.train=2", "data.split.valid=2", f"model.arch={arch}")
         run(*training(data, place, *few), **environment)
         folder = RunFolder(Path(place, "run"))
         found = {f"checkpoint, {precision}": of_checkpoint(folder, precision) for precision in ("32", "auto")}
