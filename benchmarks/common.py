@@ -14,11 +14,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from headstart.backbones.backbone import Backbone
+from headstart.backbones.provider import Choice
+from headstart.backbones.torchvision import PROVIDER
 from headstart.config.data import SplitSettings
+from headstart.data.dataset import ImageDataset
 from headstart.data.image_info import inspect_images
 from headstart.data.manifest import build_manifest
 from headstart.data.prepare import PreparedData
+from headstart.data.preprocessing import Preprocessing
 from headstart.data.scan import scan_folder
+from headstart.features.encode import SplitFeatures
+from headstart.features.encoder import Encoder
+from headstart.features.store import FeatureStore
 from headstart.report.run_record import cpu_name
 
 HERE = Path(__file__).parent
@@ -38,6 +46,18 @@ def inspected(root: Path, train: int = 50, valid: int = 8) -> PreparedData:
     scan = scan_folder(root, SplitSettings(train, valid), seed=0)
     infos = inspect_images(root, [sample.path for sample in scan.samples])
     return PreparedData(build_manifest(scan, infos, skipped=(), dropped=()), scan, infos)
+
+
+def resnet50(sizes: Preprocessing) -> Backbone:
+    """With random weights, which take as long."""
+    network = PROVIDER.load(Choice("resnet50", None), 0)
+    return Backbone(network, sizes, "resnet50", "default", 0, PROVIDER.find_stages)
+
+
+def train_features(dataset: ImageDataset, encoder: Encoder, folder: str) -> SplitFeatures:
+    """The features of a train split, with a store in `folder`."""
+    store, backbone = FeatureStore(Path(folder)), encoder.backbone.source.identity()
+    return SplitFeatures(dataset, "train", encoder=encoder, store=store, backbone=backbone, num_workers="auto")
 
 
 def run(*command: str, **environment: str) -> tuple[float, str]:

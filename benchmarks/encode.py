@@ -9,17 +9,14 @@ import time
 from pathlib import Path
 
 import torch
-from common import data_folder, inspected, plain_loop, save
+from common import data_folder, inspected, plain_loop, resnet50, save, train_features
 from torch.utils.flop_counter import FlopCounterMode
 
-from headstart.backbones.backbone import Backbone
-from headstart.backbones.torchvision import PROVIDER
 from headstart.data.dataset import ImageDataset
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import TrainTransform
 from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
-from headstart.features.store import FeatureStore
 
 SIZE = 2048  # of the square matrices
 
@@ -43,7 +40,7 @@ def view_rate(features: SplitFeatures, view: int) -> float:
 
 def main(data: Path) -> None:
     sizes = Preprocessing(resize_size=256, image_size=224)
-    backbone = Backbone(PROVIDER.load("resnet50", None, 0), sizes, "resnet50", 0, PROVIDER.find_stages)
+    backbone = resnet50(sizes)
     with FlopCounterMode(display=False) as counter:
         backbone(torch.zeros(1, 3, 224, 224, dtype=torch.uint8))
     flops = counter.get_total_flops()
@@ -53,14 +50,7 @@ def main(data: Path) -> None:
     dataset = ImageDataset(inspected(data).manifest.splits["train"], TrainTransform(sizes, seed=0))
     plain, tuned, ours, matrices = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
-        features = SplitFeatures(
-            dataset,
-            "train",
-            encoder=encoder,
-            store=FeatureStore(Path(folder)),
-            backbone=backbone.source.identity(),
-            num_workers="auto",
-        )
+        features = train_features(dataset, encoder, folder)
         for view in range(9):
             if view % 3 == 0:
                 plain += plain_loop(data)["images_per_second"]

@@ -11,20 +11,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import data_folder, empty_caches, inspected, plain_loop, plain_run_seconds, run, save, training
+from common import (
+    data_folder,
+    empty_caches,
+    inspected,
+    plain_loop,
+    plain_run_seconds,
+    resnet50,
+    run,
+    save,
+    train_features,
+    training,
+)
 from torch.utils.data import DataLoader
 
-from headstart.backbones.backbone import Backbone
-from headstart.backbones.provider import Choice
-from headstart.backbones.torchvision import PROVIDER
 from headstart.data.dataset import ImageDataset
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import TrainTransform
 from headstart.data.workers import loader_options, worker_count
-from headstart.features.encode import ENCODING_BATCH, SplitFeatures
+from headstart.features.encode import ENCODING_BATCH
 from headstart.features.encoder import Encoder
-from headstart.features.store import FeatureStore
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
 BATCHES = 50
@@ -68,20 +75,10 @@ def main(data: Path) -> None:
         sys.exit("error: there is no GPU")
     device, split = torch.device("cuda"), ("--train", str(TRAIN), "--valid", str(VALID))
     counts = (f"data.split.train={TRAIN}", f"data.split.valid={VALID}")
-    backbone = Backbone(
-        PROVIDER.load(Choice("resnet50", None), 0), SIZES, "resnet50", "default", 0, PROVIDER.find_stages
-    )
-    encoder = Encoder(backbone, precision="auto", compile="auto").to(device)
+    encoder = Encoder(resnet50(SIZES), precision="auto", compile="auto").to(device)
     dataset = ImageDataset(inspected(data, TRAIN, VALID).manifest.splits["train"], TrainTransform(SIZES, seed=0))
     with tempfile.TemporaryDirectory() as folder:
-        features = SplitFeatures(
-            dataset,
-            "train",
-            encoder=encoder,
-            store=FeatureStore(Path(folder)),
-            backbone=backbone.source.identity(),
-            num_workers="auto",
-        )
+        features = train_features(dataset, encoder, folder)
         views = iter(range(10))
 
         def view_rate() -> float:

@@ -16,8 +16,6 @@ SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_PROCID", "SLURM_
             {"RANK": "9", "WORLD_SIZE": "16", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "8"},
             Place(9, 16, 1, 8, "torchrun"),
         ),
-        # Lightning has deleted WORLD_SIZE.
-        ({"RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "2"}, Place(1, 2, 1, 2, "torchrun")),
         (
             {
                 "SLURM_STEP_NUM_TASKS": "8",

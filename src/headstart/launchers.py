@@ -25,9 +25,8 @@ class Place:
 
 def place_in_job() -> Place:
     """Of this process; that of a single one, if nothing started several."""
-    local = _number("LOCAL_WORLD_SIZE", 1)
-    # Lightning deletes WORLD_SIZE after a fit, except torchrun's.
-    world = _number("WORLD_SIZE", local)
+    world = _number("WORLD_SIZE", 1)
+    local = _number("LOCAL_WORLD_SIZE", world)
     if world > 1 and "RANK" in os.environ:
         return Place(_number("RANK", 0), world, _number("LOCAL_RANK", 0), local, "torchrun")
     # Of the step that srun started: those of the batch script, which is one process, count what it may start.

@@ -129,9 +129,10 @@ def assert_same_on_two_machines(job: Job, alone: RunFolder, name: str, variables
     place.mkdir()
     arguments = job.command("", "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=4")
     command = [sys.executable, *arguments, f"hydra.run.dir={place}/${{unique_name:}}"]
-    for process in [job.start_anew(command, **of_one) for of_one in variables]:
-        _, err = process.communicate(timeout=240)
+    for number, process in enumerate([job.start_anew(command, **of_one) for of_one in variables]):
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
+        assert bool(out) == (number == 0), "only the first process reports"
     (metrics,) = place.rglob("metrics.json")
     assert_same(RunFolder(metrics.parent), alone)
     for of_one in variables:

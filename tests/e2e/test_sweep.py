@@ -474,7 +474,7 @@ def test_cluster__with_the_local_executor(script: Script, forks: ForkServer, bas
         ("trainer.fast_dev_run=true", "no trainer.fast_dev_run"),
         ("sweep.objective=valid/loss,valid/acc", "sweep.objective cannot have several values"),
         ("hydra.sweep.subdir=x", "hydra.sweep.subdir cannot be set"),
-        ("trainer.strategy=ddp", "trainer.strategy=ddp cannot be used in a sweep (-m), because each process"),
+        ("trainer.strategy=ddp", "trainer.strategy=ddp cannot be used in a sweep (-m), because each trial"),
         ("trainer.devices=2", "trainer.devices=2 cannot be used in a sweep (-m)"),
         ("task=test", "task=test cannot be swept"),
         ("sweep.objective=test/acc", "sweep.objective=test/acc is invalid"),

@@ -13,10 +13,11 @@ from headstart.backbones.load import load_backbone
 from headstart.config.features import EncoderSettings
 from headstart.config.finetune import FinetuneSettings
 from headstart.config.train import TrainSettings
+from headstart.data.sampler import IGNORED
 from headstart.errors import HeadstartError
 from headstart.metrics import compute_metrics
 from headstart.model.classifier import Classifier
-from headstart.model.loss import mixing, training_loss
+from headstart.model.loss import mixed, mixing, training_loss
 from headstart.model.recipe import Recipe
 from headstart.training.trainer import build_trainer
 
@@ -194,6 +195,20 @@ def test_training_loss__smoothed_and_of_mixed_images() -> None:
     assert mixed == pytest.approx(float(-(log_probs * proportions).sum(1).mean()))
 
 
+@pytest.mark.parametrize("known", [0, 1, 3, 4])
+def test_mixing__without_the_padding_of_several_processes(known: int) -> None:
+    mix = mixing(classifier_of(finetune=replace(FROZEN, rest=0, mixup=1.0)).recipe)
+    assert mix is not None
+    labels = torch.tensor([0, 1, 2, 0][:known] + [IGNORED] * (4 - known))
+    images, proportions = mixed(mix, IMAGES, labels)
+    assert torch.equal(images[known:], IMAGES[known:].float())
+    assert proportions.sum(1).tolist() == pytest.approx([1.0] * known + [0.0] * (4 - known))
+    log_probs = torch.randn(4, 3).log_softmax(1)
+    summed, divisor = training_loss(log_probs, proportions, None, 0.0)
+    assert divisor == known
+    assert float(summed) == pytest.approx(float(-(log_probs * proportions)[:known].sum()), abs=1e-6)
+
+
 @pytest.mark.parametrize("way", [{"mixup": 1.0}, {"cutmix": 1.0}, {"mixup": 0.2, "cutmix": 1.0}])
 def test_mixing__images_and_labels_in_the_same_proportions(way: dict[str, Any]) -> None:
     mix = mixing(classifier_of(finetune=replace(FROZEN, rest=0, **way)).recipe)
@@ -201,8 +216,8 @@ def test_mixing__images_and_labels_in_the_same_proportions(way: dict[str, Any]) 
     labels = torch.tensor([0, 1, 2, 0])
     # Only the channel of its class is on in an image, so that its mean tells how much of the class it shows.
     images = nn.functional.one_hot(labels).float()[:, :, None, None].expand(4, 3, 32, 32)
-    mixed, proportions = mix(images, labels)
-    assert torch.allclose(mixed.mean((2, 3)), proportions, atol=1e-6)
+    found, proportions = mix(images, labels)
+    assert torch.allclose(found.mean((2, 3)), proportions, atol=1e-6)
     assert not torch.equal(proportions, nn.functional.one_hot(labels).float())
 
 

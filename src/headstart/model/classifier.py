@@ -15,7 +15,7 @@ from headstart.errors import HeadstartError
 from headstart.metrics import compute_metrics
 from headstart.model.dropout import drop_as_one_process
 from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
-from headstart.model.loss import class_weights, mixing, training_loss
+from headstart.model.loss import class_weights, mixed, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
 from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
 from headstart.model.temperature import fit_temperature
@@ -80,8 +80,7 @@ class Classifier(ImageClassifier, LightningModule):
         x, labels = batch
         targets = labels
         if self._mix is not None and self.backbone.unfrozen:
-            x, labels = x[labels != IGNORED], labels[labels != IGNORED]
-            x, targets = self._mix(x.float(), labels)
+            x, targets = mixed(self._mix, x, labels)
         features = self.embed(x)
         self.familiarity.observe(features, labels)
         log_probs = self.head(features)

@@ -15,7 +15,7 @@ def training_loss(
     """The sum of the losses of log-probabilities (N, classes), and what it is divided by for their mean.
 
     Args:
-        targets: labels (N) or, if images were mixed, proportions (N, classes).
+        targets: labels (N) or, if images were mixed, proportions (N, classes). IGNORED, or zeros, do not count.
         weights: (classes), those of the classes; None: all images count the same.
     """
     if smoothing or targets.ndim == 2:
@@ -24,7 +24,7 @@ def training_loss(
     else:
         summed = F.nll_loss(log_probs, targets, weights, reduction="sum")
     if targets.ndim == 2:
-        return summed, summed.new_tensor(len(targets))
+        return summed, targets.any(1).sum().to(summed.dtype)
     known = targets != IGNORED
     return summed, (known if weights is None else weights[targets.clamp(0)] * known).sum().to(summed.dtype)
 
@@ -35,6 +35,21 @@ def mixing(recipe: Recipe) -> v2.Transform | None:
     alphas = ((v2.MixUp, recipe.finetune.mixup), (v2.CutMix, recipe.finetune.cutmix))
     ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas if alpha]
     return v2.RandomChoice(ways) if ways else None
+
+
+def mixed(mix: v2.Transform, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixed images (N, …), float32, and the proportions (N, classes) of their classes: zeros of what has IGNORED.
+
+    That is at the end, and mixed with nothing.
+    """
+    images, count = images.float(), int((labels != IGNORED).sum())
+    if count == 0:
+        # `mix` knows the classes, but does not mix nothing.
+        proportions = mix(images[:1], labels[:1].clamp(0))[1].zero_()
+        return images, proportions.expand(len(labels), -1)
+    found, proportions = mix(images[:count], labels[:count])
+    rest = proportions.new_zeros(len(labels) - count, proportions.shape[1])
+    return torch.cat([found, images[count:]]), torch.cat([proportions, rest])
 
 
 def class_weights(recipe: Recipe) -> Tensor | None:

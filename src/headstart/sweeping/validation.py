@@ -37,7 +37,7 @@ def check_sweep(config: DictConfig) -> None:
 
 def _check_single_process(trainer: DictConfig) -> None:
     why = (
-        "cannot be used in a sweep (-m), because each process that Lightning starts would run the whole sweep again: "
+        "cannot be used in a sweep (-m), because each trial runs in one process: "
         "set trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
     )
     if str(trainer.get("strategy", "auto")) not in SINGLE_PROCESS:

@@ -52,11 +52,9 @@ def several_processes(count: int, arguments: Sequence[str]) -> Iterator[None]:
 
 @contextmanager
 def joined() -> Iterator[None]:
-    """Joins the processes of the job, if they are not joined yet."""
-    if torch.distributed.is_initialized():
-        yield
-        return
-    join()
+    """Joins the processes of the job, if finding a common name has not done it, and leaves them at the end."""
+    if not torch.distributed.is_initialized():
+        join()
     try:
         yield
     finally:
@@ -73,11 +71,16 @@ def join() -> None:
     torch.distributed.init_process_group(rank=place.rank, world_size=place.world_size, timeout=LONGEST_WAIT)
 
 
+class _ByVariables(LightningEnvironment):
+    def teardown(self) -> None:
+        """Lightning would delete WORLD_SIZE, which headstart.launchers reads after a fit too."""
+
+
 def cluster_environment() -> ClusterEnvironment:
     """What tells Lightning the ranks: by itself it asks SLURM, whoever has started the processes."""
     if place_in_job().launcher == "srun":
         return SLURMEnvironment(auto_requeue=False)
-    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else LightningEnvironment()
+    return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else _ByVariables()
 
 
 @contextmanager
