@@ -76,8 +76,9 @@ class Backbone(nn.Module):
             arch, network.weights, seed, state_sha256(network.module), network.cut, pooling, network.library
         )
         self.unfrozen = 0  # stages, from the top
-        # Of its forward pass; an Encoder compiles it once, and other Encoders of the same backbone use that.
-        self.is_compiled, self.stays_uncompiled = False, False
+        # Of its forward pass, by what an Encoder compiled it for; other Encoders of the same backbone use them.
+        self.programs: dict[tuple[int, str, str], Callable[[Tensor], Tensor]] = {}
+        self.stays_uncompiled = False
         self._batch_norm = True
         self._find_stages = find_stages
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(3, 1, 1), persistent=False)

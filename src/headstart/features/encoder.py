@@ -2,13 +2,15 @@
 
 import logging
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headstart.backbones.backbone import Backbone
+from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
+from headstart.features.compiled import CompilationFailed, Program, compiled_program, is_compiled
 from headstart.features.compiled_speed import measure_speed, measured_speed
 from headstart.log import log
 from headstart.machine import cpu_name
@@ -17,6 +19,8 @@ from headstart.machine import cpu_name
 CPU_CHUNK = 8
 # The number of images from which compilation takes less time than it saves, on CPUs.
 REPAYS_COMPILATION = 1500
+# That from which loading what was compiled earlier does.
+REPAYS_LOADING = 64
 
 
 class Encoder(nn.Module):
@@ -57,33 +61,33 @@ class Encoder(nn.Module):
             return self._precision
         return "bf16" if has_fast_bf16(self.device) else "32"
 
-    def prepare(self, images: int) -> None:
+    def prepare(self, images: int, *, or_kept: bool = False) -> None:
         """Decides whether to compile, for a job that encodes `images` images in total.
 
-        Compiled and eager code round differently, so the number should not depend on how much was encoded before.
+        Compiled and eager code round differently, so the number should not depend on how much was encoded before. With
+        `or_kept`, what earlier processes have compiled is used if loading it takes less time than it saves.
         """
-        repays = self.device.type == "cpu" and images >= REPAYS_COMPILATION
-        wanted = repays if self._compile == "auto" else bool(self._compile)
-        self.compiles = wanted and not self.backbone.stays_uncompiled and not self._is_known_to_be_slower
+        on_cpu = self.device.type == "cpu"
+        wanted = on_cpu and images >= REPAYS_COMPILATION if self._compile == "auto" else bool(self._compile)
+        may = not self.backbone.stays_uncompiled and not self._is_known_to_be_slower
+        if may and not wanted and or_kept and on_cpu and self._compile == "auto" and images >= REPAYS_LOADING:
+            size = self.backbone.preprocessing.image_size
+            wanted = is_compiled(self._example_shape(size), self.precision, self._identity)
+        self.compiles = wanted and may
 
     def warm_up(self, image_size: int) -> None:
-        """Compiles the backbone, if that was decided and has not happened yet, for images of `image_size` pixels.
+        """Gets the compiled backbone, if that was decided and has not happened yet, for images of `image_size` pixels.
 
         If it fails, for example without a C++ compiler, a warning says so and the backbone runs uncompiled.
         """
-        if not self.compiles or self.backbone.is_compiled:
+        if not self.compiles or self._program_key(image_size) in self.backbone.programs:
             return
-        on_cpu = self.device.type == "cpu"
-        # It would announce that there is no CUDA.
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-        # Freezing folds BatchNorm into the convolutions and packs their weights; inductor has it for CPUs, where chunks
-        # run on one core each. On a GPU, where batches are not cut to one shape, the second shape is compiled for all.
-        options = {"freezing": True, "cpp.threads": 1} if on_cpu else {}
-        self.backbone.compile(dynamic=False if on_cpu else None, options=options)
+        # They would announce that there is no CUDA, and where the files of a failed compilation are.
+        for name in ("torch.utils.cpp_extension", "torch._inductor.utils"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         try:
-            self._run_chunk(image_size, compiled=True)
-            self.backbone.is_compiled = True
-        except torch._dynamo.exc.TorchDynamoException as error:
+            self.backbone.programs[self._program_key(image_size)] = self._compiled(image_size)
+        except (CompilationFailed, torch._dynamo.exc.TorchDynamoException) as error:
             reason = str(error).strip().splitlines()[0]
             log.warning("compilation failed, the backbone runs uncompiled: %s", reason)
             self._stay_uncompiled()
@@ -124,11 +128,44 @@ class Encoder(nn.Module):
 
     def _run_chunk(self, image_size: int, *, compiled: bool) -> None:
         self.compiles = compiled
-        thread_map(self.encode_chunk, [torch.zeros(CPU_CHUNK, 3, image_size, image_size, dtype=torch.uint8)])
+        thread_map(self.encode_chunk, [self._example(image_size)])
+
+    def _compiled(self, image_size: int) -> Program:
+        if self.device.type == "cpu":
+            return compiled_program(self.backbone, self._example(image_size), self.precision, self._identity)
+        # On a GPU, where batches are not cut to one shape, the second shape is compiled for all.
+        program: Program = torch.compile(self.backbone.forward)
+        with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            program(self._example(image_size).to(self.device))
+        return program
+
+    def _program_key(self, image_size: int) -> tuple[int, str, str]:
+        return image_size, self.precision, self.device.type
+
+    @property
+    def _identity(self) -> dict[str, Any]:
+        """What the compiled code depends on: the weights as they are now, perhaps fine-tuned."""
+        source, preprocessing = self.backbone.source, self.backbone.preprocessing
+        return {
+            "arch": source.arch,
+            "pooling": source.pooling,
+            "cut": source.cut,
+            "library": source.library,
+            "state": state_sha256(self.backbone.network),
+            "normalization": [preprocessing.mean, preprocessing.std],
+        }
+
+    @staticmethod
+    def _example_shape(image_size: int) -> tuple[int, ...]:
+        return CPU_CHUNK, 3, image_size, image_size
+
+    def _example(self, image_size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, self._example_shape(image_size), dtype=torch.uint8, generator=generator)
+        return images.contiguous(memory_format=torch.channels_last)
 
     def _stay_uncompiled(self) -> None:
-        self.backbone._compiled_call_impl = None
-        self.backbone.is_compiled = False
+        self.backbone.programs.clear()
         self.backbone.stays_uncompiled, self.compiles = True, False
 
     @torch.no_grad()
@@ -139,8 +176,7 @@ class Encoder(nn.Module):
         # Each new shape would be compiled again.
         padded = F.pad(images, (0, 0, 0, 0, 0, 0, 0, missing)) if missing else images
         padded = padded.contiguous(memory_format=torch.channels_last)
-        # A call runs what was compiled; forward does not.
-        run = self.backbone if self.compiles else self.backbone.forward
+        run = self.backbone.programs[self._program_key(images.shape[-1])] if self.compiles else self.backbone.forward
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features: Tensor = run(padded)
         return features[: len(images)].float()

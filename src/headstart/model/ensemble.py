@@ -43,9 +43,9 @@ class Ensemble(nn.Module):
         return tuple(dict.fromkeys(member.recipe.preprocessing for member in self))
 
     def prepare(self, images: int) -> None:
-        """Announces how many images will be encoded."""
+        """Announces how many images will be encoded; what is compiled already is used."""
         for member in self:
-            member.encoder.prepare(images)
+            member.encoder.prepare(images, or_kept=True)
 
     def embed(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (uint8, N×3×H×W) in each of the `preprocessings` → features (N, embedding_dim) for each member."""

@@ -1,0 +1,165 @@
+"""Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of a second."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from headstart.files import exclusively, folder_in_cache, replacing, sha256_of, write_text
+from headstart.log import log
+from headstart.machine import core_count, cpu_name
+
+Program = Callable[[Tensor], Tensor]
+FOLDER = "compiled"
+MAX_BYTES = 2 * 10**9  # of all files together
+# The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
+# rounding of bf16 adds up over many layers.
+TOLERANCES = {"32": 1e-3, "bf16": 0.1}
+
+
+class CompilationFailed(Exception):
+    """There is no compiler, it cannot compile the network, or what it made gives other numbers; with the reason."""
+
+
+def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> Program:
+    """The code compiled for inputs like `example`, which threads may run at the same time, each on one core.
+
+    Args:
+        network: takes `example`; frozen, and in eval mode.
+        precision: "bf16" (autocast) or "32".
+        identity: what the result depends on, besides the versions of headstart's file and of PyTorch, and the CPU.
+
+    Raises:
+        CompilationFailed: it was not kept yet, and could not be made.
+    """
+    path = _path(identity | {"shape": list(example.shape), "precision": precision})
+    uncompiled, tolerance = _InPrecision(network, precision).eval(), TOLERANCES[precision]
+    if (program := _load(path, uncompiled, example, tolerance)) is not None:
+        return program
+    with exclusively(path):
+        # Another process may have compiled it in the meantime.
+        program = _load(path, uncompiled, example, tolerance)
+        if program is None:
+            _compile(uncompiled, example, path)
+            program = _load(path, uncompiled, example, tolerance)
+        if program is None:
+            raise CompilationFailed("the compiled code gives other numbers than the uncompiled network")
+    _make_room(keep=path)
+    return program
+
+
+def is_compiled(example_shape: tuple[int, ...], precision: str, identity: dict[str, Any]) -> bool:
+    """Whether it is kept (it may turn out to be damaged)."""
+    return _checksum(_path(identity | {"shape": list(example_shape), "precision": precision})).exists()
+
+
+def _path(identity: dict[str, Any]) -> Path:
+    values = identity | {"format": 1, "torch": torch.__version__, "cpu": cpu_name(), "isa": _instructions()}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
+    return folder_in_cache(FOLDER) / f"{identity['arch'].replace('/', '_')}-{digest}.pt2"
+
+
+def _instructions() -> str:
+    """What PyTorch's own kernels use: a CPU's name does not say what a virtual machine passes on."""
+    return torch.backends.cpu.get_cpu_capability()
+
+
+class _InPrecision(nn.Module):
+    """`network` under autocast if `precision` is "bf16". Around a tracer autocast would not be traced."""
+
+    def __init__(self, network: nn.Module, precision: str) -> None:
+        super().__init__()
+        self._network, self._enabled = network, precision == "bf16"
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._enabled, cache_enabled=False):
+            result: Tensor = self._network(images)
+            return result
+
+
+def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> Program | None:
+    """The program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
+    try:
+        if _checksum(path).read_bytes() != sha256_of(path).encode():
+            log.warning("%s is damaged; it is compiled again", path)
+            return None
+        # Not torch._inductor's own function, whose module takes seconds to import.
+        loader = torch._C._aoti.AOTIModelPackageLoader(os.fspath(path), "model", False, core_count(), -1)
+    except FileNotFoundError:
+        return None
+    except RuntimeError as error:
+        log.warning("%s could not be loaded (%s); it is compiled again", path, next(iter(str(error).splitlines()), ""))
+        return None
+    with suppress(OSError):
+        os.utime(path)
+
+    def program(images: Tensor) -> Tensor:
+        (result,) = loader.boxed_run([images])
+        return result
+
+    with torch.no_grad():
+        expected, found = (run(example).float() for run in (uncompiled, program))
+    if (found - expected).abs().max() <= tolerance * expected.abs().max():
+        return program
+    log.warning("%s gives other numbers than the uncompiled network", path)
+    _delete(path)
+    return None
+
+
+def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
+    """Writes `path`, completely or not at all."""
+    # Of a process that was killed; only the holder of the lock writes here.
+    work = path.with_suffix(".work")
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir()
+    try:
+        with replacing(path) as temporary:
+            shutil.copyfile(_compile_in(work, network, example), temporary)
+        write_text(_checksum(path), sha256_of(path))
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
+    """The package, in a folder where nothing else is, also not of a compilation that was interrupted."""
+    # They take seconds to import.
+    from torch._inductor import aoti_compile_and_package, config
+    from torch._inductor.utils import fresh_cache
+
+    # Freezing folds BatchNorm into the convolutions and packs their weights.
+    settings = {"freezing": True, "cpp.threads": 1, "aot_inductor.precompile_headers": False}
+    try:
+        with fresh_cache(dir=str(work), delete=False), config.patch(settings), torch.no_grad():
+            exported = torch.export.export(network, (example,))
+            return Path(aoti_compile_and_package(exported, package_path=str(work / "model.pt2")))
+    except OSError:
+        raise
+    # Whatever the compiler does not like, the network runs without it.
+    except Exception as error:
+        raise CompilationFailed(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
+
+
+def _make_room(keep: Path) -> None:
+    """Deletes the programs that were not used for longest, until the rest fits."""
+    programs = sorted(keep.parent.glob("*.pt2"), key=lambda path: path.stat().st_mtime)
+    size = sum(path.stat().st_size for path in programs)
+    for path in programs:
+        if size > MAX_BYTES and path != keep:
+            size -= path.stat().st_size
+            _delete(path)
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _delete(path: Path) -> None:
+    _checksum(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
