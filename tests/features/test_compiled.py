@@ -1,0 +1,135 @@
+"""Compiled networks: made once per machine, kept whole or not at all, and never trusted blindly."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from headstart.features import compiled
+from headstart.features.compiled import FOLDER, compiled_program, is_compiled
+from headstart.files import cache_folder
+from headstart.log import log_to_console
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler"),
+]
+IDENTITY = {"arch": "tiny"}
+# What another process does to compile the same.
+SCRIPT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import test_compiled
+test_compiled.program_of(test_compiled.tiny(0))
+print("done")
+"""
+
+
+def tiny(seed: int) -> nn.Module:
+    """Another network for each seed."""
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    network = nn.Sequential(*layers).eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    return network
+
+
+def example() -> Tensor:
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def program_of(network: nn.Module, precision: str = "32") -> compiled.Program:
+    return compiled_program(network, example(), precision, IDENTITY)
+
+
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Path]]:
+    """Lists what is compiled, in a cache of its own."""
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
+    log_to_console()
+    made, compile_it = [], compiled._compile
+
+    def remember(network: nn.Module, images: Tensor, path: Path) -> None:
+        made.append(path)
+        compile_it(network, images, path)
+
+    monkeypatch.setattr(compiled, "_compile", remember)
+    yield made
+
+
+def files() -> list[str]:
+    return sorted(path.suffix for path in (cache_folder() / FOLDER).iterdir())
+
+
+def test_program__kept_checked_and_made_again_where_it_is_damaged(
+    compilations: list[Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = tiny(0)
+    assert not is_compiled(tuple(example().shape), "32", IDENTITY)
+    for _ in range(2):
+        program = program_of(network)
+        assert torch.allclose(program(example()), network(example()), atol=1e-6)
+    (path,) = compilations
+    assert files() == [".pt2", ".sha256"]
+    assert is_compiled(tuple(example().shape), "32", IDENTITY)
+    # Damaged: the checksum says so.
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
+    assert len(compilations) == 2
+    assert "is damaged; it is compiled again" in capsys.readouterr().err
+    # Whole, but of another network: the comparison says so.
+    assert torch.allclose(program_of(tiny(1))(example()), tiny(1)(example()), atol=1e-6)
+    assert len(compilations) == 3
+    assert "gives other numbers than the uncompiled network" in capsys.readouterr().err
+
+
+def test_program__in_bf16(compilations: list[Path]) -> None:
+    network = tiny(0)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = network(example())
+    found = program_of(network, "bf16")(example())
+    assert found.dtype == expected.dtype
+    assert torch.allclose(found.float(), expected.float(), atol=1e-2)
+    assert not torch.equal(found.float(), network(example()))
+
+
+def test_killed_while_compiling__the_next_process_compiles(compilations: list[Path]) -> None:
+    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
+    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    work = cache_folder() / FOLDER
+    while not list(work.glob("*.work/*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    # At any moment of it.
+    time.sleep(time.time() % 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
+    assert files() == [".pt2", ".sha256"]
+    assert torch.allclose(program_of(tiny(0))(example()), tiny(0)(example()), atol=1e-6)
+    assert compilations == []
+
+
+def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(compiled, "MAX_BYTES", 25)
+    for age, name in enumerate(("new", "old", "older")):
+        path = tmp_path / f"{name}.pt2"
+        path.write_bytes(bytes(10))
+        path.with_suffix(".sha256").write_text("")
+        os.utime(path, (1000 - age, 1000 - age))
+    compiled._make_room(keep=tmp_path / "old.pt2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.pt2", "new.sha256", "old.pt2", "old.sha256"]
