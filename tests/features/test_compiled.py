@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,8 +36,7 @@ def tiny(seed: int) -> nn.Module:
     """Another network for each seed."""
     torch.manual_seed(seed)
     layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
-    network = nn.Sequential(*layers).eval().requires_grad_(False).to(memory_format=torch.channels_last)
-    return network
+    return nn.Sequential(*layers).eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
 
 def example() -> Tensor:
@@ -51,7 +49,7 @@ def program_of(network: nn.Module, precision: str = "32") -> compiled.Program:
 
 
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[Path]]:
+def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
     """Lists what is compiled, in a cache of its own."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     log_to_console()
@@ -62,7 +60,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[li
         compile_it(network, images, path)
 
     monkeypatch.setattr(compiled, "_compile", remember)
-    yield made
+    return made
 
 
 def files() -> list[str]:
@@ -131,5 +129,9 @@ def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
         path.write_bytes(bytes(10))
         path.with_suffix(".sha256").write_text("")
         os.utime(path, (1000 - age, 1000 - age))
+    for age, name in ((0, "running.work"), (compiled.ABANDONED + 10, "killed.work")):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
     compiled._make_room(keep=tmp_path / "old.pt2")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.pt2", "new.sha256", "old.pt2", "old.sha256"]
+    kept = ["new.pt2", "new.sha256", "old.pt2", "old.sha256", "running.work"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == kept

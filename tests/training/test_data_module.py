@@ -14,6 +14,7 @@ from headstart.data.images import read_rgb
 from headstart.data.sampler import IGNORED
 from headstart.data.transforms import EvalTransform
 from headstart.errors import UnreadableImage
+from headstart.features.compiled import CompilationFailed
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
 from headstart.training.data_module import ImageDataModule
@@ -225,12 +226,11 @@ def test_key__changes_for_the_split_of_a_changed_image(flat: Path, tmp_path: Pat
 def test_compilation__that_fails_leaves_features_usable(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(images: Tensor) -> Tensor:
-        raise torch._dynamo.exc.TorchDynamoException("no compiler")
+    def fail(*_: object) -> None:
+        raise CompilationFailed("no compiler")
 
     data = module(flat, "features.compile=true", store=tmp_path / "compiled")
-    backbone = data._encoder.backbone
-    monkeypatch.setattr(backbone, "compile", lambda **options: setattr(backbone, "_compiled_call_impl", fail))
+    monkeypatch.setattr("headstart.features.encoder.compiled_program", fail)
     eager = module(flat, store=tmp_path / "eager")
     for (found, _), (expected, _) in zip(epoch_of(data, 0), epoch_of(eager, 0), strict=True):
         assert torch.equal(found, expected)
@@ -244,8 +244,8 @@ def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
     monkeypatch.setattr("headstart.features.encoder.REPAYS_COMPILATION", 18 * 20 + 9 + 9)
     monkeypatch.setattr("headstart.features.encoder.measured_speed", lambda key: 2.0)
     settings = ("features.compile=auto", f"trainer.max_epochs={epochs}")
+    monkeypatch.setattr("headstart.features.encoder.compiled_program", lambda network, *_: network.forward)
     data = module(flat, *settings, store=tmp_path)
-    monkeypatch.setattr(data._encoder.backbone, "compile", lambda **options: None)
     data.val_dataloader()
     assert data._encoder.compiles
     again = module(flat, *settings, store=tmp_path)

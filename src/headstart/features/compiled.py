@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -12,13 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from headstart.files import exclusively, folder_in_cache, replacing, sha256_of, write_text
+from headstart.files import exclusively, folder_in_cache, sha256_of
 from headstart.log import log
 from headstart.machine import core_count, cpu_name
 
 Program = Callable[[Tensor], Tensor]
 FOLDER = "compiled"
 MAX_BYTES = 2 * 10**9  # of all files together
+WORK = ".work"  # the suffix of the folder of one compilation
+ABANDONED = 24 * 3600  # seconds, after which nothing writes to such a folder
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
 # rounding of bf16 adds up over many layers.
 TOLERANCES = {"32": 1e-3, "bf16": 0.1}
@@ -115,14 +118,17 @@ def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) 
 
 def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     """Writes `path`, completely or not at all."""
+    work = path.with_suffix(WORK)
     # Of a process that was killed; only the holder of the lock writes here.
-    work = path.with_suffix(".work")
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        with replacing(path) as temporary:
-            shutil.copyfile(_compile_in(work, network, example), temporary)
-        write_text(_checksum(path), sha256_of(path))
+        package = _compile_in(work, network, example)
+        checksum = _checksum(package)
+        checksum.write_text(sha256_of(package), encoding="utf-8")
+        # A power failure between them leaves a file whose checksum says so.
+        package.replace(path)
+        checksum.replace(_checksum(path))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -139,21 +145,22 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
         with fresh_cache(dir=str(work), delete=False), config.patch(settings), torch.no_grad():
             exported = torch.export.export(network, (example,))
             return Path(aoti_compile_and_package(exported, package_path=str(work / "model.pt2")))
-    except OSError:
-        raise
-    # Whatever the compiler does not like, the network runs without it.
+    # Whatever it does not like, also a full disk, the network runs without it.
     except Exception as error:
         raise CompilationFailed(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
 
 
 def _make_room(keep: Path) -> None:
-    """Deletes the programs that were not used for longest, until the rest fits."""
+    """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
     programs = sorted(keep.parent.glob("*.pt2"), key=lambda path: path.stat().st_mtime)
     size = sum(path.stat().st_size for path in programs)
     for path in programs:
         if size > MAX_BYTES and path != keep:
             size -= path.stat().st_size
             _delete(path)
+    for work in keep.parent.glob(f"*{WORK}"):
+        if time.time() - work.stat().st_mtime > ABANDONED:
+            shutil.rmtree(work, ignore_errors=True)
 
 
 def _checksum(path: Path) -> Path:
