@@ -1,5 +1,6 @@
 """Compiled networks: made once per machine, kept whole or not at all, and never trusted blindly."""
 
+import errno
 import os
 import shutil
 import signal
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from headstart.features import compiled
-from headstart.features.compiled import FOLDER, compiled_program, is_compiled
-from headstart.files import cache_folder
+from headstart.features.compiled import FOLDER, CompilationFailed, compiled_program, is_compiled
+from headstart.files import cache_folder, sha256_of
 from headstart.log import log_to_console
 
 pytestmark = [
@@ -48,50 +49,82 @@ def program_of(network: nn.Module, precision: str = "32") -> compiled.Program:
     return compiled_program(network, example(), precision, IDENTITY)
 
 
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """That of tiny(0)."""
+    work = tmp_path_factory.mktemp("package")
+    return compiled._compile_in(work, compiled._InPrecision(tiny(0), "32").eval(), example())
+
+
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Path]:
-    """Lists what is compiled, in a cache of its own."""
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The folder of kept programs, in a cache of its own."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     log_to_console()
-    made, compile_it = [], compiled._compile
+    return cache_folder() / FOLDER
 
-    def remember(network: nn.Module, images: Tensor, path: Path) -> None:
-        made.append(path)
-        compile_it(network, images, path)
 
-    monkeypatch.setattr(compiled, "_compile", remember)
+@pytest.fixture
+def compilations(monkeypatch: pytest.MonkeyPatch, cache: Path, package: Path) -> list[Path]:
+    """Lists where something is compiled; whatever it is, the result is the program of tiny(0)."""
+    made = []
+
+    def copy(work: Path, network: nn.Module, images: Tensor) -> Path:
+        made.append(work)
+        return Path(shutil.copy(package, work))
+
+    monkeypatch.setattr(compiled, "_compile_in", copy)
     return made
 
 
-def files() -> list[str]:
-    return sorted(path.suffix for path in (cache_folder() / FOLDER).iterdir())
+def files(cache: Path) -> list[str]:
+    return sorted(path.suffix for path in cache.iterdir())
 
 
-def test_program__kept_checked_and_made_again_where_it_is_damaged(
-    compilations: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_program__compiled_once_and_kept(compilations: list[Path], cache: Path) -> None:
     network = tiny(0)
     assert not is_compiled(tuple(example().shape), "32", IDENTITY)
     for _ in range(2):
         program = program_of(network)
         assert torch.allclose(program(example()), network(example()), atol=1e-6)
-    (path,) = compilations
-    assert files() == [".pt2", ".sha256"]
+    assert len(compilations) == 1
+    assert files(cache) == [".pt2", ".sha256"]
     assert is_compiled(tuple(example().shape), "32", IDENTITY)
-    # Damaged: the checksum says so.
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
+
+
+def test_program__damaged_is_compiled_again(
+    compilations: list[Path], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = tiny(0)
+    program_of(network)
+    (path,) = cache.glob("*.pt2")
+    whole = path.read_bytes()
+    changed = bytearray(whole)
+    changed[len(whole) // 2] ^= 255
+    for count, content in enumerate((bytes(changed), whole[:1000], b""), start=2):
+        path.write_bytes(content)
+        assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
+        assert len(compilations) == count
+        assert "is damaged; it is compiled again" in capsys.readouterr().err
+    # Its checksum is right, but it is no program.
+    path.write_bytes(b"nothing")
+    path.with_suffix(".sha256").write_text(sha256_of(path))
     assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
+    assert "could not be loaded" in capsys.readouterr().err
+
+
+def test_program__that_gives_other_numbers_is_not_used(
+    compilations: list[Path], cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program_of(tiny(0))
+    with pytest.raises(CompilationFailed, match="other numbers"):
+        program_of(tiny(1))
     assert len(compilations) == 2
-    assert "is damaged; it is compiled again" in capsys.readouterr().err
-    # Whole, but of another network: the comparison says so.
-    assert torch.allclose(program_of(tiny(1))(example()), tiny(1)(example()), atol=1e-6)
-    assert len(compilations) == 3
     assert "gives other numbers than the uncompiled network" in capsys.readouterr().err
+    assert files(cache) == []
 
 
-def test_program__in_bf16(compilations: list[Path]) -> None:
+def test_program__in_bf16(cache: Path) -> None:
     network = tiny(0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = network(example())
@@ -101,12 +134,21 @@ def test_program__in_bf16(compilations: list[Path]) -> None:
     assert not torch.equal(found.float(), network(example()))
 
 
-def test_killed_while_compiling__the_next_process_compiles(compilations: list[Path]) -> None:
+def test_full_disk__the_network_runs_uncompiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("torch.export.export", full)
+    with pytest.raises(CompilationFailed, match="No space left on device"):
+        program_of(tiny(0))
+    assert files(cache) == []
+
+
+def test_killed_while_compiling__the_next_process_compiles(cache: Path) -> None:
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
     process = subprocess.Popen(command, env=environment, start_new_session=True)
-    work = cache_folder() / FOLDER
-    while not list(work.glob("*.work/*")):
+    while not list(cache.glob("*.work/*")):
         assert process.poll() is None
         time.sleep(0.05)
     # At any moment of it.
@@ -115,9 +157,7 @@ def test_killed_while_compiling__the_next_process_compiles(compilations: list[Pa
     process.wait()
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
-    assert files() == [".pt2", ".sha256"]
-    assert torch.allclose(program_of(tiny(0))(example()), tiny(0)(example()), atol=1e-6)
-    assert compilations == []
+    assert files(cache) == [".pt2", ".sha256"]
 
 
 def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
