@@ -1,12 +1,15 @@
 """Compiled networks: made once per machine, kept whole or not at all, and never trusted blindly."""
 
+import _ctypes
 import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from torch import Tensor, nn
 
 from headstart.features import compiled
 from headstart.features.compiled import FOLDER, CompilationFailed, compiled_program, is_compiled
+from headstart.features.program import Program
 from headstart.files import cache_folder, sha256_of
 from headstart.log import log_to_console
 
@@ -41,18 +45,18 @@ def tiny(seed: int) -> nn.Module:
 
 
 def example() -> Tensor:
-    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 192, 192, generator=torch.Generator().manual_seed(0))
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def program_of(network: nn.Module, precision: str = "32") -> compiled.Program:
+def program_of(network: nn.Module, precision: str = "32") -> Program:
     return compiled_program(network, example(), precision, IDENTITY)
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """That of tiny(0)."""
-    work = tmp_path_factory.mktemp("package")
+    work = tmp_path_factory.mktemp("library")
     return compiled._compile_in(work, compiled._InPrecision(tiny(0), "32").eval(), example())
 
 
@@ -65,16 +69,22 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch, cache: Path, package: Path) -> list[Path]:
+def compilations(monkeypatch: pytest.MonkeyPatch, cache: Path, library: Path) -> list[Path]:
     """Lists where something is compiled; whatever it is, the result is the program of tiny(0)."""
     made = []
 
     def copy(work: Path, network: nn.Module, images: Tensor) -> Path:
         made.append(work)
-        return Path(shutil.copy(package, work))
+        return Path(shutil.copy(library, work))
 
     monkeypatch.setattr(compiled, "_compile_in", copy)
     return made
+
+
+def replace(path: Path, content: bytes) -> None:
+    # A new file: the old one is part of this process.
+    path.unlink()
+    path.write_bytes(content)
 
 
 def files(cache: Path) -> list[str]:
@@ -88,8 +98,36 @@ def test_program__compiled_once_and_kept(compilations: list[Path], cache: Path) 
         program = program_of(network)
         assert torch.allclose(program(example()), network(example()), atol=1e-6)
     assert len(compilations) == 1
-    assert files(cache) == [".pt2", ".sha256"]
+    assert files(cache) == [".sha256", ".so"]
     assert is_compiled(tuple(example().shape), "32", IDENTITY)
+
+
+def test_program__threads_run_it_at_the_same_time(compilations: list[Path]) -> None:
+    program, images, ticks, done = program_of(tiny(0)), example(), [0], threading.Event()
+
+    def tick() -> None:
+        while not done.is_set():
+            ticks[0] += 1
+            time.sleep(0.0001)
+
+    thread = threading.Thread(target=tick)
+    thread.start()
+    calls = 30
+    for _ in range(calls):
+        program(images)
+    done.set()
+    thread.join()
+    assert ticks[0] > 4 * calls, "Python's lock is not held during a call"
+
+
+def test_program__needs_no_more_memory_after_many_calls(compilations: list[Path]) -> None:
+    network = tiny(0)
+    program, images = program_of(network), example()
+    before = weakref.ref(images)
+    found = [program(images) for _ in range(3)]
+    assert all(torch.allclose(result, network(images), atol=1e-6) for result in found)
+    del images
+    assert before() is None, "the inputs are given back"
 
 
 def test_program__damaged_is_compiled_again(
@@ -97,19 +135,27 @@ def test_program__damaged_is_compiled_again(
 ) -> None:
     network = tiny(0)
     program_of(network)
-    (path,) = cache.glob("*.pt2")
+    (path,) = cache.glob("*.so")
     whole = path.read_bytes()
     changed = bytearray(whole)
     changed[len(whole) // 2] ^= 255
     for count, content in enumerate((bytes(changed), whole[:1000], b""), start=2):
-        path.write_bytes(content)
+        replace(path, content)
         assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
         assert len(compilations) == count
         assert "is damaged; it is compiled again" in capsys.readouterr().err
-    # Its checksum is right, but it is no program.
-    path.write_bytes(b"nothing")
+
+
+@pytest.mark.parametrize("content", [b"nothing", Path(_ctypes.__file__).read_bytes()])
+def test_program__that_is_none_is_compiled_again(
+    compilations: list[Path], capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    network = tiny(0)
+    path = compiled._path(IDENTITY | {"shape": list(example().shape), "precision": "32"})
+    path.write_bytes(content)
     path.with_suffix(".sha256").write_text(sha256_of(path))
     assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
+    assert len(compilations) == 1
     assert "could not be loaded" in capsys.readouterr().err
 
 
@@ -157,7 +203,7 @@ def test_killed_while_compiling__the_next_process_compiles(cache: Path) -> None:
     process.wait()
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
-    assert files(cache) == [".pt2", ".sha256"]
+    assert files(cache) == [".sha256", ".so"]
 
 
 def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
@@ -165,13 +211,13 @@ def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
 ) -> None:
     monkeypatch.setattr(compiled, "MAX_BYTES", 25)
     for age, name in enumerate(("new", "old", "older")):
-        path = tmp_path / f"{name}.pt2"
+        path = tmp_path / f"{name}.so"
         path.write_bytes(bytes(10))
         path.with_suffix(".sha256").write_text("")
         os.utime(path, (1000 - age, 1000 - age))
     for age, name in ((0, "running.work"), (compiled.ABANDONED + 10, "killed.work")):
         (tmp_path / name).mkdir()
         os.utime(tmp_path / name, (time.time() - age,) * 2)
-    compiled._make_room(keep=tmp_path / "old.pt2")
-    kept = ["new.pt2", "new.sha256", "old.pt2", "old.sha256", "running.work"]
+    compiled._make_room(keep=tmp_path / "old.so")
+    kept = ["new.sha256", "new.so", "old.sha256", "old.so", "running.work"]
     assert sorted(path.name for path in tmp_path.iterdir()) == kept

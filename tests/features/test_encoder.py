@@ -14,9 +14,10 @@ from headstart.backbones.provider import Network
 from headstart.backbones.stages import find_stages
 from headstart.data.preprocessing import Preprocessing
 from headstart.features import encoder as module
-from headstart.features.compiled import Program, compiled_program
+from headstart.features.compiled import compiled_program
 from headstart.features.compiled_speed import FILE
 from headstart.features.encoder import CPU_CHUNK, Encoder
+from headstart.features.program import Program
 from headstart.files import cache_folder
 from headstart.log import log_to_console
 

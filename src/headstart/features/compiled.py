@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart.features.program import Program, library_in, open_program
 from headstart.files import exclusively, folder_in_cache, sha256_of
 from headstart.log import log
 from headstart.machine import core_count, cpu_name
 
-Program = Callable[[Tensor], Tensor]
 FOLDER = "compiled"
 MAX_BYTES = 2 * 10**9  # of all files together
 WORK = ".work"  # the suffix of the folder of one compilation
@@ -66,7 +65,7 @@ def is_compiled(example_shape: tuple[int, ...], precision: str, identity: dict[s
 def _path(identity: dict[str, Any]) -> Path:
     values = identity | {"format": 1, "torch": torch.__version__, "cpu": cpu_name(), "isa": _instructions()}
     digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
-    return folder_in_cache(FOLDER) / f"{identity['arch'].replace('/', '_')}-{digest}.pt2"
+    return folder_in_cache(FOLDER) / f"{identity['arch'].replace('/', '_')}-{digest}.so"
 
 
 def _instructions() -> str:
@@ -93,22 +92,16 @@ def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) 
         if _checksum(path).read_bytes() != sha256_of(path).encode():
             log.warning("%s is damaged; it is compiled again", path)
             return None
-        # Not torch._inductor's own function, whose module takes seconds to import.
-        loader = torch._C._aoti.AOTIModelPackageLoader(os.fspath(path), "model", False, core_count(), -1)
+        program = open_program(path, core_count())
+        with torch.no_grad():
+            expected, found = (run(example).float() for run in (uncompiled, program))
     except FileNotFoundError:
         return None
-    except RuntimeError as error:
-        log.warning("%s could not be loaded (%s); it is compiled again", path, next(iter(str(error).splitlines()), ""))
+    except (OSError, RuntimeError) as error:
+        log.warning("%s could not be loaded (%s); it is compiled again", path, _first_line(error))
         return None
     with suppress(OSError):
         os.utime(path)
-
-    def program(images: Tensor) -> Tensor:
-        (result,) = loader.boxed_run([images])
-        return result
-
-    with torch.no_grad():
-        expected, found = (run(example).float() for run in (uncompiled, program))
     if (found - expected).abs().max() <= tolerance * expected.abs().max():
         return program
     log.warning("%s gives other numbers than the uncompiled network", path)
@@ -123,18 +116,18 @@ def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        package = _compile_in(work, network, example)
-        checksum = _checksum(package)
-        checksum.write_text(sha256_of(package), encoding="utf-8")
-        # A power failure between them leaves a file whose checksum says so.
-        package.replace(path)
+        library = _compile_in(work, network, example)
+        checksum = _checksum(library)
+        checksum.write_text(sha256_of(library), encoding="utf-8")
+        # Whatever a power failure leaves, the checksum tells.
+        library.replace(path)
         checksum.replace(_checksum(path))
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
 
 def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
-    """The package, in a folder where nothing else is, also not of a compilation that was interrupted."""
+    """The library, in a folder where nothing else is, also not of a compilation that was interrupted."""
     # They take seconds to import.
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.utils import fresh_cache
@@ -144,15 +137,22 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
     try:
         with fresh_cache(dir=str(work), delete=False), config.patch(settings), torch.no_grad():
             exported = torch.export.export(network, (example,))
-            return Path(aoti_compile_and_package(exported, package_path=str(work / "model.pt2")))
+            package = aoti_compile_and_package(exported, package_path=str(work / "model.pt2"))
+        library = work / "model.so"
+        library.write_bytes(library_in(Path(package)))
+        return library
     # Whatever it does not like, also a full disk, the network runs without it.
     except Exception as error:
-        raise CompilationFailed(next(iter(str(error).strip().splitlines()), type(error).__name__)) from error
+        raise CompilationFailed(_first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _make_room(keep: Path) -> None:
     """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
-    programs = sorted(keep.parent.glob("*.pt2"), key=lambda path: path.stat().st_mtime)
+    programs = sorted(keep.parent.glob("*.so"), key=lambda path: path.stat().st_mtime)
     size = sum(path.stat().st_size for path in programs)
     for path in programs:
         if size > MAX_BYTES and path != keep:

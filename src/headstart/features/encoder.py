@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
-from headstart.features.compiled import CompilationFailed, Program, compiled_program, is_compiled
+from headstart.features.compiled import CompilationFailed, compiled_program, is_compiled
 from headstart.features.compiled_speed import measure_speed, measured_speed
+from headstart.features.program import Program
 from headstart.log import log
 from headstart.machine import cpu_name
 
