@@ -38,14 +38,11 @@ def open_program(library: Path, threads: int) -> Program:
     """A function of one tensor, of the shape that was compiled for, which so many threads may call at the same time.
 
     Raises:
-        OSError: it is no library of a compiled network, or is one of another PyTorch.
+        OSError: it is no library.
         RuntimeError: it does not run on this machine.
     """
     functions = ctypes.CDLL(str(library))
-    try:
-        create, run = functions.AOTInductorModelContainerCreateWithDevice, functions.AOTInductorModelContainerRun
-    except AttributeError as error:
-        raise OSError(str(error)) from None
+    create, run = functions.AOTInductorModelContainerCreateWithDevice, functions.AOTInductorModelContainerRun
     pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
     create.argtypes = [pointer, size, text, text]
     run.argtypes = [pointer, pointer, size, pointer, size, pointer, pointer]
