@@ -12,6 +12,7 @@ from headstart.evaluation.views import predict_views
 from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
+from headstart.startup import startup_seconds
 from headstart.training.fit import fit
 
 
@@ -24,7 +25,7 @@ def train(settings: TrainSettings) -> dict[str, float]:
     Raises:
         HeadstartError: the data, the weights, the checkpoint or a setting is invalid.
     """
-    with RunRecord(settings) as record:
+    with RunRecord(settings, startup_seconds()) as record:
         with record.stage("data"):
             with first_on_node_first():
                 make_dataset(settings.data, settings.data.seed)

@@ -30,6 +30,7 @@ from headstart.report.audit_page import write_audit_page
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
 from headstart.run_folder import RunFolder, run_folder_of
+from headstart.startup import startup_seconds
 from headstart.training.callbacks.history import read_history
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
@@ -61,7 +62,7 @@ def test(settings: TrainSettings) -> dict[str, float]:
     Raises:
         HeadstartError: there is no test split, its classes are not the checkpoint's, or as in `train`.
     """
-    with RunRecord(settings) as record:
+    with RunRecord(settings, startup_seconds()) as record:
         with record.stage("model"):
             classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features, settings.model.weights)
         with record.stage("data"):

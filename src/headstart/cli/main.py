@@ -37,6 +37,7 @@ from headstart.config.literal import is_encodable
 from headstart.config.validation import known_keys
 from headstart.errors import HeadstartError
 from headstart.log import abandon_output, is_first_process, log_to_console
+from headstart.startup import program_starts
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
@@ -61,6 +62,7 @@ class Program:
 
 def start(program: Program) -> None:
     """Runs a program with the command line in sys.argv; an error ends it with one sentence and status 1."""
+    program_starts()
     for name in ("stdout", "stderr"):
         # It may have been closed, as by >&-.
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115

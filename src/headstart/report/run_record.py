@@ -31,14 +31,17 @@ SHOWN = ("valid/loss", "valid/acc", "test/loss", "test/acc")
 
 
 class RunRecord(Callback):
-    """Writes run.json, config.yaml and split.csv when a run starts and, at the end of a `with` block, metrics.json."""
+    """Writes run.json, config.yaml and split.csv when a run starts and, at the end of a `with` block, metrics.json.
 
-    def __init__(self, settings: TrainSettings) -> None:
+    `startup`: the seconds that the program took before it, if it does nothing else.
+    """
+
+    def __init__(self, settings: TrainSettings, startup: float | None = None) -> None:
         self.run = RunFolder(Path(settings.run_dir))
         self.metrics: dict[str, float] = {}
         self._settings = settings
         self._start = time.perf_counter()
-        self._stages: dict[str, float] = {}
+        self._stages: dict[str, float] = {} if startup is None else {"startup": startup}
         self._values: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
     def __enter__(self) -> "RunRecord":
@@ -84,10 +87,11 @@ class RunRecord(Callback):
 
     def _finish(self) -> None:
         seconds = round(time.perf_counter() - self._start, 3)
-        stages = {name: round(value, 3) for name, value in self._stages.items()}
         self.metrics["seconds"] = seconds
+        whole = {"all": seconds + self._stages.get("startup", 0.0)}
+        stages = {name: round(value, 3) for name, value in (self._stages | whole).items()}
         if is_first_process():
-            write_json(self.run.record, self._values | {"seconds": stages | {"all": seconds}})
+            write_json(self.run.record, self._values | {"seconds": stages})
             write_json(self.run.metrics, self.metrics)
         shown = [f"{name} {self.metrics[name]:.4f}" for name in SHOWN if name in self.metrics]
         best = f"best epoch {int(self.metrics['best_epoch'])}: " if "best_epoch" in self.metrics else ""
