@@ -5,7 +5,7 @@ from headstart import startup
 
 def test_startup_seconds__only_of_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr(startup.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("headstart.startup.time.perf_counter", lambda: now[0])
     monkeypatch.setattr(startup, "_programs", [])
     monkeypatch.setattr(startup, "_IMPORTED", 90.0)
     assert startup.startup_seconds() is None

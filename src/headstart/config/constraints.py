@@ -29,9 +29,9 @@ def non_negative_int() -> Any:
     return constrained("a non-negative integer", lambda v: v >= 0)
 
 
-def non_negative() -> Any:
+def non_negative(default: Any = MISSING) -> Any:
     """A finite number, 0 or more."""
-    return constrained("a non-negative number", lambda v: 0 <= v < float("inf"))
+    return constrained("a non-negative number", lambda v: 0 <= v < float("inf"), default)
 
 
 def fraction(of: str = "") -> Any:

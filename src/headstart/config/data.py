@@ -8,6 +8,7 @@ from headstart.config.constraints import (
     auto_or_bool,
     constrained,
     is_int,
+    non_negative,
     non_negative_int,
     one_of,
     optional,
@@ -94,6 +95,7 @@ class DataSettings:
     resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
     depth: int | str = constrained("auto, 8, 12 or 16", lambda v: v in (AUTO, 8, 12, 16), default=AUTO)
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
+    memory_gb: float = non_negative(default=1.0)
     csv: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None

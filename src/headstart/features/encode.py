@@ -61,7 +61,7 @@ class SplitFeatures:
     ) -> None:
         self.labels = torch.tensor(dataset.split.labels)
         self._own = dataset.split.own
-        self._dataset = ImageDataset(dataset.split.stored, dataset.transform)
+        self._dataset = dataset.of_stored()
         self._split = split
         self._name = split if dataset.split.pool is None else "folds"
         self._encoder = encoder

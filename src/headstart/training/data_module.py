@@ -77,7 +77,9 @@ class ImageDataModule(LightningDataModule):
         if not self._trains_unaugmented:
             training = TrainTransform(preprocessing, self.settings.data.seed, transforms)
         self._datasets = {
-            name: ImageDataset(split, training if name == "train" else self._evaluation)
+            name: ImageDataset(split, training, self._keep_bytes)
+            if name == "train"
+            else ImageDataset(split, self._evaluation)
             for name, split in self.manifest.splits.items()
         }
         self._store = open_store(self.settings.features)
@@ -122,6 +124,13 @@ class ImageDataModule(LightningDataModule):
         found = {name: of_split.encode_view(0) for name, of_split in features.items()}
         features["train"].close()
         return found
+
+    @property
+    def _keep_bytes(self) -> int:
+        """The size of the decoded training images that are kept: none, if they are encoded once."""
+        settings = self.settings
+        has_one_view = settings.features.cache and (self._trains_unaugmented or settings.features.views == 1)
+        return 0 if has_one_view and self._frozen_epochs is None else int(settings.data.memory_gb * 1e9)
 
     @property
     def has_frozen_features(self) -> bool:
