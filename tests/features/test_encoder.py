@@ -110,8 +110,13 @@ def test_encode_chunk__gives_the_rows_that_forward_gives() -> None:
 
 
 def test_compile__auto_only_where_it_saves_time() -> None:
-    assert not encoder_of(compile="auto", images=100).compiles
-    assert encoder_of(compile="auto", images=100_000).compiles
+    # As many pixels as 1,500 images of 224 × 224.
+    assert not encoder_of(compile="auto", images=293_999).compiles
+    assert encoder_of(compile="auto", images=294_000).compiles
+    without_batch_norm = tiny_backbone()
+    without_batch_norm.network.norm = nn.Identity()
+    assert not encoder_of(without_batch_norm, compile="auto", images=1_000_000).compiles
+    assert encoder_of(without_batch_norm, compile=True).compiles
 
 
 @pytest.mark.slow
@@ -176,12 +181,12 @@ def compiles_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[fl
 
 def test_compile__not_again_where_compiled_code_was_slower(compiles_to: Callable[[float], list[str]]) -> None:
     compiled = compiles_to(0.94)
-    encoder, images = encoder_of(compile="auto", images=100_000), random_images(3)
+    encoder, images = encoder_of(compile="auto", images=1_000_000), random_images(3)
     expected = encoder_of(encoder.backbone, images=1)(images)
     encoder.warm_up(32)
     assert (compiled, encoder.compiles) == (["tiny"], False)
     assert torch.equal(encoder(images), expected)
-    assert not encoder_of(compile="auto", images=100_000).compiles, "known to this machine"
+    assert not encoder_of(compile="auto", images=1_000_000).compiles, "known to this machine"
     forced = encoder_of(compile=True)
     forced.warm_up(32)
     assert forced.compiles
@@ -199,7 +204,7 @@ def test_prepare__what_is_compiled_already_is_used_for_fewer_images(
     compiles_to: Callable[[float], list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiles_to(2.0)
-    for is_kept, images, expected in ((False, 1000, False), (True, 1000, True), (True, 1, False)):
+    for is_kept, images, expected in ((False, 100_000, False), (True, 100_000, True), (True, 100, False)):
         monkeypatch.setattr(module, "is_compiled", lambda *_, is_kept=is_kept: is_kept)
         encoder = encoder_of(compile="auto")
         encoder.prepare(images, or_kept=True)
@@ -211,7 +216,7 @@ def test_prepare__what_is_compiled_already_is_used_for_fewer_images(
 def test_compile__measured_once_where_compiled_code_is_faster(compiles_to: Callable[[float], list[str]]) -> None:
     compiled = compiles_to(1.2)
     for _ in range(2):
-        encoder = encoder_of(compile="auto", images=100_000)
+        encoder = encoder_of(compile="auto", images=1_000_000)
         encoder.warm_up(32)
         assert encoder.compiles
     assert compiled == ["tiny", "tiny"]
@@ -222,6 +227,6 @@ def test_compile__damaged_record_is_measured_again(compiles_to: Callable[[float]
     compiles_to(0.5)
     for damaged in ("{", "[1]", '{"tiny": "fast"}'):
         (cache_folder() / FILE).write_text(damaged)
-        encoder = encoder_of(compile="auto", images=100_000)
+        encoder = encoder_of(compile="auto", images=1_000_000)
         encoder.warm_up(32)
         assert not encoder.compiles

@@ -242,6 +242,7 @@ def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
 ) -> None:
     """Compiled and eager code round differently: neither may depend on `max_epochs` or on what is stored."""
     monkeypatch.setattr("headstart.features.encoder.REPAYS_COMPILATION", 18 * 20 + 9 + 9)
+    monkeypatch.setattr("headstart.features.encoder.USUAL_SIZE", 32)
     monkeypatch.setattr("headstart.features.encoder.measured_speed", lambda key: 2.0)
     settings = ("features.compile=auto", f"trainer.max_epochs={epochs}")
     monkeypatch.setattr("headstart.features.encoder.compiled_program", lambda network, *_: network.forward)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
@@ -18,10 +19,11 @@ from headstart.machine import cpu_name
 
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.
 CPU_CHUNK = 8
-# The number of images from which compilation takes less time than it saves, on CPUs.
+# The number of images of USUAL_SIZE pixels from which compilation takes less time than it saves, on CPUs.
 REPAYS_COMPILATION = 1500
 # That from which loading what was compiled earlier does.
 REPAYS_LOADING = 64
+USUAL_SIZE = 224
 
 
 class Encoder(nn.Module):
@@ -68,13 +70,8 @@ class Encoder(nn.Module):
         Compiled and eager code round differently, so the number should not depend on how much was encoded before. With
         `or_kept`, what earlier processes have compiled is used if loading it takes less time than it saves.
         """
-        on_cpu = self.device.type == "cpu"
-        wanted = on_cpu and images >= REPAYS_COMPILATION if self._compile == "auto" else bool(self._compile)
-        may = not self.backbone.stays_uncompiled and not self._is_known_to_be_slower
-        if may and not wanted and or_kept and on_cpu and self._compile == "auto" and images >= REPAYS_LOADING:
-            size = self.backbone.preprocessing.image_size
-            wanted = is_compiled(self._example_shape(size), self.precision, self._identity)
-        self.compiles = wanted and may
+        wanted = self._repays(images, or_kept) if self._compile == "auto" else bool(self._compile)
+        self.compiles = wanted and not self.backbone.stays_uncompiled
 
     def warm_up(self, image_size: int) -> None:
         """Gets the compiled backbone, if that was decided and has not happened yet, for images of `image_size` pixels.
@@ -111,9 +108,21 @@ class Encoder(nn.Module):
         network = f"{source.arch}, pooling {source.pooling}, {size} pixels, {self.precision}, {source.library}"
         return f"{network}, torch {torch.__version__}, {cpu_name()}"
 
+    def _repays(self, images: int, or_kept: bool) -> bool:
+        if self.device.type != "cpu" or not self._may_gain:
+            return False
+        size = self.backbone.preprocessing.image_size
+        usual_images = images * size**2 / USUAL_SIZE**2
+        if usual_images >= REPAYS_COMPILATION:
+            return True
+        enough = or_kept and usual_images >= REPAYS_LOADING
+        return enough and is_compiled(self._example_shape(size), self.precision, self._identity)
+
     @property
-    def _is_known_to_be_slower(self) -> bool:
-        return self._compile == "auto" and (measured_speed(self._speed_key) or 1) < 1
+    def _may_gain(self) -> bool:
+        """Whether there is BatchNorm, which becomes part of the convolutions; others gain nothing, and take minutes."""
+        has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.backbone.modules())
+        return has_batch_norm and (measured_speed(self._speed_key) or 1) >= 1
 
     def _compare_speed(self, image_size: int) -> None:
         """Stays uncompiled if compiled code is slower."""
