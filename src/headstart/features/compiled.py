@@ -49,6 +49,7 @@ def compiled_program(network: nn.Module, example: Tensor, precision: str, identi
         # Another process may have compiled it in the meantime.
         program = _load(path, uncompiled, example, tolerance)
         if program is None:
+            log.info("compiling %s, once for this machine", identity["arch"])
             _compile(uncompiled, example, path)
             program = _load(path, uncompiled, example, tolerance)
         if program is None:

@@ -115,8 +115,10 @@ class Encoder(nn.Module):
         usual_images = images * size**2 / USUAL_SIZE**2
         if usual_images >= REPAYS_COMPILATION:
             return True
-        enough = or_kept and usual_images >= REPAYS_LOADING
-        return enough and is_compiled(self._example_shape(size), self.precision, self._identity)
+        if not or_kept or usual_images < REPAYS_LOADING:
+            return False
+        is_loaded = self._program_key(size) in self.backbone.programs
+        return is_loaded or is_compiled(self._example_shape(size), self.precision, self._identity)
 
     @property
     def _may_gain(self) -> bool:
