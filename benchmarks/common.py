@@ -14,6 +14,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Choice
 from headstart.backbones.torchvision import PROVIDER
@@ -32,6 +35,7 @@ from headstart.report.run_record import cpu_name
 HERE = Path(__file__).parent
 ROOT = HERE.parent
 EPOCHS = 20
+SIDE = 2048  # of the matrices that are multiplied
 
 
 def data_folder(description: str | None) -> Path:
@@ -58,6 +62,26 @@ def train_features(dataset: ImageDataset, encoder: Encoder, folder: str) -> Spli
     """The features of a train split, with a store in `folder`."""
     store, backbone = FeatureStore(Path(folder)), encoder.backbone.source.identity()
     return SplitFeatures(dataset, "train", encoder=encoder, store=store, backbone=backbone, num_workers="auto")
+
+
+def flops_per_image(backbone: Backbone) -> int:
+    """Of its forward pass."""
+    size = backbone.preprocessing.image_size
+    with FlopCounterMode(display=False) as counter:
+        backbone(torch.zeros(1, 3, size, size, dtype=torch.uint8))
+    return int(counter.get_total_flops())
+
+
+def matrix_rate(precision: str) -> float:
+    """The FLOP/s of a product of square matrices in "bf16" or "32"; the median of several."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(SIDE, SIDE, dtype=dtype) for _ in range(2))
+    rates = []
+    for _ in range(12):
+        start = time.perf_counter()
+        a @ b
+        rates.append(2 * SIDE**3 / (time.perf_counter() - start))
+    return statistics.median(rates[2:])
 
 
 def run(*command: str, **environment: str) -> tuple[float, str]:
