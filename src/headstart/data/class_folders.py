@@ -9,6 +9,7 @@ from torchvision.datasets import ImageFolder
 from headstart.data.folders import SECOND_LINK, Folder
 from headstart.data.images import read_rgb
 from headstart.data.splits import Images
+from headstart.data.storage import real_path
 from headstart.errors import HeadstartError
 
 
@@ -49,7 +50,7 @@ class ClassFolders(ImageFolder):
         # Links last, so that what is left out is never the file itself.
         for folder, name in sorted(found, key=lambda item: item[0].files[item[1]]):
             real = os.path.join(folder.real, name)
-            real = os.path.realpath(real) if folder.files[name] else real
+            real = real_path(real) if folder.files[name] else real
             if real in files:
                 self.left_out[folder.path / name] = SECOND_LINK
             files.setdefault(real, folder.path / name)

@@ -7,7 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from headstart.data.archives import Entry
 from headstart.data.formats import is_image, is_image_name, is_visible
+from headstart.data.storage import list_folder, real_path
 from headstart.errors import HeadstartError
 
 # Prefix of the files that headstart itself keeps beside the images it generates.
@@ -34,7 +36,7 @@ class Folder:
     def __init__(self, path: Path, above: tuple[str, ...] = (), *, is_link: bool = False) -> None:
         self.path = path
         self.is_link = is_link
-        self.real = os.path.realpath(path)
+        self.real = real_path(path)
         self._way = (*above, self.real)
 
     @property
@@ -77,15 +79,14 @@ class Folder:
     def _content(self) -> _Content:
         content = _Content([], {}, {}, None)
         try:
-            with os.scandir(self.path) as entries:
-                found = sorted(entries, key=lambda entry: entry.name)
+            found = list_folder(self.path)
         except OSError as error:
             return content._replace(error=error.strerror or str(error))
         for entry in found:
             self._add(entry, content)
         return content
 
-    def _add(self, entry: os.DirEntry[str], content: _Content) -> None:
+    def _add(self, entry: os.DirEntry[str] | Entry, content: _Content) -> None:
         if entry.name.startswith(OWN):
             return
         if not is_visible(entry.name):

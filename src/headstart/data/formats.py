@@ -3,9 +3,10 @@
 import functools
 import mimetypes
 import os
-from pathlib import Path
 
 from PIL import Image
+
+from headstart.data.storage import open_file
 
 # Formats that Pillow recognizes but cannot decode by itself, or that are documents or video.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
@@ -74,13 +75,14 @@ def _known_types() -> mimetypes.MimeTypes:
 def _has_image_content(path: str | os.PathLike[str]) -> bool:
     Image.init()
     try:
-        with Path(path).open("rb") as file:
+        with open_file(path) as file:
             start = file.read(16)
-        accepts = (Image.OPEN[form][1] for form in BY_MAGIC if form in Image.OPEN)
-        if any(accept is not None and accept(start) is True for accept in accepts):
-            return True
-        with Image.open(path, formats=[form for form in BY_HEADER if form in Image.OPEN]):
-            return True
+            accepts = (Image.OPEN[form][1] for form in BY_MAGIC if form in Image.OPEN)
+            if any(accept is not None and accept(start) is True for accept in accepts):
+                return True
+            file.seek(0)
+            with Image.open(file, formats=[form for form in BY_HEADER if form in Image.OPEN]):
+                return True
     # Readers raise errors of many kinds for what they do not know.
     except Exception:
         return False

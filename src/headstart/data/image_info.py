@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Iterable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from PIL import Image
 
 from headstart.data.images import FULL_DEPTH, decode, depth_for, highest_sample, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
+from headstart.data.storage import lexists, read_file
 from headstart.data.workers import thread_map
 from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, write_text
@@ -99,9 +99,9 @@ class _Cache:
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
-        return ImageInfo("", "unreadable" if os.path.lexists(path) else MISSING, error.strerror)
+        return ImageInfo("", "unreadable" if lexists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
     return known.get(sha256) or _decode(path, content, sha256)
 

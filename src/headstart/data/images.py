@@ -13,6 +13,7 @@ from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
+from headstart.data.storage import read_file
 from headstart.errors import UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
@@ -36,7 +37,7 @@ def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
         UnreadableImage: names the file and what is wrong with it.
     """
     try:
-        content = Path(path).read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}") from error
     return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))

@@ -12,6 +12,7 @@ from headstart.config.data import AUTO, ColumnSettings
 from headstart.data.folders import listed
 from headstart.data.layout import SPLIT_OF
 from headstart.data.splits import SPLITS, Images
+from headstart.data.storage import exists
 from headstart.data.table import Table, read_table
 from headstart.errors import HeadstartError
 
@@ -62,8 +63,8 @@ def read_labels(path: Path, root: Path, columns: ColumnSettings, group: str | No
     Raises:
         HeadstartError: it lacks a column, names no image, or gives an image a split that is none or several labels.
     """
-    if not path.exists():
-        beside = f" (there is {root / path.name}: set data.csv to it)" if (root / path.name).exists() else ""
+    if not exists(path):
+        beside = f" (there is {root / path.name}: set data.csv to it)" if exists(root / path.name) else ""
         raise HeadstartError(f"data.csv={path} does not exist{beside}")
     table = read_table(path, (columns.path, columns.label))
     split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
@@ -126,7 +127,7 @@ def _relative(text: str, root: Path, where: str) -> str:
     """The POSIX path relative to `root` of what a cell says, which may be written as on Windows, or absolute."""
     if not text:
         return ""
-    if "\\" in text and not (root / text).exists():
+    if "\\" in text and not exists(root / text):
         text = text.replace("\\", "/")
     path = os.path.normpath(text)
     if os.path.isabs(path):

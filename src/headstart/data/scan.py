@@ -8,11 +8,12 @@ from typing import NamedTuple
 
 from headstart.config.data import DataSettings, SplitSettings
 from headstart.data.class_folders import ClassFolders
-from headstart.data.folders import open_folder
 from headstart.data.groups import groups_by_path
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import find_layout
+from headstart.data.root import check_root, open_root, root_of
 from headstart.data.splits import Images, split_by_rule, with_valid
+from headstart.data.storage import exists
 from headstart.errors import HeadstartError
 
 # Folders that are read without a word about how they are called.
@@ -114,9 +115,8 @@ def scan_folder(
     Raises:
         HeadstartError: the folder has neither layout, or may have both.
     """
-    root = Path(root)
-    _check_folder(root)
-    found = find_layout(open_folder(root), layout)
+    top = open_root(Path(root))
+    root, found = top.path, find_layout(top, layout)
     readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}
     images = {split: reader.paths_from(root) for split, reader in readers.items()}
     groups = groups_by_path(group, _paths(images)) if group is not None else None
@@ -147,10 +147,11 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         HeadstartError: the table is invalid, or names no file that exists.
     """
     root = Path(settings.root)
-    _check_folder(root)
+    check_root(root)
     labels = read_labels(path, root, settings.columns, settings.group)
     paths = _paths(labels.images)
-    if not any((root / name).exists() for name in paths):
+    root = root_of(root, paths)
+    if not any(exists(root / name) for name in paths):
         raise HeadstartError(
             f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set the folder to which "
             "its paths are relative"
@@ -171,13 +172,6 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         problems=labels.problems,
         groups=labels.groups,
     )
-
-
-def _check_folder(root: Path) -> None:
-    if not root.exists():
-        raise HeadstartError(f"data.root={root} does not exist: give a folder of images with data.root=DIR")
-    if not root.is_dir():
-        raise HeadstartError(f"data.root={root} is a file: give the folder that holds the class folders")
 
 
 def _drawn(

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.data.storage import read_file
 from headstart.errors import HeadstartError
 
 DELIMITERS = ",;\t|"
@@ -66,7 +67,7 @@ def read_table(path: Path, wanted: tuple[str, ...]) -> Table:
 
 def _decode(path: Path) -> str:
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise HeadstartError(f"{path} cannot be read: {error.strerror}") from None
     for encoding in _encodings(content):

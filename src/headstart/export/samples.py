@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
 from headstart.data.images import read_rgb
+from headstart.data.root import root_of
 from headstart.datasets.shapes import TEN_CLASSES, draw_image
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.run_folder import RunFolder
@@ -48,11 +49,11 @@ def _of_split(run: RunFolder, split: str, depth: int) -> Samples:
     try:
         root = Path(OmegaConf.load(run.config).data.root)
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            paths = [root / row["path"] for row in csv.DictReader(file) if row["split"] == split]
+            names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, ValueError, KeyError, AttributeError, TypeError, OmegaConfBaseException):
         raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
-    count = min(len(paths), MOST)
-    images = tuple(_readable([paths[place * len(paths) // count] for place in range(count)], depth))
+    base, count = root_of(root, names), min(len(names), MOST)
+    images = tuple(_readable([base / names[place * len(names) // count] for place in range(count)], depth))
     if not images:
         raise HeadstartError(f"the {split} images of the run are not in {root}")
     return Samples(images, f"{split} images of {root}")

@@ -1,5 +1,6 @@
 """What `headstart embed` does: write the features of images."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -8,13 +9,14 @@ from omegaconf import DictConfig, OmegaConf
 from headstart.config.embed import EmbedSettings
 from headstart.config.train import check_train
 from headstart.data.prepare import prepare_data
+from headstart.data.storage import read_file
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_map
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.features.store import open_store
 from headstart.features.stored import features_by_content
-from headstart.files import replacing, sha256_of, write_csv
+from headstart.files import replacing, write_csv
 from headstart.log import log
 from headstart.predict.predictor import Predictor, load
 from headstart.predict.sources import find_images
@@ -79,7 +81,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
 
 def _content_of(path: Path) -> str | None:
     try:
-        return sha256_of(path)
+        return hashlib.sha256(read_file(path)).hexdigest()
     except OSError:
         return None
 

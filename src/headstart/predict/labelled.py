@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 
 from headstart.data.manifest import Manifest, Split
+from headstart.data.root import open_root
+from headstart.data.storage import is_folder
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
@@ -85,6 +87,6 @@ def labelled_source(source: str) -> Path:
         HeadstartError: it is no folder.
     """
     path = Path(source).expanduser()
-    if not path.is_dir():
+    if not is_folder(path):
         raise HeadstartError(f"labelled=true needs a folder of class folders: source={source} is none")
-    return path
+    return open_root(path).path

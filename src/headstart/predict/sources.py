@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from headstart.data.folders import SECOND_LINK, Folder, left_out_summary, open_folder, walk
+from headstart.data.storage import is_file, is_folder
 from headstart.errors import HeadstartError
 from headstart.log import log
 
@@ -24,13 +25,13 @@ def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
         HeadstartError: nothing matches, or it holds no images.
     """
     path = Path(source).expanduser()
-    if path.is_file():
+    if is_file(path):
         return [path]
-    found, left_out = _in_folder(path) if path.is_dir() else _matching(path)
+    found, left_out = _in_folder(path) if is_folder(path) else _matching(path)
     if not found and not left_out:
         raise HeadstartError(
             f"source={source} holds no images"
-            if path.is_dir()
+            if is_folder(path)
             else f"source={source} is not a file or folder, and no file matches it"
         )
     outputs = [folder.resolve() for folder in leave_out]

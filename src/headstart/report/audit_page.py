@@ -13,6 +13,7 @@ from headstart.auditing.findings import Finding
 from headstart.auditing.kinds import KINDS
 from headstart.auditing.report import COMPARED
 from headstart.data.prepare import PreparedData
+from headstart.data.storage import is_file
 from headstart.files import write_text
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy
 from headstart.report.templates import render
@@ -79,7 +80,7 @@ def _kinds(root: Path, findings: list[Finding]) -> Iterator[dict[str, Any]]:
 
 
 def _files(root: Path, finding: Finding) -> list[Path]:
-    return [root / path for path in finding.paths if (root / path).is_file()]
+    return [root / path for path in finding.paths if is_file(root / path)]
 
 
 def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:

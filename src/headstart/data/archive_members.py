@@ -1,0 +1,185 @@
+"""The files in a zip or tar archive, and their contents, which are read in place: nothing is unpacked or written."""
+
+import bz2
+import os
+import stat
+import struct
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from headstart.errors import HeadstartError
+
+ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
+# How files start that have no random access, or that Python cannot read, and what they are.
+UNUSABLE_STARTS = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ\0": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf\x27\x1c": "7z",
+    b"Rar!\x1a\x07": "RAR",
+}
+BLOCK = 512  # bytes, of a tar
+ENCRYPTED, IS_UTF8 = 0x1, 0x800  # flags of a file in a zip
+WINDOWS, UNIX = 0, 3  # the system on which a file was put into a zip
+LOCAL_HEADER = 30  # bytes before the name of a file in a zip
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
+# Errors of Python's readers for damaged archives, and what they do not know.
+DAMAGED = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error),
+    *(OSError, ValueError, EOFError, NotImplementedError),
+)
+
+
+class Member(NamedTuple):
+    """A file: `stored` bytes from `start` on. In a zip, a header is before them, and they become `size` bytes."""
+
+    start: int
+    stored: int
+    size: int
+    method: int | None = None
+    checksum: int = 0
+
+
+class Link(NamedTuple):
+    """A symbolic link."""
+
+    target: str
+
+
+class Special(NamedTuple):
+    """Neither a file nor a folder nor a link, such as a device."""
+
+
+class Directory(NamedTuple):
+    """A folder, which may be empty."""
+
+
+Item = Member | Link | Special | Directory
+
+
+def kind_of(start: bytes) -> str | None:
+    """The kind of archive that begins with these BLOCK bytes: zip, tar, or one of UNUSABLE_STARTS; None: it is none."""
+    if start.startswith(ZIP_STARTS):
+        return "zip"
+    for magic, kind in UNUSABLE_STARTS.items():
+        if start.startswith(magic):
+            return kind
+    try:
+        tarfile.TarInfo.frombuf(start, tarfile.ENCODING, "surrogateescape")
+    except tarfile.TarError:
+        return None
+    return "tar"
+
+
+def members_of(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
+    """Everything in the archive `path`, by name.
+
+    Raises:
+        HeadstartError: it is damaged or incomplete, or cannot be read in place.
+    """
+    kind = kind_of(file.read(BLOCK))
+    if kind not in ("zip", "tar"):
+        raise HeadstartError(
+            f"{path} is a {kind} file, from which single images cannot be read in place: "
+            f"{'decompress it, if it is a tar, or ' if kind in ('gzip', 'bzip2', 'xz', 'zstd') else ''}"
+            "unpack it, or make a zip of its files"
+        )
+    try:
+        yield from (_in_zip if kind == "zip" else _in_tar)(path, file)
+    except DAMAGED as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise HeadstartError(
+            f"{path} is damaged, or not a complete {kind} archive: copy or download it again ({reason})"
+        ) from None
+
+
+def read_member(file: IO[bytes], member: Member) -> bytes:
+    """The content of a file in an archive.
+
+    Raises:
+        OSError: it is damaged.
+    """
+    file.seek(member.start)
+    if member.method is None:
+        content = file.read(member.stored)
+        if len(content) < member.stored:
+            raise OSError(0, "the archive ends in the middle of it")
+        return content
+    header = file.read(LOCAL_HEADER)
+    name, extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+    file.seek(name + extra, os.SEEK_CUR)
+    try:
+        content = _decompressed(file.read(member.stored), member)
+    except (zlib.error, OSError, EOFError):
+        content = b""
+    if len(content) != member.size or zlib.crc32(content) != member.checksum:
+        raise OSError(0, "it is damaged in the archive")
+    return content
+
+
+def _decompressed(content: bytes, member: Member) -> bytes:
+    """At most as many bytes as it is said to have."""
+    if member.method == zipfile.ZIP_STORED or not member.size:
+        return content[: member.size]
+    if member.method == zipfile.ZIP_DEFLATED:
+        return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size)
+    return bz2.BZ2Decompressor().decompress(content, member.size)
+
+
+def _in_zip(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            name = _zip_name(info)
+            if info.flag_bits & ENCRYPTED:
+                raise HeadstartError(f"{path} is encrypted: make a zip or tar archive without a password")
+            if info.compress_type not in METHODS:
+                method = zipfile.compressor_names.get(info.compress_type, info.compress_type)  # type: ignore[attr-defined]
+                raise HeadstartError(
+                    f"{path} is compressed with a method that cannot be read ({method}, of {name}): make a zip with "
+                    "the usual one, deflate, or a tar archive"
+                )
+            if name.endswith("/"):
+                yield name, Directory()
+            elif info.create_system == UNIX and stat.S_ISLNK(info.external_attr >> 16):
+                yield name, Link(os.fsdecode(archive.read(info)))
+            else:
+                size = info.compress_size, info.file_size
+                yield name, Member(info.header_offset, *size, info.compress_type, info.CRC)
+
+
+def _zip_name(info: zipfile.ZipInfo) -> str:
+    """Its name, in UTF-8 where the archive does not say so but it is, as in those of macOS."""
+    name = info.filename
+    if not info.flag_bits & IS_UTF8 and not name.isascii():
+        try:
+            name = name.encode("cp437").decode("utf-8")
+        except UnicodeError:
+            name = info.filename
+    # Some programs on Windows write backslashes, which the format does not allow.
+    return name.replace("\\", "/") if info.create_system == WINDOWS else name
+
+
+def _in_tar(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
+    file.seek(0)
+    known: dict[str, Item] = {}
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for info in archive:
+            item: Item = Special()
+            if info.isdir():
+                item = Directory()
+            elif info.isreg() and not info.issparse():
+                item = Member(info.offset_data, info.size, info.size)
+            elif info.issym():
+                item = Link(info.linkname)
+            elif info.islnk():
+                item = known.get(info.linkname, Link(""))
+            known[info.name] = item
+            yield info.name, item
+        # Python ends at a damaged header, and at the end of the file, as if the archive ended there.
+        file.seek(archive.offset)
+        if file.read(BLOCK) != bytes(BLOCK):
+            raise tarfile.ReadError(f"no end, but something else at byte {archive.offset}")

@@ -1,0 +1,54 @@
+"""The folder that the paths of images are relative to: `data.root` or, in an archive, the only folder in it."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from headstart.data.folders import Folder, open_folder
+from headstart.data.layout import split_names
+from headstart.data.storage import exists, is_folder, is_in_archive
+from headstart.errors import HeadstartError
+
+
+def open_root(root: Path) -> Folder:
+    """The folder `root`. If it is in an archive and all images are in one folder of it, as `zip -r` makes, that folder.
+
+    So an archive and what is unpacked from it have the same paths.
+
+    Raises:
+        HeadstartError: it does not exist, or is neither a folder nor an archive that can be read.
+    """
+    check_root(root)
+    folder = open_folder(root)
+    while is_in_archive(root) and (inner := _only_folder(folder)) is not None:
+        folder = inner
+    return folder
+
+
+def root_of(root: Path, paths: Iterable[str]) -> Path:
+    """`root`, or the folder in it that `open_root` finds if some of the `paths` are relative to that."""
+    if not is_in_archive(root):
+        return root
+    inner = open_root(root).path
+    return next((place for path in paths for place in (root, inner) if exists(place / path)), root)
+
+
+def check_root(root: Path) -> None:
+    """Raises HeadstartError unless `root` is a folder or an archive."""
+    if not exists(root):
+        raise HeadstartError(f"data.root={root} does not exist: give a folder of images with data.root=DIR")
+    if os.path.isfile(root) and not os.access(root, os.R_OK):
+        raise HeadstartError(f"data.root={root} cannot be read: its permissions do not allow it")
+    if not is_folder(root):
+        raise HeadstartError(
+            f"data.root={root} is neither a folder nor a zip or tar archive: give the folder that holds the class "
+            "folders, or an archive of it"
+        )
+
+
+def _only_folder(folder: Folder) -> Folder | None:
+    """The folder in `folder` that has all images, none of them itself, and is not called like a split."""
+    full = [below for below in folder.folders if below.has_images]
+    if folder.images or len(full) != 1 or full[0].images or split_names([full[0].path.name]):
+        return None
+    return full[0]
