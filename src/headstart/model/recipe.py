@@ -9,7 +9,7 @@ from headstart.config.model import CLOSED_FORM
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.preprocessing import Preprocessing
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, listed
 from headstart.log import log
 
 # A resumed run may train on changed data, and the weights file may have moved.
@@ -74,7 +74,7 @@ class Recipe:
         for key, value in _comparable(self.as_dict()).items():
             if found[key] != value:
                 raise HeadstartError(
-                    f"the checkpoint does not match this configuration: its {key} is {found[key]}, not {value}"
+                    f"the checkpoint does not match this configuration: its {key} {_differing(found[key], value)}"
                 )
 
 
@@ -109,6 +109,16 @@ def warn_about_other_data(trained_on: str, fingerprint: str) -> None:
             "the checkpoint was trained on other data: these have changed, or are split differently, and the test "
             "split may contain images it was trained on"
         )
+
+
+def _differing(saved: Any, value: Any) -> str:
+    """ "is 1, not 2"; of lists, such as the classes, only what one of them lacks."""
+    if not isinstance(saved, list) or not isinstance(value, list):
+        return f"is {saved}, not {value}"
+    lost, new = [name for name in saved if name not in set(value)], [name for name in value if name not in set(saved)]
+    if not lost and not new:
+        return f"are in another order: {listed(saved)}, not {listed(value)}"
+    return " and ".join([f"have {listed(lost)}"] * bool(lost) + [f"lack {listed(new)}"] * bool(new))
 
 
 def _comparable(recipe: dict[str, Any]) -> dict[str, Any]:

@@ -19,10 +19,10 @@ INK, DOUBTED, PAPER = "#1c1e21", "#b24700", "white"
 
 
 class ContactSheets:
-    """Writes output/contact_sheets/1.jpg, 2.jpg and so on, of COLUMNS × ROWS images each."""
+    """Writes output/contact_sheets/1.jpg, 2.jpg and so on, of COLUMNS × ROWS images each, read with `depth`."""
 
-    def __init__(self, output: Path, classes: Iterable[str]) -> None:
-        self._folder = output / "contact_sheets"
+    def __init__(self, output: Path, classes: Iterable[str], depth: int) -> None:
+        self._folder, self._depth = output / "contact_sheets", depth
         # Else those of an earlier source, if it had more images, would stay.
         for earlier in self._folder.glob("*.jpg"):
             earlier.unlink()
@@ -56,7 +56,7 @@ class ContactSheets:
         self._tiles = []
 
     def _tile(self, prediction: Prediction) -> Image.Image:
-        image = read_rgb(prediction.path)
+        image = read_rgb(prediction.path, self._depth)
         image.thumbnail((TILE, TILE))
         tile = Image.new("RGB", (TILE, TILE + CAPTION), PAPER)
         tile.paste(image, ((TILE - image.width) // 2, TILE - image.height))

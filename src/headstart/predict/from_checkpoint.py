@@ -38,7 +38,8 @@ def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> Non
         min_confidence=settings.min_confidence,
         explain=settings.explain,
     )
-    write(map(labelled.add, predictions) if labelled else predictions, settings, paths, predictor.classes)
+    depth = predictor.classifier.recipe.preprocessing.depth
+    write(map(labelled.add, predictions) if labelled else predictions, settings, paths, predictor.classes, depth)
     if labelled and settings.output is not None:
         from headstart.report.summary import accuracy
         from headstart.report.write import write_result

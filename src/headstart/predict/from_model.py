@@ -14,8 +14,9 @@ def predict_with_model(settings: PredictSettings, paths: list[Path]) -> None:
     Raises:
         HeadstartError: there is no such model, or no image that could be read.
     """
-    predictor = ExportedPredictor(open_model(Path(str(settings.model.file)), settings.accelerator))
+    model = open_model(Path(str(settings.model.file)), settings.accelerator)
+    predictor = ExportedPredictor(model)
     predictions = predictor.stream(
         paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
     )
-    write(predictions, settings, paths, predictor.classes)
+    write(predictions, settings, paths, predictor.classes, model.info.preprocessing.depth)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw
 
-from headstart.data.images import read_rgb
+from headstart.data.images import FULL_DEPTH, read_rgb
 from headstart.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
@@ -22,13 +22,13 @@ FIRST, OTHERS = "white", "#d2d2d2"  # colours of the lines
 
 
 class Overlays:
-    """Draws predictions with a typeface that has the characters of the class names."""
+    """Draws predictions on images read with `depth`, in a typeface that has the characters of the class names."""
 
-    def __init__(self, classes: Iterable[str]) -> None:
-        self._typeface = typeface_for(classes)
+    def __init__(self, classes: Iterable[str], depth: int = FULL_DEPTH) -> None:
+        self._typeface, self._depth = typeface_for(classes), depth
 
     def draw(self, prediction: Prediction) -> Image.Image:
-        return annotate(read_rgb(prediction.path), prediction, self._typeface)
+        return annotate(read_rgb(prediction.path, self._depth), prediction, self._typeface)
 
 
 def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | None = None) -> Image.Image:

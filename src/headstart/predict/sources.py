@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from headstart.data.folders import SECOND_LINK, Folder, left_out_summary, open_folder, walk
-from headstart.data.storage import is_file, is_folder
+from headstart.data.storage import is_file, is_folder, is_in_archive
 from headstart.errors import HeadstartError
 from headstart.log import log
 
@@ -60,11 +60,14 @@ def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
 def _matching(pattern: Path) -> tuple[list[Path], dict[Path, str]]:
     """The files that match a glob, and those that another link leads to."""
     parts = pattern.parts
-    if "**" not in parts:
-        return _each_once(sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file()))
-    start = parts.index("**")
-    # Python's own ** would visit a folder again and again by a link to it.
-    tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
+    start = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    tops = [Path(*parts[:start])]
+    if start == len(parts) or not is_in_archive(tops[0]):
+        if "**" not in parts:
+            return _each_once(sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file()))
+        start = parts.index("**")
+        # Python's own ** would visit a folder again and again by a link to it.
+        tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
     folders, _ = walk(*map(Folder, sorted(tops)))
     found = (folder.path / name for folder in _readable(folders) for name in folder.files)
     lengths = {len(top.parts) for top in tops}

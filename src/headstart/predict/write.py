@@ -17,9 +17,13 @@ Draw = Callable[[Prediction], Prediction]
 
 
 def write(
-    predictions: Iterable[Prediction], settings: PredictSettings, paths: list[Path], classes: tuple[str, ...]
+    predictions: Iterable[Prediction],
+    settings: PredictSettings,
+    paths: list[Path],
+    classes: tuple[str, ...],
+    depth: int,
 ) -> None:
-    """Draws, shows and keeps each prediction of `paths` as it comes.
+    """Draws, shows and keeps each prediction of `paths`, images of `depth`, as it comes.
 
     Raises:
         HeadstartError: no image could be read.
@@ -31,7 +35,7 @@ def write(
         writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
         if output:
             writers.insert(0, stack.enter_context(open_files(output, topk)))
-        drawings = list(_drawings(settings, paths, classes, stack))
+        drawings = list(_drawings(settings, paths, classes, depth, stack))
         rows = stack.enter_context(_told_if_stopped(len(paths), output or None))
         for prediction in predictions:
             prediction = _cut(prediction, topk)
@@ -44,7 +48,7 @@ def write(
 
 
 def _drawings(
-    settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], stack: ExitStack
+    settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], depth: int, stack: ExitStack
 ) -> Iterator[Draw]:
     """What draws each prediction, as far as the settings ask for it."""
     output = Path(str(settings.output))
@@ -53,8 +57,8 @@ def _drawings(
         from headstart.predict.contact_sheets import ContactSheets
         from headstart.predict.overlays import Overlays
 
-        yield Drawings(output, "annotated", paths, Overlays(classes).draw).add
-        sheets = ContactSheets(output, classes)
+        yield Drawings(output, "annotated", paths, Overlays(classes, depth).draw).add
+        sheets = ContactSheets(output, classes, depth)
         stack.callback(sheets.close)
         yield sheets.add
     if settings.explain:

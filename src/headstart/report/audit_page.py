@@ -1,7 +1,7 @@
 """The page of an audit: each kind of finding with examples, and what there is of each class."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from matplotlib.ticker import ScalarFormatter
 from headstart.auditing.findings import Finding
 from headstart.auditing.kinds import KINDS
 from headstart.auditing.report import COMPARED
+from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
 from headstart.data.storage import is_file
 from headstart.files import write_text
@@ -40,7 +41,7 @@ def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding]
         subtitle=f"{counted(len(data.infos), 'image')}, {counted(class_count, 'class', 'classes')}",
         essence=list(_essence(findings, compared)),
         charts={name: png_uri(path) for name, path in charts.items()},
-        kinds=list(_kinds(data.scan.root, findings)),
+        kinds=list(_kinds(data.manifest, findings)),
         class_count=class_count,
         hidden_classes=class_count > MOST_CLASSES,
         footer="Made by headstart; audit.json lists all findings.",
@@ -63,7 +64,7 @@ def _looked_for(compared: str) -> str:
     return f"Near duplicates and outliers were {found}."
 
 
-def _kinds(root: Path, findings: list[Finding]) -> Iterator[dict[str, Any]]:
+def _kinds(manifest: Manifest, findings: list[Finding]) -> Iterator[dict[str, Any]]:
     for name, group in groupby(findings, key=lambda finding: finding.kind):
         found = list(group)
         yield {
@@ -73,14 +74,16 @@ def _kinds(root: Path, findings: list[Finding]) -> Iterator[dict[str, Any]]:
             "count": len(found),
             "hidden": max(0, len(found) - EXAMPLES),
             "findings": [
-                {"paths": of.paths, "says": of.says, "images": [*filter(None, map(thumbnail, _files(root, of)))]}
+                {"paths": of.paths, "says": of.says, "images": [*_thumbnails(manifest, of.paths)]}
                 for of in found[:EXAMPLES]
             ],
         }
 
 
-def _files(root: Path, finding: Finding) -> list[Path]:
-    return [root / path for path in finding.paths if is_file(root / path)]
+def _thumbnails(manifest: Manifest, paths: Iterable[str]) -> Iterator[str]:
+    files = (manifest.root / path for path in paths)
+    found = (thumbnail(file, manifest.depth) for file in files if is_file(file))
+    return filter(None, found)
 
 
 def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from headstart.data.images import read_rgb
+from headstart.data.manifest import Manifest
 from headstart.data.workers import thread_map
 from headstart.errors import UnreadableImage
 from headstart.evaluation.answers import FromFeatures
@@ -26,7 +27,7 @@ HEADER = ["class", "prediction", "path"]
 
 
 def add_to_tensorboard(
-    run: RunFolder, charts: Mapping[str, Path], root: Path, result: Result, found: FromFeatures | None
+    run: RunFolder, charts: Mapping[str, Path], manifest: Manifest, result: Result, found: FromFeatures | None
 ) -> None:
     """Writes the charts as images and, if there are features, those of scored images for the projector.
 
@@ -44,15 +45,15 @@ def add_to_tensorboard(
         if found is not None:
             # TensorBoard's name for what it is about to write.
             shutil.rmtree(run.report / "00000", ignore_errors=True)
-            writer.add_embedding(*_to_project(root, result, found.features), tag="features", metadata_header=HEADER)
+            writer.add_embedding(*_to_project(manifest, result, found.features), tag="features", metadata_header=HEADER)
 
 
-def _to_project(root: Path, result: Result, features: Array) -> tuple[Array, list[list[str]], Tensor]:
+def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Array, list[list[str]], Tensor]:
     """Features (N, d), labels, and thumbnails (N, 3, SIDE, SIDE) from 0 to 1 of the images that can be read."""
     paths, labels = result.predictions.paths, result.predictions.labels.tolist()
     # Spread over the split, which is sorted by class.
     shown = np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)).tolist()
-    images = thread_map(lambda index: _thumbnail(root / paths[index]), shown)
+    images = thread_map(lambda index: _thumbnail(manifest.root / paths[index], manifest.depth), shown)
     rows = [(index, image) for index, image in zip(shown, images, strict=True) if image is not None]
     kept = [index for index, _ in rows]
     names = [[result.classes[labels[i]], result.classes[int(result.predicted[i])], paths[i]] for i in kept]
@@ -60,9 +61,9 @@ def _to_project(root: Path, result: Result, features: Array) -> tuple[Array, lis
     return features[kept], cells, torch.stack([image for _, image in rows])
 
 
-def _thumbnail(path: Path) -> Tensor | None:
+def _thumbnail(path: Path, depth: int) -> Tensor | None:
     try:
-        image = read_rgb(path)
+        image = read_rgb(path, depth)
     except UnreadableImage:
         return None
     return to_dtype(to_image(ImageOps.pad(image, (SIDE, SIDE))), torch.float32, scale=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torchvision.transforms.v2 import functional
 
-from headstart.data.images import FULL_DEPTH, read_rgb
+from headstart.data.images import read_rgb
 from headstart.data.manifest import Split
 from headstart.data.transforms import Transform
 from headstart.errors import UnreadableImage
@@ -15,7 +15,7 @@ from headstart.errors import UnreadableImage
 SIDE = 144  # pixels
 
 
-def thumbnail(path: Path, depth: int = FULL_DEPTH) -> str | None:
+def thumbnail(path: Path, depth: int) -> str | None:
     """The image in a file as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
     try:
         return image_uri(read_rgb(path, depth))

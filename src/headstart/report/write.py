@@ -46,7 +46,7 @@ def write_report(
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)
     page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.augmentation, averaging)
     _write(page, run.report)
-    add_to_tensorboard(run, charts, manifest.root, result, found)
+    add_to_tensorboard(run, charts, manifest, result, found)
 
 
 def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
