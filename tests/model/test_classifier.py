@@ -131,7 +131,7 @@ def test_recipe__survives_as_plain_values() -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"classes": ("ant", "cat", "bee")}, "its classes is"),
+        ({"classes": ("ant", "cat", "bee")}, "its classes are in another order: ant, bee, cat, not ant, cat, bee"),
         ({"head": "linear"}, "its head is mlp, not linear"),
         ({"lr": 1e-2}, "its lr is 0.001, not 0.01"),
         ({"seed": 1}, "its seed is 0, not 1"),

@@ -13,15 +13,9 @@ from typing import IO, NamedTuple
 from headstart.errors import HeadstartError
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
-# How files start that have no random access, or that Python cannot read, and what they are.
-UNUSABLE_STARTS = {
-    b"\x1f\x8b": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\0": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-    b"7z\xbc\xaf\x27\x1c": "7z",
-    b"Rar!\x1a\x07": "RAR",
-}
+# How files start that are compressed as a whole, which rules out random access, and archives that Python cannot read.
+COMPRESSED_STARTS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+OTHER_STARTS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR"}
 BLOCK = 512  # bytes, of a tar
 ENCRYPTED, IS_UTF8 = 0x1, 0x800  # flags of a file in a zip
 WINDOWS, UNIX = 0, 3  # the system on which a file was put into a zip
@@ -62,10 +56,10 @@ Item = Member | Link | Special | Directory
 
 
 def kind_of(start: bytes) -> str | None:
-    """The kind of archive that begins with these BLOCK bytes: zip, tar, or one of UNUSABLE_STARTS; None: it is none."""
+    """The kind of archive that begins with these BLOCK bytes: zip, tar, or another one; None: it is none."""
     if start.startswith(ZIP_STARTS):
         return "zip"
-    for magic, kind in UNUSABLE_STARTS.items():
+    for magic, kind in (COMPRESSED_STARTS | OTHER_STARTS).items():
         if start.startswith(magic):
             return kind
     try:
@@ -82,12 +76,13 @@ def members_of(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
         HeadstartError: it is damaged or incomplete, or cannot be read in place.
     """
     kind = kind_of(file.read(BLOCK))
-    if kind not in ("zip", "tar"):
+    if kind in COMPRESSED_STARTS.values():
         raise HeadstartError(
-            f"{path} is a {kind} file, from which single images cannot be read in place: "
-            f"{'decompress it, if it is a tar, or ' if kind in ('gzip', 'bzip2', 'xz', 'zstd') else ''}"
-            "unpack it, or make a zip of its files"
+            f"{path} is compressed as a whole ({kind}), so that single images cannot be read from it: decompress it to "
+            "a tar archive, or make a zip archive"
         )
+    if kind in OTHER_STARTS.values():
+        raise HeadstartError(f"{path} is a {kind} archive, which cannot be read: unpack it, or make a zip archive")
     try:
         yield from (_in_zip if kind == "zip" else _in_tar)(path, file)
     except DAMAGED as error:

@@ -178,7 +178,7 @@ def _is_certain(base: Folder, named: dict[str, list[Folder]]) -> bool:
     if len(named) > 1 or not strangers:
         return True
     (train,) = named["train"][:1]
-    if not _is_container(train):
+    if not is_container(train):
         # It has images of its own, as other classes have.
         return False
     raise HeadstartError(
@@ -202,7 +202,7 @@ def _check_no_splits(base: Folder, named: dict[str, list[Folder]]) -> None:
         )
     if named and "train" not in named:
         (split,) = named
-        is_labelled = any(map(_is_container, folders))
+        is_labelled = any(map(is_container, folders))
         raise HeadstartError(
             f"{base.path} can be read in two ways: {_names(folders)} is a class like {_names(strangers)}, or the "
             f"{split} split: set data.layout=classes, or "
@@ -226,7 +226,7 @@ def _check_no_parts(top: Folder) -> None:
             f"{top.path} has folders called like splits inside {_names(holders)}: move the images to train/CLASS and "
             "test/CLASS, or set data.layout=classes to split all images of each class anew"
         )
-    parts = [folder for folder in full if _is_container(folder)]
+    parts = [folder for folder in full if is_container(folder)]
     if shared := _shared_classes(parts, len(full)):
         raise HeadstartError(
             f"{top.path} can be read in two ways: {_names(parts)} are classes, or splits with the same class folders "
@@ -258,7 +258,7 @@ def _is_filler(name: str) -> bool:
     return bool(words) and words <= FILLERS
 
 
-def _is_container(folder: Folder) -> bool:
+def is_container(folder: Folder) -> bool:
     """Whether it holds folders of images, and few images of its own."""
     below = sum(len(inner.images) for inner in folder.tree[0]) - len(folder.images)
     return 10 * len(folder.images) <= below and below > 0

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from headstart.data.folders import Folder, open_folder
-from headstart.data.layout import split_names
+from headstart.data.layout import is_container, split_names
 from headstart.data.storage import exists, is_folder, is_in_archive
 from headstart.errors import HeadstartError
 
@@ -41,14 +41,14 @@ def check_root(root: Path) -> None:
         raise HeadstartError(f"data.root={root} cannot be read: its permissions do not allow it")
     if not is_folder(root):
         raise HeadstartError(
-            f"data.root={root} is neither a folder nor a zip or tar archive: give the folder that holds the class "
-            "folders, or an archive of it"
+            f"data.root={root} is a file, and no zip or tar archive: give the folder that holds the class folders, or "
+            "an archive of it"
         )
 
 
 def _only_folder(folder: Folder) -> Folder | None:
-    """The folder in `folder` that has all images, none of them itself, and is not called like a split."""
+    """The folder in `folder` that has all images, few of them itself, and is not called like a split."""
     full = [below for below in folder.folders if below.has_images]
-    if folder.images or len(full) != 1 or full[0].images or split_names([full[0].path.name]):
+    if folder.images or len(full) != 1 or not is_container(full[0]) or split_names([full[0].path.name]):
         return None
     return full[0]
