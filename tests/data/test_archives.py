@@ -9,7 +9,7 @@ import pytest
 from archived import tar_link, tar_with, zip_link, zip_with
 
 from headstart.data import archives
-from headstart.data.archive_members import Item
+from headstart.data.archive_members import Item, members_of
 from headstart.data.archives import OPENED, Archive, in_archive
 
 
@@ -91,8 +91,9 @@ def test_links__broken_ones(with_links: Archive, inner: str) -> None:
 
 
 def test_hard_links__are_files(tmp_path: Path) -> None:
-    members = [("a/1.jpg", b"1"), (tar_link("a/2.jpg", "a/1.jpg", tarfile.LNKTYPE), b"")]
-    archive = Archive(str(tar_with(tmp_path / "x", [*members, (tar_link("3.jpg", "gone", tarfile.LNKTYPE), b"")])))
+    links = {"a/2.jpg": "a/1.jpg", "3.jpg": "gone"}
+    hard = [(tar_link(name, target, tarfile.LNKTYPE), b"") for name, target in links.items()]
+    archive = Archive(str(tar_with(tmp_path / "x", [("a/1.jpg", b"1"), *hard])))
     assert archive.read("a/2.jpg") == b"1"
     assert {entry.name: entry.is_symlink() for entry in archive.entries("a")} == {"1.jpg": False, "2.jpg": False}
     assert archive.node("3.jpg") is None
@@ -116,7 +117,7 @@ def test_changed__archive_is_not_read_any_more_until_it_is_listed_again(tmp_path
 
 def test_list__is_read_once_by_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = zip_with(tmp_path / "x.zip", [(f"{number}.jpg", str(number).encode()) for number in range(100)])
-    read, members_of = list[str](), archives.members_of
+    read = list[str]()
 
     def counted(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
         read.append(path)
