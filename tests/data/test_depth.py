@@ -1,20 +1,30 @@
 """16-bit files that use only some of their bits, from the scan to the checkpoint."""
 
+import base64
+import io
+import re
+import struct
+import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SMALL, Script, settings_of
+from odd_files import chunk
 from PIL import Image
 
-from headstart.auditing.findings import find_problems
+from headstart.auditing.findings import Finding, find_problems
 from headstart.data.dataset import ImageDataset
 from headstart.data.images import read_rgb
+from headstart.data.metadata import PNG_START
 from headstart.data.prepare import PreparedData, inspect_data
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalTransform
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.recipe import Recipe
+from headstart.report.audit_page import write_audit_page
+from headstart.run_folder import RunFolder
 
 SIZES = Preprocessing(resize_size=40, image_size=32)
 
@@ -94,9 +104,46 @@ def test_run__records_the_depth_and_predicts_with_it(tmp_path: Path, script: Scr
     assert status == 0
     checkpoint = tmp_path / "run" / "checkpoints" / "best.ckpt"
     assert Recipe.from_dict(read_checkpoint(checkpoint)["hyper_parameters"]).preprocessing.depth == 12
-    tables = [
-        script("predict.py", f"ckpt_path={checkpoint}", f"source={source}", "topk=1").out.replace(str(source), "")
-        for source in (root, plain)
-    ]
+    tables, drawn = list[str](), list[dict[str, bytes]]()
+    for source in (root, plain):
+        out = tmp_path / f"of {source.name}"
+        options = [f"source={source}", "topk=1", "annotate=true", f"output={out}"]
+        tables.append(script("predict.py", f"ckpt_path={checkpoint}", *options).out.replace(str(source), ""))
+        drawn.append({path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*.jpg")})
     assert tables[0] == tables[1]
     assert "dark/0.png" in tables[0]
+    assert drawn[0] == drawn[1]
+    assert {"annotated/dark/0.png.jpg", "contact_sheets/1.jpg"} < drawn[0].keys()
+    (sprite,) = (tmp_path / "run" / "report").rglob("sprite.png")
+    with Image.open(sprite) as image:
+        assert np.percentile(np.asarray(image.convert("L")), 90) > 100, "thumbnails in TensorBoard"
+
+
+def test_audit_page__shows_images_as_they_are_read(tmp_path: Path) -> None:
+    data = data_of(draw_deep(tmp_path / "images", 12))
+    write_audit_page(RunFolder(tmp_path / "run"), data, [Finding("blurry", ("light/0.png",), "")], "compared")
+    page = RunFolder(tmp_path / "run").page.read_text(encoding="utf-8")
+    (content,) = re.findall(r"data:image/jpeg;base64,([^\"]+)", page)
+    with Image.open(io.BytesIO(base64.b64decode(content))) as image:
+        assert np.asarray(image).mean() > 100
+
+
+@pytest.mark.parametrize("kind", ["RGB", "RGBA"])
+def test_colour__has_eight_bits_whatever_the_depth(tmp_path: Path, kind: str) -> None:
+    """Pillow reads no more of 16 bits per channel; the documentation says so."""
+    path = tmp_path / "colour.png"
+    path.write_bytes(deep_png(np.full((4, 4, len(kind)), 0x8FFF, np.uint16)))
+    with Image.open(path) as image:
+        assert image.mode == kind
+        assert (np.asarray(image) == 0x8F).all()
+    found = np.asarray(read_rgb(path, 12))
+    assert (found == np.asarray(read_rgb(path, 16))).all()
+
+
+def deep_png(samples: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
+    """A PNG (H×W×3 or H×W×4) with 16 bits per channel, which Pillow does not write."""
+    height, width, channels = samples.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return PNG_START + b"".join(chunk(kind, data) for kind, data in chunks)
