@@ -112,6 +112,12 @@ def test_error__root(tmp_path: Path) -> None:
     assert error_of(tmp_path / "nowhere").startswith(f"data.root={tmp_path / 'nowhere'} does not exist")
     (tmp_path / "file").write_text("")
     assert "is a file" in error_of(tmp_path / "file")
+    (tmp_path / "downloads").mkdir()
+    (tmp_path / "downloads" / "images.ZIP").touch()
+    assert error_of(tmp_path / "downloads") == (
+        f"{tmp_path / 'downloads'} has no class folders, but holds images.ZIP: to read an archive, set "
+        f"data.root={tmp_path / 'downloads' / 'images.ZIP'}"
+    )
     (tmp_path / "empty").mkdir()
     assert "has no class folders" in error_of(tmp_path / "empty")
 

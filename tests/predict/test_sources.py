@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 import pytest
+from archived import zip_of
 from conftest import draw
 from odd_files import saved
 
@@ -92,6 +93,19 @@ def test_glob(folder: Path, monkeypatch: pytest.MonkeyPatch, pattern: str, expec
     assert found(str(folder.parent / "**" / pattern).replace("**/**", "**")) != []
     monkeypatch.chdir(folder)
     assert found(pattern) == expected
+
+
+def test_archive__is_searched_as_the_folder(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "archive"
+    place.mkdir()
+    archive = zip_of(folder, place / "images.zip")
+    assert find_images(str(archive)) == [archive / name for name in ("0.jpg", "1.png", "in/2.jpg")]
+    assert find_images(str(archive / "in")) == find_images(f"{archive}/**/2*") == [archive / "in" / "2.jpg"]
+    assert find_images(f"{archive}/?.*g") == [archive / "0.jpg", archive / "1.png"]
+    assert find_images(str(archive / "1.png")) == [archive / "1.png"]
+    for nowhere in ("9.jpg", "out/*", "9.*"):
+        with pytest.raises(HeadstartError, match="is not a file or folder, and no file matches it"):
+            find_images(str(archive / nowhere))
 
 
 def test_glob__takes_files_whatever_their_names(folder: Path) -> None:

@@ -1,16 +1,20 @@
 """The class folders of a split, as torchvision's ImageFolder."""
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import ImageFolder
 
-from headstart.data.folders import SECOND_LINK, Folder
+from headstart.data.folders import SECOND_LINK, Folder, listed
 from headstart.data.images import read_rgb
 from headstart.data.splits import Images
 from headstart.data.storage import real_path
 from headstart.errors import HeadstartError
+
+# Extensions by which a message suggests an archive, which is recognized by its content.
+ARCHIVES = (".zip", ".tar")
 
 
 class ClassFolders(ImageFolder):
@@ -20,11 +24,12 @@ class ClassFolders(ImageFolder):
         self.left_out: dict[Path, str] = {}
         self.unreadable: dict[Path, str] = {}
         self._folders = {below.path.name: below for below in folder.folders}
+        self._archives = [name for name in folder.others if name.lower().endswith(ARCHIVES)]
         super().__init__(str(folder.path), loader=read_rgb, allow_empty=True)
 
     def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
         if not self._folders:
-            raise HeadstartError(f"{directory} has no class folders: put the images of each class into a folder")
+            raise HeadstartError(_why_no_classes(directory, self._archives))
         classes = sorted(self._folders)
         return classes, {name: label for label, name in enumerate(classes)}
 
@@ -55,3 +60,10 @@ class ClassFolders(ImageFolder):
                 self.left_out[folder.path / name] = SECOND_LINK
             files.setdefault(real, folder.path / name)
         return list(files.values())
+
+
+def _why_no_classes(directory: str, archives: list[str]) -> str:
+    if archives:
+        place = shlex.quote(f"data.root={os.path.join(directory, archives[0])}")
+        return f"{directory} has no class folders, but holds {listed(archives)}: to read an archive, set {place}"
+    return f"{directory} has no class folders: put the images of each class into a folder"
