@@ -18,7 +18,8 @@ COMPRESSED_STARTS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", 
 OTHER_STARTS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR"}
 BLOCK = 512  # bytes, of a tar
 ENCRYPTED, IS_UTF8 = 0x1, 0x800  # flags of a file in a zip
-WINDOWS, UNIX = 0, 3  # the system on which a file was put into a zip
+WINDOWS = 0  # the system on which a file was put into a zip
+LONGEST_PATH = 4096  # bytes, of the target of a link
 LOCAL_HEADER = 30  # bytes before the name of a file in a zip
 METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2)
 # Errors of Python's readers for damaged archives, and what they do not know.
@@ -139,7 +140,7 @@ def _in_zip(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
                 )
             if name.endswith("/"):
                 yield name, Directory()
-            elif info.create_system == UNIX and stat.S_ISLNK(info.external_attr >> 16):
+            elif stat.S_ISLNK(info.external_attr >> 16) and info.file_size <= LONGEST_PATH:
                 yield name, Link(os.fsdecode(archive.read(info)))
             else:
                 size = info.compress_size, info.file_size

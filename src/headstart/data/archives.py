@@ -155,10 +155,8 @@ class _Opened:
 
     def known(self, path: str) -> Archive:
         """The archive as it was listed last."""
-        with self._lock:
-            if path not in self._archives:
-                self._archives[path] = Archive(path)
-            return self._archives[path]
+        found = self._archives.get(path)
+        return self.current(path) if found is None else found
 
     def current(self, path: str) -> Archive:
         """The archive, listed again if it has been changed."""
