@@ -127,6 +127,17 @@ def test_damaged__file_in_zip(folder: Path, tmp_path: Path) -> None:
             Archive(str(path)).read("ant/1.jpg")
 
 
+def test_damaged__place_of_a_file_in_zip(tmp_path: Path) -> None:
+    path = archive_with(tmp_path / "a.zip", "1.jpg")
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"PK\1\2") + 42
+    for start in (b"\7\0\0\0", b"\xff\xff\xff\x7f"):
+        content[place : place + 4] = start
+        path.write_bytes(content)
+        with pytest.raises(OSError, match="damaged in the archive"):
+            Archive(str(path)).read("1.jpg")
+
+
 def test_damaged__file_in_zip_that_is_larger_than_it_says(tmp_path: Path) -> None:
     path = tmp_path / "a.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -36,7 +36,7 @@ class Member(NamedTuple):
     stored: int
     size: int
     method: int | None = None
-    checksum: int = 0
+    checksum: int | None = None
 
 
 class Link(NamedTuple):
@@ -99,27 +99,24 @@ def read_member(file: IO[bytes], member: Member) -> bytes:
     Raises:
         OSError: it is damaged.
     """
-    file.seek(member.start)
-    if member.method is None:
-        content = file.read(member.stored)
-        if len(content) < member.stored:
-            raise OSError(0, "the archive ends in the middle of it")
-        return content
-    header = file.read(LOCAL_HEADER)
-    name, extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
-    file.seek(name + extra, os.SEEK_CUR)
     try:
+        file.seek(member.start)
+        if member.method is not None:
+            header = file.read(LOCAL_HEADER)
+            name, extra = int.from_bytes(header[26:28], "little"), int.from_bytes(header[28:30], "little")
+            file.seek(name + extra, os.SEEK_CUR)
         content = _decompressed(file.read(member.stored), member)
+        is_whole = len(content) == member.size and (member.checksum is None or zlib.crc32(content) == member.checksum)
     except (zlib.error, OSError, EOFError):
-        content = b""
-    if len(content) != member.size or zlib.crc32(content) != member.checksum:
+        is_whole = False
+    if not is_whole:
         raise OSError(0, "it is damaged in the archive")
     return content
 
 
 def _decompressed(content: bytes, member: Member) -> bytes:
     """At most as many bytes as it is said to have."""
-    if member.method == zipfile.ZIP_STORED or not member.size:
+    if member.method in (None, zipfile.ZIP_STORED) or not member.size:
         return content[: member.size]
     if member.method == zipfile.ZIP_DEFLATED:
         return zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.size)
