@@ -11,6 +11,7 @@ from archived import tar_link, tar_with, zip_link, zip_with
 from headstart.data import archives
 from headstart.data.archive_members import Item, members_of
 from headstart.data.archives import OPENED, Archive, in_archive
+from headstart.errors import HeadstartError
 
 
 def tree_of(archive: Archive, inner: str = "") -> list[str]:
@@ -113,6 +114,9 @@ def test_changed__archive_is_not_read_any_more_until_it_is_listed_again(tmp_path
         OPENED.known(str(path)).read("1.jpg")
     assert OPENED.current(str(path)).read("1.jpg") == b"new"
     assert OPENED.known(str(path)).read("0.jpg") == b"first"
+    path.write_text("no longer one")
+    with pytest.raises(HeadstartError, match=r"x\.zip is damaged, or not a complete zip or tar archive"):
+        OPENED.current(str(path))
 
 
 def test_list__is_read_once_by_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -89,7 +89,7 @@ def members_of(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
     except DAMAGED as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise HeadstartError(
-            f"{path} is damaged, or not a complete {kind} archive: copy or download it again ({reason})"
+            f"{path} is damaged, or not a complete {kind or 'zip or tar'} archive: copy or download it again ({reason})"
         ) from None
 
 
