@@ -1,6 +1,5 @@
 """One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
 
-import gc
 import math
 import shutil
 import time
@@ -20,13 +19,14 @@ from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import exclusively, read_json, write_text
 from headstart.log import log, log_to_console, log_to_file
-from headstart.report.curves import draw_curves
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
+from headstart.sweeping.garbage import collecting_garbage
 from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.shared import shared_backbone, shared_data
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
 from headstart.sweeping.validation import check_sweep
+from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.hparams import HParams, swept
 from headstart.training.fit import fit
 
@@ -69,19 +69,16 @@ def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
 def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
     _remove_left_overs(run)
     start, metrics, reason = time.perf_counter(), {}, None
-    with log_to_file(run.output):
+    # A Trainer and its model refer to each other.
+    with collecting_garbage(), log_to_file(run.output):
         try:
             settings = check_train(config)
             check_sweep(config)
             metrics = _train(run, settings, values)
-            # For resuming, which a completed trial does not need.
-            run.last.unlink(missing_ok=True)
         except Exception as error:
             reason = _reason(error)
             if not isinstance(error, HeadstartError):
                 write_text(run.traceback, traceback.format_exc())
-    # A Trainer and its model refer to each other.
-    gc.collect()
     seconds = round(time.perf_counter() - start, 3)
     trial = Trial(run.path.name, values, reason, metrics, seconds, config_sha256(config), _fingerprint(run))
     write_trial(run, trial)
@@ -99,12 +96,12 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
             audit = AuditReport(settings, data, compares=False)
         with record.stage("model"):
             backbone = shared_backbone(settings)
+        best = BestOfTrial(settings.callbacks["checkpoint"].get("monitor", "valid/loss"))
         with record.stage("fit"):
-            fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values))])
+            fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values)), best])
         with record.stage("report"):
             predictions = predict_splits(fitted.classifier, fitted.data, ("valid",))
             write_predictions(predictions, data.manifest.classes, run)
-            draw_curves(fitted.history, fitted.best_epoch, run.curves)
         record.metrics |= fitted.metrics()
         if math.isnan(record.metrics.get(settings.sweep.objective, math.nan)):
             raise HeadstartError(f"it has no {settings.sweep.objective} to be compared by")

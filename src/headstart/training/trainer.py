@@ -69,7 +69,10 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
-    keeps_best = any(isinstance(callback, BestAndLast) for callback in configured.values())
+    if any(isinstance(callback, BestAndLast) for callback in callbacks):
+        # It takes the place of the one that is configured.
+        configured = {name: entry for name, entry in configured.items() if not isinstance(entry, BestAndLast)}
+    keeps_best = any(isinstance(callback, BestAndLast) for callback in (*callbacks, *configured.values()))
     added = [*_recording(settings, callbacks, run), *([] if keeps_best else [BestOnly("valid/loss")])]
     trainer = Trainer(
         **_arguments(settings, list(configured.values()), run),

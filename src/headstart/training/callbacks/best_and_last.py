@@ -147,3 +147,11 @@ class BestOnly(BestAndLast):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._folder.cleanup()
+
+
+class BestOfTrial(BestAndLast):
+    """Keeps no last.ckpt: a trial of a sweep is not resumed, but run again."""
+
+    def _save(self, trainer: Trainer, path: Path) -> None:
+        if path != self.run.last:
+            super()._save(trainer, path)
