@@ -83,17 +83,28 @@ class Classifier(ImageClassifier, LightningModule):
             x, targets = mixed(self._mix, x, labels)
         features = self.embed(x)
         self.familiarity.observe(features, labels)
+        loss = self._loss(features, labels, targets)
+        self._check_finite(1)
+        return loss
+
+    def _loss(self, features: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+        """What a step's gradients are of; the head's output and the mean loss are put by for the epoch's metrics."""
         log_probs = self.head(features)
         summed, divisor = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
         # The mean over the batches of all processes, whose gradients are averaged.
         sums, divisors, count = total(torch.stack([summed.detach(), divisor, (labels != IGNORED).sum()]))
-        if not (mean := sums / divisors).isfinite():
-            raise HeadstartError(
-                f"the training loss became {mean.item()} in epoch {self.current_epoch + 1}: try a smaller model.lr"
-            )
         self._outputs["train"].append((log_probs.detach(), labels))
-        self._losses.append((mean, count))
+        self._losses.append((sums / divisors, count))
         return summed / divisors * world_size()
+
+    def _check_finite(self, steps: int) -> None:
+        """Raises HeadstartError if the loss of one of the latest `steps` is infinite or NaN."""
+        means = torch.stack([mean for mean, _ in self._losses[-steps:]])
+        if not (finite := means.isfinite()).all():
+            raise HeadstartError(
+                f"the training loss became {means[~finite][0].item()} in epoch {self.current_epoch + 1}: "
+                "try a smaller model.lr"
+            )
 
     def log_train_metrics(self) -> None:
         """Logs the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""

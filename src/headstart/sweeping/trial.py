@@ -26,6 +26,7 @@ from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.shared import shared_backbone, shared_data
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
 from headstart.sweeping.validation import check_sweep
+from headstart.training.blocks import builder_of_trial
 from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.hparams import HParams, swept
 from headstart.training.fit import fit
@@ -98,7 +99,8 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
             backbone = shared_backbone(settings)
         best = BestOfTrial(settings.callbacks["checkpoint"].get("monitor", "valid/loss"))
         with record.stage("fit"):
-            fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values)), best])
+            callbacks = [record, audit, HParams(swept(values)), best]
+            fitted = fit(settings, data.manifest, backbone, callbacks, builder_of_trial(settings))
         with record.stage("report"):
             predictions = predict_splits(fitted.classifier, fitted.data, ("valid",))
             write_predictions(predictions, data.manifest.classes, run)

@@ -18,6 +18,7 @@ from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTr
 from headstart.data.workers import loader_options
 from headstart.features.encode import SplitFeatures
 from headstart.features.store import Array, open_store
+from headstart.model.block_classifier import BATCHES, BlockClassifier
 from headstart.model.classifier import Classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.processes import rank, world_size
@@ -67,6 +68,7 @@ class ImageDataModule(LightningDataModule):
     def serve(self, classifier: ImageClassifier) -> None:
         """From here on, loaders give what `classifier` takes. The Trainer calls it by way of `setup`."""
         self._encoder = classifier.encoder
+        self._block = BATCHES if isinstance(classifier, BlockClassifier) else 1
         self._frozen_epochs = classifier.recipe.finetune.first_epoch
         preprocessing = classifier.recipe.preprocessing
         self._evaluation = EvalTransform(preprocessing)
@@ -156,7 +158,7 @@ class ImageDataModule(LightningDataModule):
             start = time.perf_counter()
             matrix = self._features[split].encode_view(self._view() if split == "train" else 0)
             self.encode_seconds += time.perf_counter() - start
-            return self._loader_of_features(split, matrix, sampler)
+            return self._loader_of_features(split, matrix, sampler, batches=self._block if kept else 1)
         if not kept or split not in self._image_loaders:
             options = self._options(split, sampler) | self._workers
             options["persistent_workers"] &= kept
@@ -184,9 +186,11 @@ class ImageDataModule(LightningDataModule):
         options = self._options(split, sampler) | self._workers | {"persistent_workers": False}
         return DataLoader(dataset, **options)
 
-    def _loader_of_features(self, split: str, matrix: Array, sampler: ViewSampler) -> Loader:
-        dataset = FeatureDataset(self._datasets[split].split, matrix)
-        return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
+    def _loader_of_features(self, split: str, matrix: Array, sampler: ViewSampler, *, batches: int = 1) -> Loader:
+        """Its items are of `batches` batches each."""
+        dataset, options = FeatureDataset(self._datasets[split].split, matrix), self._options(split, sampler)
+        options["batch_size"] *= batches
+        return DataLoader(dataset, collate_fn=lambda batch: batch, **options)
 
     @property
     def _workers(self) -> dict[str, Any]:

@@ -1,22 +1,27 @@
 """Trains a classifier and returns it with the weights of its best epoch."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pytorch_lightning import Callback
 
 from headstart.backbones.backbone import Backbone
+from headstart.config.features import EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.metrics import Row, full_names
+from headstart.model.classifier import Classifier
 from headstart.model.closed_form import build_classifier
 from headstart.model.image_classifier import ImageClassifier
-from headstart.model.recipe import recipe_of
+from headstart.model.recipe import Recipe, recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.history import History
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
 from headstart.training.signals import sigterm_exits_with_143
 from headstart.training.trainer import build_trainer
+
+ClassifierBuilder = Callable[[Backbone, Recipe, EncoderSettings], Classifier]
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,16 @@ class Fitted:
         return valid | {"best_epoch": self.best_epoch, "epochs": len(self.history)}
 
 
-def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
+def fit(
+    settings: TrainSettings,
+    manifest: Manifest,
+    backbone: Backbone,
+    callbacks: list[Callback],
+    build: ClassifierBuilder = build_classifier,
+) -> Fitted:
     """Trains, or fits, a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
+
+    `build` makes what Lightning's Trainer trains.
 
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
@@ -47,7 +60,7 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
     data = ImageDataModule(settings, manifest)
     with sigterm_exits_with_143(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
-        classifier = build_classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
+        classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
         trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
