@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from pytorch_lightning.core.optimizer import LightningOptimizer
+from torch.optim import Optimizer
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
@@ -24,15 +24,25 @@ class BlockClassifier(Classifier):
         self.automatic_optimization = False
         self._batch_size = batch_size
 
+    def train(self, mode: bool = True) -> "BlockClassifier":
+        """For what is trained; the encoder stays in eval mode, and its many modules are not asked."""
+        self.training = mode
+        self.head.train(mode)
+        return self
+
     def training_step(self, block: Batch) -> None:
-        optimizer = self.optimizers()
-        assert isinstance(optimizer, LightningOptimizer)
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        # Of Lightning's own optimizers, the Trainer counts the steps by itself.
+        count = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         self.familiarity.observe(*block)
         batches = list(self._batches(block))
         for features, labels in batches:
             optimizer.zero_grad()
             self._loss(features, labels, labels).backward()
             optimizer.step()
+            count.increment_ready()
+            count.increment_completed()
         self._check_finite(len(batches))
 
     def validation_step(self, block: Batch) -> None:

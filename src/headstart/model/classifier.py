@@ -13,7 +13,7 @@ from headstart.config.features import EncoderSettings
 from headstart.data.sampler import IGNORED
 from headstart.errors import HeadstartError
 from headstart.metrics import compute_metrics
-from headstart.model.dropout import drop_as_one_process
+from headstart.model.dropout import drop_as_one_process, seed_dropout
 from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
 from headstart.model.loss import class_weights, mixed, mixing, training_loss
 from headstart.model.recipe import Recipe, warn_about_other_data
@@ -69,7 +69,7 @@ class Classifier(ImageClassifier, LightningModule):
     def on_train_epoch_start(self) -> None:
         self.familiarity.reset()
         # Dropout as a function of (seed, epoch): a resumed run draws what an uninterrupted one would have drawn.
-        torch.manual_seed(derive_seed("epoch", self.recipe.seed, self.current_epoch, 0))
+        seed_dropout(derive_seed("epoch", self.recipe.seed, self.current_epoch, 0), self.device)
         finetune, backbone = self.recipe.finetune, self.backbone
         if finetune.first_epoch is not None:
             unfrozen = unfrozen_stages(finetune, self.current_epoch, len(backbone.stages))
@@ -107,7 +107,7 @@ class Classifier(ImageClassifier, LightningModule):
             )
 
     def log_train_metrics(self) -> None:
-        """Logs the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""
+        """Publishes the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""
         log_probs, labels = self._collect("train")
         metrics: dict[str, Any] = compute_metrics(log_probs, labels, "train")
         if self._losses:
@@ -115,7 +115,7 @@ class Classifier(ImageClassifier, LightningModule):
             images = sum(count for _, count in self._losses)
             metrics["train/loss"] = sum(mean * count for mean, count in self._losses) / images
             self._losses.clear()
-        self.log_dict(metrics, logger=False)
+        self._publish(metrics)
 
     def on_validation_epoch_start(self) -> None:
         if self.recipe.finetune.batch_norm:
@@ -133,13 +133,17 @@ class Classifier(ImageClassifier, LightningModule):
         self.fit_to_validation()
 
     def fit_to_validation(self) -> None:
-        """Fits what depends on the validation split, and logs its metrics; the first call after a validation does."""
+        """Fits what depends on the validation split, and publishes its metrics; the first call after a validation does."""
         if not self._outputs["valid"]:
             return
         log_probs, labels, familiarity = self._collect("valid")
         self.temperature.fill_(fit_temperature(log_probs, labels))
         self.familiarity.fit_threshold(familiarity)
-        self.log_dict(compute_metrics(log_probs, labels, "valid"), logger=False)
+        self._publish(compute_metrics(log_probs, labels, "valid"))
+
+    def _publish(self, metrics: dict[str, float | Tensor]) -> None:
+        """Gives callbacks an epoch's metrics, as `log_dict` would; that takes as long as several steps."""
+        self.trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in metrics.items()})
 
     def _collect(self, split: str) -> tuple[Tensor, ...]:
         """What the epoch's steps have put by, (N, …) each, in the order of the samples; then drops it.

@@ -1,9 +1,18 @@
 """Dropout in several processes: what one process would drop of the batches of all of them."""
 
+import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from headstart.processes import rank, world_size
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds what is drawn from on `device`; torch.manual_seed looks for GPUs too, which takes as long as a step."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
 
 
 class Dropout(nn.Dropout):

@@ -1,5 +1,6 @@
 """The records of a run: what it was made of, where its time went, and what came out."""
 
+import functools
 import platform
 import subprocess
 import sys
@@ -73,9 +74,7 @@ class RunRecord(Callback):
             "skipped": manifest.skipped,
             "dropped": manifest.dropped,
             "command": sys.argv,
-            "git": git_state(Path(__file__).parent),
-            "python": platform.python_version(),
-            "packages": {name: version(name) for name in PACKAGES},
+            **_program(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "platform": platform.platform(),
         }
@@ -96,6 +95,16 @@ class RunRecord(Callback):
         shown = [f"{name} {self.metrics[name]:.4f}" for name in SHOWN if name in self.metrics]
         best = f"best epoch {int(self.metrics['best_epoch'])}: " if "best_epoch" in self.metrics else ""
         log.info("%s%s  (%.0f s)", best, "  ".join(shown), seconds)
+
+
+@functools.cache
+def _program() -> dict[str, Any]:
+    """What the code that this process runs consists of: the same for all trials of a sweep."""
+    return {
+        "git": git_state(Path(__file__).parent),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -59,8 +59,8 @@ def run_trial(config: DictConfig) -> float:
 
 def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
     """The trial in `run`, if it is complete, did not fail, and had the same settings and data."""
-    sha256, trial = config_sha256(config), read_trial(run)
-    if trial is None or trial.reason is not None or trial.config != sha256:
+    trial = read_trial(run)
+    if trial is None or trial.reason is not None or trial.config != config_sha256(config):
         return None
     if not run.best.is_file():
         return None
