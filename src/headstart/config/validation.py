@@ -1,5 +1,6 @@
 """From Hydra's DictConfig to typed settings."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -23,10 +24,7 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
         HeadstartError: names the unknown key, or the invalid value.
     """
     try:
-        expected = OmegaConf.structured(schema)
-        for key, part in parts.items():
-            expected[key] = OmegaConf.structured(part)
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(expected, config))
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(_expected(schema, *parts.items()), config))
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), schema) from None
     except ValidationError as error:
@@ -40,6 +38,15 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
     for sentence in violations(settings):
         raise HeadstartError(sentence)
     return settings
+
+
+@functools.cache
+def _expected(schema: type, *parts: tuple[str, type]) -> DictConfig:
+    """What a config is merged into; made once, because each trial of a sweep has its config checked."""
+    expected = OmegaConf.structured(schema)
+    for key, part in parts:
+        expected[key] = OmegaConf.structured(part)
+    return expected
 
 
 def unknown_key(key: str, schema: type) -> HeadstartError:

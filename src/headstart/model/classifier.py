@@ -133,7 +133,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.fit_to_validation()
 
     def fit_to_validation(self) -> None:
-        """Fits what depends on the validation split, and publishes its metrics; the first call after a validation does."""
+        """Fits what depends on the validation split and publishes its metrics; the first call after a validation does."""
         if not self._outputs["valid"]:
             return
         log_probs, labels, familiarity = self._collect("valid")

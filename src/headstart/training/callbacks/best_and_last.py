@@ -1,5 +1,6 @@
 """Which checkpoints a run keeps: best.ckpt and last.ckpt."""
 
+import copy
 import math
 import shutil
 import tempfile
@@ -150,8 +151,19 @@ class BestOnly(BestAndLast):
 
 
 class BestOfTrial(BestAndLast):
-    """Keeps no last.ckpt: a trial of a sweep is not resumed, but run again."""
+    """Keeps the best epoch in memory, and writes best.ckpt once, at the end.
+
+    There is no last.ckpt: a trial of a sweep is not resumed, but run again.
+    """
+
+    _best: dict[str, Any] | None = None
 
     def _save(self, trainer: Trainer, path: Path) -> None:
-        if path != self.run.last:
-            super()._save(trainer, path)
+        if path == self.run.best:
+            # As a copy, because the next epoch changes the weights.
+            self._best = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._best is not None:
+            trainer.strategy.save_checkpoint(self._best, self.run.best)
+        super().on_fit_end(trainer, pl_module)
