@@ -1,7 +1,7 @@
 """From Hydra's DictConfig to typed settings."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import is_dataclass
 from typing import Any, TypeVar, get_type_hints
 
@@ -24,7 +24,7 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
         HeadstartError: names the unknown key, or the invalid value.
     """
     try:
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(_expected(schema, *parts.items()), config))
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(_expected(schema, tuple(parts.items())), config))  # type: ignore[arg-type]
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), schema) from None
     except ValidationError as error:
@@ -41,9 +41,9 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
 
 
 @functools.cache
-def _expected(schema: type, *parts: tuple[str, type]) -> DictConfig:
+def _expected(schema: Hashable, parts: tuple[tuple[str, type], ...]) -> DictConfig:
     """What a config is merged into; made once, because each trial of a sweep has its config checked."""
-    expected = OmegaConf.structured(schema)
+    expected: DictConfig = OmegaConf.structured(schema)
     for key, part in parts:
         expected[key] = OmegaConf.structured(part)
     return expected

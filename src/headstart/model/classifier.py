@@ -1,5 +1,6 @@
 """The LightningModule: a backbone, frozen or unfrozen stage by stage, a new head, NLLLoss, Adam."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -133,7 +134,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.fit_to_validation()
 
     def fit_to_validation(self) -> None:
-        """Fits what depends on the validation split and publishes its metrics; the first call after a validation does."""
+        """Fits what depends on the validation split and publishes its metrics, when first called after a validation."""
         if not self._outputs["valid"]:
             return
         log_probs, labels, familiarity = self._collect("valid")
@@ -141,7 +142,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.familiarity.fit_threshold(familiarity)
         self._publish(compute_metrics(log_probs, labels, "valid"))
 
-    def _publish(self, metrics: dict[str, float | Tensor]) -> None:
+    def _publish(self, metrics: Mapping[str, float | Tensor]) -> None:
         """Gives callbacks an epoch's metrics, as `log_dict` would; that takes as long as several steps."""
         self.trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in metrics.items()})
 
