@@ -1,4 +1,4 @@
-"""What each of a hundred warm trials in one process costs: seconds, memory and disk space.
+"""What each of a hundred warm trials costs: seconds, memory and disk space, and how much faster two at once are.
 
 python benchmarks/trials.py DATA [OVERRIDE ...]
 """
@@ -16,6 +16,9 @@ from common import ROOT, empty_caches, save, training
 
 RATES = "range(1e-4,11e-4,1e-4)"
 DROPOUTS = "range(0.05,0.55,0.05)"
+# The first ones are cold: each process imports PyTorch, and the first one encodes the views.
+COLD = 10
+TWO_AT_ONCE = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
 def resident_megabytes(pid: int) -> float:
@@ -24,7 +27,7 @@ def resident_megabytes(pid: int) -> float:
 
 
 def sweep(command: list[str], environment: dict[str, str]) -> tuple[list[float], list[float]]:
-    """The seconds between the ends of successive trials, and the memory after each."""
+    """When each trial ended, in seconds, and the memory of the process that started the sweep after each."""
     times, memory = [], []
     with subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, text=True
@@ -36,23 +39,32 @@ def sweep(command: list[str], environment: dict[str, str]) -> tuple[list[float],
                 memory.append(resident_megabytes(process.pid))
     if process.returncode:
         sys.exit(f"status {process.returncode}: {command}")
-    return [later - earlier for earlier, later in itertools.pairwise(times)], memory
+    return times, memory
+
+
+def per_second(ends: list[float]) -> float:
+    """Warm trials."""
+    return (len(ends) - COLD) / (ends[-1] - ends[COLD - 1])
 
 
 def main(data: Path, *overrides: str) -> None:
+    swept = ("-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}")
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
-        # The first trial is cold and does not count.
-        command = training(data, folder, *overrides, "-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}")
-        seconds, memory = sweep(command, environment)
+        ends, memory = sweep(training(data, folder, *overrides, *swept), environment)
         trials = [path.parent for path in Path(folder).glob("sweep/*=*/trial.json")]
         sizes = [sum(file.stat().st_size for file in trial.rglob("*") if file.is_file()) for trial in trials]
+        together, _ = sweep(training(data, f"{folder}/parallel", *overrides, *TWO_AT_ONCE, *swept), environment)
+    # The first trial is cold and does not count.
+    seconds = [later - earlier for earlier, later in itertools.pairwise(ends)]
+    one, two = per_second(ends), per_second(together)
     save(
         "trials",
         trials=len(trials),
         overrides=[override for override in overrides if "weights=" not in override],
         seconds={"median": statistics.median(seconds), "longest": max(seconds)},
-        resident_megabytes={"after 10": memory[9], "after 100": memory[-1]},
+        resident_megabytes={"after 10": memory[COLD - 1], "after 100": memory[-1]},
         largest_folder_megabytes=max(sizes) / 1e6,
+        trials_per_second={"one at a time": one, "two at once": two, "ratio": two / one},
     )
 
 

@@ -24,7 +24,8 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
         HeadstartError: names the unknown key, or the invalid value.
     """
     try:
-        settings: Any = OmegaConf.to_object(OmegaConf.merge(_expected(schema, tuple(parts.items())), config))  # type: ignore[arg-type]
+        expected = _expected(schema, tuple(parts.items()))  # type: ignore[arg-type]
+        settings: Any = OmegaConf.to_object(OmegaConf.merge(expected, config))
     except ConfigKeyError as error:
         raise unknown_key(str(error.full_key), schema) from None
     except ValidationError as error:
