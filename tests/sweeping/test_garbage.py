@@ -1,10 +1,12 @@
-"""What a trial leaves in memory."""
+"""What trials leave in memory."""
 
 import gc
 import weakref
-from typing import Any
+from collections.abc import Iterator
 
-from headstart.sweeping.garbage import collecting_garbage
+import pytest
+
+from headstart.sweeping.garbage import collect_garbage, look_at_everything_again
 
 
 class Node:
@@ -14,24 +16,36 @@ class Node:
         self.itself = self
 
 
-def test_collecting_garbage__frees_cycles_of_the_block() -> None:
-    with collecting_garbage():
-        new: Any = Node()
+@pytest.fixture(autouse=True)
+def only_ours() -> Iterator[None]:
+    """Nothing is collected but by the functions under test."""
+    gc.unfreeze()
+    gc.disable()
+    yield
+    gc.unfreeze()
+    gc.enable()
+
+
+def test_collect_garbage__frees_cycles_in_every_trial() -> None:
+    for _ in range(3):
+        new = Node()
         reference = weakref.ref(new)
         del new
-    assert reference() is None
-
-
-def test_collecting_garbage__leaves_earlier_objects_to_others() -> None:
-    gc.disable()
-    try:
-        old: Any = Node()
-        reference = weakref.ref(old)
-        with collecting_garbage():
-            del old
-        assert reference() is not None
-        assert gc.get_freeze_count() == 0
-        gc.collect()
+        collect_garbage()
         assert reference() is None
-    finally:
-        gc.enable()
+
+
+def test_collect_garbage__does_not_look_at_what_was_there_after_the_first_trial() -> None:
+    old = Node()
+    reference = weakref.ref(old)
+    collect_garbage()
+    count = gc.get_freeze_count()
+    assert count > 0
+    del old
+    collect_garbage()
+    assert gc.get_freeze_count() <= count
+    assert reference() is not None
+    look_at_everything_again()
+    assert gc.get_freeze_count() == 0
+    gc.collect()
+    assert reference() is None

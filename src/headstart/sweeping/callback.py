@@ -19,6 +19,7 @@ from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.folds import FOLD
+from headstart.sweeping.garbage import look_at_everything_again
 from headstart.sweeping.scales import scales_of
 from headstart.sweeping.validation import check_sweep
 
@@ -58,6 +59,7 @@ class SweepCallback(Callback):
             else:
                 _finalize(config, is_complete=error is None)
         finally:
+            look_at_everything_again()
             _held.pop().release()
 
 

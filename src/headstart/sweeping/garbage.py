@@ -1,20 +1,19 @@
-"""Collecting what a trial leaves in memory, without a look at everything that was there before it."""
+"""Collecting what trials leave in memory, without a look at all that was there before them."""
 
 import gc
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 
-@contextmanager
-def collecting_garbage() -> Iterator[None]:
-    """Frees what the block created and nothing refers to, in reference cycles too.
+def collect_garbage() -> None:
+    """Frees what a trial has left in reference cycles, and so has Hydra, which composed it.
 
-    What existed before, such as a million objects of imported modules, is left out: looking at them takes longer than
-    a few epochs.
+    What is there after the first trial, such as a million objects of imported modules, is not looked at again until
+    `look_at_everything_again`: it would take longer than a few epochs.
     """
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.collect()
-        gc.unfreeze()
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
+def look_at_everything_again() -> None:
+    """Undoes what `collect_garbage` does besides, at the end of a sweep."""
+    gc.unfreeze()

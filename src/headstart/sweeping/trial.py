@@ -21,7 +21,7 @@ from headstart.files import exclusively, read_json, write_text
 from headstart.log import log, log_to_console, log_to_file
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
-from headstart.sweeping.garbage import collecting_garbage
+from headstart.sweeping.garbage import collect_garbage
 from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.shared import shared_backbone, shared_data
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
@@ -70,8 +70,7 @@ def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
 def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
     _remove_left_overs(run)
     start, metrics, reason = time.perf_counter(), {}, None
-    # A Trainer and its model refer to each other.
-    with collecting_garbage(), log_to_file(run.output):
+    with log_to_file(run.output):
         try:
             settings = check_train(config)
             check_sweep(config)
@@ -80,6 +79,8 @@ def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
             reason = _reason(error)
             if not isinstance(error, HeadstartError):
                 write_text(run.traceback, traceback.format_exc())
+    # A Trainer and its model refer to each other.
+    collect_garbage()
     seconds = round(time.perf_counter() - start, 3)
     trial = Trial(run.path.name, values, reason, metrics, seconds, config_sha256(config), _fingerprint(run))
     write_trial(run, trial)
