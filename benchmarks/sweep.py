@@ -1,4 +1,4 @@
-"""A sweep of twenty trials over learning rate and dropout, starting with empty caches.
+"""A sweep of twenty trials over learning rate and dropout, starting with empty caches; then again with features stored.
 
 python benchmarks/sweep.py DATA
 """
@@ -16,14 +16,16 @@ def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
         swept = ["-m", f"model.lr={RATES}", f"model.dropout={DROPOUTS}"]
         seconds, _ = run(*training(data, folder), *swept, **environment)
+        warm, _ = run(*training(data, f"{folder}/again"), *swept, **environment)
         trials = len({path.resolve() for path in Path(folder).glob("sweep/*/trial.json")})
     plain = 20 * plain_run_seconds(data)
     save(
         "sweep",
         trials=trials,
-        seconds={"plain": plain, "ours": seconds},
+        seconds={"plain": plain, "ours": seconds, "warm": warm},
         plain_is="extrapolated from two timed epochs",
         ratio=plain / seconds,
+        warm_ratio=plain / warm,
     )
 
 

@@ -57,7 +57,9 @@ class Classifier(ImageClassifier, LightningModule):
         if recipe.finetune.first_epoch is not None:
             for stage, factor in enumerate(stage_factors(recipe.finetune, len(backbone.stages))):
                 groups.append({"params": backbone.parameters_of(stage), "lr": recipe.lr * factor})
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay)
+        # On a CPU, PyTorch's fused code takes half the time; in mixed precision Lightning does not clip its gradients.
+        fused = True if self.device.type == "cpu" and self.trainer.precision == "32-true" else None
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, weight_decay=recipe.weight_decay, fused=fused)
         if recipe.schedule == "constant" and recipe.warmup == 0:
             return optimizer
         total = self.trainer.estimated_stepping_batches
