@@ -34,6 +34,8 @@ TRAIN = T.Compose(
     ]
 )
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Without units for it, it takes many times as long.
+HAS_BF16 = DEVICE == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 EVALUATION = T.Compose([T.Resize(256), T.CenterCrop(224), T.ToTensor(), NORMALIZE])
 
 
@@ -72,7 +74,7 @@ class Loop:
         self.optimizer = torch.optim.Adam(self.model.fc.parameters())
 
     def autocast(self):
-        return torch.autocast(DEVICE, torch.bfloat16) if self.tuned else nullcontext()
+        return torch.autocast(DEVICE, torch.bfloat16) if self.tuned and HAS_BF16 else nullcontext()
 
     def loader(self, dataset: Dataset, shuffle: bool) -> DataLoader:
         workers = min(len(os.sched_getaffinity(0)), 8) if self.tuned else 0
