@@ -22,12 +22,22 @@ NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 @functools.cache
 def cpu_name() -> str:
     """The CPU's model, if the operating system names it."""
+    return _cpu_info("model name") or platform.processor() or platform.machine()
+
+
+@functools.cache
+def cpu_instructions() -> str:
+    """The instructions that the CPU has, as the operating system names them; a virtual machine may hide some."""
+    return _cpu_info("flags") or _cpu_info("Features") or platform.machine()
+
+
+def _cpu_info(name: str) -> str | None:
+    """A line of the first core's, which Linux and nothing else has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
-        lines = []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
+        return None
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), None)
 
 
 def core_count() -> int:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from headstart.features import compiled
-from headstart.features.compiled import FOLDER, CompilationFailed, compiled_program, is_compiled
+from headstart.features.compiled import CompilationFailed, Unusable, compiled_program, is_compiled
 from headstart.features.program import Program
-from headstart.files import cache_folder, sha256_of
+from headstart.features.program_files import program_path
+from headstart.files import sha256_of
 from headstart.log import log_to_console
 
 pytestmark = [
@@ -64,7 +65,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The folder of kept programs, in a cache of its own."""
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
     log_to_console()
-    return cache_folder() / FOLDER
+    return program_path(IDENTITY).parent
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_program__damaged_is_compiled_again(
 
 def test_program__that_is_none_is_compiled_again(compilations: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     network = tiny(0)
-    path = compiled._path(IDENTITY | {"shape": list(example().shape), "precision": "32"})
+    path = program_path(IDENTITY | {"shape": list(example().shape), "precision": "32"})
     path.write_bytes(b"nothing")
     path.with_suffix(".sha256").write_text(sha256_of(path))
     assert torch.allclose(program_of(network)(example()), network(example()), atol=1e-6)
@@ -159,7 +160,7 @@ def test_program__that_gives_other_numbers_is_not_used(
     compilations: list[Path], cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     program_of(tiny(0))
-    with pytest.raises(CompilationFailed, match="other numbers"):
+    with pytest.raises(Unusable):
         program_of(tiny(1))
     assert len(compilations) == 2
     assert "gives other numbers than the uncompiled network" in capsys.readouterr().err
@@ -174,6 +175,21 @@ def test_program__in_bf16(cache: Path) -> None:
     assert found.dtype == expected.dtype
     assert torch.allclose(found.float(), expected.float(), atol=1e-2)
     assert not torch.equal(found.float(), network(example()))
+
+
+def test_folder__that_others_can_write_is_not_used(compilations: list[Path], cache: Path) -> None:
+    program_of(tiny(0))
+    cache.chmod(0o770)
+    assert not is_compiled(tuple(example().shape), "32", IDENTITY)
+    with pytest.raises(CompilationFailed, match="is not a folder that only you can write"):
+        program_of(tiny(0))
+
+
+def test_compiler__missing_is_known_at_once(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler --flag")
+    monkeypatch.setattr("torch.export.export", lambda *_: pytest.fail("it was about to compile"))
+    with pytest.raises(CompilationFailed, match=r"there is no C\+\+ compiler \(no-such-compiler --flag\)"):
+        program_of(tiny(0))
 
 
 def test_full_disk__the_network_runs_uncompiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,20 +216,3 @@ def test_killed_while_compiling__the_next_process_compiles(cache: Path) -> None:
     both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
     assert files(cache) == [".sha256", ".so"]
-
-
-def test_room__the_programs_that_were_not_used_for_longest_are_deleted(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(compiled, "MAX_BYTES", 25)
-    for age, name in enumerate(("new", "old", "older")):
-        path = tmp_path / f"{name}.so"
-        path.write_bytes(bytes(10))
-        path.with_suffix(".sha256").write_text("")
-        os.utime(path, (1000 - age, 1000 - age))
-    for age, name in ((0, "running.work"), (compiled.ABANDONED + 10, "killed.work")):
-        (tmp_path / name).mkdir()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    compiled._make_room(keep=tmp_path / "old.so")
-    kept = ["new.sha256", "new.so", "old.sha256", "old.so", "running.work"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == kept

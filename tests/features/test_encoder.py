@@ -14,7 +14,7 @@ from headstart.backbones.provider import Network
 from headstart.backbones.stages import find_stages
 from headstart.data.preprocessing import Preprocessing
 from headstart.features import encoder as module
-from headstart.features.compiled import compiled_program
+from headstart.features.compiled import Unusable, compiled_program
 from headstart.features.compiled_speed import FILE
 from headstart.features.encoder import CPU_CHUNK, Encoder
 from headstart.features.program import Program
@@ -142,13 +142,12 @@ def test_compiled__equals_eager_with_one_shape_and_the_same_keys(monkeypatch: py
     assert len(made) == 1, "one shape, compiled once for both encoders"
 
 
-@pytest.mark.slow
 def test_compile__without_a_compiler_warns_once_and_runs_uncompiled(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     log_to_console()
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
-    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", lambda: "no-such-compiler")
+    monkeypatch.setenv("CXX", "no-such-compiler")
     encoder, images = encoder_of(compile=True), random_images(2 * CPU_CHUNK)
     with torch.no_grad():
         expected = encoder.backbone.forward(images)
@@ -158,6 +157,21 @@ def test_compile__without_a_compiler_warns_once_and_runs_uncompiled(
     encoder.prepare(1)
     assert not encoder.compiles
     assert not encoder_of(encoder.backbone, compile=True).compiles, "known to other encoders of the same backbone"
+    assert encoder_of(compile="auto", images=1_000_000).compiles, "not remembered: there may be one tomorrow"
+
+
+def test_compile__what_cannot_be_used_is_not_compiled_by_every_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def fail(*_: object) -> Program:
+        raise Unusable("no")
+
+    monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "compiled_program", fail)
+    encoder = encoder_of(compile="auto", images=1_000_000)
+    encoder.warm_up(16)
+    assert not encoder.compiles
+    assert not encoder_of(compile="auto", images=1_000_000).compiles
 
 
 @pytest.fixture

@@ -1,11 +1,8 @@
-"""Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of a second."""
+"""Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of the time."""
 
-import hashlib
-import json
 import os
 import shutil
-import time
-from contextlib import suppress
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +10,22 @@ import torch
 from torch import Tensor, nn
 
 from headstart.features.program import Program, library_in, open_program
-from headstart.files import exclusively, folder_in_cache, sha256_of
+from headstart.features.program_files import WORK, delete, is_kept, is_whole, keep, program_path
+from headstart.files import exclusively
 from headstart.log import log
-from headstart.machine import core_count, cpu_name
+from headstart.machine import core_count
 
-FOLDER = "compiled"
-MAX_BYTES = 2 * 10**9  # of all files together
-WORK = ".work"  # the suffix of the folder of one compilation
-ABANDONED = 24 * 3600  # seconds, after which nothing writes to such a folder
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
 # rounding of bf16 adds up over many layers.
 TOLERANCES = {"32": 1e-3, "bf16": 0.1}
 
 
 class CompilationFailed(Exception):
-    """There is no compiler, it cannot compile the network, or what it made gives other numbers; with the reason."""
+    """There is no compiler, or it cannot compile the network; with the reason."""
+
+
+class Unusable(CompilationFailed):
+    """What was compiled cannot be loaded here, or gives other numbers."""
 
 
 def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> Program:
@@ -36,12 +34,15 @@ def compiled_program(network: nn.Module, example: Tensor, precision: str, identi
     Args:
         network: takes `example`; frozen, and in eval mode.
         precision: "bf16" (autocast) or "32".
-        identity: what the result depends on, besides the versions of headstart's file and of PyTorch, and the CPU.
+        identity: what the result depends on, besides the version of PyTorch and the CPU.
 
     Raises:
         CompilationFailed: it was not kept yet, and could not be made.
     """
-    path = _path(identity | {"shape": list(example.shape), "precision": precision})
+    try:
+        path = program_path(_whole_identity(example.shape, precision, identity))
+    except PermissionError as error:
+        raise CompilationFailed(str(error)) from None
     uncompiled, tolerance = _InPrecision(network, precision).eval(), TOLERANCES[precision]
     if (program := _load(path, uncompiled, example, tolerance)) is not None:
         return program
@@ -52,26 +53,21 @@ def compiled_program(network: nn.Module, example: Tensor, precision: str, identi
             log.info("compiling %s, once for this machine", identity["arch"])
             _compile(uncompiled, example, path)
             program = _load(path, uncompiled, example, tolerance)
-        if program is None:
-            raise CompilationFailed("the compiled code gives other numbers than the uncompiled network")
-    _make_room(keep=path)
+    if program is None:
+        raise Unusable("what was compiled cannot be used")
     return program
 
 
 def is_compiled(example_shape: tuple[int, ...], precision: str, identity: dict[str, Any]) -> bool:
     """Whether it is kept (it may turn out to be damaged)."""
-    return _checksum(_path(identity | {"shape": list(example_shape), "precision": precision})).exists()
+    try:
+        return is_kept(program_path(_whole_identity(example_shape, precision, identity)))
+    except PermissionError:
+        return False
 
 
-def _path(identity: dict[str, Any]) -> Path:
-    values = identity | {"format": 1, "torch": torch.__version__, "cpu": cpu_name(), "isa": _instructions()}
-    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
-    return folder_in_cache(FOLDER) / f"{identity['arch'].replace('/', '_')}-{digest}.so"
-
-
-def _instructions() -> str:
-    """What PyTorch's own kernels use: a CPU's name does not say what a virtual machine passes on."""
-    return torch.backends.cpu.get_cpu_capability()
+def _whole_identity(shape: tuple[int, ...], precision: str, identity: dict[str, Any]) -> dict[str, Any]:
+    return identity | {"shape": list(shape), "precision": precision}
 
 
 class _InPrecision(nn.Module):
@@ -90,7 +86,7 @@ class _InPrecision(nn.Module):
 def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> Program | None:
     """The program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
     try:
-        if _checksum(path).read_bytes() != sha256_of(path).encode():
+        if not is_whole(path):
             log.warning("%s is damaged; it is compiled again", path)
             return None
         program = open_program(path, core_count())
@@ -99,32 +95,33 @@ def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) 
     except FileNotFoundError:
         return None
     except (OSError, RuntimeError) as error:
-        log.warning("%s could not be loaded (%s); it is compiled again", path, _first_line(error))
+        log.warning("%s could not be loaded: %s", path, _first_line(error))
         return None
-    with suppress(OSError):
-        os.utime(path)
     if (found - expected).abs().max() <= tolerance * expected.abs().max():
         return program
     log.warning("%s gives other numbers than the uncompiled network", path)
-    _delete(path)
+    delete(path)
     return None
 
 
 def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     """Writes `path`, completely or not at all."""
+    if (missing := _missing_compiler()) is not None:
+        raise CompilationFailed(f"there is no C++ compiler ({missing})")
     work = path.with_suffix(WORK)
     # Of a process that was killed; only the holder of the lock writes here.
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir()
     try:
-        library = _compile_in(work, network, example)
-        checksum = _checksum(library)
-        checksum.write_text(sha256_of(library), encoding="utf-8")
-        # Whatever a power failure leaves, the checksum tells.
-        library.replace(path)
-        checksum.replace(_checksum(path))
+        keep(_compile_in(work, network, example), path)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _missing_compiler() -> str | None:
+    """The compiler that PyTorch would call, unless there is one: it would look for it after most of the work."""
+    name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    return None if shutil.which(name.split()[0]) else name
 
 
 def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
@@ -149,25 +146,3 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
-def _make_room(keep: Path) -> None:
-    """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
-    programs = sorted(keep.parent.glob("*.so"), key=lambda path: path.stat().st_mtime)
-    size = sum(path.stat().st_size for path in programs)
-    for path in programs:
-        if size > MAX_BYTES and path != keep:
-            size -= path.stat().st_size
-            _delete(path)
-    for work in keep.parent.glob(f"*{WORK}"):
-        if time.time() - work.stat().st_mtime > ABANDONED:
-            shutil.rmtree(work, ignore_errors=True)
-
-
-def _checksum(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _delete(path: Path) -> None:
-    _checksum(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)

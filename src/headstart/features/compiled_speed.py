@@ -19,13 +19,17 @@ def measured_speed(key: str) -> float | None:
     return _read().get(key)
 
 
+def keep_speed(key: str, speed: float) -> None:
+    """For later processes. Without a cache folder, it is measured again next time."""
+    with suppress(OSError):
+        write_json(cache_folder() / FILE, _read() | {key: round(speed, 3)})
+
+
 def measure_speed(key: str, uncompiled: Callable[[], object], compiled: Callable[[], object]) -> float:
     """Times both, in turn, and keeps the ratio."""
     pairs = [(_seconds(uncompiled), _seconds(compiled)) for _ in range(REPEATS)]
     speed = statistics.median(slow / fast for slow, fast in pairs)
-    # Without a cache folder, it is measured again next time.
-    with suppress(OSError):
-        write_json(cache_folder() / FILE, _read() | {key: round(speed, 3)})
+    keep_speed(key, speed)
     return speed
 
 

@@ -11,8 +11,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
-from headstart.features.compiled import CompilationFailed, compiled_program, is_compiled
-from headstart.features.compiled_speed import measure_speed, measured_speed
+from headstart.features.compiled import CompilationFailed, Unusable, compiled_program, is_compiled
+from headstart.features.compiled_speed import keep_speed, measure_speed, measured_speed
 from headstart.features.program import Program
 from headstart.log import log
 from headstart.machine import cpu_name
@@ -88,6 +88,9 @@ class Encoder(nn.Module):
         except (CompilationFailed, torch._dynamo.exc.TorchDynamoException) as error:
             reason = str(error).strip().splitlines()[0]
             log.warning("compilation failed, the backbone runs uncompiled: %s", reason)
+            if isinstance(error, Unusable):
+                # So that not every process compiles it in vain.
+                keep_speed(self._speed_key, 0.0)
             self._stay_uncompiled()
         if self.compiles and self._compile == "auto" and measured_speed(self._speed_key) is None:
             self._compare_speed(image_size)
@@ -124,7 +127,8 @@ class Encoder(nn.Module):
     def _may_gain(self) -> bool:
         """Whether there is BatchNorm, which becomes part of the convolutions; others gain nothing, and take minutes."""
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.backbone.modules())
-        return has_batch_norm and (measured_speed(self._speed_key) or 1) >= 1
+        speed = measured_speed(self._speed_key)
+        return has_batch_norm and (speed is None or speed >= 1)
 
     def _compare_speed(self, image_size: int) -> None:
         """Stays uncompiled if compiled code is slower."""

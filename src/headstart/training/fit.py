@@ -16,6 +16,7 @@ from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe, recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.history import History
+from headstart.training.cores import cores_for_head
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
 from headstart.training.signals import sigterm_exits_with_143
@@ -61,7 +62,8 @@ def fit(
     with sigterm_exits_with_143(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
         classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
-        trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
+        with cores_for_head(classifier, settings.data.batch_size):
+            trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
     # The Trainer has moved it to the CPU.
