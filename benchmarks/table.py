@@ -105,8 +105,8 @@ def one_text() -> str:
     found = load("predict_one")
     seconds = found["seconds"]
     return (
-        f"Predicting a single image takes {seconds['ours']:.1f} s from start to end, {found['ratio']:.2f} times as long "
-        f"as importing torch and torchvision\n({seconds['imports']:.1f} s; {found['date']}, {cores(found)}).\n"
+        f"Predicting a single image takes {seconds['ours']:.1f} s from start to end, {found['ratio']:.2f} times as "
+        f"long as importing torch and torchvision\n({seconds['imports']:.1f} s; {found['date']}, {cores(found)}).\n"
     )
 
 
