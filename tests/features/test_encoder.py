@@ -110,9 +110,9 @@ def test_encode_chunk__gives_the_rows_that_forward_gives() -> None:
 
 
 def test_compile__auto_only_where_it_saves_time() -> None:
-    # As many pixels as 1,500 images of 224 × 224.
-    assert not encoder_of(compile="auto", images=293_999).compiles
-    assert encoder_of(compile="auto", images=294_000).compiles
+    # As many pixels as 4,000 images of 224 × 224.
+    assert not encoder_of(compile="auto", images=783_999).compiles
+    assert encoder_of(compile="auto", images=784_000).compiles
     without_batch_norm = tiny_backbone()
     without_batch_norm.network.norm = nn.Identity()
     assert not encoder_of(without_batch_norm, compile="auto", images=1_000_000).compiles

@@ -20,7 +20,7 @@ from headstart.machine import cpu_name
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.
 CPU_CHUNK = 8
 # The number of images of USUAL_SIZE pixels from which compilation takes less time than it saves, on CPUs.
-REPAYS_COMPILATION = 1500
+REPAYS_COMPILATION = 4000
 # That from which loading what was compiled earlier does.
 REPAYS_LOADING = 64
 USUAL_SIZE = 224
