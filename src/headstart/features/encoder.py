@@ -22,7 +22,7 @@ CPU_CHUNK = 8
 # The number of images of USUAL_SIZE pixels from which compilation takes less time than it saves, on CPUs.
 REPAYS_COMPILATION = 4000
 # That from which loading what was compiled earlier does.
-REPAYS_LOADING = 64
+REPAYS_LOADING = 150
 USUAL_SIZE = 224
 
 
