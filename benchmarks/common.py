@@ -131,6 +131,13 @@ def training(data: Path, folder: str, *overrides: str) -> list[str]:
     ]
 
 
+def brief_run(data: Path, folder: str, environment: dict[str, str], *overrides: str) -> str:
+    """The best checkpoint of a run of one epoch on few images."""
+    few = ("trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1")
+    run(*training(data, folder, *few, *overrides), **environment)
+    return f"{folder}/run/checkpoints/best.ckpt"
+
+
 def save(name: str, **figures: Any) -> None:
     """Writes results/<name>.json and prints it."""
     machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}

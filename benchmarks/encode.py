@@ -34,8 +34,8 @@ def main(data: Path) -> None:
     plain, tuned, ours, matrices = [], [], [], []
     with tempfile.TemporaryDirectory() as folder:
         features = train_features(dataset, encoder, folder)
-        for view in range(4):
-            if view % 4 == 0:
+        for view in range(9):
+            if view % 3 == 0:
                 plain += plain_loop(data)["images_per_second"]
                 tuned += plain_loop(data, "--tuned")["images_per_second"]
             ours.append(view_rate(features, view))

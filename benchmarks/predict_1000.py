@@ -7,7 +7,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from common import ROOT, data_folder, empty_caches, plain_loop, run, save, training
+from common import ROOT, brief_run, data_folder, empty_caches, plain_loop, run, save
 
 COUNT = 1000
 
@@ -15,16 +15,15 @@ COUNT = 1000
 def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
         # As on any machine that has trained with the backbone before, it is compiled.
-        few = ("trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1", "features.compile=true")
-        run(*training(data, folder, *few), **environment)
+        checkpoint = brief_run(data, folder, environment, "features.compile=true")
         images = Path(folder, "images")
         images.mkdir()
         sources = (sorted(data.glob("*/*.jpg")) * 2)[:COUNT]
         for number, source in enumerate(sources):
             (images / f"{number:04}.jpg").symlink_to(source)
-        command = [str(ROOT / "predict.py"), f"ckpt_path={folder}/run/checkpoints/best.ckpt", f"source={images}"]
+        command = [str(ROOT / "predict.py"), f"ckpt_path={checkpoint}", f"source={images}"]
         plain, ours = [], []
-        for _ in range(2):
+        for _ in range(3):
             plain.append(plain_loop(data, "--predict", str(COUNT))["wall"])
             ours.append(run(*command, **environment)[0])
     seconds = {"plain": statistics.median(plain), "ours": statistics.median(ours)}

@@ -7,17 +7,16 @@ import statistics
 import tempfile
 from pathlib import Path
 
-from common import ROOT, data_folder, empty_caches, run, save, training
+from common import ROOT, brief_run, data_folder, empty_caches, run, save
 
 REPEATS = 5
 
 
 def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
-        few = ("trainer.max_epochs=1", "data.split.train=1", "data.split.valid=1", "features.compile=false")
-        run(*training(data, folder, *few), **environment)
+        checkpoint = brief_run(data, folder, environment, "features.compile=false")
         image = min(data.glob("*/*.jpg"))
-        command = [str(ROOT / "predict.py"), f"ckpt_path={folder}/run/checkpoints/best.ckpt", f"source={image}"]
+        command = [str(ROOT / "predict.py"), f"ckpt_path={checkpoint}", f"source={image}"]
         ours, imports = [], []
         for _ in range(REPEATS):
             ours.append(run(*command, **environment)[0])

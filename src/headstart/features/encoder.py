@@ -125,7 +125,7 @@ class Encoder(nn.Module):
 
     @property
     def _may_gain(self) -> bool:
-        """Whether there is BatchNorm, which becomes part of the convolutions; others gain nothing, and take minutes."""
+        """Whether there is BatchNorm, which becomes part of the convolutions, and compiled code was not slower here."""
         has_batch_norm = any(isinstance(module, _BatchNorm) for module in self.backbone.modules())
         speed = measured_speed(self._speed_key)
         return has_batch_norm and (speed is None or speed >= 1)

@@ -98,7 +98,7 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
             audit = AuditReport(settings, data, compares=False)
         with record.stage("model"):
             backbone = shared_backbone(settings)
-        best = BestOfTrial(settings.callbacks["checkpoint"].get("monitor", "valid/loss"))
+        best = BestOfTrial(settings.callbacks["checkpoint"].get("monitor") or "valid/loss")
         with record.stage("fit"):
             callbacks = [record, audit, HParams(swept(values)), best]
             fitted = fit(settings, data.manifest, backbone, callbacks, builder_of_trial(settings))
