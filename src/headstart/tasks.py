@@ -6,7 +6,7 @@ from pathlib import Path
 
 from headstart.auditing.findings import find_problems, in_order
 from headstart.auditing.from_features import find_from_features, missing_groups
-from headstart.auditing.report import COMPARED, AuditReport, findings_table, write_audit
+from headstart.auditing.report import COMPARED, TOO_MANY, AuditReport, findings_table, is_too_much, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
 from headstart.commands import command
 from headstart.comparing.compare import compare
@@ -180,6 +180,8 @@ def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[d
         return None, "not compared (there are no images to train on)"
     if settings.data.near_duplicates is True:
         return _encode_unaugmented(settings, manifest), COMPARED
+    if is_too_much(settings, manifest):
+        return None, TOO_MANY
     store = open_store(settings.features)
     preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)
     found = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None

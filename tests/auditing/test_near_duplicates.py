@@ -2,6 +2,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from headstart.auditing.findings import Finding
 from headstart.auditing.from_features import find_from_features
@@ -84,6 +85,29 @@ def test_mutual_pair__that_is_far_from_all_others_is_listed_below_the_threshold(
     train[8] = train[6] + 0.65 * features(1, 9)[0]  # a third one, as similar: no pair
     found = near_duplicates({"train": split("train", 60)}, {"train": train})
     assert [f.paths for f in found] == [("train/4.jpg", "train/5.jpg")]
+
+
+def test_pairs__are_the_same_however_many_images_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, valid = features(50, 0), features(30, 1)
+    train[40], train[48], valid[29], valid[4], valid[6] = (
+        train[3] + 0.01,
+        train[47],
+        train[49] * 2,
+        valid[17],
+        train[12],
+    )
+    contents = tuple("same" if index in (47, 48) else f"train{index}" for index in range(50))
+    splits = {"train": split("train", 50, contents), "valid": split("valid", 30)}
+    at_once = near_duplicates(splits, {"train": train, "valid": valid})
+    monkeypatch.setattr("headstart.auditing.near_duplicates.ROWS", 7)
+    monkeypatch.setattr("headstart.auditing.near_duplicates.COLUMNS", 9)
+    assert near_duplicates(splits, {"train": train, "valid": valid}) == at_once
+    assert {finding.paths for finding in at_once} == {
+        ("train/3.jpg", "train/40.jpg"),
+        ("train/49.jpg", "valid/29.jpg"),
+        ("valid/4.jpg", "valid/17.jpg"),
+        ("train/12.jpg", "valid/6.jpg"),
+    }
 
 
 def test_outlier__what_is_unlike_the_rest_of_its_class() -> None:

@@ -187,6 +187,21 @@ def test_near_duplicates__found_from_the_features_of_an_earlier_run(
         assert (finding["kind"], finding["paths"]) == ("near duplicates across splits", list(paths))
 
 
+def test_near_duplicates__of_very_many_images_only_on_request(
+    script: Script, tmp_path: Path, weights: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headstart.auditing.report.MOST_IMAGES", 3)
+    root = clean(tmp_path / "images")
+    near_duplicate(root)
+    arguments = (f"data.root={root}", *SMALL, *weights, f"features.dir={tmp_path / 'features'}")
+    trained = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    assert (trained.status, trained.err) == (0, "")
+    assert report(tmp_path / "run")["near_duplicates"].startswith("not compared (more than")
+    assert "near duplicates: not compared (more than" in script("train.py", "task=audit", *arguments).out
+    asked = script("train.py", *arguments, "data.near_duplicates=true", f"hydra.run.dir={tmp_path / 'asked'}")
+    assert "warning: near duplicates across splits" in asked.err
+
+
 def test_near_duplicates__error_with_random_weights(script: Script, tmp_path: Path) -> None:
     root = clean(tmp_path / "images")
     result = script("train.py", "task=audit", f"data.root={root}", *SMALL, "data.near_duplicates=true")

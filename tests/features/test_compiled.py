@@ -192,11 +192,21 @@ def test_compiler__missing_is_known_at_once(cache: Path, monkeypatch: pytest.Mon
         program_of(tiny(0))
 
 
-def test_full_disk__the_network_runs_uncompiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*args: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+def disk_is_full(*args: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("torch.export.export", full)
+
+def test_full_disk__the_network_runs_uncompiled(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.export.export", disk_is_full)
+    with pytest.raises(CompilationFailed, match="No space left on device"):
+        program_of(tiny(0))
+    assert files(cache) == []
+
+
+def test_disk_full_at_last__the_network_runs_uncompiled(
+    compilations: list[Path], cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "keep", disk_is_full)
     with pytest.raises(CompilationFailed, match="No space left on device"):
         program_of(tiny(0))
     assert files(cache) == []

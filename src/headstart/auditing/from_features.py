@@ -20,11 +20,13 @@ SERIES = 0.05
 def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
     """`features` (N, embedding_dim) are unaugmented, in the order of each split's samples."""
     matrix = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
+    matrix -= matrix.mean(0)
+    contents = [content for split in splits.values() for content in split.contents]
     images = Pooled(
-        unit_rows(matrix - matrix.mean(0)),
+        unit_rows(matrix),
         tuple(path for split in splits.values() for path in split.paths),
         np.array([label for split in splits.values() for label in split.labels]),
-        tuple(content for split in splits.values() for content in split.contents),
+        np.unique(contents, return_inverse=True)[1],
         np.array([name for name, split in splits.items() for _ in split.paths]),
     )
     return [*near_duplicates(images), *_outliers(images)]

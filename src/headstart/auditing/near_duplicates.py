@@ -1,7 +1,10 @@
 """Images that look almost like another one: cropped, scaled, compressed again, the next of a burst."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
+from functools import reduce
+from itertools import pairwise
+from operator import or_
 
 import numpy as np
 
@@ -14,18 +17,45 @@ SIMILAR = 0.9
 # either is to any third image. Of photographs and ImageNet features, all copies cropped by a twentieth at each edge and
 # compressed again are found, and no pair of different photographs.
 ALIKE, GAP = 0.8, 0.15
-ROWS = 1024  # compared at a time
+# More are only compared on request: the time grows with the square of their number.
+MOST_IMAGES = 200_000
+# Compared at a time, which bounds the memory.
+ROWS, COLUMNS = 1024, 16384
 
 
 @dataclass(frozen=True)
 class Pooled:
-    """The N images of all splits in turn. `units` (N, embedding_dim) are centred features of unit length."""
+    """The N images of all splits in turn. `units` (N, embedding_dim) are centred features of unit length.
+
+    Exact duplicates have the same one of `contents` (N).
+    """
 
     units: Array
     paths: tuple[str, ...]
     labels: Array
-    contents: tuple[str, ...]
+    contents: Array
     splits: Array
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Of each of several images: which other one is the most similar, how similar it is, and the second one."""
+
+    index: Array
+    best: Array
+    second: Array
+
+    def merged(self, other: "Nearest") -> "Nearest":
+        """The same images, among what both have compared."""
+        is_other = other.best > self.best
+        second = np.maximum(np.minimum(self.best, other.best), np.maximum(self.second, other.second))
+        return Nearest(np.where(is_other, other.index, self.index), np.maximum(self.best, other.best), second)
+
+    def pairs(self, chosen: Array) -> dict[tuple[int, int], float]:
+        """The similarity of the pairs of all `chosen` (N) images, the lower index first."""
+        first = np.flatnonzero(chosen)
+        pairs = np.sort(np.stack([first, self.index[first]], axis=1), axis=1)
+        return dict(zip(map(tuple, pairs.tolist()), self.best[first].tolist(), strict=True))
 
 
 def near_duplicates(images: Pooled) -> list[Finding]:
@@ -49,36 +79,38 @@ def _kinds(images: Pooled, first: int, second: int) -> Iterator[str]:
 
 def _pairs(images: Pooled) -> dict[tuple[int, int], float]:
     """The similarity of each pair of indices, the lower one first."""
-    count, found = len(images.units), {}
-    nearest, best, second = np.zeros(count, int), np.zeros(count), np.zeros(count)
-    for start in range(0, count, ROWS):
-        block = _similarities(images, start)
-        rows = np.arange(len(block))
-        for split in np.unique(images.splits):
-            columns = np.flatnonzero(images.splits == split)
-            closest = columns[block[:, columns].argmax(1)]
-            for row in np.flatnonzero(block[rows, closest] >= SIMILAR).tolist():
-                pair = sorted((start + row, int(closest[row])))
-                found[pair[0], pair[1]] = float(block[row, closest[row]])
-        here = slice(start, start + len(block))
-        nearest[here] = block.argmax(1)
-        best[here] = block[rows, nearest[here]]
-        block[rows, nearest[here]] = -1
-        second[here] = block.max(1)
-    gap = best - np.maximum(second, second[nearest])
-    is_mutual = nearest[nearest] == np.arange(count)
-    for index in np.flatnonzero(is_mutual & (best >= ALIKE) & (gap >= GAP)).tolist():
-        pair = sorted((index, int(nearest[index])))
-        found[pair[0], pair[1]] = float(best[index])
-    return found
+    in_splits = [_nearest(images, split) for split in _ranges(images.splits)]
+    nearest = reduce(Nearest.merged, in_splits)
+    gap = nearest.best - np.maximum(nearest.second, nearest.second[nearest.index])
+    is_mutual = nearest.index[nearest.index] == np.arange(len(gap))
+    alike = nearest.pairs(is_mutual & (nearest.best >= ALIKE) & (gap >= GAP))
+    return reduce(or_, (split.pairs(split.best >= SIMILAR) for split in in_splits), alike)
 
 
-def _similarities(images: Pooled, start: int) -> Array:
-    """Of up to ROWS images to all (rows, N); -1 to themselves and to their exact duplicates."""
-    block: Array = images.units[start : start + ROWS] @ images.units.T
-    copies: dict[str, list[int]] = {}
-    for index, content in enumerate(images.contents):
-        copies.setdefault(content, []).append(index)
-    for row in range(len(block)):
-        block[row, copies[images.contents[start + row]]] = -1
-    return block
+def _ranges(splits: Array) -> list[slice]:
+    """The images of each split."""
+    bounds = [0, *(np.flatnonzero(splits[1:] != splits[:-1]) + 1).tolist(), len(splits)]
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _nearest(images: Pooled, split: slice) -> Nearest:
+    """To all images, among those of `split`; neither themselves nor their exact duplicates."""
+    blocks = [
+        reduce(Nearest.merged, (_in_tile(images, rows, columns) for columns in _tiles(split, COLUMNS)))
+        for rows in _tiles(slice(0, len(images.units)), ROWS)
+    ]
+    return Nearest(*(np.concatenate(parts) for parts in zip(*map(astuple, blocks), strict=True)))
+
+
+def _tiles(whole: slice, size: int) -> list[slice]:
+    return [slice(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]
+
+
+def _in_tile(images: Pooled, rows: slice, columns: slice) -> Nearest:
+    block: Array = images.units[rows] @ images.units[columns].T
+    block[images.contents[rows, None] == images.contents[columns]] = -1
+    places = np.arange(len(block))
+    closest = block.argmax(1)
+    best = block[places, closest]
+    block[places, closest] = -1
+    return Nearest(columns.start + closest, best, block.max(1))

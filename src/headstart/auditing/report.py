@@ -10,8 +10,10 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from headstart.auditing.findings import Finding, find_problems, in_order
 from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.kinds import MISSING_GROUPS
+from headstart.auditing.near_duplicates import MOST_IMAGES
 from headstart.config.train import TrainSettings
 from headstart.data.folders import listed
+from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json
 from headstart.log import is_first_process, log
@@ -22,6 +24,7 @@ from headstart.tables import render_table
 EXAMPLES = 3
 # Whether near duplicates were looked for.
 COMPARED, NOT_YET = "compared", "not compared yet"
+TOO_MANY = f"not compared (more than {MOST_IMAGES:,} images; data.near_duplicates=true compares them)"
 
 
 class AuditReport(Callback):
@@ -34,7 +37,8 @@ class AuditReport(Callback):
         self._path = RunFolder(Path(settings.run_dir)).audit
         self._balance = settings.data.balance
         self._data = data
-        self._compares = compares
+        self._is_too_much = is_too_much(settings, data.manifest)
+        self._compares = compares and not self._is_too_much
         self._findings: list[Finding] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -54,10 +58,15 @@ class AuditReport(Callback):
         removed = {*self._data.manifest.skipped, *self._data.manifest.dropped}
         remaining = [finding for finding in self._findings if finding.remains_without(removed)]
         log_findings([f for f in remaining if f.severity == "error" or self._is_ignored_imbalance(f)])
-        write_audit(self._path, self._data, self._findings, NOT_YET)
+        write_audit(self._path, self._data, self._findings, TOO_MANY if self._is_too_much else NOT_YET)
 
     def _is_ignored_imbalance(self, finding: Finding) -> bool:
         return finding.kind == "class imbalance" and self._balance == "none"
+
+
+def is_too_much(settings: TrainSettings, manifest: Manifest) -> bool:
+    """Whether there are more images than are compared with one another unless it is asked for."""
+    return settings.data.near_duplicates is not True and sum(map(len, manifest.splits.values())) > MOST_IMAGES
 
 
 def log_findings(findings: list[Finding]) -> None:

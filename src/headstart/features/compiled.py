@@ -111,9 +111,11 @@ def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     work = path.with_suffix(WORK)
     # Of a process that was killed; only the holder of the lock writes here.
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     try:
+        work.mkdir()
         keep(_compile_in(work, network, example), path)
+    except OSError as error:
+        raise CompilationFailed(_first_line(error)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -130,8 +132,9 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.utils import fresh_cache
 
-    # Freezing folds BatchNorm into the convolutions and packs their weights.
-    settings = {"freezing": True, "cpp.threads": 1, "aot_inductor.precompile_headers": False}
+    # Freezing folds BatchNorm into the convolutions and packs their weights. Whether the compiler knows this CPU's
+    # vector instructions is not tried out first: if it does not, compiling fails.
+    settings = {"freezing": True, "cpp.threads": 1, "cpp.vec_isa_ok": True, "aot_inductor.precompile_headers": False}
     try:
         with fresh_cache(dir=str(work), delete=False), config.patch(settings), torch.no_grad():
             exported = torch.export.export(network, (example,))
