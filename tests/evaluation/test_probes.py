@@ -29,6 +29,14 @@ def test_ridge__is_scikit_learns_in_both_forms(count: int, width: int) -> None:
     np.testing.assert_allclose(ridge(train, 0.1)(other.features), expected, atol=1e-5)
 
 
+def test_ridge__scores_many_images_as_it_scores_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, other = clusters(60, 8), clusters(50, 8, seed=1)
+    expected = ridge(train, 0.1)(other.features)
+    monkeypatch.setattr("headstart.model.ridge.ROWS", 7)
+    np.testing.assert_allclose(ridge(train, 0.1)(other.features), expected, atol=1e-12)
+    assert ridge(train, 0.1)(other.features[:0]).shape == (0, 4)
+
+
 def test_ridge__with_constant_features_predicts_the_prior() -> None:
     train = Labelled(np.ones((6, 3), np.float32), np.array([0, 0, 0, 0, 1, 1]), 2)
     np.testing.assert_allclose(ridge(train, 0.1)(train.features), np.tile([4 / 6, 2 / 6], (6, 1)))
@@ -85,6 +93,13 @@ def test_baselines__settings_are_chosen_on_valid_and_scored_on_the_rest() -> Non
     np.testing.assert_allclose(found[3].scores, ridge(train, penalty)(test.features))
     best = max(float((ridge(train, p)(valid.features).argmax(1) == valid.labels).mean()) for p in (1e-3, 1e-2, 0.1, 1))
     assert found[3].valid_accuracy == best
+
+
+def test_nearest_images__are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, other = clusters(60, 8), clusters(20, 8, seed=1)
+    expected = nearest_images(train, other.features, 5)
+    monkeypatch.setattr("headstart.evaluation.baselines.ROWS", 7)
+    assert nearest_images(train, other.features, 5).tolist() == expected.tolist()
 
 
 def test_nearest_images__of_training_images_are_themselves() -> None:

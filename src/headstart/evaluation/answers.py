@@ -1,6 +1,7 @@
 """What a report tells about a trained classifier and its data, computed from predictions and stored features."""
 
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -87,16 +88,11 @@ def describe_head(classifier: ImageClassifier, valid: Predictions) -> Head:
 
 def ask_features(manifest: Manifest, features: dict[str, Array], result: Result, head: Head, seed: int) -> FromFeatures:
     """`features` (N, d) of each split are unaugmented, in the order of its samples."""
-    labelled = {
-        name: Labelled(np.asarray(features[name], np.float32), np.array(split.labels), len(manifest.classes))
-        for name, split in manifest.splits.items()
-    }
+    everything, labelled = _labelled(manifest, features)
     valid, scored = labelled["valid"], labelled[result.split]
     train = _at_most(labelled["train"], MOST_TRAINED, seed)
     penalty = choose_penalty(train, valid)
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
-    matrices, labels = ([getattr(of, part) for of in labelled.values()] for part in ("features", "labels"))
-    everything = Labelled(np.concatenate(matrices), np.concatenate(labels), train.classes)
     baselines = (of for of in fit_baselines(train, valid, scored.features) if not _is_same(of, head))
     return FromFeatures(
         head,
@@ -110,6 +106,16 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         scored.features,
         (scored.features - train.features.mean(0)) @ principal_components(train.features),
     )
+
+
+def _labelled(manifest: Manifest, features: dict[str, Array]) -> tuple[Labelled, dict[str, Labelled]]:
+    """All images in turn, and those of each split, which share their memory."""
+    matrix = np.concatenate([features[name] for name in manifest.splits], dtype=np.float32)
+    labels = np.concatenate([split.labels for split in manifest.splits.values()])
+    everything = Labelled(matrix, labels, len(manifest.classes))
+    ends = accumulate(len(split) for split in manifest.splits.values())
+    splits = zip(manifest.splits, pairwise([0, *ends]), strict=True)
+    return everything, {name: everything[slice(*place)] for name, place in splits}
 
 
 def _at_most(data: Labelled, count: int, seed: int) -> Labelled:

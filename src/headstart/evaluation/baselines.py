@@ -25,6 +25,7 @@ LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
 HEADS = {"nearest neighbours": "knn", "ridge regression": "ridge", "logistic regression": "linear"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
+ROWS = 4096  # training images that are centred at a time
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,10 @@ def accuracy(probe: Probe, data: Labelled) -> float:
 def nearest_images(train: Labelled, features: Array, count: int) -> Array:
     """The indices (M, count) of the training images most similar to `features` (M, d), the most similar first."""
     mean = train.features.mean(0)
-    similarities = unit_rows(features - mean) @ unit_rows(train.features - mean).T
+    units, places = unit_rows(features - mean), range(0, max(1, len(train)), ROWS)
+    # In parts, or all centred training images would be in memory twice.
+    parts = (unit_rows(train.features[start : start + ROWS] - mean) for start in places)
+    similarities = np.concatenate([units @ part.T for part in parts], axis=1)
     order: Array = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
     return order
 

@@ -30,7 +30,7 @@ class Labelled:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: Array) -> "Labelled":
+    def __getitem__(self, index: Array | slice) -> "Labelled":
         return Labelled(self.features[index], self.labels[index], self.classes)
 
     @property
@@ -49,7 +49,7 @@ def ridge(train: Labelled, penalty: float) -> Probe:
     """Least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
     fit = LeastSquares(train.features, train.targets)
     weights = fit.weights(penalty)
-    return lambda features: (features - fit.mean) @ weights + fit.prior
+    return lambda features: fit.scores(features, weights)
 
 
 def logistic(train: Labelled, penalty: float) -> Probe:

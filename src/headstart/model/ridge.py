@@ -25,7 +25,7 @@ class LeastSquares:
         self._features, self._targets = features, targets - self.prior
         # Of the two equal forms, the one with the smaller matrix.
         self._is_wide = len(features) < features.shape[1]
-        parts = self._parts()
+        parts = self._parts(features)
         if self._is_wide:
             self._centred = np.concatenate(list(parts))
             self._gram = self._centred @ self._centred.T
@@ -33,11 +33,15 @@ class LeastSquares:
             self._gram = sum(part.T @ part for part in parts)
 
     def weights(self, penalty: float) -> Array:
-        """The weights (d, classes); scores are `(features - mean) @ weights + prior`."""
+        """The weights (d, classes)."""
         gram = self._penalized(penalty)
         if self._is_wide:
             return self._centred.T @ np.linalg.solve(gram, self._targets)
         return np.linalg.solve(gram, self._transposed_times(self._targets))
+
+    def scores(self, features: Array, weights: Array) -> Array:
+        """Those (M, classes) of images with `features` (M, d): `(features - mean) @ weights + prior`."""
+        return self._centred_times(features, weights) + self.prior
 
     def left_out(self, penalty: float) -> Array:
         """The scores (N, classes) of each image by the fit to the others, with the same absolute penalty.
@@ -45,7 +49,7 @@ class LeastSquares:
         From the diagonal of the hat matrix, without fitting N times.
         """
         weights = self.weights(penalty)
-        errors = self._targets - np.concatenate([part @ weights for part in self._parts()])
+        errors = self._targets - self._centred_times(self._features, weights)
         errors /= np.maximum(1 - self._leverages(penalty) - 1 / len(errors), 1e-12)[:, None]
         return self._targets + self.prior - errors
 
@@ -61,18 +65,21 @@ class LeastSquares:
         inverse = np.linalg.inv(self._penalized(penalty))
         if self._is_wide:
             return 1 - self._strength(penalty) * inverse.diagonal()
-        return np.concatenate([np.einsum("nd,nd->n", part @ inverse, part) for part in self._parts()])
+        return np.concatenate([np.einsum("nd,nd->n", part @ inverse, part) for part in self._parts(self._features)])
 
     def _transposed_times(self, matrix: Array) -> Array:
         """Centred features, transposed, times `matrix` (N, M)."""
         places = range(0, len(matrix), ROWS)
-        parts = zip(places, self._parts(), strict=True)
+        parts = zip(places, self._parts(self._features), strict=True)
         return np.sum([part.T @ matrix[start : start + ROWS] for start, part in parts], axis=0)
 
-    def _parts(self) -> Iterator[Array]:
-        """The centred features, ROWS at a time."""
-        for start in range(0, len(self._features), ROWS):
-            yield self._features[start : start + ROWS] - self.mean
+    def _centred_times(self, features: Array, weights: Array) -> Array:
+        return np.concatenate([part @ weights for part in self._parts(features)])
+
+    def _parts(self, features: Array) -> Iterator[Array]:
+        """Centred, ROWS at a time."""
+        for start in range(0, max(1, len(features)), ROWS):
+            yield features[start : start + ROWS] - self.mean
 
 
 class Ridge(nn.Module):
