@@ -9,32 +9,52 @@ from typing import Any
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent
+SCALE_STEPS = {"data": "find and inspect", "fit": "encode and train", "test": "test", "report": "report"}
+SCALE_STEPS |= {"predict": "predict, a process of its own"}
 # The rows of the README's table.
-SHORT = slice(2, 6)
+SHORT = slice(2, 7)
 Row = tuple[str, str, str, str]
+RESULTS = HERE / "results"
+# Measured earlier, on a CPU with units for bf16; results/ are of one without.
+WITH_BF16 = RESULTS / "bf16"
 
 
-def rows() -> list[Row]:
+def rows(results: Path) -> list[Row]:
     """What was measured, the baseline's figure, headstart's, and their ratio."""
-    encode, runs, sweep, predict, memory = map(load, ("encode", "cold_and_warm_run", "sweep", "predict_1000", "memory"))
+    encode, runs, sweep, predict = (
+        load(name, results) for name in ("encode", "cold_and_warm_run", "sweep", "predict_1000")
+    )
     rate, seconds = encode["images_per_second"], runs["seconds"]
-    peaks = list(memory["peak_megabytes"].values())
-    plain, fast = f"{seconds['plain']:.0f} s", f"{rate['ours']:.1f}"
+    plain, fast = f"{seconds['plain']:,.0f} s", f"{rate['ours']:.1f}"
     return [
         ("encoding, images/s from JPEG", f"{rate['plain']:.1f}", fast, ratio(encode["ratio_to_plain"])),
         ("… compared with the tuned baseline", f"{rate['tuned']:.1f}", fast, ratio(encode["ratio_to_tuned"])),
         ("first run, 20 epochs", plain, f"{seconds['cold']:.0f} s", ratio(runs["cold_ratio"])),
         ("the same run again, features cached", plain, f"{seconds['warm']:.1f} s", ratio(runs["warm_ratio"])),
         (f"sweep of {sweep['trials']} trials, nothing cached", *in_seconds(sweep), ratio(sweep["ratio"])),
+        *warm_sweep(sweep),
         ("prediction, 1,000 images", *in_seconds(predict), ratio(predict["ratio"])),
-        ("encoding, fraction of the bf16 matrix rate", "", f"{encode['fraction_of_matrix_rate']:.0%}", ""),
-        ("peak memory of the first run", "", f"{peaks[0] / 1e3:.2f} GB", ""),
-        ("peak memory, 20 → 200 views", "", f"{peaks[1] / 1e3:.2f} → {peaks[2] / 1e3:.2f} GB", ""),
+        ("encoding, fraction of the rate of matrix products", "", "", f"{encode['fraction_of_matrix_rate']:.0%}"),
+        *fraction_of_limit(runs),
     ]
 
 
-def load(name: str) -> Any:
-    return json.loads((HERE / "results" / f"{name}.json").read_text())
+def fraction_of_limit(runs: dict[str, Any]) -> list[Row]:
+    """Empty where it was not measured."""
+    found = runs.get("fraction_of_limit")
+    return [] if found is None else [("first run, fraction of the limit", "", "", f"{found:.0%}")]
+
+
+def warm_sweep(sweep: dict[str, Any]) -> list[Row]:
+    """Empty where it was not measured."""
+    if "warm_ratio" not in sweep:
+        return []
+    plain, warm = sweep["seconds"]["plain"], sweep["seconds"]["warm"]
+    return [("… features cached", f"{plain:,.0f} s", f"{warm:.0f} s", ratio(sweep["warm_ratio"]))]
+
+
+def load(name: str, results: Path = RESULTS) -> Any:
+    return json.loads((results / f"{name}.json").read_text())
 
 
 def in_seconds(result: dict[str, Any]) -> tuple[str, str]:
@@ -46,20 +66,28 @@ def ratio(value: float) -> str:
 
 
 def table(shown: list[Row]) -> str:
-    encode = load("encode")
-    machine = encode["machine"]
+    """The rows, with the ratios that were measured earlier on a CPU with bf16."""
+    now, before = load("encode"), load("encode", WITH_BF16)
+    earlier = {name: value for name, *_, value in rows(WITH_BF16)}
     lines = [
-        f"Measured on {encode['date']} on {machine['cores']} cores of an {machine['cpu']} ({encode['precision']}).",
+        f"Measured on {now['date']} on {cores(now)} without units for bf16 (32-bit, {gigaflops(now)}). The last",
+        f"column was measured with an earlier version, on {before['date']} on {cores(before)} with them",
+        f"(bf16, {gigaflops(before)}).",
         "",
-        "| ResNet50 | baseline | headstart | ratio |",
-        "|---|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in shown),
+        "| ResNet50 | baseline | headstart | ratio | ratio, bf16 |",
+        "|---|---|---|---|---|",
+        *(f"| {' | '.join(row)} | {earlier.get(row[0], '')} |" for row in shown),
     ]
     return "\n".join(lines) + "\n"
 
 
 def cores(result: dict[str, Any]) -> str:
     return f"{result['machine']['cores']} cores of an {result['machine']['cpu']}"
+
+
+def gigaflops(encode: dict[str, Any]) -> str:
+    """Of matrix products."""
+    return f"{encode['matrix_rate'] / 1e9:.0f} GFLOP/s"
 
 
 def busy_table() -> str:
@@ -110,6 +138,16 @@ def one_text() -> str:
     )
 
 
+def memory_text() -> str:
+    """The peak memory of runs."""
+    found = load("memory")
+    first, few, many = (f"{value / 1e3:.2f} GB" for value in found["peak_megabytes"].values())
+    return (
+        f"The first run of the table takes at most {first}, all processes together; with 50 training images, 20 views\n"
+        f"take {few} and 200 views {many} ({found['date']}, {cores(found)}).\n"
+    )
+
+
 def compiled_table() -> str:
     """What compiling a backbone costs once, and what it gains."""
     found = load("compiled")
@@ -125,6 +163,32 @@ def compiled_table() -> str:
         seconds, rates = values["seconds"], values["images_per_second"]
         times = f"{seconds['compile']:.0f} s | {seconds['load']:.1f} s"
         lines.append(f"| {arch} | {times} | {rates['compiled']:.1f} | {rates['uncompiled']:.1f} |")
+    return "\n".join(lines) + "\n"
+
+
+def scale_table() -> str:
+    """Seconds of each step for folders of several sizes, and what ImageNet would take."""
+    found = load("scale")
+    counts = list(found["measured"])
+    lines = [
+        f"Measured on {found['date']} on {cores(found)}.",
+        "",
+        f"| images | {' | '.join(f'{int(count):,}' for count in counts)} | 1,281,167, extrapolated |",
+        f"|---|{'---|' * (len(counts) + 1)}",
+    ]
+    for step, name in SCALE_STEPS.items():
+        times = [f"{found['measured'][count][step]:.1f} s" for count in counts]
+        lines.append(f"| {name} | {' | '.join(times)} | {found['minutes_for_imagenet'][step]:.0f} min |")
+    for part, name in (("training", "memory of training"), ("prediction", "memory of prediction")):
+        sizes = [f"{found['measured'][count][f'{part}_megabytes'] / 1e3:.2f} GB" for count in counts]
+        lines.append(f"| {name} | {' | '.join(sizes)} | |")
+    compared = found["near_duplicates"]
+    lines += [
+        "",
+        f"Looking for near duplicates compares all images with one another: {compared['seconds']:.0f} s for "
+        f"{compared['images']:,} images with",
+        "ResNet50's features, and four times as long for twice as many.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -152,13 +216,15 @@ def replace_between(path: Path, name: str, text: str) -> None:
 
 def main() -> None:
     performance, readme, sweeps = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "sweeps.md"
-    replace_between(readme, "figures", table(rows()[SHORT]))
-    replace_between(performance, "figures", table(rows()))
+    replace_between(readme, "figures", table(rows(RESULTS)[SHORT]))
+    replace_between(performance, "figures", table(rows(RESULTS)))
     for path in (performance, readme):
         replace_between(path, "busy", busy_table())
     replace_between(performance, "gpu", gpu_table())
     replace_between(performance, "one", one_text())
+    replace_between(performance, "memory", memory_text())
     replace_between(performance, "compiled", compiled_table())
+    replace_between(performance, "scale", scale_table())
     replace_between(sweeps, "trials", trials_text())
 
 
