@@ -73,7 +73,7 @@ def flops_per_image(backbone: Backbone) -> int:
 
 
 def matrix_rate(precision: str) -> float:
-    """The FLOP/s of a product of square matrices in "bf16" or "32"; the median of some seconds."""
+    """The FLOP/s of products of square matrices in "bf16" or "32": the median of many."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a, b = (torch.randn(SIDE, SIDE, dtype=dtype) for _ in range(2))
     rates = []

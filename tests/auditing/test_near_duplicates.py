@@ -89,13 +89,8 @@ def test_mutual_pair__that_is_far_from_all_others_is_listed_below_the_threshold(
 
 def test_pairs__are_the_same_however_many_images_are_compared_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     train, valid = features(50, 0), features(30, 1)
-    train[40], train[48], valid[29], valid[4], valid[6] = (
-        train[3] + 0.01,
-        train[47],
-        train[49] * 2,
-        valid[17],
-        train[12],
-    )
+    train[40], train[48] = train[3] + 0.01, train[47]
+    valid[29], valid[4], valid[6] = train[49] * 2, valid[17], train[12]
     contents = tuple("same" if index in (47, 48) else f"train{index}" for index in range(50))
     splits = {"train": split("train", 50, contents), "valid": split("valid", 30)}
     at_once = near_duplicates(splits, {"train": train, "valid": valid})

@@ -27,7 +27,7 @@ ROWS, COLUMNS = 1024, 16384
 class Pooled:
     """The N images of all splits in turn. `units` (N, embedding_dim) are centred features of unit length.
 
-    Exact duplicates have the same one of `contents` (N).
+    `contents` (N) are equal for exact duplicates.
     """
 
     units: Array
@@ -39,14 +39,14 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Nearest:
-    """Of each of several images: which other one is the most similar, how similar it is, and the second one."""
+    """For each of several images: the index of the most similar other one, its similarity, and that of the second."""
 
     index: Array
     best: Array
     second: Array
 
     def merged(self, other: "Nearest") -> "Nearest":
-        """The same images, among what both have compared."""
+        """For the same images, among all that either has compared them with."""
         is_other = other.best > self.best
         second = np.maximum(np.minimum(self.best, other.best), np.maximum(self.second, other.second))
         return Nearest(np.where(is_other, other.index, self.index), np.maximum(self.best, other.best), second)

@@ -66,7 +66,7 @@ class AuditReport(Callback):
 
 def is_too_much(settings: TrainSettings, manifest: Manifest) -> bool:
     """Whether there are more images than are compared with one another unless it is asked for."""
-    return settings.data.near_duplicates is not True and sum(map(len, manifest.splits.values())) > MOST_IMAGES
+    return settings.data.near_duplicates == "auto" and sum(map(len, manifest.splits.values())) > MOST_IMAGES
 
 
 def log_findings(findings: list[Finding]) -> None:
