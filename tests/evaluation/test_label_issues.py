@@ -16,7 +16,7 @@ def test_label_issues__swapped_labels_come_first(seed: int) -> None:
     swapped = generator.choice(400, 20, replace=False)
     labels = data.labels.copy()
     labels[swapped] = (labels[swapped] + generator.integers(1, 4, 20)) % 4
-    found = find_label_issues(Labelled(data.features, labels, 4), 0.1, seed)
+    found = find_label_issues([Labelled(data.features, labels, 4)], 0.1, seed)
     first_tenth = set(found.order[:40].tolist())
     assert len(first_tenth & set(swapped.tolist())) >= 19
     right = found.suggested[swapped] == data.labels[swapped]
@@ -27,12 +27,12 @@ def test_label_issues__an_image_has_no_say_about_itself() -> None:
     # Random labels: if an image were among those that judge it, its own label would be believed.
     generator = np.random.default_rng(0)
     data = Labelled(generator.normal(size=(60, 200)).astype(np.float32), generator.integers(0, 3, 60), 3)
-    assert find_label_issues(data, 1e-3, seed=0).count >= 25
+    assert find_label_issues([data], 1e-3, seed=0).count >= 25
 
 
 def test_label_issues__of_classes_with_fewer_images_than_folds() -> None:
     data = Labelled(clusters(7, 3).features, np.array([0, 0, 0, 0, 0, 1, 2]), 3)
-    found = find_label_issues(data, 0.1, seed=0)
+    found = find_label_issues([data], 0.1, seed=0)
     assert sorted(found.order.tolist()) == list(range(7))
 
 

@@ -9,15 +9,19 @@ from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untype
 
 from headstart.evaluation.baselines import fit_baselines, nearest_images
 from headstart.evaluation.probes import (
+    Fit,
     Labelled,
     class_means,
-    logistic,
+    logistics,
     majority_class,
     nearest_mean,
     nearest_neighbours,
     ridge,
+    ridges,
 )
 from headstart.model import neighbours
+from headstart.model.neighbours import NEIGHBOURS
+from headstart.model.ridge import PENALTIES
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 12), (30, 80)])
@@ -49,7 +53,7 @@ def test_logistic__is_scikit_learns_in_both_forms(count: int, width: int) -> Non
     # scikit-learn sums over samples where headstart averages.
     model = LogisticRegression(C=1 / (0.01 * len(train)), tol=1e-8, max_iter=1000)
     model.fit((train.features - mean) / scale, train.labels)
-    scores = logistic(train, 0.01)(other.features)
+    scores = logistics(train, (0.01,))(other.features)[0.01]
     found = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
     np.testing.assert_allclose(found, model.predict_proba((other.features - mean) / scale), atol=2e-3)
 
@@ -58,13 +62,13 @@ def test_nearest_neighbour__is_scikit_learns() -> None:
     train, other = clusters(80, 5), clusters(40, 5, seed=1)
     mean = train.features.mean(0)
     model = KNeighborsClassifier(1, metric="cosine").fit(train.features - mean, train.labels)
-    found = nearest_neighbours(train, 1)(other.features).argmax(1)
+    found = nearest_neighbours(train, (1,))(other.features)[1].argmax(1)
     assert found.tolist() == model.predict(other.features - mean).tolist()
 
 
 def test_nearest_neighbours__more_than_there_are_images() -> None:
     train = clusters(5, 3, classes=2)
-    scores = nearest_neighbours(train, 20)(train.features)
+    scores = nearest_neighbours(train, (20,))(train.features)[20]
     assert scores.shape == (5, 2)
     assert np.isfinite(scores).all()
 
@@ -109,7 +113,18 @@ def test_nearest_images__of_training_images_are_themselves() -> None:
 
 def test_nearest_neighbours__of_many_images_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(50, 8, seed=1)
-    whole = nearest_neighbours(train, 5)(other.features)
+    whole = nearest_neighbours(train, (5,))(other.features)[5]
     monkeypatch.setattr(neighbours, "ROWS", 7)
-    np.testing.assert_allclose(nearest_neighbours(train, 5)(other.features), whole, rtol=1e-5)
-    assert nearest_neighbours(train, 5)(other.features[:0]).shape == (0, 4)
+    np.testing.assert_allclose(nearest_neighbours(train, (5,))(other.features)[5], whole, rtol=1e-5)
+    assert nearest_neighbours(train, (5,))(other.features[:0])[5].shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("fit", "settings"), [(ridges, PENALTIES), (nearest_neighbours, NEIGHBOURS), (logistics, (0.1, 1))]
+)
+def test_probes__with_several_settings_are_those_with_each(fit: Fit, settings: tuple[float, ...]) -> None:
+    train, other = clusters(60, 8, spread=2.0), clusters(30, 8, seed=1)
+    together = fit(train, settings)(other.features)
+    assert list(together) == list(settings)
+    for setting, scores in together.items():
+        np.testing.assert_allclose(scores, fit(train, (setting,))(other.features)[setting], rtol=1e-5, atol=1e-6)

@@ -18,7 +18,7 @@ def fitted(count: int = 60) -> NearestNeighbours:
 
 def test_neighbours__are_the_reports() -> None:
     head, train, other = fitted(), clusters(60, 8, spread=2.0), clusters(40, 8, seed=1)
-    expected = nearest_neighbours(train, int(head.count))(other.features)
+    expected = nearest_neighbours(train, (int(head.count),))(other.features)[int(head.count)]
     scores = head(torch.from_numpy(other.features)) / head.scale
     np.testing.assert_allclose(scores.numpy(), expected, rtol=1e-4)
     assert int(head.count) in NEIGHBOURS
@@ -34,7 +34,7 @@ def test_left_out__is_the_vote_of_the_others(count: int, rows: int, monkeypatch:
     for k, votes in left_out(features, labels, counts=NEIGHBOURS, classes=4).items():
         for i in range(count):
             others = train[np.delete(np.arange(count), i)]
-            expected = nearest_neighbours(others, int(k))(train.features[i : i + 1])[0]
+            expected = nearest_neighbours(others, (int(k),))(train.features[i : i + 1])[int(k)][0]
             np.testing.assert_allclose(votes[i].numpy(), expected, rtol=1e-4, atol=1e-4)
 
 

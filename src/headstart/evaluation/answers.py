@@ -1,13 +1,12 @@
 """What a report tells about a trained classifier and its data, computed from predictions and stored features."""
 
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
 
 import numpy as np
 
 from headstart.config.model import CLOSED_FORM
 from headstart.data.manifest import Manifest
-from headstart.evaluation.baselines import HEADS, Baseline, choose_penalty, fit_baselines, nearest_images
+from headstart.evaluation.baselines import HEADS, RIDGE, Baseline, fit_baselines, nearest_images
 from headstart.evaluation.label_issues import LabelIssues, find_label_issues
 from headstart.evaluation.learning_curve import LearningCurve, learning_curve
 from headstart.evaluation.predictions import Predictions
@@ -88,34 +87,27 @@ def describe_head(classifier: ImageClassifier, valid: Predictions) -> Head:
 
 def ask_features(manifest: Manifest, features: dict[str, Array], result: Result, head: Head, seed: int) -> FromFeatures:
     """`features` (N, d) of each split are unaugmented, in the order of its samples."""
-    everything, labelled = _labelled(manifest, features)
-    valid, scored = labelled["valid"], labelled[result.split]
-    train = _at_most(labelled["train"], MOST_TRAINED, seed)
-    penalty = choose_penalty(train, valid)
+    stored = {
+        name: Labelled(features[name], np.asarray(split.labels), len(manifest.classes))
+        for name, split in manifest.splits.items()
+    }
+    valid, scored = _in_memory(stored["valid"]), _in_memory(stored[result.split])
+    train = _in_memory(_at_most(stored["train"], MOST_TRAINED, seed))
+    baselines = fit_baselines(train, valid, scored.features)
+    (penalty,) = (of.value for of in baselines if of.name == RIDGE)
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
-    baselines = (of for of in fit_baselines(train, valid, scored.features) if not _is_same(of, head))
     return FromFeatures(
         head,
-        tuple(_compare(baseline, result, scored) for baseline in baselines),
+        tuple(_compare(baseline, result, scored) for baseline in baselines if not _is_same(baseline, head)),
         learning_curve(train, scored, penalty, seed),
-        find_label_issues(everything, penalty, seed),
+        find_label_issues(list(stored.values()), penalty, seed),
         tuple(path for path, _ in names),
         tuple(name for _, name in names),
-        everything.labels,
-        _neighbours(manifest, labelled["train"], scored, result),
+        np.concatenate([of.labels for of in stored.values()]),
+        _neighbours(manifest, stored["train"], scored, result),
         scored.features,
         (scored.features - train.features.mean(0)) @ principal_components(train.features),
     )
-
-
-def _labelled(manifest: Manifest, features: dict[str, Array]) -> tuple[Labelled, dict[str, Labelled]]:
-    """All images in turn, and those of each split, which share their memory."""
-    matrix = np.concatenate([features[name] for name in manifest.splits], dtype=np.float32)
-    labels = np.concatenate([split.labels for split in manifest.splits.values()])
-    everything = Labelled(matrix, labels, len(manifest.classes))
-    ends = accumulate(len(split) for split in manifest.splits.values())
-    splits = zip(manifest.splits, pairwise([0, *ends]), strict=True)
-    return everything, {name: everything[slice(*place)] for name, place in splits}
 
 
 def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
@@ -123,6 +115,10 @@ def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
     if len(data) <= count:
         return data
     return data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
+
+
+def _in_memory(data: Labelled) -> Labelled:
+    return Labelled(np.asarray(data.features, np.float32), data.labels, data.classes)
 
 
 def _is_same(baseline: Baseline, head: Head) -> bool:

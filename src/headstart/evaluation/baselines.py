@@ -1,28 +1,31 @@
 """What simple classifiers on the same features reach: the yardstick for the trained head."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 
 from headstart.evaluation.probes import (
     Array,
+    Fit,
     Labelled,
     Probe,
-    logistic,
+    Probes,
+    accuracy,
+    logistics,
     majority_class,
     nearest_mean,
     nearest_neighbours,
-    ridge,
+    ridges,
     unit_rows,
 )
 from headstart.model.neighbours import NEIGHBOURS
 from headstart.model.ridge import PENALTIES
 
 LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
+RIDGE = "ridge regression"
 # The value of `model.head` that trains a baseline.
-HEADS = {"nearest neighbours": "knn", "ridge regression": "ridge", "logistic regression": "linear"}
+HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", "logistic regression": "linear"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
 ROWS = 4096  # training images that are centred at a time
@@ -32,11 +35,12 @@ ROWS = 4096  # training images that are centred at a time
 class Baseline:
     """`scores` (N, classes) of the images to score, the highest of which is the prediction; `setting` in words.
 
-    `valid_accuracy` chose the setting.
+    `valid_accuracy` chose the setting, whose value is `value`; 0 if there is none to choose.
     """
 
     name: str
     setting: str
+    value: float
     valid_accuracy: float
     scores: Array
 
@@ -46,43 +50,51 @@ class Baseline:
         return right
 
 
+@dataclass(frozen=True)
+class Kind:
+    """How a baseline is trained, with which settings, and how they are written."""
+
+    name: str
+    fit: Fit
+    settings: Sequence[float]
+    words: str
+
+
 def fit_baselines(train: Labelled, valid: Labelled, features: Array) -> list[Baseline]:
     """Trains each baseline on `train`, chooses its setting by the accuracy on `valid`, and scores `features`."""
     found = []
-    for name, candidates in _candidates(train):
-        fitted = ((setting, fit()) for setting, fit in candidates.items())
-        valid_accuracy, setting, probe = max(
-            ((accuracy(probe, valid), setting, probe) for setting, probe in fitted), key=lambda candidate: candidate[0]
-        )
-        found.append(Baseline(name, setting, valid_accuracy, probe(features)))
+    for kind in _kinds(train):
+        probes = kind.fit(train, kind.settings)
+        accuracies = {setting: accuracy(scores, valid.labels) for setting, scores in probes(valid.features).items()}
+        best = max(accuracies, key=accuracies.__getitem__)
+        words, scores = kind.words.format(best), probes(features)[best]
+        found.append(Baseline(kind.name, words, best, accuracies[best], scores))
     return found
-
-
-def choose_penalty(train: Labelled, valid: Labelled) -> float:
-    """The penalty of ridge regression with the highest accuracy on `valid`."""
-    return max(PENALTIES, key=lambda penalty: accuracy(ridge(train, penalty), valid))
-
-
-def accuracy(probe: Probe, data: Labelled) -> float:
-    """The share of `data` that `probe` classifies correctly."""
-    return float((probe(data.features).argmax(1) == data.labels).mean())
 
 
 def nearest_images(train: Labelled, features: Array, count: int) -> Array:
     """The indices (M, count) of the training images most similar to `features` (M, d), the most similar first."""
-    mean = train.features.mean(0)
-    units, places = unit_rows(features - mean), range(0, max(1, len(train)), ROWS)
+    mean = train.features.mean(0, dtype=np.float64).astype(np.float32)
+    units = unit_rows(features - mean)
+    best, places = np.zeros((len(units), 0), np.float32), np.zeros((len(units), 0), int)
     # In parts, or all centred training images would be in memory twice.
-    parts = (unit_rows(train.features[start : start + ROWS] - mean) for start in places)
-    similarities = np.concatenate([units @ part.T for part in parts], axis=1)
-    order: Array = np.argsort(-similarities, axis=1, kind="stable")[:, :count]
-    return order
+    for start in range(0, len(train), ROWS):
+        similarities = units @ unit_rows(train.features[start : start + ROWS] - mean).T
+        found = np.broadcast_to(start + np.arange(similarities.shape[1]), similarities.shape)
+        candidates, indices = np.concatenate([best, similarities], axis=1), np.concatenate([places, found], axis=1)
+        order = np.argsort(-candidates, axis=1, kind="stable")[:, :count]
+        best, places = (np.take_along_axis(values, order, axis=1) for values in (candidates, indices))
+    return places
 
 
-def _candidates(train: Labelled) -> Iterator[tuple[str, dict[str, Callable[[], Probe]]]]:
-    yield "majority class", {"": partial(majority_class, train)}
-    yield "nearest class mean", {"": partial(nearest_mean, train)}
-    yield "nearest neighbours", {f"k={k}": partial(nearest_neighbours, train, k) for k in NEIGHBOURS}
-    yield "ridge regression", {f"penalty {p:g}": partial(ridge, train, p) for p in PENALTIES}
+def _kinds(train: Labelled) -> Iterator[Kind]:
+    yield Kind("majority class", lambda data, _: _without_setting(majority_class(data)), (), "")
+    yield Kind("nearest class mean", lambda data, _: _without_setting(nearest_mean(data)), (), "")
+    yield Kind("nearest neighbours", nearest_neighbours, NEIGHBOURS, "k={:g}")
+    yield Kind(RIDGE, ridges, PENALTIES, "penalty {:g}")
     if train.features.size * train.classes <= LOGISTIC_LIMIT:
-        yield "logistic regression", {f"penalty {p:g}": partial(logistic, train, p) for p in LOGISTIC_PENALTIES}
+        yield Kind("logistic regression", logistics, LOGISTIC_PENALTIES, "penalty {:g}")
+
+
+def _without_setting(probe: Probe) -> Probes:
+    return lambda features: {0.0: probe(features)}

@@ -1,19 +1,17 @@
 """How well simple classifiers on features do on images that they were not trained on."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from headstart.data.folds import FOLDS
-from headstart.evaluation.baselines import accuracy
-from headstart.evaluation.probes import Array, Labelled, Probe, nearest_neighbours, ridge
+from headstart.evaluation.probes import Array, Fit, Labelled, accuracy, nearest_neighbours, ridges
 from headstart.model.neighbours import NEIGHBOURS
 from headstart.model.ridge import PENALTIES
 
-# How each is trained with a setting, and the settings to choose from.
-PROBES: Mapping[str, tuple[Callable[[Labelled, Any], Probe], tuple[float, ...]]] = {
-    "ridge": (ridge, PENALTIES),
+# How each is trained, and the settings to choose from.
+PROBES: Mapping[str, tuple[Fit, tuple[float, ...]]] = {
+    "ridge": (ridges, PENALTIES),
     "knn": (nearest_neighbours, NEIGHBOURS),
 }
 
@@ -26,25 +24,23 @@ def cross_validate(data: Labelled, folds: Array) -> dict[str, Array]:
     return {name: _out_of_fold(data, folds, *probe) for name, probe in PROBES.items()}
 
 
-def _out_of_fold(
-    data: Labelled, folds: Array, fit: Callable[[Labelled, Any], Probe], settings: tuple[float, ...]
-) -> Array:
+def _out_of_fold(data: Labelled, folds: Array, fit: Fit, settings: tuple[float, ...]) -> Array:
     correct = np.zeros(len(data), bool)
     for fold in range(FOLDS):
         held_out, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
         if len(held_out) and len(others):
-            probe = fit(data[others], _choose(data, folds, fold, fit, settings))
-            correct[held_out] = probe(data.features[held_out]).argmax(1) == data.labels[held_out]
+            chosen = _choose(data, folds, fold, fit, settings)
+            scores = fit(data[others], (chosen,))(data.features[held_out])[chosen]
+            correct[held_out] = scores.argmax(1) == data.labels[held_out]
     return correct
 
 
-def _choose(
-    data: Labelled, folds: Array, fold: int, fit: Callable[[Labelled, Any], Probe], settings: tuple[float, ...]
-) -> float:
+def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[float, ...]) -> float:
     """The setting with the highest accuracy on the next fold."""
     following = (fold + 1) % FOLDS
     valid = data[np.flatnonzero(folds == following)]
     train = data[np.flatnonzero((folds != fold) & (folds != following))]
     if not len(valid) or not len(train):
         return settings[0]
-    return max(settings, key=lambda setting: accuracy(fit(train, setting), valid))
+    scores = fit(train, settings)(valid.features)
+    return max(settings, key=lambda setting: accuracy(scores[setting], valid.labels))

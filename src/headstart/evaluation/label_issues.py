@@ -1,11 +1,13 @@
 """Images whose label is least believed by classifiers trained on the other images."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from headstart.data.folds import FOLDS, stratified_folds
-from headstart.evaluation.probes import Array, Labelled, ridge
+from headstart.data.folds import stratified_folds
+from headstart.evaluation.cross_fitting import scores_by_other_folds
+from headstart.evaluation.probes import Array, Labelled
 
 
 @dataclass(frozen=True)
@@ -29,16 +31,14 @@ class LabelIssues:
         return int((self.belief < 0).sum())
 
 
-def find_label_issues(data: Labelled, penalty: float, seed: int) -> LabelIssues:
-    """Scores each image by ridge regression on the folds that it is not in; the folds are stratified."""
-    folds = stratified_folds(data.labels, seed)
-    scores = np.zeros((len(data), data.classes))
-    for fold in range(FOLDS):
-        held_out = np.flatnonzero(folds == fold)
-        if len(held_out):
-            scores[held_out] = ridge(data[np.flatnonzero(folds != fold)], penalty)(data.features[held_out])
-    rows = np.arange(len(data))
-    own = scores[rows, data.labels].copy()
-    scores[rows, data.labels] = -np.inf
-    suggested: Array = scores.argmax(1)
-    return LabelIssues(own - scores.max(1), suggested)
+def find_label_issues(data: Sequence[Labelled], penalty: float, seed: int) -> LabelIssues:
+    """Scores each image of `data`, in turn, by ridge regression on the folds that it is not in; they are stratified."""
+    labels = np.concatenate([part.labels for part in data])
+    belief, suggested = np.zeros(len(labels)), np.zeros(len(labels), int)
+    for rows, scores in scores_by_other_folds(data, stratified_folds(labels, seed), penalty):
+        places = np.arange(len(rows))
+        own = scores[places, labels[rows]].copy()
+        scores[places, labels[rows]] = -np.inf
+        suggested[rows] = scores.argmax(1)
+        belief[rows] = own - scores.max(1)
+    return LabelIssues(belief, suggested)

@@ -1,10 +1,11 @@
 """Simple classifiers on features: ridge and logistic regression, nearest neighbours, nearest class mean.
 
 They take a fraction of a second, which makes them the yardstick for the trained head and the tool for questions about
-the data. Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction.
+the data. Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction. Those
+with a setting are trained with several at once, which share most of the work.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +13,18 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from headstart.model.neighbours import ROWS, directions, vote
+from headstart.model.neighbours import ROWS, directions, votes
 from headstart.model.ridge import LeastSquares
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Probe = Callable[[Array], Array]
+# Features (M, d) → the scores with each setting.
+Probes = Callable[[Array], dict[float, Array]]
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """Features (N, d) as float32, and the labels (N) of `classes` classes."""
+    """Features (N, d), and the labels (N) of `classes` classes. Probes take float32; stored ones may be float16."""
 
     features: Array
     labels: Array
@@ -39,6 +42,10 @@ class Labelled:
         return np.eye(self.classes)[self.labels]
 
 
+# Trains with each of some settings.
+Fit = Callable[[Labelled, Sequence[Any]], Probes]
+
+
 def majority_class(train: Labelled) -> Probe:
     """The shares of the classes in `train`, whatever the image."""
     shares = train.targets.mean(0)
@@ -47,20 +54,40 @@ def majority_class(train: Labelled) -> Probe:
 
 def ridge(train: Labelled, penalty: float) -> Probe:
     """Least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
+    probes = ridges(train, (penalty,))
+    return lambda features: probes(features)[penalty]
+
+
+def ridges(train: Labelled, penalties: Sequence[float]) -> Probes:
+    """`ridge` with each of `penalties`."""
     fit = LeastSquares(train.features, train.targets)
-    weights = fit.weights(penalty)
-    return lambda features: fit.scores(features, weights)
+    weights = {penalty: fit.weights(penalty) for penalty in penalties}
+    return lambda features: {penalty: fit.scores(features, of) for penalty, of in weights.items()}
 
 
-def logistic(train: Labelled, penalty: float) -> Probe:
-    """Multinomial logistic regression on standardized features, by L-BFGS; `penalty` is that of squared weights."""
+def logistics(train: Labelled, penalties: Sequence[float]) -> Probes:
+    """Multinomial logistic regression on standardized features, by L-BFGS; a penalty is that of squared weights."""
     mean, scale = train.features.mean(0), train.features.std(0) + 1e-6
     x, labels = torch.from_numpy((train.features - mean) / scale).float(), torch.from_numpy(train.labels)
     # The best weights are combinations of the images; with fewer images than features, this basis is smaller.
     basis, coordinates = torch.linalg.qr(x.T) if len(x) < x.shape[1] else (None, None)
     x = x if coordinates is None else coordinates.T
-    weights = torch.zeros(x.shape[1], train.classes, requires_grad=True)
-    bias = torch.zeros(train.classes, requires_grad=True)
+    found = {}
+    for penalty in penalties:
+        weights, bias = _logistic(x, labels, train.classes, penalty)
+        found[penalty] = (weights if basis is None else basis @ weights).numpy(), bias.numpy()
+
+    def scores(features: Array) -> dict[float, Array]:
+        standardized = (features - mean) / scale
+        return {penalty: standardized @ weights + bias for penalty, (weights, bias) in found.items()}
+
+    return scores
+
+
+def _logistic(x: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The weights (d, classes) and biases (classes) for x (N, d)."""
+    weights = torch.zeros(x.shape[1], classes, requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
@@ -71,20 +98,19 @@ def logistic(train: Labelled, penalty: float) -> Probe:
 
     with torch.enable_grad():
         optimizer.step(loss)
-    found = weights.detach() if basis is None else basis @ weights.detach()
-    learnt, offset = found.numpy(), bias.detach().numpy()
-    return lambda features: (features - mean) / scale @ learnt + offset
+    return weights.detach(), bias.detach()
 
 
-def nearest_neighbours(train: Labelled, count: int) -> Probe:
-    """A vote of the `count` nearest images by cosine similarity of centred features, weighted by it."""
+def nearest_neighbours(train: Labelled, counts: Sequence[int]) -> Probes:
+    """A vote of so many nearest images by cosine similarity of centred features, weighted by it."""
     known, labels = torch.tensor(train.features), torch.tensor(train.labels)
     mean = known.mean(0)
     known = directions(known, mean)
 
-    def scores(features: Array) -> Array:
-        parts = directions(torch.tensor(features), mean).split(ROWS)
-        return torch.cat([vote(part, known, labels, count=count, classes=train.classes) for part in parts]).numpy()
+    def scores(features: Array) -> dict[float, Array]:
+        parts = (torch.tensor(features[start : start + ROWS]) for start in range(0, max(1, len(features)), ROWS))
+        found = [votes(directions(part, mean), known, labels, counts=counts, classes=train.classes) for part in parts]
+        return {count: torch.cat([of[count] for of in found]).numpy() for count in counts}
 
     return scores
 
@@ -106,3 +132,8 @@ def class_means(train: Labelled) -> Array:
 def unit_rows(matrix: Array) -> Array:
     """Each row divided by its length."""
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+
+
+def accuracy(scores: Array, labels: Array) -> float:
+    """The share of images (N) whose label has the highest of its scores (N, classes)."""
+    return float((scores.argmax(1) == labels).mean())

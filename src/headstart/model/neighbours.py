@@ -23,8 +23,16 @@ def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes
 
     `features` and `known` (N, d) are directions, `labels` (N) those of `known`.
     """
-    nearest = (features @ known.T).topk(min(count, len(known)), dim=1)
-    return _votes(nearest.values, labels[nearest.indices], classes)
+    return votes(features, known, labels, counts=(count,), classes=classes)[count]
+
+
+def votes(features: Tensor, known: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
+    """Those of `vote` with each count; the images are compared once."""
+    counts = tuple(counts)
+    nearest = (features @ known.T).topk(min(max(counts), len(known)), dim=1)
+    return {
+        count: _weighted(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes) for count in counts
+    }
 
 
 def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
@@ -41,12 +49,12 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
         similarities[rows - rows[0], rows] = -torch.inf
         nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
         for count in counts:
-            votes = _votes(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes)
-            parts[count].append(votes)
-    return {count: torch.cat(votes) for count, votes in parts.items()}
+            found = _weighted(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes)
+            parts[count].append(found)
+    return {count: torch.cat(found) for count, found in parts.items()}
 
 
-def _votes(similarities: Tensor, labels: Tensor, classes: int) -> Tensor:
+def _weighted(similarities: Tensor, labels: Tensor, classes: int) -> Tensor:
     """The sum (M, classes) of similarities (M, k), from 0 to 2, of the neighbours with each label (M, k)."""
     return torch.einsum("nk,nkc->nc", similarities + 1, F.one_hot(labels, classes).to(similarities))
 

@@ -55,7 +55,7 @@ class LeastSquares:
 
     def _strength(self, penalty: float) -> float:
         """The absolute penalty."""
-        return max(penalty * float(np.trace(self._gram)) / len(self._gram), 1e-12)
+        return strength_of(penalty, float(np.trace(self._gram)), len(self._gram))
 
     def _penalized(self, penalty: float) -> Array:
         return self._gram + self._strength(penalty) * np.eye(len(self._gram))
@@ -80,6 +80,11 @@ class LeastSquares:
         """Centred, ROWS at a time."""
         for start in range(0, max(1, len(features)), ROWS):
             yield features[start : start + ROWS] - self.mean
+
+
+def strength_of(penalty: float, scatter: float, rank: int) -> float:
+    """The absolute penalty, for centred features of at most this rank whose squares have the sum `scatter`."""
+    return max(penalty * scatter / rank, 1e-12)
 
 
 class Ridge(nn.Module):

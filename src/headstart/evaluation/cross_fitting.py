@@ -1,0 +1,105 @@
+"""Ridge regression's scores of each image by the fit to the images of all other folds."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from headstart.evaluation.probes import Array, Labelled, Probe, ridge
+from headstart.model.ridge import ROWS, strength_of
+
+
+def scores_by_other_folds(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
+    """Indices (M) of images and their scores (M, classes), until all have had their turn.
+
+    `folds` (N) are those of the images of `data` in turn. Together, these may not fit into memory: they are read in
+    parts.
+    """
+    if len(folds) < data[0].features.shape[1]:
+        return _few(data, folds, penalty)
+    return _many(data, folds, penalty)
+
+
+def _few(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
+    features = np.concatenate([part.features for part in data], dtype=np.float32)
+    everything = Labelled(features, np.concatenate([part.labels for part in data]), data[0].classes)
+    for fold in np.unique(folds):
+        held_out = np.flatnonzero(folds == fold)
+        yield held_out, ridge(everything[np.flatnonzero(folds != fold)], penalty)(features[held_out])
+
+
+def _many(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
+    width, classes, count = data[0].features.shape[1], data[0].classes, folds.max() + 1
+    moments = [Moments(width, classes) for _ in range(count)]
+    # About a point among the features: far from it, the differences below would lose digits.
+    origin = data[0].features[:ROWS].mean(0, dtype=np.float64)
+    for block in _blocks(data):
+        own = folds[block.rows]
+        for fold in np.unique(own):
+            moments[fold].observe(block.features[own == fold] - origin, block.labels[own == fold])
+    everything = Moments(width, classes)
+    for of_fold in moments:
+        everything.add(of_fold, 1)
+    probes = []
+    for of_fold in moments:
+        # In place, because the products of wide features take much memory.
+        everything.add(of_fold, -1)
+        probes.append(everything.ridge(penalty))
+        everything.add(of_fold, 1)
+    for block in _blocks(data):
+        own = folds[block.rows]
+        for fold in np.unique(own):
+            yield block.rows[own == fold], probes[fold](block.features[own == fold] - origin)
+
+
+class Moments:
+    """Of images: their number, the sums of their features (d) and one-hot labels (classes), and those of products.
+
+    Of two sets of images they add up, so that a fit to all but some need not read all the others again.
+    """
+
+    def __init__(self, width: int, classes: int) -> None:
+        self.count = 0
+        self.features, self.labels = np.zeros(width), np.zeros(classes)
+        self.products, self.by_class = np.zeros((width, width)), np.zeros((classes, width))
+
+    def observe(self, features: Array, labels: Array) -> None:
+        """Adds images: features (N, d), labels (N)."""
+        self.count += len(features)
+        self.features += features.sum(0)
+        self.labels += np.bincount(labels, minlength=len(self.labels))
+        self.products += features.T @ features
+        for label in np.unique(labels):
+            self.by_class[label] += features[labels == label].sum(0)
+
+    def add(self, other: "Moments", sign: int) -> None:
+        """Adds the images of `other`, or removes them (-1)."""
+        self.count += sign * other.count
+        for name in ("features", "labels", "products", "by_class"):
+            found = getattr(self, name)
+            found += sign * getattr(other, name)
+
+    def ridge(self, penalty: float) -> Probe:
+        """That of headstart.evaluation.probes, fitted to the images."""
+        mean, prior = self.features / self.count, self.labels / self.count
+        gram = self.products - np.outer(self.features, mean)
+        strength = strength_of(penalty, gram.trace(), min(self.count, len(gram)))
+        gram[np.diag_indices_from(gram)] += strength
+        weights = np.linalg.solve(gram, self.by_class.T - np.outer(self.features, prior))
+        return lambda features: (features - mean) @ weights + prior
+
+
+class _Block(NamedTuple):
+    rows: Array
+    features: Array
+    labels: Array
+
+
+def _blocks(data: Sequence[Labelled]) -> Iterator[_Block]:
+    """At most ROWS images at a time, and their indices."""
+    start = 0
+    for part in data:
+        for first in range(0, len(part), ROWS):
+            found = part[first : first + ROWS]
+            yield _Block(start + np.arange(len(found)), found.features, found.labels)
+            start += len(found)
