@@ -17,8 +17,10 @@ def _main(config: DictConfig) -> None:
         use_writable_caches()
         # Imported here because torch takes seconds, and reporting a typo should not.
         from headstart.data.images import allowed_pixels
-        from headstart.predict.embed import embed
+        from headstart.predict.light_import import compiler_when_needed
 
+        with compiler_when_needed():
+            from headstart.predict.embed import embed
         with allowed_pixels(settings.data.max_pixels):
             embed(settings)
 

@@ -7,6 +7,7 @@ from headstart.config.export import is_model_file
 from headstart.errors import HeadstartError
 from headstart.export.model_file import open_model
 from headstart.predict.exported import ExportedPredictor
+from headstart.predict.light_import import compiler_when_needed
 
 if TYPE_CHECKING:
     from headstart.predict.predictor import Predictor
@@ -26,7 +27,8 @@ def load(path: str | Path, *, accelerator: str = "auto", **options: Any) -> "Pre
     path = Path(path).expanduser()
     if not is_model_file(str(path)):
         # It takes seconds to import, and an exported model may be used where PyTorch is not installed.
-        from headstart.predict.predictor import load as load_checkpoint
+        with compiler_when_needed():
+            from headstart.predict.predictor import load as load_checkpoint
 
         return load_checkpoint(path, accelerator=accelerator, **options)
     if options:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from headstart.config.predict import PredictSettings
 from headstart.predict.drawings import FOLDERS
+from headstart.predict.light_import import compiler_when_needed
 from headstart.predict.sources import find_images
 
 
@@ -17,7 +18,8 @@ def predict(settings: PredictSettings) -> None:
     paths = find_images(settings.source, leave_out=leave_out)
     # Imported where they are used: a checkpoint takes PyTorch, and an exported model does not.
     if settings.model.file is None:
-        from headstart.predict.from_checkpoint import predict_with_checkpoint
+        with compiler_when_needed():
+            from headstart.predict.from_checkpoint import predict_with_checkpoint
 
         predict_with_checkpoint(settings, paths)
     else:
