@@ -19,6 +19,7 @@ from headstart.training.callbacks.history import History
 from headstart.training.cores import cores_for_head
 from headstart.training.data_module import ImageDataModule
 from headstart.training.errors import lightning_errors
+from headstart.training.gpus import gpus_sought_once
 from headstart.training.signals import sigterm_exits_with_143
 from headstart.training.trainer import build_trainer
 
@@ -62,7 +63,7 @@ def fit(
     with sigterm_exits_with_143(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
         classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
-        with cores_for_head(classifier, settings.data.batch_size):
+        with cores_for_head(classifier, settings.data.batch_size), gpus_sought_once():
             trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
