@@ -1,9 +1,18 @@
-"""Folders for the caches of other libraries, for users who have no home folder, or no name."""
+"""The environment of other libraries: how they share cores, and folders for users who have no home, or no name."""
 
 import getpass
 import os
 
 from headstart.files import folder_in_cache, usual_cache_folder
+
+
+def share_cores() -> None:
+    """Lets NumPy compute on one core; must come before it is imported.
+
+    Its threads spin while they wait for each other. Beside another program, a factorization of a second took ten; what
+    takes long is divided among threads by headstart.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 def use_writable_caches() -> None:

@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.cleanup import reject_used_run_folder
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
+from headstart.cli.environment import share_cores
 from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
 from headstart.cli.hints import check_words
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
@@ -63,6 +64,7 @@ class Program:
 def start(program: Program) -> None:
     """Runs a program with the command line in sys.argv; an error ends it with one sentence and status 1."""
     program_starts()
+    share_cores()
     for name in ("stdout", "stderr"):
         # It may have been closed, as by >&-.
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115

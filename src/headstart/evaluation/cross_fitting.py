@@ -1,12 +1,23 @@
 """Ridge regression's scores of each image by the fit to the images of all other folds."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
-from headstart.evaluation.probes import Array, Labelled, Probe, ridge
-from headstart.model.ridge import ROWS, strength_of
+from headstart.data.workers import thread_map
+from headstart.evaluation.moments import Moments
+from headstart.evaluation.probes import Array, Labelled, ridge
+from headstart.model.ridge import ROWS
+
+
+class _Block(NamedTuple):
+    """Images: their indices (M), features (M, d) and labels (M)."""
+
+    rows: Array
+    features: Array
+    labels: Array
 
 
 def scores_by_other_folds(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tuple[Array, Array]]:
@@ -34,9 +45,8 @@ def _many(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tu
     # About a point among the features: far from it, the differences below would lose digits.
     origin = data[0].features[:ROWS].mean(0, dtype=np.float64)
     for block in _blocks(data):
-        own = folds[block.rows]
-        for fold in np.unique(own):
-            moments[fold].observe(block.features[own == fold] - origin, block.labels[own == fold])
+        observe = partial(_observe, moments, block, folds[block.rows], origin)
+        thread_map(observe, np.unique(folds[block.rows]))
     everything = Moments(width, classes)
     for of_fold in moments:
         everything.add(of_fold, 1)
@@ -52,47 +62,9 @@ def _many(data: Sequence[Labelled], folds: Array, penalty: float) -> Iterator[tu
             yield block.rows[own == fold], probes[fold](block.features[own == fold] - origin)
 
 
-class Moments:
-    """Of images: their number, the sums of their features (d) and one-hot labels (classes), and those of products.
-
-    Of two sets of images they add up, so that a fit to all but some need not read all the others again.
-    """
-
-    def __init__(self, width: int, classes: int) -> None:
-        self.count = 0
-        self.features, self.labels = np.zeros(width), np.zeros(classes)
-        self.products, self.by_class = np.zeros((width, width)), np.zeros((classes, width))
-
-    def observe(self, features: Array, labels: Array) -> None:
-        """Adds images: features (N, d), labels (N)."""
-        self.count += len(features)
-        self.features += features.sum(0)
-        self.labels += np.bincount(labels, minlength=len(self.labels))
-        self.products += features.T @ features
-        for label in np.unique(labels):
-            self.by_class[label] += features[labels == label].sum(0)
-
-    def add(self, other: "Moments", sign: int) -> None:
-        """Adds the images of `other`, or removes them (-1)."""
-        self.count += sign * other.count
-        for name in ("features", "labels", "products", "by_class"):
-            found = getattr(self, name)
-            found += sign * getattr(other, name)
-
-    def ridge(self, penalty: float) -> Probe:
-        """That of headstart.evaluation.probes, fitted to the images."""
-        mean, prior = self.features / self.count, self.labels / self.count
-        gram = self.products - np.outer(self.features, mean)
-        strength = strength_of(penalty, gram.trace(), min(self.count, len(gram)))
-        gram[np.diag_indices_from(gram)] += strength
-        weights = np.linalg.solve(gram, self.by_class.T - np.outer(self.features, prior))
-        return lambda features: (features - mean) @ weights + prior
-
-
-class _Block(NamedTuple):
-    rows: Array
-    features: Array
-    labels: Array
+def _observe(moments: list[Moments], block: _Block, folds: Array, origin: Array, fold: int) -> None:
+    own = folds == fold
+    moments[fold].observe(block.features[own] - origin, block.labels[own])
 
 
 def _blocks(data: Sequence[Labelled]) -> Iterator[_Block]:

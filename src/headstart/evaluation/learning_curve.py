@@ -1,10 +1,11 @@
 """Would more images help? Accuracy by the number of training images per class, and where the curve leads."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
+from headstart.data.workers import thread_map
 from headstart.evaluation.probes import Array, Labelled, ridge
 
 COUNTS = (2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
@@ -58,18 +59,16 @@ def learning_curve(train: Labelled, scored: Labelled, penalty: float, seed: int)
     if len(counts) < 2:
         return None
     generator = np.random.default_rng(seed)
-    right = np.stack([_draw(train, scored, counts, penalty, generator) for _ in range(REPEATS)], axis=1)
+    orders = [generator.permutation(len(train)) for _ in range(REPEATS)]
+    right = np.stack(thread_map(partial(_draw, train, scored, counts, penalty), orders), axis=1)
     present = np.bincount(scored.labels, minlength=train.classes)
     totals = right @ scored.targets
     recalls = np.divide(totals, present, out=np.full(totals.shape, np.nan), where=present > 0)
     return LearningCurve(counts, right.mean(2), recalls, seed)
 
 
-def _draw(
-    train: Labelled, scored: Labelled, counts: tuple[int, ...], penalty: float, generator: np.random.Generator
-) -> Array:
-    """Whether (counts, N) each scored image is classified correctly, in one draw of nested subsets."""
-    order = generator.permutation(len(train))
+def _draw(train: Labelled, scored: Labelled, counts: tuple[int, ...], penalty: float, order: Array) -> Array:
+    """Whether (counts, N) each scored image is classified correctly, by nested subsets in this `order`."""
     # The rank of each image within its class, in this order.
     ranks = np.empty(len(train), int)
     for label in range(train.classes):
