@@ -141,10 +141,11 @@ def brief_run(data: Path, folder: str, environment: dict[str, str], *overrides: 
 
 
 def save(name: str, **figures: Any) -> None:
-    """Writes results/<name>.json and prints it."""
+    """Writes results/<name>.json, on a GPU results/gpu/<name>.json, and prints it."""
     machine = {"cpu": cpu_name(), "cores": len(os.sched_getaffinity(0))}
     result = {"date": datetime.now(UTC).date().isoformat(), "machine": machine} | figures
     text = json.dumps(result, indent=2)
-    (HERE / "results").mkdir(exist_ok=True)
-    (HERE / "results" / f"{name}.json").write_text(text + "\n")
+    folder = HERE / "results" / ("gpu" if torch.cuda.is_available() else "")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(text + "\n")
     print(text)

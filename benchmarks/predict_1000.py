@@ -7,6 +7,7 @@ import statistics
 import tempfile
 from pathlib import Path
 
+import torch
 from common import ROOT, brief_run, data_folder, empty_caches, plain_loop, run, save
 
 COUNT = 1000
@@ -14,8 +15,9 @@ COUNT = 1000
 
 def main(data: Path) -> None:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
-        # As on any machine that has trained with the backbone before, it is compiled.
-        checkpoint = brief_run(data, folder, environment, "features.compile=true")
+        # As on any machine that has trained with the backbone before, it is compiled. On a GPU it is not by default.
+        compiled = "auto" if torch.cuda.is_available() else "true"
+        checkpoint = brief_run(data, folder, environment, f"features.compile={compiled}")
         images = Path(folder, "images")
         images.mkdir()
         sources = (sorted(data.glob("*/*.jpg")) * 2)[:COUNT]
