@@ -1,7 +1,9 @@
-"""Users without a home folder, or without a name."""
+"""The environment of other libraries, also of users without a home folder, or without a name."""
 
 import getpass
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,3 +82,15 @@ def test_other_caches__below_ours_without_home_and_name(monkeypatch: pytest.Monk
     for name in ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR"):
         assert Path(os.environ[name]).parent == tmp_path / "own"
         assert Path(os.environ[name]).is_dir()
+
+
+@pytest.mark.parametrize(("before", "after"), [(None, "1"), ("3", "3")])
+def test_program__lets_numpy_compute_on_one_core(before: str | None, after: str) -> None:
+    program = (
+        "import os, sys; from headstart.cli.train import run; sys.argv = ['train.py', '--version']; run(); "
+        "print('numpy' in sys.modules, os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}
+    environment |= {} if before is None else {"OPENBLAS_NUM_THREADS": before}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"False {after}"

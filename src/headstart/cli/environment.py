@@ -9,8 +9,8 @@ from headstart.files import folder_in_cache, usual_cache_folder
 def share_cores() -> None:
     """Lets NumPy compute on one core; must come before it is imported.
 
-    Its threads spin while they wait for each other. Beside another program, a factorization of a second took ten; what
-    takes long is divided among threads by headstart.
+    Its threads spin while they wait for each other, which takes many times as long beside another program. Where it
+    computes long, headstart divides the work among threads of its own.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
