@@ -91,8 +91,8 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         name: Labelled(features[name], np.asarray(split.labels), len(manifest.classes))
         for name, split in manifest.splits.items()
     }
-    valid, scored = _in_memory(stored["valid"]), _in_memory(stored[result.split])
-    train = _in_memory(_at_most(stored["train"], MOST_TRAINED, seed))
+    valid, scored = _as_float32(stored["valid"]), _as_float32(stored[result.split])
+    train = _as_float32(_at_most(stored["train"], MOST_TRAINED, seed))
     baselines = fit_baselines(train, valid, scored.features)
     (penalty,) = (of.value for of in baselines if of.name == RIDGE)
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
@@ -117,7 +117,7 @@ def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
     return data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
 
 
-def _in_memory(data: Labelled) -> Labelled:
+def _as_float32(data: Labelled) -> Labelled:
     return Labelled(np.asarray(data.features, np.float32), data.labels, data.classes)
 
 
