@@ -129,17 +129,27 @@ def forks() -> Iterator[ForkServer]:
     server.close()
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished run on generated images in `trained.parent / "images"`."""
-    base = tmp_path_factory.mktemp("trained")
+def train_in(base: Path, *overrides: str) -> Path:
+    """The folder of a finished run in `base`, on generated images in `base / "images"`."""
     draw_classes(base / "images", 12)
     run = base / "run"
     arguments = [f"data.root={base / 'images'}", "data.split.train=6", "data.split.valid=3", *SMALL, "report=full"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, f"hydra.run.dir={run}"])
+        patch.setattr(sys, "argv", [str(ROOT / "train.py"), *arguments, *overrides, f"hydra.run.dir={run}"])
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
     return run
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run on generated images in `trained.parent / "images"`."""
+    return train_in(tmp_path_factory.mktemp("trained"))
+
+
+@pytest.fixture(scope="session")
+def trained_to_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `trained`, with a backbone of so few layers that an export takes a third of the time."""
+    return train_in(tmp_path_factory.mktemp("to_export"), "model.arch=squeezenet1_1")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,10 +27,10 @@ def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def example(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def example(trained_to_export: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run, which the environment variable RUN names."""
-    monkeypatch.setenv("RUN", str(trained))
-    return trained
+    monkeypatch.setenv("RUN", str(trained_to_export))
+    return trained_to_export
 
 
 # Images so small that it takes seconds, and weights that need no download.

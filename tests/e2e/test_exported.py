@@ -21,10 +21,10 @@ ABSENT = ("torch", "torchvision", "pytorch_lightning", "torchmetrics", "tensorbo
 
 
 @pytest.fixture(scope="module")
-def models(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def models(trained_to_export: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The files of a finished run, whose folder has been moved since."""
     folder = tmp_path_factory.mktemp("export")
-    run = RunFolder(Path(shutil.copytree(trained, folder / "a run, moved=1")))
+    run = RunFolder(Path(shutil.copytree(trained_to_export, folder / "a run, moved=1")))
     (folder / "work").mkdir()
     result = run_script(folder / "work", "train.py", "task=export", f"ckpt_path={run.path}", "export.format=all")
     assert result.status == 0, result.err
@@ -41,13 +41,15 @@ def rows_of(folder: str) -> list[dict[str, str]]:
 
 @pytest.mark.slow
 def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
-    script: Script, trained: Path, models: dict[str, Path]
+    script: Script, trained_to_export: Path, models: dict[str, Path]
 ) -> None:
     Path("images").mkdir()
-    shutil.copytree(trained.parent / "images" / "red", "images/red")
+    shutil.copytree(trained_to_export.parent / "images" / "red", "images/red")
     Path("images/broken.jpg").write_text("no")
     options = ("source=images", "topk=2", "min_confidence=0.5", "data.batch_size=5")
-    expected = script("predict.py", f"ckpt_path={trained}", "features.precision=32", "output=expected", *options)
+    expected = script(
+        "predict.py", f"ckpt_path={trained_to_export}", "features.precision=32", "output=expected", *options
+    )
     assert expected.status == 0, expected.err
     for name, path in models.items():
         found = script("predict.py", f"model={path}", f"output={name}", "annotate=true", *options)
@@ -64,7 +66,9 @@ def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
 
 
 @pytest.mark.slow
-def test_predict__with_onnx_imports_nothing_of_pytorch(trained: Path, models: dict[str, Path], tmp_path: Path) -> None:
+def test_predict__with_onnx_imports_nothing_of_pytorch(
+    trained_to_export: Path, models: dict[str, Path], tmp_path: Path
+) -> None:
     code = f"""
 import runpy, sys
 for name in {ABSENT}:
@@ -72,7 +76,7 @@ for name in {ABSENT}:
 sys.argv[0] = {str(ROOT / "predict.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    arguments = [f"model={models['onnx']}", f"source={trained.parent / 'images'}", "output=out"]
+    arguments = [f"model={models['onnx']}", f"source={trained_to_export.parent / 'images'}", "output=out"]
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -80,9 +84,9 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 @pytest.mark.slow
-def test_python__load_predicts_with_a_file(trained: Path, models: dict[str, Path]) -> None:
-    red = trained.parent / "images" / "red"
-    expected = headstart.load(trained, accelerator="cpu", precision="32", compile=False).predict(red, topk=1)
+def test_python__load_predicts_with_a_file(trained_to_export: Path, models: dict[str, Path]) -> None:
+    red = trained_to_export.parent / "images" / "red"
+    expected = headstart.load(trained_to_export, accelerator="cpu", precision="32", compile=False).predict(red, topk=1)
     for path in models.values():
         predictor = headstart.load(path, accelerator="cpu")
         assert isinstance(predictor, ExportedPredictor)
@@ -95,8 +99,8 @@ def test_python__load_predicts_with_a_file(trained: Path, models: dict[str, Path
 
 
 @pytest.mark.slow
-def test_python__predictor_exports(trained: Path, tmp_path: Path) -> None:
-    predictor = headstart.load(trained, accelerator="cpu")
+def test_python__predictor_exports(trained_to_export: Path, tmp_path: Path) -> None:
+    predictor = headstart.load(trained_to_export, accelerator="cpu")
     predictor.export(tmp_path / "red.pt2")
     assert headstart.load(tmp_path / "red.pt2").classes == predictor.classes
     for path, options, sentence in (
@@ -109,22 +113,22 @@ def test_python__predictor_exports(trained: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_int8_and_any_size__of_the_runs_own_images(script: Script, trained: Path, tmp_path: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run")
+def test_int8_and_any_size__of_the_runs_own_images(script: Script, trained_to_export: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_to_export, tmp_path / "run")
     for options, name in (
         (("export.precision=int8",), "model.int8.onnx"),
         (("export.input=any", f"export.path={tmp_path / 'any.onnx'}"), "../any.onnx"),
     ):
         result = script("train.py", "task=export", f"ckpt_path={run}", *options)
         assert result.status == 0, result.err
-        found = script("predict.py", f"model={run / name}", f"source={trained.parent / 'images' / 'red'}")
+        found = script("predict.py", f"model={run / name}", f"source={trained_to_export.parent / 'images' / 'red'}")
         assert found.status == 0, found.err
         assert len(found.out.splitlines()) == 12
 
 
 @pytest.mark.slow
-def test_lone_checkpoint__is_exported_beside_it(script: Script, trained: Path, tmp_path: Path) -> None:
-    lone = shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "lone.ckpt")
+def test_lone_checkpoint__is_exported_beside_it(script: Script, trained_to_export: Path, tmp_path: Path) -> None:
+    lone = shutil.copy(trained_to_export / "checkpoints" / "best.ckpt", tmp_path / "lone.ckpt")
     result = script("train.py", "task=export", f"ckpt_path={lone}", "export.format=pt2")
     assert result.status == 0, result.err
     assert (tmp_path / "model.pt2").is_file()
@@ -173,9 +177,11 @@ def test_export__rejected_in_one_sentence(script: Script, arguments: str, senten
         ("a.onnx photo.jpg", "predict.py model=a.onnx source=photo.jpg"),
     ],
 )
-def test_predict__rejected_in_one_sentence(script: Script, trained: Path, arguments: str, sentence: str) -> None:
+def test_predict__rejected_in_one_sentence(
+    script: Script, trained_to_export: Path, arguments: str, sentence: str
+) -> None:
     if "source=." in arguments:
-        shutil.copy(trained.parent / "images" / "red" / "0.jpg", "0.jpg")
+        shutil.copy(trained_to_export.parent / "images" / "red" / "0.jpg", "0.jpg")
     result = script("predict.py", *arguments.split())
     assert result.status == 1
     assert sentence in result.err

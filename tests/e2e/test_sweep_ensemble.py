@@ -77,10 +77,10 @@ def probabilities(predictor: Predictor, images: Path, views: int = 1) -> dict[Pa
     return {path: [of[name] for name in predictor.classes] for path, of in by_name.items()}
 
 
-def assert_is_mean(ensemble: Path, members: Iterable[Path], images: Path, views: int = 1) -> None:
+def assert_is_mean(ensemble: Predictor, members: Iterable[Predictor], images: Path, views: int = 1) -> None:
     """The probabilities of the ensemble are the mean of those of its members."""
-    found = probabilities(load(ensemble), images, views)
-    of_members = [probabilities(load(member), images, views) for member in members]
+    found = probabilities(ensemble, images, views)
+    of_members = [probabilities(member, images, views) for member in members]
     assert len(of_members) > 1
     for path, values in found.items():
         assert values == pytest.approx(np.mean([of[path] for of in of_members], axis=0), abs=1e-6)
@@ -94,7 +94,8 @@ def changes(folder: Path) -> dict[Path, int]:
 def test_ensemble__is_the_mean_of_the_best_trials(swept: Swept) -> None:
     rows = rows_of(swept.sweep.leaderboard)
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4", "ensemble"]
-    assert_is_mean(swept.sweep.ensemble, [swept.sweep.path / row["folder"] for row in rows[:3]], swept.images)
+    members = [load(swept.sweep.path / row["folder"]) for row in rows[:3]]
+    assert_is_mean(load(swept.sweep.ensemble), members, swept.images)
 
 
 def test_ensemble__is_scored_as_it_predicts(swept: Swept) -> None:
@@ -220,15 +221,15 @@ def test_other_backbones_and_sizes__work_too(swept: Swept, script: Script) -> No
     assert result.status == 0, result.err
     rows = rows_of(Path("sweep/leaderboard.csv"))[:-1]
     assert len(rows) == 8
-    trials = [Path("sweep") / row["folder"] for row in rows]
-    assert_is_mean(Path("sweep/ensemble"), trials, swept.images)
-    assert_is_mean(Path("sweep/ensemble"), trials, swept.images, views=3)
-    members = list(load(Path("sweep/ensemble")).ensemble)
+    ensemble, trials = load(Path("sweep/ensemble")), [load(Path("sweep") / row["folder"]) for row in rows]
+    for views in (1, 3):
+        assert_is_mean(ensemble, trials, swept.images, views)
+    members = list(ensemble.ensemble)
     of_frozen: list[Backbone] = [m.backbone for m in members if m.recipe.finetune.first_epoch is None]
     assert len({id(member.backbone) for member in members}) == 8
     assert len(of_frozen) == 4
     found = {row["path"]: row["prediction"] for row in rows_of(Path("sweep/ensemble/valid_predictions.csv"))}
-    own = load(Path("sweep/ensemble")).predict(swept.images, topk=1)
+    own = ensemble.predict(swept.images, topk=1)
     labels = {str(p.path.relative_to(swept.images)): p.label for p in own}
     assert found == {path: labels[path] for path in found}
 

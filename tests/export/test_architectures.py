@@ -1,10 +1,18 @@
 """Networks of every family round-trip; the export itself compares the files with the classifier."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torchvision
 from conftest import settings_of
 from tiny_classifier import fitted
+from torch import nn
+from torchvision.models import ConvNeXt, EfficientNet, MobileNetV2, ResNet, VisionTransformer
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
+from torchvision.models.resnet import Bottleneck
 
 from headstart.backbones.load import load_backbone
 from headstart.config.export import ExportSettings
@@ -15,23 +23,23 @@ from headstart.run_folder import RunFolder
 for package in ("onnx", "onnxscript", "onnxruntime", "timm"):
     pytest.importorskip(package)
 pytestmark = pytest.mark.slow
-# With the smallest size that is tried for each.
-ARCHS = {
-    "resnet50": 64,
-    "mobilenet_v2": 64,
-    "efficientnet_b0": 64,
-    "convnext_tiny": 64,
-    "vit_b_16": 224,
-    "timm/tf_efficientnet_lite0": 64,
+# An export takes time for each block: these are torchvision's networks with fewer blocks of each kind.
+SHALLOW: dict[str, Callable[[], nn.Module]] = {
+    "resnet50": partial(ResNet, Bottleneck, [1, 1, 1, 1]),
+    "mobilenet_v2": partial(MobileNetV2, inverted_residual_setting=[[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2]]),
+    "efficientnet_b0": partial(EfficientNet, [MBConvConfig(1, 3, 1, 32, 16, 1), MBConvConfig(6, 5, 2, 16, 24, 2)], 0.2),
+    "convnext_tiny": partial(ConvNeXt, [CNBlockConfig(96, 192, 1), CNBlockConfig(192, None, 2)]),
+    "vit_b_16": partial(VisionTransformer, 64, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=768),
 }
 
 
-@pytest.mark.parametrize("arch", ARCHS)
-def test_export__both_formats(arch: str, tmp_path: Path) -> None:
-    size = ARCHS[arch]
+@pytest.mark.parametrize("arch", [*SHALLOW, "timm/tf_mobilenetv3_small_minimal_100"])
+def test_export__both_formats(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if arch in SHALLOW:
+        monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: SHALLOW[name]())
     settings = settings_of(
         *("data=folder", "data.root=x", f"model.arch={arch}", "model.weights=null"),
-        *(f"data.image_size={size}", f"data.resize_size={size}"),
+        *("data.image_size=64", "data.resize_size=64"),
     )
     classifier = fitted(load_backbone(settings.model, settings.data, seed=0))
     paths = export(classifier, RunFolder(tmp_path), ExportSettings(format="all"))

@@ -4,8 +4,6 @@ import errno
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -13,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fork_server import ForkServer
 from torch import Tensor, nn
 
 from headstart.features import compiled
@@ -28,9 +27,9 @@ pytestmark = [
 ]
 IDENTITY = {"arch": "tiny"}
 # What another process does to compile the same.
-SCRIPT = """
+SCRIPT = f"""
 import sys
-sys.path.insert(0, sys.argv[1])
+sys.path += {[str(folder) for folder in Path(__file__).parents[:2]]}
 import test_compiled
 test_compiled.program_of(test_compiled.tiny(0))
 print("done")
@@ -212,10 +211,10 @@ def test_disk_full_at_last__the_network_runs_uncompiled(
     assert files(cache) == []
 
 
-def test_killed_while_compiling__the_next_process_compiles(cache: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
+def test_killed_while_compiling__the_next_process_compiles(cache: Path, forks: ForkServer, tmp_path: Path) -> None:
+    script = tmp_path / "compile.py"
+    script.write_text(SCRIPT)
+    process = forks.start(str(script))
     while not list(cache.glob("*.work/*")):
         assert process.poll() is None
         time.sleep(0.05)
@@ -223,6 +222,6 @@ def test_killed_while_compiling__the_next_process_compiles(cache: Path) -> None:
     time.sleep(time.time() % 3)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    both = [forks.start(str(script)) for _ in range(2)]
     assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
     assert files(cache) == [".sha256", ".so"]
