@@ -43,6 +43,22 @@ real = sys.modules["torch._dynamo"]
 with compiler_when_needed():
     assert sys.modules["torch._dynamo"] is real
 """
+DECORATOR = """
+import sys
+import torch
+from headstart.predict.light_import import compiler_when_needed
+
+with compiler_when_needed():
+    @torch.compiler.disable(recursive=False)
+    def twice(x):
+        return 2 * x
+
+    @torch.compiler.disable
+    def thrice(x):
+        return 3 * x
+one = torch.ones(2)
+assert torch.equal(torch.compile(lambda x: twice(x) + thrice(x), backend="eager")(one), 5 * one)
+"""
 FAILED = """
 import sys
 from headstart.predict.light_import import compiler_when_needed
@@ -68,7 +84,7 @@ def run(program: str, *arguments: str) -> None:
     subprocess.run([sys.executable, "-c", program, *arguments], check=True)
 
 
-@pytest.mark.parametrize("program", [PROGRAM, WITHIN, FAILED])
+@pytest.mark.parametrize("program", [PROGRAM, WITHIN, DECORATOR, FAILED])
 def test_compiler__works_once_it_is_needed(program: str) -> None:
     run(program)
 

@@ -5,7 +5,7 @@ import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any
 
 PACKAGE, MODULE = "torch._dynamo", "torch._dynamo.utils"
@@ -51,8 +51,12 @@ def _is_compile_supported(*arguments: Any) -> Any:
     return importlib.import_module(MODULE).is_compile_supported(*arguments)
 
 
-def _disable(function: Callable[..., Any], *arguments: Any, **options: Any) -> Callable[..., Any]:
+def _disable(function: Any = None, *arguments: Any, **options: Any) -> Callable[..., Any]:
     """`function`, which the compiler leaves as it is, once there is a compiler."""
+    if not isinstance(function, FunctionType):
+        _forget()
+        decorated: Callable[..., Any] = importlib.import_module(PACKAGE).disable(function, *arguments, **options)
+        return decorated
 
     @functools.wraps(function)
     def run(*own: Any, **named: Any) -> Any:
