@@ -9,8 +9,8 @@ from headstart.files import folder_in_cache, usual_cache_folder
 def share_cores() -> None:
     """Lets NumPy compute on one core; must come before it is imported.
 
-    Its threads spin while they wait for each other, which takes many times as long beside another program. Where it
-    computes long, headstart divides the work among threads of its own.
+    Its threads spin while they wait for each other, and beside another program they wait long. The folds and draws of
+    a report, which take longest, run in threads of headstart's own.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

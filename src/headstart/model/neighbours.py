@@ -30,9 +30,7 @@ def votes(features: Tensor, known: Tensor, labels: Tensor, *, counts: Iterable[i
     """Those of `vote` with each count; the images are compared once."""
     counts = tuple(counts)
     nearest = (features @ known.T).topk(min(max(counts), len(known)), dim=1)
-    return {
-        count: _weighted(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes) for count in counts
-    }
+    return _by_count(nearest.values, labels[nearest.indices], counts, classes)
 
 
 def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
@@ -48,15 +46,15 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
         similarities = ((products + own / others) / lengths.clamp(min=1e-12)).clamp(-1, 1)
         similarities[rows - rows[0], rows] = -torch.inf
         nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
-        for count in counts:
-            found = _weighted(nearest.values[:, :count], labels[nearest.indices[:, :count]], classes)
+        for count, found in _by_count(nearest.values, labels[nearest.indices], counts, classes).items():
             parts[count].append(found)
     return {count: torch.cat(found) for count, found in parts.items()}
 
 
-def _weighted(similarities: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The sum (M, classes) of similarities (M, k), from 0 to 2, of the neighbours with each label (M, k)."""
-    return torch.einsum("nk,nkc->nc", similarities + 1, F.one_hot(labels, classes).to(similarities))
+def _by_count(similarities: Tensor, labels: Tensor, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
+    """For the first so many of k neighbours: the sums (M, classes) of similarities (M, k), plus 1, by label (M, k)."""
+    weights, by_label = similarities + 1, F.one_hot(labels, classes).to(similarities)
+    return {count: torch.einsum("nk,nkc->nc", weights[:, :count], by_label[:, :count]) for count in counts}
 
 
 class NearestNeighbours(nn.Module):
