@@ -1,4 +1,3 @@
-import json
 import os
 from pathlib import Path
 
@@ -80,17 +79,33 @@ def test_cache__a_changed_image_is_decoded_again(cache: Path, tmp_path: Path, de
     assert len(decoded) == 2
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"head": {}, "infos": []}', '{"head": null}'])
-def test_cache__is_replaced_if_damaged_or_outdated(
-    cache: Path, tmp_path: Path, decoded: list[str], content: str
-) -> None:
+@pytest.mark.parametrize("head", ["", "{", "[]", '{"version": 0}', "null", "\udc80"])
+def test_cache__is_replaced_if_damaged_or_outdated(cache: Path, tmp_path: Path, decoded: list[str], head: str) -> None:
     photo(tmp_path / "a.jpg", 1)
     expected = inspect_images(tmp_path, ["a.jpg"])
-    (file,) = cache.glob("*.json")
-    file.write_text(content)
+    (file,) = cache.iterdir()
+    whole = file.read_text()
+    file.write_text(f"{head}\n{whole.partition(chr(10))[2]}", errors="surrogateescape")
     assert inspect_images(tmp_path, ["a.jpg"]) == expected
     assert len(decoded) == 2
-    assert json.loads(file.read_text())["infos"]
+    assert file.read_text() == whole
+
+
+@pytest.mark.parametrize("line", ["", "{", "[]", "null", '{"sha256": "a", "unknown": 1}'])
+def test_cache__what_follows_a_damaged_line_is_inspected_again(
+    cache: Path, tmp_path: Path, decoded: list[str], line: str
+) -> None:
+    names = [f"{number}.jpg" for number in range(3)]
+    for number, name in enumerate(names):
+        photo(tmp_path / name, number)
+    expected = inspect_images(tmp_path, names)
+    (file,) = cache.iterdir()
+    whole = file.read_text()
+    head, first, *_ = whole.splitlines()
+    file.write_text(f"{head}\n{first}\n{line}")
+    assert inspect_images(tmp_path, names) == expected
+    assert sorted(decoded[3:]) == names[1:]
+    assert file.read_text() == whole
 
 
 def test_cache__not_needed_if_its_folder_cannot_be_written(cache: Path, tmp_path: Path) -> None:
@@ -102,7 +117,7 @@ def test_cache__not_needed_if_its_folder_cannot_be_written(cache: Path, tmp_path
 def test_unreadable__missing_file(cache: Path, tmp_path: Path) -> None:
     info = inspect_images(tmp_path, ["gone.jpg"])["gone.jpg"]
     assert (info.fault, info.reason) == ("missing file", "No such file or directory")
-    assert not list(cache.glob("*.json"))
+    assert not cache.exists()
 
 
 def test_reason__does_not_name_the_path(cache: Path, tmp_path: Path) -> None:

@@ -94,9 +94,20 @@ def test_baselines__settings_are_chosen_on_valid_and_scored_on_the_rest() -> Non
     assert names[0] == "majority class"
     assert names[1:] == ["nearest class mean", "nearest neighbours", "ridge regression", "logistic regression"]
     penalty = float(found[3].setting.removeprefix("penalty "))
-    np.testing.assert_allclose(found[3].scores, ridge(train, penalty)(test.features))
+    assert found[3].predicted.tolist() == ridge(train, penalty)(test.features).argmax(1).tolist()
     best = max(float((ridge(train, p)(valid.features).argmax(1) == valid.labels).mean()) for p in (1e-3, 1e-2, 0.1, 1))
     assert found[3].valid_accuracy == best
+
+
+def test_baselines__are_the_same_in_parts_of_stored_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    train, valid, test = (clusters(60, 8, seed=seed) for seed in (0, 1, 2))
+    stored = [Labelled(of.features.astype(np.float16), of.labels, of.classes) for of in (valid, test)]
+    read = [Labelled(of.features.astype(np.float32), of.labels, of.classes) for of in stored]
+    whole = fit_baselines(train, read[0], read[1].features)
+    monkeypatch.setattr("headstart.evaluation.probes.PART", 7)
+    for one, other in zip(fit_baselines(train, stored[0], stored[1].features), whole, strict=True):
+        assert (one.name, one.value, one.valid_accuracy) == (other.name, other.value, other.valid_accuracy)
+        assert one.predicted.tolist() == other.predicted.tolist()
 
 
 def test_nearest_images__are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from PIL import Image
 from headstart.data.images import FULL_DEPTH, decode, depth_for, highest_sample, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
 from headstart.data.storage import lexists, read_file
-from headstart.data.workers import thread_map
+from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
-from headstart.files import cache_folder, write_text
+from headstart.files import cache_folder, replacing
 
 # Increased when the same content would give another ImageInfo.
 VERSION = 5
@@ -65,27 +65,26 @@ class ImageInfo:
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
     """What is known about each of `paths`, relative to `root`. Files are decoded only if their content is new."""
     cache = _Cache(root)
-    found = dict(zip(paths, thread_map(lambda path: _info(root / path, cache.infos), paths), strict=True))
+    found = dict(zip(paths, thread_imap(lambda path: _info(root / path, cache.infos), paths), strict=True))
     cache.replace(found.values())
     return found
 
 
 class _Cache:
-    """What earlier inspections of `root` found, by content, in the user's cache folder."""
+    """What earlier inspections of `root` found, by content: a file of JSON Lines in the user's cache folder."""
 
     def __init__(self, root: Path) -> None:
         place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
         name = re.sub(r"[^\w.-]+", "_", root.resolve().name)
-        self._path = cache_folder() / "audit" / f"{name}-{place}.json"
+        self._path = cache_folder() / "audit" / f"{name}-{place}.jsonl"
         self._head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS}
         self.infos: dict[str, ImageInfo] = {}
-        try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            if content["head"] == self._head:
-                self.infos = {values["sha256"]: ImageInfo(**values) for values in content["infos"]}
-        except (OSError, ValueError, KeyError, TypeError):
-            # Missing or damaged: everything is inspected again.
-            self.infos = {}
+        # Missing or damaged: what is not known is inspected again.
+        with suppress(OSError, ValueError, TypeError), self._path.open(encoding="utf-8") as lines:
+            if json.loads(next(lines, "null")) == self._head:
+                for line in lines:
+                    info = ImageInfo(**json.loads(line))
+                    self.infos[info.sha256] = info
 
     def replace(self, found: Iterable[ImageInfo]) -> None:
         """Stores what was found, and forgets contents that are gone."""
@@ -93,8 +92,8 @@ class _Cache:
         if infos == self.infos:
             return
         # If the folder cannot be written, the next inspection merely takes longer.
-        with suppress(OSError):
-            write_text(self._path, json.dumps({"head": self._head, "infos": [asdict(i) for i in infos.values()]}))
+        with suppress(OSError), replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            file.writelines(json.dumps(values) + "\n" for values in (self._head, *map(vars, infos.values())))
 
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:

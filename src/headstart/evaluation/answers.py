@@ -11,14 +11,14 @@ from headstart.evaluation.label_issues import LabelIssues, find_label_issues
 from headstart.evaluation.learning_curve import LearningCurve, learning_curve
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.probes import Array, Labelled
-from headstart.evaluation.projection import principal_components
+from headstart.evaluation.projection import project
 from headstart.evaluation.result import Result
 from headstart.evaluation.statistics import mcnemar, wilson_interval
 from headstart.model.head import setting_of
 from headstart.model.image_classifier import ImageClassifier
 
 NEIGHBOURS, MOST_MISTAKES = 3, 100
-# Training images that baselines and the learning curve use; more would take minutes.
+# Training images that baselines and the learning curve use; more would take minutes, and much memory.
 MOST_TRAINED = 20_000
 
 
@@ -91,9 +91,8 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         name: Labelled(features[name], np.asarray(split.labels), len(manifest.classes))
         for name, split in manifest.splits.items()
     }
-    valid, scored = _as_float32(stored["valid"]), _as_float32(stored[result.split])
-    train = _as_float32(_at_most(stored["train"], MOST_TRAINED, seed))
-    baselines = fit_baselines(train, valid, scored.features)
+    train, scored = _at_most(stored["train"], MOST_TRAINED, seed), stored[result.split]
+    baselines = fit_baselines(train, stored["valid"], scored.features)
     (penalty,) = (of.value for of in baselines if of.name == RIDGE)
     names = [(path, name) for name, split in manifest.splits.items() for path in split.paths]
     return FromFeatures(
@@ -106,18 +105,14 @@ def ask_features(manifest: Manifest, features: dict[str, Array], result: Result,
         np.concatenate([of.labels for of in stored.values()]),
         _neighbours(manifest, stored["train"], scored, result),
         scored.features,
-        (scored.features - train.features.mean(0)) @ principal_components(train.features),
+        project(scored.features, train.features),
     )
 
 
 def _at_most(data: Labelled, count: int, seed: int) -> Labelled:
-    """`data`, or a random part of it."""
-    if len(data) <= count:
-        return data
-    return data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
-
-
-def _as_float32(data: Labelled) -> Labelled:
+    """`data`, or a random part of it, in memory."""
+    if len(data) > count:
+        data = data[np.sort(np.random.default_rng(seed).permutation(len(data))[:count])]
     return Labelled(np.asarray(data.features, np.float32), data.labels, data.classes)
 
 

@@ -16,6 +16,7 @@ from headstart.evaluation.probes import (
     majority_class,
     nearest_mean,
     nearest_neighbours,
+    predicted,
     ridges,
     unit_rows,
 )
@@ -33,7 +34,7 @@ ROWS = 4096  # training images that are centred at a time
 
 @dataclass(frozen=True)
 class Baseline:
-    """`scores` (N, classes) of the images to score, the highest of which is the prediction; `setting` in words.
+    """`predicted` are the classes (N) of the images to score; `setting` in words.
 
     `valid_accuracy` chose the setting, whose value is `value`; 0 if there is none to choose.
     """
@@ -42,11 +43,11 @@ class Baseline:
     setting: str
     value: float
     valid_accuracy: float
-    scores: Array
+    predicted: Array
 
     def correct(self, labels: Array) -> Array:
         """Whether (N) each prediction is right."""
-        right: Array = self.scores.argmax(1) == labels
+        right: Array = self.predicted == labels
         return right
 
 
@@ -61,14 +62,18 @@ class Kind:
 
 
 def fit_baselines(train: Labelled, valid: Labelled, features: Array) -> list[Baseline]:
-    """Trains each baseline on `train`, chooses its setting by the accuracy on `valid`, and scores `features`."""
+    """Trains each baseline on `train`, chooses its setting by the accuracy on `valid`, and classifies `features`.
+
+    Only those of `train` need fit into memory.
+    """
     found = []
     for kind in _kinds(train):
         probes = kind.fit(train, kind.settings)
-        accuracies = {setting: accuracy(scores, valid.labels) for setting, scores in probes(valid.features).items()}
+        on_valid = predicted(probes, valid.features)
+        accuracies = {setting: accuracy(classes, valid.labels) for setting, classes in on_valid.items()}
         best = max(accuracies, key=accuracies.__getitem__)
-        words, scores = kind.words.format(best), probes(features)[best]
-        found.append(Baseline(kind.name, words, best, accuracies[best], scores))
+        classes = predicted(probes, features)[best]
+        found.append(Baseline(kind.name, kind.words.format(best), best, accuracies[best], classes))
     return found
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from headstart.data.folds import FOLDS
-from headstart.evaluation.probes import Array, Fit, Labelled, accuracy, nearest_neighbours, ridges
+from headstart.evaluation.probes import Array, Fit, Labelled, accuracy, nearest_neighbours, predicted, ridges
 from headstart.model.neighbours import NEIGHBOURS
 from headstart.model.ridge import PENALTIES
 
@@ -30,8 +30,8 @@ def _out_of_fold(data: Labelled, folds: Array, fit: Fit, settings: tuple[float, 
         held_out, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
         if len(held_out) and len(others):
             chosen = _choose(data, folds, fold, fit, settings)
-            scores = fit(data[others], (chosen,))(data.features[held_out])[chosen]
-            correct[held_out] = scores.argmax(1) == data.labels[held_out]
+            classes = predicted(fit(data[others], (chosen,)), data.features[held_out])[chosen]
+            correct[held_out] = classes == data.labels[held_out]
     return correct
 
 
@@ -42,5 +42,5 @@ def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[f
     train = data[np.flatnonzero((folds != fold) & (folds != following))]
     if not len(valid) or not len(train):
         return settings[0]
-    scores = fit(train, settings)(valid.features)
-    return max(settings, key=lambda setting: accuracy(scores[setting], valid.labels))
+    classes = predicted(fit(train, settings), valid.features)
+    return max(settings, key=lambda setting: accuracy(classes[setting], valid.labels))

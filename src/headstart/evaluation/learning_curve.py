@@ -6,7 +6,7 @@ from functools import cached_property, partial
 import numpy as np
 
 from headstart.data.workers import thread_map
-from headstart.evaluation.probes import Array, Labelled, ridge
+from headstart.evaluation.probes import Array, Labelled, predicted, ridges
 
 COUNTS = (2, 5, 10, 20, 35, 50, 75, 100, 150, 200, 300, 500)
 REPEATS = 5
@@ -74,8 +74,8 @@ def _draw(train: Labelled, scored: Labelled, counts: tuple[int, ...], penalty: f
     for label in range(train.classes):
         own = order[train.labels[order] == label]
         ranks[own] = np.arange(len(own))
-    probes = (ridge(train[np.flatnonzero(ranks < count)], penalty) for count in counts)
-    return np.stack([probe(scored.features).argmax(1) == scored.labels for probe in probes])
+    probes = (ridges(train[np.flatnonzero(ranks < count)], (penalty,)) for count in counts)
+    return np.stack([predicted(of_count, scored.features)[penalty] == scored.labels for of_count in probes])
 
 
 def _forecast(counts: Array, accuracies: Array, seed: int) -> Forecast | None:

@@ -5,7 +5,8 @@ the data. Each is a function from features (M, d) to scores (M, classes), the hi
 with a setting are trained with several at once, which share most of the work.
 """
 
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Probe = Callable[[Array], Array]
 # Features (M, d) → the scores with each setting.
 Probes = Callable[[Array], dict[float, Array]]
+PART = 4096  # images whose scores are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,21 @@ def unit_rows(matrix: Array) -> Array:
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
-def accuracy(scores: Array, labels: Array) -> float:
-    """The share of images (N) whose label has the highest of its scores (N, classes)."""
-    return float((scores.argmax(1) == labels).mean())
+def predicted(probes: Probes, features: Array) -> dict[float, Array]:
+    """The classes (N) that each setting predicts. Features (N, d), which may not fit into memory, are read in parts."""
+    found: dict[float, list[Array]] = defaultdict(list)
+    for part in in_parts(features):
+        for setting, scores in probes(part).items():
+            found[setting].append(scores.argmax(1))
+    return {setting: np.concatenate(classes) for setting, classes in found.items()}
+
+
+def in_parts(features: Array) -> Iterator[Array]:
+    """At most PART rows at a time, as float32; at least one part."""
+    for start in range(0, max(1, len(features)), PART):
+        yield np.asarray(features[start : start + PART], np.float32)
+
+
+def accuracy(classes: Array, labels: Array) -> float:
+    """The share of images whose predicted class (N) is their label (N)."""
+    return float((classes == labels).mean())

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headstart.features.folding import with_folded_batch_norm
 from headstart.features.program import Program, library_in, open_program
 from headstart.features.program_files import WORK, delete, is_kept, is_whole, keep, program_path
 from headstart.files import exclusively
@@ -51,7 +52,7 @@ def compiled_program(network: nn.Module, example: Tensor, precision: str, identi
         program = _load(path, uncompiled, example, tolerance)
         if program is None:
             log.info("compiling %s, once for this machine", identity["arch"])
-            _compile(uncompiled, example, path)
+            _compile(_InPrecision(with_folded_batch_norm(network), precision).eval(), example, path)
             program = _load(path, uncompiled, example, tolerance)
     if program is None:
         raise Unusable("what was compiled cannot be used")
@@ -132,9 +133,17 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.utils import fresh_cache
 
-    # Freezing folds BatchNorm into the convolutions and packs their weights. Whether the compiler knows this CPU's
-    # vector instructions is not tried out first: if it does not, compiling fails.
-    settings = {"freezing": True, "cpp.threads": 1, "cpp.vec_isa_ok": True, "aot_inductor.precompile_headers": False}
+    settings = {
+        # Packs the weights of convolutions, and folds into them what BatchNorm is left.
+        "freezing": True,
+        "cpp.threads": 1,
+        # Whether the compiler knows this CPU's vector instructions is not tried out: if it does not, compiling fails.
+        "cpp.vec_isa_ok": True,
+        # For a single program they take longer than they save, as does optimizing the code around the loops.
+        "aot_inductor.precompile_headers": False,
+        "aot_inductor.compile_wrapper_opt_level": "O0",
+        "aot_inductor.enable_line_tables": False,
+    }
     try:
         with fresh_cache(dir=str(work), delete=False), config.patch(settings), torch.no_grad():
             exported = torch.export.export(network, (example,))

@@ -58,7 +58,7 @@ def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Ar
     kept = [index for index, _ in rows]
     names = [[result.classes[labels[i]], result.classes[int(result.predicted[i])], paths[i]] for i in kept]
     cells = [[on_one_line(cell).encode("utf-8", "replace").decode() for cell in row] for row in names]
-    return features[kept], cells, torch.stack([image for _, image in rows])
+    return features[kept].astype(np.float32), cells, torch.stack([image for _, image in rows])
 
 
 def _thumbnail(path: Path, depth: int) -> Tensor | None:
