@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 from headstart.backbones.backbone import Backbone
@@ -82,6 +85,34 @@ def matrix_rate(precision: str) -> float:
         a @ b
         rates.append(2 * SIDE**3 / (time.perf_counter() - start))
     return statistics.median(rates[2:])
+
+
+def seconds_of_passes(data: Path, precision: str) -> float:
+    """The limit of a cold run: all its forward passes at the rate of matrix products, and nothing else."""
+    splits = inspected(data).manifest.splits
+    images = EPOCHS * len(splits["train"]) + len(splits["valid"]) + len(splits["test"])
+    return images * flops_per_image(resnet50(Preprocessing(256, 224))) / matrix_rate(precision)
+
+
+def seconds_of_steps(features: int, images: int, classes: int) -> float:
+    """All optimizer steps of a run by themselves: those of a new head in plain PyTorch, on one core."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    head = nn.Sequential(
+        nn.Linear(features, 256), nn.ReLU(), nn.Dropout(0.4), nn.Linear(256, classes), nn.LogSoftmax(dim=1)
+    )
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, weight_decay=0.0, fused=True)
+    data = TensorDataset(torch.randn(images, features), torch.randint(0, classes, (images,)))
+    batches = [data[rows] for rows in torch.arange(images).split(32)]
+    start = time.perf_counter()
+    for _ in range(EPOCHS):
+        for x, labels in batches:
+            optimizer.zero_grad()
+            F.nll_loss(head(x), labels).backward()
+            optimizer.step()
+    seconds = time.perf_counter() - start
+    torch.set_num_threads(threads)
+    return seconds
 
 
 def run(*command: str, **environment: str) -> tuple[float, str]:

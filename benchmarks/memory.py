@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 from common import ROOT, data_folder, empty_caches, save, training
 
@@ -22,34 +23,46 @@ def tree(pid: int) -> list[int]:
     return found
 
 
-def megabytes(pid: int) -> float:
-    """The proportional set size: memory shared by several processes counts once."""
+class Megabytes(NamedTuple):
+    """`whole` is the proportional set size: memory shared by several processes counts once.
+
+    `own` is without mapped files, such as libraries and stored features, which the kernel drops where memory is short.
+    """
+
+    whole: float
+    own: float
+
+
+def megabytes(pid: int) -> Megabytes:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1e3
+        return Megabytes(0.0, 0.0)
+    sizes = {line.split()[0]: int(line.split()[1]) / 1e3 for line in lines[1:]}
+    return Megabytes(sizes["Pss:"], sizes["Pss_Anon:"] + sizes["Pss_Shmem:"])
 
 
-def peak(command: list[str], environment: dict[str, str]) -> float:
+def peak(command: list[str], environment: dict[str, str]) -> Megabytes:
+    """The highest of each, all processes together."""
     process = subprocess.Popen(
         [sys.executable, *command], cwd=ROOT, env=os.environ | environment, stdout=subprocess.DEVNULL
     )
-    highest = 0.0
+    whole = own = 0.0
     while process.poll() is None:
         try:
-            highest = max(highest, sum(megabytes(pid) for pid in tree(process.pid)))
+            found = [megabytes(pid) for pid in tree(process.pid)]
+            whole, own = max(whole, sum(of.whole for of in found)), max(own, sum(of.own for of in found))
         except (FileNotFoundError, ProcessLookupError):
             continue  # a process has ended in the meantime
         time.sleep(0.2)
     if process.returncode:
         sys.exit(f"status {process.returncode}: {command}")
-    return highest
+    return Megabytes(whole, own)
 
 
 def measure(data: Path, *overrides: str) -> float:
     with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
-        return peak(training(data, folder, *overrides), environment)
+        return peak(training(data, folder, *overrides), environment).whole
 
 
 def main(data: Path) -> None:

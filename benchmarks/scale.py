@@ -36,7 +36,7 @@ def draw(folder: Path, count: int) -> None:
 
 
 def measure(count: int) -> dict[str, float]:
-    """Seconds by step, and the peak memory (MB) of training and of prediction."""
+    """Seconds by step, and the peak memory (MB) of training and of prediction; `own` is without mapped files."""
     with tempfile.TemporaryDirectory() as place, empty_caches() as environment:
         folder = Path(place)
         draw(folder / "images", count)
@@ -56,7 +56,9 @@ def measure(count: int) -> dict[str, float]:
         prediction = peak(predict, environment)
         whole = time.perf_counter() - start
     steps = {name: seconds[name] for name in ("startup", "data", "model", "fit", "test", "report")} | {"predict": whole}
-    return steps | {"training_megabytes": training, "prediction_megabytes": prediction}
+    memory = {"training": training, "prediction": prediction}
+    whole = {f"{name}_megabytes": of.whole for name, of in memory.items()}
+    return steps | whole | {f"{name}_own_megabytes": of.own for name, of in memory.items()}
 
 
 def compare() -> float:

@@ -12,12 +12,14 @@ import tempfile
 import time
 from pathlib import Path
 
-from common import ROOT, empty_caches, save, training
+import numpy as np
+from common import ROOT, empty_caches, save, seconds_of_steps, training
 
 RATES = "range(1e-4,11e-4,1e-4)"
 DROPOUTS = "range(0.05,0.55,0.05)"
 # The first ones are cold: each process imports PyTorch, and the first one encodes the views.
 COLD = 10
+REPEATS, CLASSES = 5, 10
 TWO_AT_ONCE = ("hydra/launcher=joblib", "hydra.launcher.n_jobs=2")
 
 
@@ -53,15 +55,18 @@ def main(data: Path, *overrides: str) -> None:
         ends, memory = sweep(training(data, folder, *overrides, *swept), environment)
         trials = [path.parent for path in Path(folder).glob("sweep/*=*/trial.json")]
         sizes = [sum(file.stat().st_size for file in trial.rglob("*") if file.is_file()) for trial in trials]
+        views = Path(environment["XDG_CACHE_HOME"]).rglob("*-train-*/view-0000.npy")
+        images, features = np.load(next(views), mmap_mode="r").shape
         together, _ = sweep(training(data, f"{folder}/parallel", *overrides, *TWO_AT_ONCE, *swept), environment)
     # The first trial is cold and does not count.
     seconds = [later - earlier for earlier, later in itertools.pairwise(ends)]
     one, two = per_second(ends), per_second(together)
+    steps = statistics.median(seconds_of_steps(features, images, CLASSES) for _ in range(REPEATS))
     save(
         "trials",
         trials=len(trials),
         overrides=[override for override in overrides if "weights=" not in override],
-        seconds={"median": statistics.median(seconds), "longest": max(seconds)},
+        seconds={"median": statistics.median(seconds), "longest": max(seconds), "steps by themselves": steps},
         resident_megabytes={"after 10": memory[COLD - 1], "after 100": memory[-1]},
         largest_folder_megabytes=max(sizes) / 1e6,
         trials_per_second={"one at a time": one, "two at once": two, "ratio": two / one},
