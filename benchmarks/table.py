@@ -213,8 +213,8 @@ def trials_text() -> str:
     memory, rates, seconds = found["resident_megabytes"], found["trials_per_second"], found["seconds"]
     return (
         f"Measured on {found['date']} on {cores(found)}, MobileNetV2, 20 epochs of 500 images: a trial takes\n"
-        f"{seconds['median']:.2f} s, of which its steps alone take {seconds['steps by themselves']:.2f} s in a plain loop; "
-        f"after 10 trials the process\nholds {memory['after 10']:.0f} MB, after {found['trials']} "
+        f"{seconds['median']:.2f} s, of which its steps alone take {seconds['steps by themselves']:.2f} s in a plain "
+        f"loop; after 10 trials the process\nholds {memory['after 10']:.0f} MB, after {found['trials']} "
         f"{memory['after 100']:.0f} MB; two at once (joblib) give {rates['ratio']:.2f} times the trials per second.\n"
     )
 

@@ -1,5 +1,6 @@
 import time
 from collections.abc import Callable, Iterable
+from threading import get_ident
 from typing import Any
 
 import pytest
@@ -41,6 +42,13 @@ def test_map__each_thread_computes_on_one_core(mapping: Map) -> None:
     assert torch.get_num_threads() == threads
 
 
+@both
+def test_map__within_its_threads_takes_no_other(mapping: Map) -> None:
+    outer = mapping(lambda n: (get_ident(), thread_map(lambda m: (get_ident(), m * n), range(9))), range(20))
+    for number, (own, inner) in enumerate(outer):
+        assert inner == [(own, m * number) for m in range(9)]
+
+
 def test_imap__is_lazy() -> None:
     begun: list[int] = []
     results = thread_imap(begun.append, range(1000))
@@ -54,4 +62,4 @@ def test_worker_count() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     assert [worker_count(3, device) for device in (cpu, gpu)] == [3, 3]
     assert worker_count("auto", cpu) == 0
-    assert 1 <= worker_count("auto", gpu) <= 8
+    assert worker_count("auto", gpu) == min(core_count(), 32)

@@ -66,3 +66,15 @@ def test_any_error_in_an_images_pipeline__is_its_own(
     found = predict(classifier, images)
     assert [index for index, prediction in enumerate(found) if prediction.error] == [5]
     assert found[5].error == f"{images[5]} cannot be processed: ZeroDivisionError"
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_each_core__predicts_what_batches_give(classifier: ImageClassifier, images: list[Path], views: int) -> None:
+    predictor = Predictor(classifier, torch.device("cpu"))
+    # With explanations, one batch is predicted after the other.
+    by_batch = predictor.predict(images, views=views, explain=True, batch_size=3)
+    by_core = predictor.predict(images, views=views)
+    assert [found.path for found in by_core] == [found.path for found in by_batch] == images
+    for one, other in zip(by_core, by_batch, strict=True):
+        assert one.classes == other.classes
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)

@@ -7,7 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from threading import Barrier
+from threading import Barrier, local
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +24,7 @@ warnings.filterwarnings("ignore", message="This DataLoader will create")
 SHARED_MEMORY = "/dev/shm"
 BATCHES_AHEAD = 2  # of each worker; PyTorch's default
 LONGEST_WAIT = 300  # seconds for one batch
+_own = local()  # of each thread
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -82,9 +83,10 @@ def _say_once(message: str) -> None:
 def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
     """`[function(item) for item in items]` in threads, of which there is one per core and each computes on one core.
 
-    One after the other in a worker process. Decoding, resampling and PyTorch release the interpreter's lock.
+    One after the other in a worker process, or within such a thread. Decoding, resampling and PyTorch release the
+    interpreter's lock.
     """
-    if get_worker_info() is not None:
+    if get_worker_info() is not None or getattr(_own, "is_worker", False):
         return [function(item) for item in items]
     futures = [_pool().submit(function, item) for item in items]
     try:
@@ -126,6 +128,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def _use_one_core() -> None:
+    _own.is_worker = True
     # Asked for once, or the thread would set it to the default later.
     torch.get_num_threads()
     torch.set_num_threads(1)

@@ -47,6 +47,11 @@ class Ensemble(nn.Module):
         for member in self:
             member.encoder.prepare(images, or_kept=True)
 
+    def warm_up(self) -> None:
+        """Gets the compiled code that `prepare` has decided on, which `embed` would otherwise do."""
+        for member in self:
+            member.encoder.warm_up(member.recipe.preprocessing.image_size)
+
     def embed(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (uint8, N×3×H×W) in each of the `preprocessings` → features (N, embedding_dim) for each member."""
         seen = dict(zip(self.preprocessings, images, strict=True))

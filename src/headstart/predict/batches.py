@@ -24,6 +24,8 @@ class Inputs(Dataset[list[Tensor] | str]):
 
     def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing], views: int) -> None:
         self._inputs = inputs
+        self.image_count = len(inputs) * views  # in each preprocessing
+        self.pixels = views * sum(preprocessing.image_size**2 for preprocessing in preprocessings)  # of an item
         self._transforms = [EvalViewsTransform(preprocessing) for preprocessing in preprocessings]
         self._views = range(views)
 

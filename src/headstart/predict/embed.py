@@ -11,7 +11,7 @@ from headstart.config.train import check_train
 from headstart.data.prepare import prepare_data
 from headstart.data.storage import read_file
 from headstart.data.transforms import EvalTransform
-from headstart.data.workers import thread_map
+from headstart.data.workers import thread_imap
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.features.store import open_store
@@ -75,7 +75,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
         return {}
     transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
     known = features_by_content(store, splits, transform.spec, backbone)
-    contents = dict(zip(paths, thread_map(_content_of, paths), strict=True)) if known else {}
+    contents = dict(zip(paths, thread_imap(_content_of, paths), strict=True)) if known else {}
     return {path: known[sha256] for path, sha256 in contents.items() if sha256 in known}
 
 

@@ -1,10 +1,11 @@
 """A trained classifier, or an ensemble of several, ready to predict."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -12,17 +13,23 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.config.features import EncoderSettings
-from headstart.data.preprocessing import Preprocessing
-from headstart.data.workers import loader_options
+from headstart.data.workers import loader_options, thread_imap, worker_count
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
+from headstart.features.encoder import CPU_CHUNK
 from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
-from headstart.predict.batches import Batch, Inputs, collate
+from headstart.predict.batches import Inputs, collate
 from headstart.predict.inputs import Input, inputs_of
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
 from headstart.run_folder import checkpoint_file, is_ensemble
+
+Found = TypeVar("Found")
+# From the images of a batch in each view and preprocessing, one of each for each image.
+Compute = Callable[[list[Tensor]], Iterable[Found]]
+# What was computed, and for each input the reason why it could not be, or None.
+Computed = tuple[Iterable[Found], list[str | None]]
 
 
 class Predictor:
@@ -77,17 +84,17 @@ class Predictor:
         """
         if views < 1:
             raise HeadstartError(f"views={views} is invalid: it must be a positive integer")
-        return list(
-            self.stream(
-                inputs_of(source),
-                topk=topk,
-                views=views,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                min_confidence=min_confidence,
-                explain=explain,
-            )
+        found = self.stream(
+            inputs_of(source),
+            topk=topk,
+            views=views,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            min_confidence=min_confidence,
+            explain=explain,
         )
+        with self._lock:
+            return list(found)
 
     def stream(
         self,
@@ -100,10 +107,14 @@ class Predictor:
         min_confidence: float = 0.0,
         explain: bool = False,
     ) -> Iterator[Prediction]:
-        """Yields the predictions of `predict` one by one, as batches are done."""
-        topk, done = min(topk, len(self.classes)), 0
-        for images, errors in self._batches(inputs, self.ensemble.preprocessings, views, batch_size, num_workers):
-            found = self._predict(images, topk, min_confidence, explain) if images else []
+        """Yields the predictions of `predict` one by one, as they are done. For one thread at a time."""
+        predict = partial(
+            self._predict, topk=min(topk, len(self.classes)), min_confidence=min_confidence, explain=explain
+        )
+        dataset, done = Inputs(list(inputs), self.ensemble.preprocessings, views), 0
+        # Saliency takes gradients, for which the network is changed.
+        each = self._by_batch if explain else self._by_core
+        for found, errors in each(dataset, predict, batch_size, num_workers):
             yield from rows_of(inputs[done : done + len(errors)], done, errors, found)
             done += len(errors)
 
@@ -114,18 +125,24 @@ class Predictor:
             HeadstartError: `source` has no images, or one of them cannot be read.
         """
         found = []
-        for features in self.stream_features(inputs_of(source), batch_size=batch_size, num_workers=num_workers):
-            if isinstance(features, str):
-                raise HeadstartError(features)
-            found.append(features)
+        rows = self.stream_features(inputs_of(source), batch_size=batch_size, num_workers=num_workers)
+        with self._lock:
+            for features in rows:
+                if isinstance(features, str):
+                    raise HeadstartError(features)
+                found.append(features)
         return np.stack(found)
 
     def stream_features(
         self, inputs: Sequence[Input], *, batch_size: int, num_workers: int | str
     ) -> Iterator[Array | str]:
-        """Yields the features (embedding_dim) of each image, or the reason why it cannot be read."""
-        for images, errors in self._batches(inputs, self.ensemble.preprocessings[:1], 1, batch_size, num_workers):
-            rows = iter(self._embed(images[0]) if images else ())
+        """Yields the features (embedding_dim) of each image, or the reason why it cannot be read.
+
+        For one thread at a time.
+        """
+        dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
+        for found, errors in self._by_core(dataset, self._embed, batch_size, num_workers):
+            rows = iter(found)
             yield from (next(rows) if error is None else error for error in errors)
 
     def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
@@ -147,32 +164,43 @@ class Predictor:
         with self._lock:
             export_to(Path(path).expanduser(), self.classifier, self._checkpoint, precision=precision, input=input)
 
-    def _batches(
-        self,
-        inputs: Sequence[Input],
-        preprocessings: Sequence[Preprocessing],
-        views: int,
-        batch_size: int,
-        num_workers: int | str,
-    ) -> Iterator[Batch]:
-        with self._lock:
-            self.ensemble.prepare(len(inputs) * views)
-        pixels = batch_size * views * sum(preprocessing.image_size**2 for preprocessing in preprocessings)
-        options = loader_options(num_workers, self._device, pixels=pixels, kept=False)
+    def _by_core(
+        self, dataset: Inputs, compute: Compute[Found], batch_size: int, num_workers: int | str
+    ) -> Iterator[Computed[Found]]:
+        """As `_by_batch`; on a CPU without worker processes, each core reads images of its own and computes."""
+        if self._device.type != "cpu" or worker_count(num_workers, self._device):
+            yield from self._by_batch(dataset, compute, batch_size, num_workers)
+            return
+
+        def compute_chunk(start: int) -> Computed[Found]:
+            chunk = range(start, min(start + CPU_CHUNK, len(dataset)))
+            images, errors = collate([dataset[index] for index in chunk])
+            return compute(images) if images else [], errors
+
+        self.ensemble.prepare(dataset.image_count)
+        self.ensemble.warm_up()
+        yield from thread_imap(compute_chunk, range(0, len(dataset), CPU_CHUNK))
+
+    def _by_batch(
+        self, dataset: Inputs, compute: Compute[Found], batch_size: int, num_workers: int | str
+    ) -> Iterator[Computed[Found]]:
+        """What is computed from the images of each batch that can be read, and the errors of its inputs."""
+        self.ensemble.prepare(dataset.image_count)
+        options = loader_options(num_workers, self._device, pixels=batch_size * dataset.pixels, kept=False)
         # It draws a seed for its workers, which must not come from the caller's stream.
         options["generator"] = torch.Generator()
-        dataset = Inputs(list(inputs), preprocessings, views)
-        yield from DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options)
+        for images, errors in DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options):
+            yield compute(images) if images else [], errors
 
-    def _embed(self, images: Tensor) -> Array:
-        with self._lock, torch.inference_mode():
-            return self.classifier.embed(images).cpu().numpy()
+    @torch.inference_mode()
+    def _embed(self, images: list[Tensor]) -> Array:
+        return self.classifier.embed(images[0]).cpu().numpy()
 
-    def _predict(self, images: list[Tensor], topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
+    def _predict(self, images: list[Tensor], *, topk: int, min_confidence: float, explain: bool) -> list[Prediction]:
         """Predictions of images in each view and preprocessing, without their paths."""
         count = len(self.ensemble.preprocessings)
         views = [images[first : first + count] for first in range(0, len(images), count)]
-        with self._lock, torch.inference_mode():
+        with torch.inference_mode():
             features = [self.ensemble.embed(view) for view in views]
             means = torch.stack([self.ensemble.predict_proba(view) for view in features]).mean(0)
             # The first view is the image as it is.
@@ -188,8 +216,7 @@ class Predictor:
         )
         if not explain:
             return found
-        with self._lock:
-            maps = saliency_maps(self.classifier, seen, torch.from_numpy(probabilities.argmax(1)).to(self._device))
+        maps = saliency_maps(self.classifier, seen, torch.from_numpy(probabilities.argmax(1)).to(self._device))
         return [
             replace(prediction, seen=image, saliency=saliency)
             for prediction, image, saliency in zip(found, seen, maps.cpu(), strict=True)
