@@ -54,11 +54,16 @@ def measure(count: int) -> dict[str, float]:
         ]
         start = time.perf_counter()
         prediction = peak(predict, environment)
-        whole = time.perf_counter() - start
-    steps = {name: seconds[name] for name in ("startup", "data", "model", "fit", "test", "report")} | {"predict": whole}
-    memory = {"training": training, "prediction": prediction}
-    whole = {f"{name}_megabytes": of.whole for name, of in memory.items()}
-    return steps | whole | {f"{name}_own_megabytes": of.own for name, of in memory.items()}
+        predicted = time.perf_counter() - start
+    steps = {name: seconds[name] for name in ("startup", "data", "model", "fit", "test", "report")} | {
+        "predict": predicted
+    }
+    return steps | {
+        "training_megabytes": training.whole,
+        "training_own_megabytes": training.own,
+        "prediction_megabytes": prediction.whole,
+        "prediction_own_megabytes": prediction.own,
+    }
 
 
 def compare() -> float:
