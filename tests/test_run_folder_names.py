@@ -8,7 +8,7 @@ from runs import run_script
 from torch import Tensor
 
 from headstart.model.classifier import Classifier
-from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, is_early_file, is_left_over
+from headstart.run_folder import MARKER, EnsembleFolder, RunFolder, SweepFolder, is_early_file, is_left_over
 
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 # In a sweep's folder, Hydra's own.
@@ -54,7 +54,7 @@ def test_finished_trial__every_file_is_known_and_would_be_removed(sweep: SweepFo
     completed, failed = RunFolder(RunFolder(sweep.best).trial.resolve().parent), sweep.trial(FAILED)
     for run in (completed, failed):
         assert_known(run)
-        assert {path.name for path in run.path.iterdir() if not is_left_over(path.name)} == {".hydra"}
+        assert {path.name for path in run.path.iterdir() if not is_left_over(path.name)} == {MARKER, ".hydra"}
     # The run that tests the best trial, and the record of an error that was not foreseen.
     assert_known(RunFolder(completed.test))
     assert RunFolder(completed.test).metrics.exists()

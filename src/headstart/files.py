@@ -15,6 +15,7 @@ from typing import Any
 
 from filelock import FileLock
 
+from headstart import marker
 from headstart.errors import HeadstartError
 from headstart.log import log
 
@@ -109,14 +110,14 @@ def lock_for(path: Path) -> FileLock:
 
 
 def folder_in_cache(name: str) -> Path:
-    """A folder in the cache folder, which exists then.
+    """A folder in the cache folder, which exists then, and is marked as headstart's unless files were in it before.
 
     Raises:
         HeadstartError: the cache folder cannot be written.
     """
     folder = cache_folder() / name
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        marker.mark_if_empty(folder, marker.CACHE)
     except OSError as error:
         raise _no_cache(f"{folder} cannot be written: {error.strerror}") from None
     return folder

@@ -8,9 +8,11 @@ from typing import Literal
 
 from headstart.errors import HeadstartError
 
+# In every folder that headstart makes to write into: see headstart.marker.
+MARKER = ".headstart-output"
 # What a run writes before its first epoch ends. "events.*" are TensorBoard's.
 EARLY_FILES = (
-    *(".hydra", "run.json", "audit.json", "config.yaml", "split.csv"),
+    *(MARKER, ".hydra", "run.json", "audit.json", "config.yaml", "split.csv"),
     *("hparams.yaml", "checkpoints", "events.*"),
 )
 # What a run or a trial may write besides.
@@ -37,6 +39,7 @@ class RunFolder:
 
     path: Path
 
+    marker = _File(MARKER)
     record = _File("run.json")  # what the run is made of; every run's folder has it
     config = _File("config.yaml")
     split = _File("split.csv")  # path, class and split of each image
@@ -69,6 +72,7 @@ class SweepFolder:
 
     path: Path
 
+    marker = _File(MARKER)
     record = _File("sweep.json")  # which sweep the folder belongs to
     leaderboard = _File("leaderboard.csv")
     summary = _File("leaderboard.json")  # how many trials there are, and the test of the best one
@@ -90,6 +94,7 @@ class EnsembleFolder:
 
     path: Path
 
+    marker = _File(MARKER)
     record = _File("ensemble.json")  # its members; written last
     metrics = _File("metrics.json")
     valid_predictions = _File("valid_predictions.csv")
@@ -144,7 +149,7 @@ def is_early_file(name: str) -> bool:
 
 def is_of_a_run(name: str) -> bool:
     """Whether a run or a trial may have written the file `name`."""
-    return any(fnmatch(name, pattern) for pattern in EARLY_FILES + LATER_FILES)
+    return name != MARKER and any(fnmatch(name, pattern) for pattern in EARLY_FILES + LATER_FILES)
 
 
 def is_left_over(name: str) -> bool:

@@ -22,6 +22,7 @@ from headstart.evaluation.views import predict_views
 from headstart.features.store import Array, open_store
 from headstart.features.stored import stored_features
 from headstart.log import log
+from headstart.marker import REPORT, RUN, check, claim
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import warn_about_other_data
@@ -97,6 +98,8 @@ def report(settings: TrainSettings) -> bool:
     run = run_folder_of(path)
     if not run.history.is_file():
         raise HeadstartError(f"{path} is not in the folder of a finished run: {run.history} does not exist")
+    check(run.path, RUN)
+    check(run.report, REPORT)
     classifier = load_classifier(path, settings.features, settings.model.weights)
     make_dataset(settings.data, settings.data.seed)
     data = prepare_data(settings.data, settings.data.seed)
@@ -105,6 +108,7 @@ def report(settings: TrainSettings) -> bool:
     with lightning_errors(settings):
         loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
     predictions, averaging = predict_views(classifier, loaders, ("valid", "test"), settings.evaluation.views)
+    claim(run.path, RUN)
     fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
     write_report(fitted, predictions, run, averaging)
     return True
@@ -118,6 +122,7 @@ def audit(settings: TrainSettings) -> bool:
     more = find_from_features(data.manifest.splits, features) if features is not None else []
     findings = in_order(find_problems(data) + more + missing_groups(data.manifest, more))
     run = RunFolder(Path(settings.run_dir))
+    claim(run.path, RUN, "hydra.run.dir")
     write_audit(run.audit, data, findings, compared)
     data.manifest.write(run.split)
     log.info("%s", data.manifest.describe())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from headstart.datasets import download
-from headstart.datasets.download import fetch
+from headstart.datasets.download import fetch, partial
 from headstart.errors import HeadstartError
 
 CONTENT = bytes(range(256)) * 20_000
@@ -110,7 +110,7 @@ def test_lost_connection__more_often_than_there_are_attempts_but_with_progress(s
 
 def test_partial_download__resumes_in_another_process(server: Server, path: Path) -> None:
     path.parent.mkdir()
-    path.with_name("archive.tar.part").write_bytes(CONTENT[:777])
+    partial(path).write_bytes(CONTENT[:777])
     fetch(server.url, path, MD5)
     assert path.read_bytes() == CONTENT
     assert server.ranges == ["bytes=777-"]
@@ -118,7 +118,7 @@ def test_partial_download__resumes_in_another_process(server: Server, path: Path
 
 def test_partial_download__already_complete(server: Server, path: Path) -> None:
     path.parent.mkdir()
-    path.with_name("archive.tar.part").write_bytes(CONTENT)
+    partial(path).write_bytes(CONTENT)
     fetch(server.url, path, MD5)
     assert path.read_bytes() == CONTENT
 
@@ -132,14 +132,14 @@ def test_server_without_ranges__starts_again(server: Server, path: Path) -> None
 
 def test_server_with_wrong_range__is_rejected(server: Server, path: Path) -> None:
     path.parent.mkdir()
-    path.with_name("archive.tar.part").write_bytes(CONTENT[:777])
+    partial(path).write_bytes(CONTENT[:777])
     server.shift = 10
     error_of(server, path)
 
 
 def test_partial_download__longer_than_the_file_starts_again(server: Server, path: Path) -> None:
     path.parent.mkdir()
-    path.with_name("archive.tar.part").write_bytes(CONTENT + b"more")
+    partial(path).write_bytes(CONTENT + b"more")
     fetch(server.url, path, MD5)
     assert path.read_bytes() == CONTENT
 

@@ -118,11 +118,12 @@ def test_annotate__writes_each_image_and_ignores_its_own_output(script: Script, 
     draw(Path("in/a/0.jpg"), (200, 50, 40), seed=0)
     draw(Path("in/b/0.png"), (200, 50, 40), seed=1)
     for _ in range(2):
-        result = script("predict.py", best, "source=in", "output=in", "annotate=true")
+        result = script("predict.py", best, "source=in", "output=in/out", "annotate=true")
         assert result.status == 0, result.err
-        found = sorted(p.relative_to("in/annotated").as_posix() for p in Path("in/annotated").rglob("*.*"))
+        found = sorted(p.relative_to("in/out/annotated").as_posix() for p in Path("in/out/annotated").rglob("*.jpg"))
         assert found == ["a/0.jpg", "b/0.png.jpg"]
-        assert len(rows_of(Path("in"))) == 2
+        assert len(rows_of(Path("in/out"))) == 2
+    assert "1 folder that headstart made left out (in/out)" in result.out
 
 
 def test_output__file_name_that_is_not_utf_8(script: Script, best: str) -> None:

@@ -18,10 +18,11 @@ from headstart.export.graph import trace
 from headstart.export.model_file import open_model
 from headstart.export.parity import Difference
 from headstart.export.write import export
+from headstart.marker import RUN, mark
 from headstart.model.ensemble import Ensemble
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor
-from headstart.run_folder import RunFolder
+from headstart.run_folder import MARKER, RunFolder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
@@ -131,11 +132,12 @@ def test_any_size__resizes_as_pillow(tmp_path: Path, sizes: Any) -> None:
 def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     earlier = tmp_path / "model.pt2"
     earlier.write_text("an earlier one")
+    mark(tmp_path, RUN)
     for far in (Difference(1, "x", 2e-4, 0.0, 1.0), Difference(1, "x", 0.0, float("nan"), 1.0)):
         monkeypatch.setattr(write, "compare", lambda *_, far=far: far)
         with pytest.raises(HeadstartError, match=r"model.pt2 was not written, because it differs from the checkpoint"):
             exported(tiny_classifier(), tmp_path, format="pt2")
-        assert list(tmp_path.iterdir()) == [earlier]
+        assert {path.name for path in tmp_path.iterdir()} == {MARKER, earlier.name}
         assert earlier.read_text() == "an earlier one"
 
 

@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.features.store import Array, FeatureStore, Key
 from headstart.files import sha256_of
 from headstart.log import log_to_console
+from headstart.run_folder import MARKER
 
 KEY = Key("net-train", {"weights": "a", "seed": 0})
 SHAPE = (10, 4)
@@ -139,7 +140,7 @@ def test_error_while_computing__leaves_nothing(tmp_path: Path) -> None:
 
     with pytest.raises(RuntimeError, match="no image"):
         FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
-    assert [path.name for path in (tmp_path / KEY.folder).iterdir()] == ["key.json"]
+    assert {path.name for path in (tmp_path / KEY.folder).iterdir()} == {MARKER, "key.json"}
     assert np.array_equal(matrix_of(FeatureStore(tmp_path)), features())
 
 
@@ -198,7 +199,7 @@ def test_killed_while_computing__the_next_process_starts_over_and_cleans_up(tmp_
     process.join(30)
     assert not file_of(tmp_path / "store").exists()
     assert np.array_equal(matrix_of(FeatureStore(tmp_path / "store")), features())
-    assert sorted(path.name for path in folder.iterdir()) == ["key.json", "view-0000.npy", "view-0000.sha256"]
+    assert sorted(path.name for path in folder.iterdir()) == [MARKER, "key.json", "view-0000.npy", "view-0000.sha256"]
 
 
 def test_full_disk__is_one_sentence_and_leaves_no_partial_file(tmp_path: Path) -> None:
@@ -235,7 +236,7 @@ def test_full_disk__is_noticed_before_anything_is_computed(tmp_path: Path, monke
     with pytest.raises(HeadstartError, match=r"features\.dir=.* cannot be written \(the disk is full\): choose"):
         matrix_of(FeatureStore(tmp_path), calls=calls)
     assert calls == []
-    assert [path.name for path in (tmp_path / KEY.folder).iterdir()] == ["key.json"]
+    assert {path.name for path in (tmp_path / KEY.folder).iterdir()} == {MARKER, "key.json"}
 
 
 def test_folder_that_cannot_be_written__is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -287,13 +288,13 @@ def test_max_gb__then_deletes_older_views_of_the_same_key(tmp_path: Path) -> Non
         assert matrix_of(store, view)[0, 0] == 100 * view
         os.utime(file_of(tmp_path, view), (view, view))
     names = sorted(path.stem for path in file_of(tmp_path).parent.iterdir())
-    assert names == ["key", "view-0002", "view-0002", "view-0003", "view-0003"]
+    assert names == [MARKER, "key", "view-0002", "view-0002", "view-0003", "view-0003"]
 
 
 def test_max_gb__smaller_than_one_view_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HeadstartError, match=r"more than features\.max_gb=1e-07: increase it, or disable the cache"):
         matrix_of(FeatureStore(tmp_path, max_gb=100 * 1e-9))
-    assert [path.name for path in file_of(tmp_path).parent.iterdir()] == ["key.json"]
+    assert {path.name for path in file_of(tmp_path).parent.iterdir()} == {MARKER, "key.json"}
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")

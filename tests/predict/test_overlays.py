@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.predict.drawings import drawing_path
+from headstart.predict.drawings import drawing_places
 from headstart.predict.overlays import annotate
 from headstart.predict.prediction import Prediction
 
@@ -38,10 +38,21 @@ def test_annotate__long_names_stay_inside_the_image() -> None:
     assert image.getpixel((2, 2)) == (255, 255, 255)
 
 
-def test_drawing_path__keeps_folders_and_never_collides() -> None:
-    common = Path("in")
-    paths = {drawing_path(Path("out"), Path("in") / name, common) for name in ("a/0.jpg", "b/0.jpg", "a/0.png")}
-    assert paths == {Path("out") / name for name in ("a/0.jpg", "b/0.jpg", "a/0.png.jpg")}
+def test_drawing_places__keep_folders_and_never_collide() -> None:
+    names = ("a/0.jpg", "b/0.jpg", "a/0.png", "b/1.png", "b/1.png.jpg")
+    places = drawing_places([Path("in", name) for name in names])
+    assert {path.as_posix(): place.as_posix() for path, place in places.items()} == {
+        "in/a/0.jpg": "a/0.jpg",
+        "in/b/0.jpg": "b/0.jpg",
+        "in/a/0.png": "a/0.png.jpg",
+        "in/b/1.png": "b/1.png.jpg.jpg",
+        "in/b/1.png.jpg": "b/1.png.jpg",
+    }
+
+
+def test_drawing_places__never_lead_out_of_the_folder() -> None:
+    places = drawing_places([Path("in/a/../../../0.jpg"), Path("in/a/1.jpg")])
+    assert not any(".." in place.parts or place.is_absolute() for place in places.values())
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 200), (2000, 500), (200, 900), (240, 240)])

@@ -8,6 +8,7 @@ from conftest import draw
 from odd_files import saved
 
 from headstart.errors import HeadstartError
+from headstart.marker import PREDICTIONS, mark
 from headstart.predict.sources import find_images
 
 
@@ -20,8 +21,8 @@ def folder(tmp_path: Path) -> Path:
     return root
 
 
-def found(source: Path | str, **options: list[Path]) -> list[str]:
-    return [str(path).rpartition("photos/")[2] for path in find_images(str(source), **options)]
+def found(source: Path | str) -> list[str]:
+    return [str(path).rpartition("photos/")[2] for path in find_images(str(source))]
 
 
 def test_folder__images_of_every_extension_and_of_none(folder: Path, messages: list[str]) -> None:
@@ -120,13 +121,40 @@ def test_glob__a_folder_by_a_link_counts_once(folder: Path, messages: list[str])
     assert messages == [f"{folder / '*/*.jpg'}: 1 other file left out (second link to the same ×1)"]
 
 
-def test_earlier_output__is_left_out(folder: Path, messages: list[str]) -> None:
-    output = folder / "out" / "annotated"
-    draw(output / "0.jpg", (9, 90, 200), seed=0, size=(8, 8))
-    (folder / "out" / "predictions.csv").write_text("path")
-    assert found(folder, leave_out=[output]) == ["0.jpg", "1.png", "in/2.jpg"]
-    assert messages == [f"{folder}: 2 other files left out (.csv ×1, earlier output ×1)"]
-    assert found(folder / "**/*.jpg", leave_out=[output]) == ["0.jpg", "in/2.jpg"]
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("", ["0.jpg", "1.png", "in/2.jpg"]),
+        ("**/*.jpg", ["0.jpg", "in/2.jpg"]),
+        ("*/**/*.jpg", ["in/2.jpg"]),
+        ("*/*.jpg", ["in/2.jpg"]),
+        ("*/*/*.jpg", ["in/in/3.jpg"]),
+    ],
+)
+def test_folders_that_headstart_made__are_left_out_and_named(
+    folder: Path, pattern: str, expected: list[str], messages: list[str]
+) -> None:
+    if expected == ["in/in/3.jpg"]:
+        draw(folder / "in" / "in" / "3.jpg", (9, 90, 200), seed=0, size=(8, 8))
+    for name in ("out/0.jpg", "out/annotated/0.jpg"):
+        draw(folder / name, (9, 90, 200), seed=0, size=(8, 8))
+    mark(folder / "out", PREDICTIONS)
+    source = folder / pattern
+    assert found(source) == expected
+    assert messages == [f"{source}: 1 folder that headstart made left out ({folder / 'out'})"]
+
+
+def test_folder_that_headstart_made__is_read_if_it_is_named(folder: Path) -> None:
+    mark(folder / "in", PREDICTIONS)
+    for source in ("in", "in/2.jpg", "in/*.jpg", "in/**/*.jpg"):
+        assert found(folder / source) == ["in/2.jpg"]
+
+
+def test_folder_that_only_sounds_like_an_output__is_read(folder: Path) -> None:
+    names = [f"{name}/0.jpg" for name in ("annotated", "checkpoints", "logs", "predictions", "report")]
+    for name in names:
+        draw(folder / name, (9, 90, 200), seed=0, size=(8, 8))
+    assert set(found(folder)) > set(names)
 
 
 def test_unreadable_folder__is_named_and_the_others_are_used(

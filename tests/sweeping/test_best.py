@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories  # type: ignore[import-untyped]
 
+from headstart.marker import SWEEP, mark
 from headstart.run_folder import SweepFolder, checkpoint_in
 from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.trial_record import Trial, read_trial, write_trial
@@ -36,6 +37,7 @@ def test_best__has_the_files_of_the_best_trial_but_no_events(tmp_path: Path) -> 
 
 def test_best__of_version_0_1_is_replaced(tmp_path: Path) -> None:
     sweep = written(tmp_path, "a", 0.3)
+    mark(sweep.path, SWEEP)
     sweep.best.symlink_to("a")
     update_leaderboard(sweep, "valid/loss")
     assert not sweep.best.is_symlink()

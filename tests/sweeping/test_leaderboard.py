@@ -9,6 +9,7 @@ from PIL import Image
 
 from headstart.files import read_json, write_json
 from headstart.log import log_to_console
+from headstart.marker import SWEEP, mark
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.ensemble_score import EnsembleScore, Member
 from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
@@ -184,6 +185,7 @@ def test_plot__numbers_names_and_a_single_value(tmp_path: Path, objective: str) 
 
 
 def test_plot__none_if_every_trial_failed(tmp_path: Path) -> None:
+    mark(tmp_path, SWEEP)
     (tmp_path / "sweep.png").write_text("of an earlier sweep")
     draw_sweep([trial("a", 0.1, reason="no")], "valid/loss", tmp_path / "sweep.png")
     assert not (tmp_path / "sweep.png").exists()

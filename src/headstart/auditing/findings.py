@@ -10,7 +10,7 @@ from statistics import median
 
 from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP, UNUSED_BITS
 from headstart.data.depth import used_depth
-from headstart.data.folders import listed
+from headstart.data.folders import MADE, listed
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
 from headstart.data.images import FULL_DEPTH
@@ -245,5 +245,8 @@ def _edge(info: ImageInfo) -> float:
 
 def _left_out(scan: Scan) -> Iterator[Finding]:
     for path, reason in scan.left_out.items():
+        if reason == MADE:
+            # Such as logs/ with the run itself: nothing is wrong with that.
+            continue
         visible = all(is_visible(part) for part in PurePosixPath(path).parts)
         yield Finding("other file" if visible else "hidden or system file", (path,), reason)

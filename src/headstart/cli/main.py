@@ -14,7 +14,6 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.cleanup import reject_used_run_folder
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
 from headstart.cli.environment import share_cores
 from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
@@ -103,7 +102,6 @@ def run_program(program: Program) -> None:
     register_resolvers()
     with _one_sentence(program.schema, tracebacks), errors_in_threads():
         sys.argv[1:] = arguments_for_hydra(sys.argv[1:], program)
-        reject_used_run_folder(sys.argv[1:])
         program.main()
 
 

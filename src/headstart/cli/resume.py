@@ -45,7 +45,7 @@ def evaluates(arguments: list[str]) -> bool:
 def with_runs_own_folder(arguments: list[str]) -> list[str]:
     """`arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
     paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
-    if INTO_RUN.isdisjoint(arguments) or not paths:
+    if INTO_RUN.isdisjoint(value_of(argument) for argument in arguments if key_of(argument) == "task") or not paths:
         return arguments
     return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
 

@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headstart.cli.cleanup import is_multirun
+from headstart.cli.cleanup import is_multirun, mark_if_new
 from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import HYDRA_TARGETS, Program, start
@@ -27,6 +27,7 @@ def _main(config: DictConfig) -> float | None:
         return run_trial(config)
     remember_output(Path(HydraConfig.get().runtime.output_dir))
     with exit_on_error():
+        mark_if_new(Path(HydraConfig.get().runtime.output_dir))
         settings = check_train(config)
         use_writable_caches()
         from headstart.data.images import allowed_pixels

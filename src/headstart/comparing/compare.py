@@ -25,6 +25,7 @@ from headstart.evaluation.cross_validation import cross_validate
 from headstart.evaluation.probes import Array, Labelled
 from headstart.features.encoder import Encoder
 from headstart.log import log
+from headstart.marker import RUN, claim
 from headstart.run_folder import RunFolder
 from headstart.training.unaugmented import encode_unaugmented
 
@@ -49,6 +50,7 @@ def compare(settings: TrainSettings) -> bool:
     manifest = replace(manifest, splits={name: manifest.splits[name] for name in SPLITS})
     found = ranked([_candidate(name, settings, manifest) for name in settings.model.archs or ()])
     run = RunFolder(Path(settings.run_dir))
+    claim(run.path, RUN, "hydra.run.dir")
     manifest.write(run.split)
     write(found, run.compared)
     log.info("%s", describe(found))

@@ -7,7 +7,7 @@ from typing import Any
 
 from torchvision.datasets import ImageFolder
 
-from headstart.data.folders import SECOND_LINK, Folder, listed
+from headstart.data.folders import MADE, SECOND_LINK, Folder, listed
 from headstart.data.images import read_rgb
 from headstart.data.splits import Images
 from headstart.data.storage import real_path
@@ -21,9 +21,11 @@ class ClassFolders(ImageFolder):
     """torchvision's ImageFolder without hidden folders, with every image that can be read, each file once per class."""
 
     def __init__(self, folder: Folder) -> None:
-        self.left_out: dict[Path, str] = {}
+        # Otherwise logs/, with nothing but runs in it, would be a class without images.
+        made = [below.path for below in folder.folders if below.holds_only_made]
+        self.left_out: dict[Path, str] = dict.fromkeys(made, MADE)
         self.unreadable: dict[Path, str] = {}
-        self._folders = {below.path.name: below for below in folder.folders}
+        self._folders = {below.path.name: below for below in folder.folders if below.path not in made}
         self._archives = [name for name in folder.others if name.lower().endswith(ARCHIVES)]
         super().__init__(str(folder.path), loader=read_rgb, allow_empty=True)
 

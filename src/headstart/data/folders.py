@@ -9,8 +9,11 @@ from typing import NamedTuple
 
 from headstart.data.archives import Entry
 from headstart.data.formats import is_image, is_image_name, is_visible
-from headstart.data.storage import list_folder, real_path
+from headstart.data.storage import list_folder, read_file, real_path
 from headstart.errors import HeadstartError
+from headstart.marker import RECORD, is_record
+from headstart.run_folder import MARKER
+from headstart.text import counted
 
 # Prefix of the files that headstart itself keeps beside the images it generates.
 OWN = ".headstart"
@@ -19,6 +22,7 @@ LOOP = "link to a folder above it"
 BROKEN_LINK = "broken link"
 NOT_A_FILE = "not a regular file"
 SECOND_LINK = "second link to the same"
+MADE = "folder made by headstart"
 # Kinds of files that a summary names.
 NAMED = 5
 
@@ -60,6 +64,25 @@ class Folder:
         images = set(self.images)
         return self._content.others | {name: "" for name in self.files if name not in images}
 
+    @cached_property
+    def is_made(self) -> bool:
+        """Whether headstart made it to write into."""
+        try:
+            names = {entry.name for entry in self._entries}
+            return MARKER in names or (RECORD in names and is_record(read_file(self.path / RECORD)))
+        except OSError:
+            return False
+
+    @property
+    def made(self) -> list[Path]:
+        """The folders in it that headstart made."""
+        return [self.path / name for name, reason in self._content.others.items() if reason == MADE]
+
+    @property
+    def holds_only_made(self) -> bool:
+        """Whether folders that headstart made are all that is of interest in it, as in logs/."""
+        return any(folder.made for folder in self.tree[0]) and not self.has_images
+
     @property
     def error(self) -> str | None:
         """Why it cannot be read."""
@@ -79,12 +102,16 @@ class Folder:
     def _content(self) -> _Content:
         content = _Content([], {}, {}, None)
         try:
-            found = list_folder(self.path)
+            found = self._entries
         except OSError as error:
             return content._replace(error=error.strerror or str(error))
         for entry in found:
             self._add(entry, content)
         return content
+
+    @cached_property
+    def _entries(self) -> list[os.DirEntry[str]] | list[Entry]:
+        return list_folder(self.path)
 
     def _add(self, entry: os.DirEntry[str] | Entry, content: _Content) -> None:
         if entry.name.startswith(OWN):
@@ -95,6 +122,8 @@ class Folder:
             below = Folder(self.path / entry.name, self._way, is_link=entry.is_symlink())
             if any(_is_within(real, below.real) for real in self._way):
                 content.others[entry.name] = LOOP
+            elif below.is_made:
+                content.others[entry.name] = MADE
             else:
                 content.folders.append(below)
         # A link that leads nowhere is an image that cannot be read, if that is what it is called.
@@ -136,7 +165,17 @@ def open_folder(path: Path) -> Folder:
 
 
 def left_out_summary(left_out: Mapping[str, str] | Mapping[Path, str]) -> str:
-    """ "3 other files left out (.txt ×2, .DS_Store ×1)", of paths and why each is left out."""
+    """ "3 other files left out (.txt ×2, .DS_Store ×1); 1 folder that headstart made left out (logs)".
+
+    `left_out` are paths, and why each of them is left out.
+    """
+    made = [str(path) for path, reason in left_out.items() if reason == MADE]
+    rest = {str(path): reason for path, reason in left_out.items() if reason != MADE}
+    folders = f"{counted(len(made), 'folder')} that headstart made left out ({listed(made)})" if made else ""
+    return "; ".join(filter(None, [_files_summary(rest) if rest else "", folders]))
+
+
+def _files_summary(left_out: Mapping[str, str]) -> str:
     kinds = Counter(reason or _kind(os.path.basename(path)) for path, reason in left_out.items())
     named = [f"{kind} ×{count}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
     if len(named) > NAMED:

@@ -19,6 +19,7 @@ from headstart.data.storage import lexists, read_file
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, replacing
+from headstart.marker import CACHE, mark_if_empty
 
 # Increased when the same content would give another ImageInfo.
 VERSION = 5
@@ -92,8 +93,10 @@ class _Cache:
         if infos == self.infos:
             return
         # If the folder cannot be written, the next inspection merely takes longer.
-        with suppress(OSError), replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(values) + "\n" for values in (self._head, *map(vars, infos.values())))
+        with suppress(OSError):
+            mark_if_empty(self._path.parent, CACHE)
+            with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(values) + "\n" for values in (self._head, *map(vars, infos.values())))
 
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:

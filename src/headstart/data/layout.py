@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.data.folders import Folder, listed
+from headstart.data.folders import MADE, Folder, listed
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
 
@@ -283,4 +283,5 @@ def _outside(folder: Folder, layout: Layout) -> Iterator[tuple[Path, str]]:
         if any(split.is_relative_to(below.path) for split in splits):
             yield from _outside(below, layout)
         else:
-            yield below.path, UNLABELLED if below.path in unlabelled else NO_SPLIT
+            beside = MADE if below.holds_only_made else NO_SPLIT
+            yield below.path, UNLABELLED if below.path in unlabelled else beside

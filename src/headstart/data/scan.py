@@ -15,6 +15,7 @@ from headstart.data.root import check_root, open_root, root_of
 from headstart.data.splits import Images, split_by_rule, with_valid
 from headstart.data.storage import exists
 from headstart.errors import HeadstartError
+from headstart.run_folder import MARKER
 
 # Folders that are read without a word about how they are called.
 USUAL_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
@@ -116,6 +117,10 @@ def scan_folder(
         HeadstartError: the folder has neither layout, or may have both.
     """
     top = open_root(Path(root))
+    if top.is_made:
+        raise HeadstartError(
+            f"data.root={top.path} holds what headstart wrote (see {top.path / MARKER}): give the folder of your images"
+        )
     root, found = top.path, find_layout(top, layout)
     readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}
     images = {split: reader.paths_from(root) for split, reader in readers.items()}

@@ -13,6 +13,7 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
+from headstart.data.folders import OWN
 from headstart.errors import HeadstartError
 
 BLOCK = 1 << 20  # bytes
@@ -26,12 +27,12 @@ class Interrupted(Exception):
 
 
 def fetch(url: str, path: Path, md5: str | None) -> None:
-    """Downloads `url` to `path`, by way of `path`.part, resuming an interrupted download.
+    """Downloads `url` to `path`, by way of `partial(path)`, resuming an interrupted download.
 
     Raises:
         HeadstartError: it could not be downloaded, or does not have the checksum `md5` (None: not verified).
     """
-    part = path.with_name(f"{path.name}.part")
+    part = partial(path)
     failures = 0
     while True:
         before = _size(part)
@@ -51,6 +52,11 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         part.unlink()
         raise
     part.replace(path)
+
+
+def partial(path: Path) -> Path:
+    """What there is of an interrupted download. A browser's own may be `path`.part."""
+    return path.with_name(f"{OWN}-{path.name}.part")
 
 
 def check_md5(path: Path, md5: str | None) -> None:
@@ -81,7 +87,8 @@ def _resume(url: str, part: Path) -> None:
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
         part.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("ab" if resumes else "wb") as file, _bar(f"downloading {part.stem}", total) as bar:
+        name = part.stem.removeprefix(f"{OWN}-")
+        with part.open("ab" if resumes else "wb") as file, _bar(f"downloading {name}", total) as bar:
             bar.update(start)
             while block := _read(response):
                 file.write(block)

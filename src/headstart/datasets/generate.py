@@ -73,8 +73,11 @@ def _record(root: Path) -> dict[str, Any]:
 def _create(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
     unfinished = root.parent / f"{OWN}-{root.name}.unfinished"
     # Left by a process that was killed.
+    if unfinished.exists() and not _record(unfinished):
+        raise HeadstartError(f"{unfinished} is in the way: move it elsewhere, or delete it")
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
+        write_json(unfinished / RECORD, {"images": wanted["images"], "unfinished": True})
         write_json(unfinished / RECORD, wanted | write(unfinished))
         # A rename can reach the disk before what is renamed does.
         os.sync()

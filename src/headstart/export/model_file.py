@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -40,6 +41,17 @@ def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:
     if not path.is_file():
         raise HeadstartError(f"model={path} does not exist, or is not a file")
     return OnnxFile(path, accelerator) if path.suffix.lower() == ".onnx" else Pt2File(path, accelerator)
+
+
+def is_exported(path: Path) -> bool:
+    """Whether headstart wrote the model `path`. Its code, if it has any, is not run."""
+    if path.suffix.lower() == ".pt2":
+        # PyTorch would complain on the terminal about a file that is none.
+        return zipfile.is_zipfile(path) and any(name.endswith(PT2_INFO) for name in zipfile.ZipFile(path).namelist())
+    try:
+        return path.is_file() and bool(OnnxFile(path, "cpu").info)
+    except HeadstartError:
+        return False
 
 
 class OnnxFile:

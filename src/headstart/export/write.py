@@ -1,5 +1,6 @@
 """Exports a classifier: written, loaded again, compared with the checkpoint, and only then put in its place."""
 
+import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -16,11 +17,12 @@ from headstart.data.preprocessing import network_input
 from headstart.errors import HeadstartError
 from headstart.export.graph import trace
 from headstart.export.info import ModelInfo, Provenance
-from headstart.export.model_file import OnnxFile, Pt2File
+from headstart.export.model_file import OnnxFile, Pt2File, is_exported
 from headstart.export.parity import Difference, compare
 from headstart.export.samples import Samples, training_samples, validation_samples
 from headstart.files import replacing
 from headstart.log import log
+from headstart.marker import is_own
 from headstart.model.image_classifier import ImageClassifier
 from headstart.run_folder import RunFolder, run_folder_of
 
@@ -37,14 +39,19 @@ def export(classifier: ImageClassifier, run: RunFolder, settings: ExportSettings
     Raises:
         HeadstartError: the classifier could not be exported, or a file differs from it. That file is not written.
     """
+    places = {
+        name: Path(settings.path) if settings.path else run.exported(name, settings.precision, settings.input)
+        for name in settings.formats
+    }
+    for path in places.values():
+        _check_replaceable(path)
     depth = classifier.recipe.preprocessing.depth
     samples = validation_samples(run, depth)
     calibration = _calibration(run, depth) if settings.precision == "int8" else None
     program = _traced(classifier, half=settings.precision == "float16")
     info = _info(classifier, settings)
     paths = []
-    for name in settings.formats:
-        path = Path(settings.path) if settings.path else run.exported(name, settings.precision, settings.input)
+    for name, path in places.items():
         save = _pt2(program) if name == "pt2" else _onnx(program, info, calibration)
         with replacing(path) as temporary:
             save(info, temporary)
@@ -69,6 +76,15 @@ def export_to(path: Path, classifier: ImageClassifier, checkpoint: Path | None, 
         raise HeadstartError(sentence)
     settings.check()
     export(classifier, RunFolder(path.parent) if checkpoint is None else run_folder_of(checkpoint.resolve()), settings)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raises HeadstartError if there is a file that headstart did not write: models say by themselves what they are."""
+    if os.path.lexists(path) and not is_own(path) and not is_exported(path):
+        raise HeadstartError(
+            f"{path} is not a model that headstart exported, so it is not replaced: move it elsewhere, or choose "
+            "another file with export.path=FILE"
+        )
 
 
 def _traced(classifier: ImageClassifier, *, half: bool) -> ExportedProgram:

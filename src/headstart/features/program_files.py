@@ -80,7 +80,7 @@ def _own_folder() -> Path:
 
 def _make_room(newest: Path) -> None:
     """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
-    programs = sorted(newest.parent.glob("*.so"), key=lambda path: path.stat().st_mtime)
+    programs = sorted(filter(is_kept, newest.parent.glob("*.so")), key=lambda path: path.stat().st_mtime)
     size = sum(path.stat().st_size for path in programs)
     for path in programs:
         if size > MAX_BYTES and path != newest:

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from headstart.config.features import FeatureSettings
 from headstart.errors import HeadstartError
 from headstart.files import DISK_FULL, cache_folder, replacing, sha256_of, write_json, write_text
 from headstart.log import log
+from headstart.marker import CACHE, mark, mark_if_empty, remove
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 2
@@ -60,10 +60,8 @@ class FeatureStore:
         """The stored keys that have all of `values`, in the order of their folders' names."""
         found = []
         for path in sorted(self._folder.glob("*/key.json")):
-            with suppress(OSError, ValueError):
-                key = Key(path.parent.name.rpartition("-")[0], json.loads(path.read_text(encoding="utf-8")))
-                if key.folder == path.parent.name and values.items() <= key.values.items():
-                    found.append(key)
+            if (key := _key_of(path.parent)) is not None and values.items() <= key.values.items():
+                found.append(key)
         return found
 
     def read(self, key: Key, view: int) -> Array | None:
@@ -108,6 +106,7 @@ class FeatureStore:
 
     def _write(self, key: Key, view: int, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
         path = self._path(key, view)
+        mark(path.parent, CACHE)
         if not (path.parent / "key.json").exists():
             write_json(path.parent / "key.json", key.values)
         # Only the holder of the lock writes here, so these are from a process that was killed.
@@ -133,6 +132,7 @@ class FeatureStore:
     @contextmanager
     def _lock(self, key: Key, *, timeout: float = -1) -> Iterator[None]:
         # Outside the key's folder, so that nobody holds a lock on a file that is deleted with it.
+        mark_if_empty(self._folder, CACHE)
         locks = self._folder / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         with FileLock(locks / f"{key.folder}.lock", timeout=timeout):
@@ -164,9 +164,14 @@ class FeatureStore:
                 self._evict(folder)
 
     def _evict(self, folder: Path) -> None:
+        # The user may keep other folders beside those of the keys.
+        if _key_of(folder) is None:
+            return
         # Another process that holds the lock is writing there: the key is in use.
-        with suppress(Timeout), FileLock(self._folder / ".locks" / f"{folder.name}.lock", timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(Timeout, OSError), FileLock(self._folder / ".locks" / f"{folder.name}.lock", timeout=0):
+            # Of an earlier version, it has no marker; its name shows what it is.
+            mark(folder, CACHE)
+            remove(folder)
 
     def _shrink(self, keep: Path) -> None:
         for path in sorted(keep.parent.glob("view-*.npy"), key=lambda p: p.stat().st_mtime):
@@ -220,6 +225,15 @@ def _widen(path: Path, matrix: "np.memmap[Any, Any]", count: int) -> "np.memmap[
     wider = _reserve(path, matrix.shape, "float32")
     wider[:count] = rows
     return wider
+
+
+def _key_of(folder: Path) -> Key | None:
+    """The key whose features are in `folder`; None if it is another folder."""
+    try:
+        key = Key(folder.name.rpartition("-")[0], json.loads((folder / "key.json").read_text(encoding="utf-8")))
+        return key if key.folder == folder.name else None
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _checksum(path: Path) -> Path:

@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw
 from headstart.data.images import read_rgb
 from headstart.errors import UnreadableImage
 from headstart.fonts import typeface_for
+from headstart.marker import PREDICTIONS, claim, remove
 from headstart.predict.drawings import save
 from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
@@ -23,9 +24,10 @@ class ContactSheets:
 
     def __init__(self, output: Path, classes: Iterable[str], depth: int) -> None:
         self._folder, self._depth = output / "contact_sheets", depth
+        claim(self._folder, PREDICTIONS)
         # Else those of an earlier source, if it had more images, would stay.
         for earlier in self._folder.glob("*.jpg"):
-            earlier.unlink()
+            remove(earlier)
         self._typeface = typeface_for(classes)
         self._tiles: list[Image.Image] = []
         self._count = 0

@@ -18,6 +18,7 @@ from headstart.features.store import open_store
 from headstart.features.stored import features_by_content
 from headstart.files import replacing, write_csv
 from headstart.log import log
+from headstart.marker import FEATURES, check, claim
 from headstart.predict.predictor import Predictor, load
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
@@ -31,7 +32,9 @@ def embed(settings: EmbedSettings) -> None:
     Raises:
         HeadstartError: there is no checkpoint, or no image that can be read.
     """
-    paths, output = find_images(settings.source), Path(settings.output)
+    output = Path(settings.output)
+    check(output, FEATURES, "output")
+    paths = find_images(settings.source)
     predictor = load(
         settings.ckpt_path,
         accelerator=settings.accelerator,
@@ -53,6 +56,7 @@ def embed(settings: EmbedSettings) -> None:
     if not kept:
         raise HeadstartError(f"none of the {len(paths)} images of source={settings.source} could be read")
     matrix = np.stack([np.asarray(known[path], np.float32) for path in kept])
+    claim(output, FEATURES, "output")
     written = _write_parquet(kept, matrix, output) if settings.format == "parquet" else _write(kept, matrix, output)
     cached = len(paths) - len(missing)
     log.info("%d images, %d features each (%d images from the feature cache): %s", *matrix.shape, cached, written)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from headstart.config.predict import PredictSettings
-from headstart.predict.drawings import FOLDERS
+from headstart.marker import PREDICTIONS, REPORT, check
 from headstart.predict.light_import import compiler_when_needed
 from headstart.predict.sources import find_images
 
@@ -12,10 +12,12 @@ def predict(settings: PredictSettings) -> None:
     """Writes one row per image of the source, including those that cannot be read.
 
     Raises:
-        HeadstartError: there is no checkpoint or model, or no image that could be read.
+        HeadstartError: there is no checkpoint or model, or no image that could be read, or `output` holds the user's
+            own files.
     """
-    leave_out = [Path(settings.output) / name for name in FOLDERS] if settings.output is not None else []
-    paths = find_images(settings.source, leave_out=leave_out)
+    if settings.output is not None:
+        _check_output(settings, Path(settings.output))
+    paths = find_images(settings.source)
     # Imported where they are used: a checkpoint takes PyTorch, and an exported model does not.
     if settings.model.file is None:
         with compiler_when_needed():
@@ -26,3 +28,16 @@ def predict(settings: PredictSettings) -> None:
         from headstart.predict.from_model import predict_with_model
 
         predict_with_model(settings, paths)
+
+
+def _check_output(settings: PredictSettings, output: Path) -> None:
+    """Raises HeadstartError, before anything is read, if a folder that will be written into is not headstart's."""
+    check(output, PREDICTIONS, "output")
+    for name, kind, is_written in (
+        ("annotated", PREDICTIONS, settings.annotate),
+        ("contact_sheets", PREDICTIONS, settings.annotate),
+        ("explained", PREDICTIONS, settings.explain),
+        ("report", REPORT, settings.labelled),
+    ):
+        if is_written:
+            check(output / name, kind)

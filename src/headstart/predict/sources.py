@@ -3,23 +3,20 @@
 import fnmatch
 import glob
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from headstart.data.folders import SECOND_LINK, Folder, left_out_summary, open_folder, walk
+from headstart.data.folders import MADE, SECOND_LINK, Folder, left_out_summary, open_folder, walk
 from headstart.data.storage import is_file, is_folder, is_in_archive
 from headstart.errors import HeadstartError
 from headstart.log import log
 
-# Why something is left out.
-EARLIER_OUTPUT = "earlier output"
 
-
-def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
+def find_images(source: str) -> list[Path]:
     """The files that `source` names, sorted: a file, a folder (with its subfolders), or a glob (`**` too).
 
     A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
-    folder is visited once. Files in the folders `leave_out`, earlier output, are not used. Logs what is left out.
+    folder is visited once, but none that headstart made, unless `source` names it. Logs what is left out.
 
     Raises:
         HeadstartError: nothing matches, or it holds no images.
@@ -34,9 +31,6 @@ def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
             if is_folder(path)
             else f"source={source} is not a file or folder, and no file matches it"
         )
-    outputs = [folder.resolve() for folder in leave_out]
-    earlier = {p for p in found if any(p.resolve().is_relative_to(folder) for folder in outputs)}
-    found, left_out = [p for p in found if p not in earlier], left_out | dict.fromkeys(earlier, EARLIER_OUTPUT)
     if not found:
         raise HeadstartError(f"source={source} holds no images: {left_out_summary(left_out)}")
     if left_out:
@@ -58,30 +52,42 @@ def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _matching(pattern: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The files that match a glob, and those that another link leads to."""
+    """The files that match a glob, without those that another link leads to, or in folders that headstart made."""
     parts = pattern.parts
-    start = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
+    named = start = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     tops = [Path(*parts[:start])]
     if start == len(parts) or not is_in_archive(tops[0]):
         if "**" not in parts:
-            return _each_once(sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file()))
+            found = sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file())
+            return _each_once(found, _made_folders(found, tops[0]))
         start = parts.index("**")
         # Python's own ** would visit a folder again and again by a link to it.
         tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
     folders, _ = walk(*map(Folder, sorted(tops)))
-    found = (folder.path / name for folder in _readable(folders) for name in folder.files)
+    found = [folder.path / name for folder in _readable(folders) for name in folder.files]
     lengths = {len(top.parts) for top in tops}
-    return _each_once([p for p in found if any(_matches(p.parts[n:], parts[start:]) for n in lengths)])
+    found = [p for p in found if any(_matches(p.parts[n:], parts[start:]) for n in lengths)]
+    made = {path for folder in folders for path in folder.made}
+    return _each_once(found, made | _made_folders(found, Path(*parts[:named])))
 
 
-def _each_once(paths: list[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """`paths` without those whose folder is that of another one of the same name, by way of a link."""
+def _made_folders(paths: list[Path], named: Path) -> set[Path]:
+    """The folders that headstart made among those that `paths` are in, below the folder that is `named`."""
+    above = {folder for path in paths for folder in path.relative_to(named).parents if folder.name}
+    return {named / folder for folder in above if Folder(named / folder).is_made}
+
+
+def _each_once(paths: list[Path], made: set[Path]) -> tuple[list[Path], dict[Path, str]]:
+    """`paths` without those in the folders `made`, or whose folder is that of another one of the same name, by way of a
+    link."""
+    paths = [path for path in paths if made.isdisjoint(path.parents)]
     real = {path: Path(os.path.realpath(path.parent), path.name) for path in paths}
     first: dict[Path, Path] = {}
     # Links last, so that what is left out is never the folder itself.
     for path in sorted(paths, key=lambda path: real[path] != Path(os.path.abspath(path))):
         first.setdefault(real[path], path)
-    return list(first.values()), {path: SECOND_LINK for path in paths if first[real[path]] != path}
+    links = {path: SECOND_LINK for path in paths if first[real[path]] != path}
+    return list(first.values()), links | dict.fromkeys(made, MADE)
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError
 from headstart.log import log
+from headstart.marker import PREDICTIONS, claim
 from headstart.predict.drawings import Drawings
 from headstart.predict.prediction import Prediction
 from headstart.predict.writers import FileWriter, TableWriter, open_files
@@ -34,6 +35,7 @@ def write(
         # Files first: what is shown is also kept.
         writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
         if output:
+            claim(output, PREDICTIONS, "output")
             writers.insert(0, stack.enter_context(open_files(output, topk)))
         drawings = list(_drawings(settings, paths, classes, depth, stack))
         rows = stack.enter_context(_told_if_stopped(len(paths), output or None))

@@ -52,8 +52,11 @@ class RowFile:
             OSError: names the file, which keeps the rows before.
         """
         content = row.encode("utf-8", self._errors)
-        if not self._size:
-            self._file.truncate(0)
+        if not self._size and not self._is_new:
+            # Another file, because a copy by links (cp -l) has the old one too.
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+            self._file = self._path.open("ab", buffering=0)
         try:
             with naming(self._path):
                 written = 0

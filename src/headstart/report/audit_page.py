@@ -16,6 +16,7 @@ from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
 from headstart.data.storage import is_file
 from headstart.files import write_text
+from headstart.marker import REPORT, claim
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy
 from headstart.report.templates import render
 from headstart.report.thumbnails import png_uri, thumbnail
@@ -46,6 +47,7 @@ def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding]
         hidden_classes=class_count > MOST_CLASSES,
         footer="Made by headstart; audit.json lists all findings.",
     )
+    claim(run.report, REPORT)
     write_text(run.page, page)
 
 

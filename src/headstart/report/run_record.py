@@ -24,6 +24,7 @@ from headstart.data.manifest import Manifest
 from headstart.files import write_json, write_text
 from headstart.log import is_first_process, log
 from headstart.machine import cpu_name
+from headstart.marker import RUN, claim
 from headstart.run_folder import RunFolder
 
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
@@ -34,7 +35,7 @@ SHOWN = ("valid/loss", "valid/acc", "test/loss", "test/acc")
 class RunRecord(Callback):
     """Writes run.json, config.yaml and split.csv when a run starts and, at the end of a `with` block, metrics.json.
 
-    `startup`: the seconds that the program took before it, if it does nothing else.
+    The folder is claimed first. `startup`: the seconds that the program took before it, if it does nothing else.
     """
 
     def __init__(self, settings: TrainSettings, startup: float | None = None) -> None:
@@ -46,6 +47,8 @@ class RunRecord(Callback):
         self._values: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
 
     def __enter__(self) -> "RunRecord":
+        if is_first_process():
+            claim(self.run.path, RUN, "hydra.run.dir")
         return self
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:

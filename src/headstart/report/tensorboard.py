@@ -1,6 +1,5 @@
 """The report's charts and a map of the features in TensorBoard."""
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from headstart.errors import UnreadableImage
 from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
+from headstart.marker import remove
 from headstart.run_folder import RunFolder
 from headstart.text import on_one_line
 
@@ -35,7 +35,7 @@ def add_to_tensorboard(
     to TensorBoard.
     """
     for earlier in run.report.glob("events.out.tfevents.*"):
-        earlier.unlink()
+        remove(earlier)
     if not any(run.path.glob("events.out.tfevents.*")):
         return
     with SummaryWriter(str(run.report)) as writer:
@@ -44,7 +44,7 @@ def add_to_tensorboard(
                 writer.add_image(name, np.asarray(chart.convert("RGB")), dataformats="HWC")
         if found is not None:
             # TensorBoard's name for what it is about to write.
-            shutil.rmtree(run.report / "00000", ignore_errors=True)
+            remove(run.report / "00000")
             writer.add_embedding(*_to_project(manifest, result, found.features), tag="features", metadata_header=HEADER)
 
 

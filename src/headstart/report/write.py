@@ -11,6 +11,7 @@ from headstart.evaluation.result import Result
 from headstart.evaluation.views import Averaging
 from headstart.files import write_csv, write_json, write_text
 from headstart.log import is_first_process, log
+from headstart.marker import REPORT, claim
 from headstart.model.image_classifier import ImageClassifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_learning_curve, draw_map, draw_reliability
 from headstart.report.curves import draw_curves
@@ -36,6 +37,7 @@ def write_report(
     features = fitted.data.unaugmented_features() if fitted.data.has_frozen_features else None
     if not is_first_process():
         return
+    claim(run.report, REPORT)
     result, found = score(manifest, predictions), None
     if features is not None:
         head = describe_head(classifier, predictions["valid"])
@@ -51,6 +53,7 @@ def write_report(
 
 def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
     """The part of a report that takes nothing but predictions, in `folder`."""
+    claim(folder, REPORT)
     charts = _draw(manifest, result, None, folder)
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)
     _write(Page(manifest, classifier.recipe, result, None, charts, explained), folder)

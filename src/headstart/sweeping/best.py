@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from headstart.log import log
+from headstart.marker import remove
 from headstart.run_folder import RunFolder, SweepFolder, is_of_a_run
 
 
@@ -16,7 +17,7 @@ def show_best(sweep: SweepFolder, best: RunFolder | None) -> None:
     try:
         # Version 0.1 made it a link to the trial's folder.
         if sweep.best.is_symlink():
-            sweep.best.unlink()
+            remove(sweep.best)
         if wanted:
             sweep.best.mkdir(exist_ok=True)
         for name in wanted:
@@ -35,7 +36,7 @@ def _link(link: Path, target: Path) -> None:
     """Makes `link` point to `target`, replacing an earlier link atomically, and nothing else."""
     if link.is_symlink() and link.readlink() == target:
         return
-    if link.exists() and not link.is_symlink():
+    if os.path.lexists(link) and not _is_ours(link):
         raise FileExistsError(None, "it holds other files")
     temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
@@ -46,12 +47,17 @@ def _link(link: Path, target: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def _is_ours(path: Path) -> bool:
+    """Whether it is a link to the file of that name in a trial's folder."""
+    return path.is_symlink() and path.readlink().parts[::2] == ("..", path.name)
+
+
 def _clear(folder: Path, wanted: set[str]) -> None:
-    """Removes the links that are not `wanted`, and the folder if nothing is left in it."""
+    """Removes its own links that are not `wanted`, and the folder if nothing is left in it."""
     if not folder.is_dir():
         return
     for path in folder.iterdir():
-        if path.is_symlink() and path.name not in wanted:
+        if path.name not in wanted and _is_ours(path):
             path.unlink()
     if not wanted and not any(folder.iterdir()):
         folder.rmdir()

@@ -1,4 +1,4 @@
-"""What happens before the first trial of a sweep and after the last: a Hydra callback."""
+"""What happens before Hydra writes the files of a run or a sweep, and after the last trial: a Hydra callback."""
 
 import sys
 import traceback
@@ -8,16 +8,20 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.errors import exit_on_error
+from headstart.cli.cleanup import INTO_RUN, claim_run_folder
+from headstart.cli.errors import exit_on_error, fail
 from headstart.cli.names import as_written, sweep_name, swept_keys
 from headstart.cli.output_folder import remember_output
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
-from headstart.log import log
+from headstart.log import is_first_process, log
+from headstart.marker import SWEEP, claim, mark
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.folds import FOLD
 from headstart.sweeping.garbage import look_at_everything_again
@@ -29,7 +33,20 @@ _held: list[FileLock] = []
 
 
 class SweepCallback(Callback):
-    """Rejects what cannot be swept, keeps other processes out of the sweep, and reports its best trial."""
+    """Claims the folder that is written into; rejects what cannot be swept, and reports the best trial of a sweep."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Further processes share the folder of the first, and reports are written into their run's.
+        if not is_first_process() or config.get("task") in INTO_RUN:
+            return
+        try:
+            HydraConfig.instance().set_config(config)
+            claim_run_folder(Path(config.hydra.run.dir))
+        except HeadstartError as error:
+            fail(str(error))
+        except OmegaConfBaseException:
+            # Hydra is about to raise it too.
+            return
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         with _release_lock_on_exit(), _exit_on_unexpected_error(), exit_on_error():
@@ -101,13 +118,24 @@ def _lock(folder: Path) -> None:
 
 def _claim(sweep: SweepFolder, name: str) -> None:
     """Makes the folder that of the sweep `name`. Two sweeps in one folder would take each other's trials for theirs."""
-    try:
-        existing = read_json(sweep.record)["name"]
-    except FileNotFoundError:
-        write_json(sweep.record, {"name": name})
+    existing = _name_in(sweep)
+    if existing == name:
+        # Of an earlier version, it has no marker.
+        mark(sweep.path, SWEEP)
         return
-    if existing != name:
+    if existing is not None:
         raise HeadstartError(f"{sweep.path} holds another sweep: choose another hydra.sweep.dir")
+    claim(sweep.path, SWEEP, "hydra.sweep.dir")
+    write_json(sweep.record, {"name": name})
+
+
+def _name_in(sweep: SweepFolder) -> str | None:
+    """The name of the sweep in a folder; None if there is none."""
+    try:
+        name = read_json(sweep.record)["name"]
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return name if isinstance(name, str) and name.startswith("sweep") else None
 
 
 @contextmanager

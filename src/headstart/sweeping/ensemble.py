@@ -13,6 +13,7 @@ from headstart.evaluation.predictions import Predictions, mean_of, predict_split
 from headstart.evaluation.statistics import Array, mcnemar
 from headstart.files import replacing, sha256_of, write_json
 from headstart.log import log
+from headstart.marker import ENSEMBLE, claim, mark, remove
 from headstart.model.ensemble import load_ensemble
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 from headstart.sweeping.ensemble_score import EnsembleScore, Member, read_score
@@ -69,6 +70,10 @@ def _make(
     folder: EnsembleFolder, sweep: SweepFolder, members: tuple[Member, ...], settings: TrainSettings, trained_on: str
 ) -> EnsembleScore:
     """Copies and scores the members. The record is written last: without it, the ensemble is made again."""
+    if read_score(folder) is not None:
+        # Of an earlier version, it has no marker.
+        mark(folder.path, ENSEMBLE)
+    claim(folder.path, ENSEMBLE)
     _clear(folder)
     for member in members:
         with replacing(folder.path / member.checkpoint) as temporary:
@@ -86,7 +91,7 @@ def _clear(folder: EnsembleFolder) -> None:
     """Removes what an earlier ensemble left, its record first."""
     files = (folder.record, folder.metrics, folder.valid_predictions, folder.test_predictions)
     for path in (*files, *folder.checkpoints.glob("*.ckpt")):
-        path.unlink(missing_ok=True)
+        remove(path)
 
 
 def _predict(

@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from headstart.cli.names import shortened
 from headstart.files import replacing
+from headstart.marker import remove
 from headstart.metrics import metric_of
 from headstart.sweeping.scales import Scale
 from headstart.sweeping.trial_record import Trial
@@ -35,7 +36,7 @@ def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[
     done = [trial for trial in trials if trial.reason is None]
     keys = list(dict.fromkeys(key for trial in done for key in trial.values))
     if not keys:
-        path.unlink(missing_ok=True)
+        remove(path)
         return
     columns = min(3 if len(keys) <= 9 else 4, len(keys))
     rows = -(-len(keys) // columns)

@@ -1,7 +1,6 @@
 """One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
 
 import math
-import shutil
 import time
 import traceback
 from pathlib import Path
@@ -19,6 +18,7 @@ from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import exclusively, read_json, write_text
 from headstart.log import log, log_to_console, log_to_file
+from headstart.marker import RUN, mark, remove
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
 from headstart.sweeping.garbage import collect_garbage
@@ -45,6 +45,8 @@ def run_trial(config: DictConfig) -> float:
     # A sampler may choose the same values again while another process is running them.
     with exclusively(run.path), allowed_pixels(config.data.max_pixels):
         try:
+            # Hydra's files are in it already, and the sweep's folder is claimed.
+            mark(run.path, RUN)
             completed = _completed(run, config)
             trial = completed or _run(run, config, values)
         except (HeadstartError, OmegaConfBaseException, OSError) as error:
@@ -114,10 +116,7 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
 def _remove_left_overs(run: RunFolder) -> None:
     """Removes what an earlier attempt left."""
     for path in [path for path in run.path.iterdir() if is_left_over(path.name)]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
+        remove(path)
 
 
 def _fingerprint(run: RunFolder) -> str:
