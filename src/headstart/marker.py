@@ -93,9 +93,10 @@ def mark_if_empty(folder: Path, kind: str) -> None:
 
 
 def is_own(path: Path) -> bool:
-    """Whether `path` is in a folder that headstart made; a link does not lead out of it."""
-    place = Path(os.path.realpath(path.parent))
-    return any(kind_of(folder) is not None for folder in (place, *place.parents))
+    """Whether `path` is, or is in, a folder that headstart made. What a link leads to is elsewhere, the link is not."""
+    place = Path(os.path.realpath(path.parent), path.name)
+    folders = place.parents if place.is_symlink() else (place, *place.parents)
+    return any(kind_of(folder) is not None for folder in folders)
 
 
 def remove(path: Path) -> None:
