@@ -233,6 +233,17 @@ def test_report__into_the_users_folder_is_refused(trained: Path, mine: Path, scr
     assert content_of(mine) == before
 
 
+def test_configuration_of_the_users_own__marks_the_run_too(script: Script, flat: Path) -> None:
+    Path("own").mkdir()
+    page = (ROOT / "conf" / "train.yaml").read_text()
+    own = "".join(line for line in page.splitlines(True) if "SweepCallback" not in line)
+    Path("own", "mine.yaml").write_text(own.replace("  callbacks:\n    sweep:\n", ""))
+    arguments = ("--config-dir", "own", "--config-name", "mine", f"data.root={flat}", "task=audit", "hydra.run.dir=run")
+    result = script("train.py", *arguments, *SMALL)
+    assert result.status == 0, result.err
+    assert kind_of(Path("run")) == RUN
+
+
 def test_failed_run__removes_no_folder_of_the_users(script: Script, tmp_path: Path) -> None:
     draw_classes(tmp_path / "images", 1)
     (tmp_path / "mine" / "empty").mkdir(parents=True)

@@ -118,9 +118,9 @@ def remove(path: Path) -> None:
 def remove_made(folder: Path) -> None:
     """Deletes what is in a folder that headstart made, then the folder and those above it, if this process made them.
 
-    What cannot be deleted stays.
+    What cannot be deleted, or is not headstart's, stays.
     """
-    with suppress(OSError):
+    with suppress(OSError, HeadstartError):
         for path in folder.iterdir():
             if path.name != MARKER:
                 remove(path)

@@ -8,7 +8,7 @@ from hydra.types import RunMode
 
 from headstart.errors import HeadstartError
 from headstart.log import is_first_process
-from headstart.marker import RUN, check, mark, remove_made
+from headstart.marker import HYDRAS, RUN, check, mark, remove_made
 from headstart.run_folder import RunFolder, is_early_file
 
 # Tasks that write into the folder of the checkpoint's run.
@@ -34,11 +34,11 @@ def claim_run_folder(folder: Path) -> None:
 
 
 def mark_if_new(folder: Path) -> None:
-    """Marks the folder of a run in which everything is newer than this process.
+    """Marks the folder of a run that holds nothing but what Hydra has just written.
 
     Otherwise that is done before; but a configuration of the user's own need not have the callback that does it.
     """
-    if is_first_process() and not any(map(_is_older, folder.rglob("*"))):
+    if is_first_process() and all(path.name == HYDRAS and not _is_older(path) for path in folder.iterdir()):
         mark(folder, RUN)
 
 

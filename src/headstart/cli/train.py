@@ -7,7 +7,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headstart.cli.cleanup import is_multirun, mark_if_new
+from headstart.cli.cleanup import INTO_RUN, is_multirun, mark_if_new
 from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import HYDRA_TARGETS, Program, start
@@ -27,8 +27,9 @@ def _main(config: DictConfig) -> float | None:
         return run_trial(config)
     remember_output(Path(HydraConfig.get().runtime.output_dir))
     with exit_on_error():
-        mark_if_new(Path(HydraConfig.get().runtime.output_dir))
         settings = check_train(config)
+        if settings.task not in INTO_RUN:
+            mark_if_new(Path(HydraConfig.get().runtime.output_dir))
         use_writable_caches()
         from headstart.data.images import allowed_pixels
         from headstart.preflight import check_without_data
