@@ -19,8 +19,8 @@ from headstart.run_folder import MARKER, RunFolder
 
 # Kinds of folders, and what a message calls them.
 RUN, SWEEP, ENSEMBLE, REPORT, CACHE = "run", "sweep", "ensemble", "report", "cache"
-PREDICTIONS, FEATURES = "predictions", "features"
-CALLED = {RUN: "a run", SWEEP: "a sweep", ENSEMBLE: "an ensemble", REPORT: "a report", CACHE: "a cache"}
+PREDICTIONS, FEATURES, DATASET = "predictions", "features", "dataset"
+CALLED = {RUN: "a run", SWEEP: "a sweep", ENSEMBLE: "an ensemble", REPORT: "a report"}
 # Runs of earlier versions have no marker, but this file, with keys that no other program's would have.
 RECORD, KEYS = RunFolder(Path()).record.name, {"backbone", "data_fingerprint"}
 # Hydra's, which it would overwrite.

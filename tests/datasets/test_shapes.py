@@ -16,6 +16,7 @@ from headstart.datasets.generate import RECORD
 from headstart.datasets.outlines import SHAPES, TEXTURES
 from headstart.datasets.shapes import CLASSES, draw_image, make_shapes
 from headstart.errors import HeadstartError
+from headstart.marker import DATASET, kind_of, mark
 
 
 def settings(root: Path, *overrides: str) -> ShapesSettings:
@@ -96,7 +97,25 @@ def test_generated__completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest
         patch.setattr(shapes, "draw_image", fails)
         with pytest.raises(OSError, match="No space"):
             make_shapes(data, seed=0)
-    assert list((tmp_path / "deep").iterdir()) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("mine", [True, False])
+def test_generated__removes_what_a_killed_process_left_and_nothing_else(mine: bool, tmp_path: Path) -> None:
+    left = tmp_path / ".headstart-shapes.unfinished"
+    if mine:
+        left.mkdir()
+    else:
+        mark(left, DATASET)
+    (left / "1.png").touch()
+    if mine:
+        with pytest.raises(HeadstartError, match="is in the way, and headstart did not write it: move it elsewhere"):
+            make_shapes(settings(tmp_path / "shapes"), seed=0)
+        assert (left / "1.png").exists()
+    else:
+        make_shapes(settings(tmp_path / "shapes"), seed=0)
+        assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
+        assert kind_of(tmp_path / "shapes") is None
 
 
 def test_existing_folder__of_version_0_1(generated: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Folders of images that headstart itself creates: once, completely or not at all."""
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,8 @@ from headstart.config.data import DataSettings
 from headstart.data.folders import OWN
 from headstart.errors import HeadstartError
 from headstart.files import exclusively, read_json, write_json
+from headstart.marker import DATASET, mark, remove, remove_made
+from headstart.run_folder import MARKER
 
 # Records what a folder was created with.
 RECORD = f"{OWN}.json"
@@ -72,17 +73,20 @@ def _record(root: Path) -> dict[str, Any]:
 
 def _create(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
     unfinished = root.parent / f"{OWN}-{root.name}.unfinished"
-    # Left by a process that was killed.
-    if unfinished.exists() and not _record(unfinished):
-        raise HeadstartError(f"{unfinished} is in the way: move it elsewhere, or delete it")
-    shutil.rmtree(unfinished, ignore_errors=True)
+    # Left by a process that was killed, perhaps just after it took the marker away.
+    if _record(unfinished):
+        mark(unfinished, DATASET)
+    remove(unfinished)
+    mark(unfinished, DATASET)
     try:
-        write_json(unfinished / RECORD, {"images": wanted["images"], "unfinished": True})
         write_json(unfinished / RECORD, wanted | write(unfinished))
         # A rename can reach the disk before what is renamed does.
         os.sync()
+        # What carries a marker is not read as images.
+        (unfinished / MARKER).unlink()
         if root.exists():
             root.rmdir()
         unfinished.rename(root)
     finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        if unfinished.exists():
+            remove_made(unfinished)

@@ -30,6 +30,7 @@ COLOURS = {"train": BLUE, "valid": ORANGE, "test": GREEN}
 
 def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding], compared: str) -> None:
     """Writes `run.page` and its charts."""
+    claim(run.report, REPORT)
     charts = {name: run.report / f"{name}.png" for name in ("classes", "sizes")}
     counts = Counter((sample.split, sample.class_name) for sample in data.scan.samples)
     _draw_classes(counts, charts["classes"])
@@ -47,7 +48,6 @@ def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding]
         hidden_classes=class_count > MOST_CLASSES,
         footer="Made by headstart; audit.json lists all findings.",
     )
-    claim(run.report, REPORT)
     write_text(run.page, page)
 
 
