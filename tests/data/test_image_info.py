@@ -83,7 +83,7 @@ def test_cache__a_changed_image_is_decoded_again(cache: Path, tmp_path: Path, de
 def test_cache__is_replaced_if_damaged_or_outdated(cache: Path, tmp_path: Path, decoded: list[str], head: str) -> None:
     photo(tmp_path / "a.jpg", 1)
     expected = inspect_images(tmp_path, ["a.jpg"])
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.jsonl")
     whole = file.read_text()
     file.write_text(f"{head}\n{whole.partition(chr(10))[2]}", errors="surrogateescape")
     assert inspect_images(tmp_path, ["a.jpg"]) == expected
@@ -99,7 +99,7 @@ def test_cache__what_follows_a_damaged_line_is_inspected_again(
     for number, name in enumerate(names):
         photo(tmp_path / name, number)
     expected = inspect_images(tmp_path, names)
-    (file,) = cache.iterdir()
+    (file,) = cache.glob("*.jsonl")
     whole = file.read_text()
     head, first, *_ = whole.splitlines()
     file.write_text(f"{head}\n{first}\n{line}")

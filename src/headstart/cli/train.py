@@ -27,9 +27,9 @@ def _main(config: DictConfig) -> float | None:
         return run_trial(config)
     remember_output(Path(HydraConfig.get().runtime.output_dir))
     with exit_on_error():
-        settings = check_train(config)
-        if settings.task not in INTO_RUN:
+        if config.get("task") not in INTO_RUN:
             mark_if_new(Path(HydraConfig.get().runtime.output_dir))
+        settings = check_train(config)
         use_writable_caches()
         from headstart.data.images import allowed_pixels
         from headstart.preflight import check_without_data

@@ -36,12 +36,15 @@ class SweepCallback(Callback):
     """Claims the folder that is written into; rejects what cannot be swept, and reports the best trial of a sweep."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Further processes share the folder of the first, and reports are written into their run's.
-        if not is_first_process() or config.get("task") in INTO_RUN:
+        # Further processes share the folder of the first.
+        if not is_first_process():
             return
         try:
             HydraConfig.instance().set_config(config)
-            claim_run_folder(Path(config.hydra.run.dir))
+            folder = Path(config.hydra.run.dir)
+            # Reports are written into their run's.
+            if config.get("task") not in INTO_RUN or not folder.exists():
+                claim_run_folder(folder)
         except HeadstartError as error:
             fail(str(error))
         except OmegaConfBaseException:
