@@ -11,13 +11,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from archived import zip_of
 from conftest import ROOT, SMALL, Script, draw, draw_classes, settings_of
 from fork_server import ForkServer
 
 from headstart import api, pipeline
+from headstart.config.data import SplitSettings
+from headstart.data.folders import MADE
+from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
 from headstart.marker import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.predict.sources import find_images
 from headstart.run_folder import MARKER, RunFolder, SweepFolder
 from headstart.text import as_file_name
 
@@ -186,6 +191,8 @@ def test_train__in_the_folder_of_the_images_again_and_again(
         assert "3 classes" in result.out, result.err
         assert made in result.out
     assert "other file" not in result.out
+    (audit,) = sorted(Path("logs").rglob("audit.json"), key=os.path.getmtime)[-1:]
+    assert json.loads(audit.read_text())["made_by_headstart"] == ["logs", "mine"]
 
 
 def test_classes__may_be_called_as_outputs_are(tmp_path: Path, script: Script) -> None:
@@ -242,6 +249,29 @@ def test_configuration_of_the_users_own__marks_the_run_too(script: Script, flat:
     result = script("train.py", *arguments, *SMALL)
     assert result.status == 0, result.err
     assert kind_of(Path("run")) == RUN
+
+
+def test_csv_logger__replaces_no_file_of_the_users(tmp_path: Path, script: Script, flat: Path) -> None:
+    (tmp_path / "metrics.csv").write_text("mine")
+    logger = ("_target_=pytorch_lightning.loggers.CSVLogger", f"save_dir={tmp_path}", "name=''", "version=''")
+    result = script("train.py", f"data.root={flat}", *SMALL, *(f"+logger.csv.{argument}" for argument in logger))
+    assert result.err == (
+        f"error: logger.csv would replace {tmp_path / 'metrics.csv'}: choose another save_dir, name or version\n"
+    )
+    assert (tmp_path / "metrics.csv").read_text() == "mine"
+
+
+def test_archive__folders_in_it_that_headstart_made_are_left_out(tmp_path: Path, messages: list[str]) -> None:
+    for name in ("ant/0.jpg", "bee/0.jpg", "out/0.jpg", "bee/out/0.jpg"):
+        draw(tmp_path / "photos" / name, (9, 90, 200), seed=0, size=(8, 8))
+    for name in ("out", "bee/out"):
+        mark(tmp_path / "photos" / name, PREDICTIONS)
+    for archive in (zip_of(tmp_path / "photos", tmp_path / "photos.zip"), tmp_path / "photos"):
+        assert [path.parent.name for path in find_images(str(archive))] == ["ant", "bee"]
+        scan = scan_folder(archive, SplitSettings(0.5, 0.5), 0)
+        assert {sample.path for sample in scan.samples} == {"ant/0.jpg", "bee/0.jpg"}
+        assert scan.left_out == {"out": MADE, "bee/out": MADE}
+    assert "2 folders that headstart made left out" in messages[0]
 
 
 def test_failed_run__removes_no_folder_of_the_users(script: Script, tmp_path: Path) -> None:

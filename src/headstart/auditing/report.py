@@ -12,7 +12,7 @@ from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.kinds import MISSING_GROUPS
 from headstart.auditing.near_duplicates import MOST_IMAGES
 from headstart.config.train import TrainSettings
-from headstart.data.folders import listed
+from headstart.data.folders import MADE, listed
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
 from headstart.files import write_json
@@ -100,6 +100,7 @@ def write_audit(path: Path, data: PreparedData, findings: list[Finding], compare
         "near_duplicates": compared,
         "skipped": data.manifest.skipped,
         "dropped": data.manifest.dropped,
+        "made_by_headstart": [path for path, reason in scan.left_out.items() if reason == MADE],
         "findings": [{"kind": f.kind, "severity": f.severity, "paths": f.paths, "says": f.says} for f in findings],
     }
     if is_first_process():

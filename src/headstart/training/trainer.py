@@ -13,13 +13,14 @@ from hydra.utils import instantiate
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
-from pytorch_lightning.loggers import Logger
+from pytorch_lightning.loggers import CSVLogger, Logger
 from pytorch_lightning.profilers import AdvancedProfiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
 
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import replacing
+from headstart.marker import is_own
 from headstart.model.checkpoint import read_checkpoint
 from headstart.processes import world_size
 from headstart.run_folder import RunFolder
@@ -35,6 +36,8 @@ from headstart.training.jobs import cluster_environment
 # Of Lightning's messages, those that a setting asks for.
 ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.callbacks.timer")
 PROFILERS: dict[Any, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
+# What Lightning's CSVLogger replaces.
+CSV_FILES = ("metrics.csv", "hparams.yaml")
 # What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
 TARGETS = ["pytorch_lightning.callbacks.*", "pytorch_lightning.loggers.*", "headstart.*"]
 
@@ -69,6 +72,7 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
+    _check_files(loggers)
     if any(isinstance(callback, BestAndLast) for callback in callbacks):
         # It takes the place of the one that is configured.
         configured = {name: entry for name, entry in configured.items() if not isinstance(entry, BestAndLast)}
@@ -161,6 +165,15 @@ def _give_places(configured: dict[str, Callback], run: RunFolder) -> None:
             if Path(place).absolute() == run.best.parent.absolute():
                 raise HeadstartError(f"callbacks.{name}.dirpath={place} is where headstart keeps its own checkpoints")
             callback.dirpath = str(place)
+
+
+def _check_files(loggers: dict[str, Logger]) -> None:
+    """Raises HeadstartError if Lightning's CSVLogger would replace files that are not a run's."""
+    for name, logger in loggers.items():
+        paths = [Path(logger.log_dir, file) for file in CSV_FILES] if isinstance(logger, CSVLogger) else []
+        for path in paths:
+            if path.exists() and not is_own(path):
+                raise HeadstartError(f"logger.{name} would replace {path}: choose another save_dir, name or version")
 
 
 def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
