@@ -4,10 +4,12 @@ import ast
 import csv
 import json
 import os
+import runpy
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
 from headstart.marker import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.predict.prediction import Prediction
 from headstart.predict.sources import find_images
 from headstart.run_folder import MARKER, RunFolder, SweepFolder
 from headstart.text import as_file_name
@@ -195,6 +198,16 @@ def test_train__in_the_folder_of_the_images_again_and_again(
     assert json.loads(audit.read_text())["made_by_headstart"] == ["logs", "mine"]
 
 
+def test_cache__in_the_folder_of_the_images_is_no_class(
+    flat: Path, script: Script, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(flat))
+    for _ in range(2):
+        result = script("train.py", f"data.root={flat}", *SMALL, "trainer.max_epochs=1", "logger=none")
+        assert "3 classes" in result.out, result.err
+    assert "2 folders that headstart made left out (audit and features)" in result.out
+
+
 def test_classes__may_be_called_as_outputs_are(tmp_path: Path, script: Script) -> None:
     for name in ("checkpoints", "logs", "predictions", "report"):
         for index in range(4):
@@ -361,11 +374,32 @@ def test_label_as_a_file_name__is_one_in_the_folder(label: str, tmp_path: Path) 
     assert as_file_name(label) != as_file_name(f"{label}_")
 
 
+def test_batch_job__keeps_every_image_in_its_folder(
+    tmp_path: Path, mine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/0.jpg", "b/0.jpg", "b/c/0.jpg"):
+        draw(tmp_path / "photos" / name, (9, 90, 200), seed=len(name) + ord(name[0]), size=(8, 8))
+    paths, labels = sorted((tmp_path / "photos").rglob("*.jpg")), ["../../mine", "../../mine", "/etc"]
+    found = [Prediction(path, (label,), (0.9,)) for path, label in zip(paths, labels, strict=True)]
+    predictor = SimpleNamespace(predict=lambda source, min_confidence: found)
+    monkeypatch.setattr("headstart.load", lambda run: predictor)
+    sort_images = runpy.run_path(str(ROOT / "examples" / "batch_job.py"))["sort_images"]
+    before = content_of(mine)
+    target = tmp_path / "photos" / "sorted"
+    for _ in range(2):
+        sort_images("run", str(tmp_path / "photos"), str(target))
+        copies = [path for path in target.rglob("*") if path.is_file() and path.name != MARKER]
+        assert sorted(path.read_bytes() for path in copies) == sorted(path.read_bytes() for path in paths)
+        assert find_images(str(tmp_path / "photos")) == paths
+    with pytest.raises(HeadstartError, match="is not empty, and headstart did not make it: move it elsewhere"):
+        sort_images("run", str(tmp_path / "photos"), str(mine))
+    assert content_of(mine) == before
+
+
 # Where something is deleted without `marker.remove`, and why that is none of the user's.
 DELETES = {
     "marker.py": "checks it",
     "files.py": "its own temporary file",
-    "cli/cleanup.py": "",
     "datasets/generate.py": "a folder with headstart's record",
     "datasets/download.py": "a partial download, whose name begins with .headstart",
     "features/compiled.py": "a folder in the cache, named by a hash",

@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +81,7 @@ def mark(folder: Path, kind: str) -> None:
     _made.update(new)
     if not os.path.lexists(folder / MARKER):
         temporary = folder / f"{MARKER}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"kind": kind, "headstart": version("headstart")}) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps({"kind": kind}) + "\n", encoding="utf-8")
         temporary.replace(folder / MARKER)
 
 
