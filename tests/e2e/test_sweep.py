@@ -29,6 +29,7 @@ from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.files import lock_for
+from headstart.marker import SWEEP, mark
 from headstart.model import image_classifier
 from headstart.model.head import build_head
 from headstart.model.recipe import Recipe
@@ -310,7 +311,7 @@ def test_finetune__each_trial_has_a_backbone_of_its_own(
 
 
 def test_failing__one_trial_and_the_links_to_the_best(script: Script, base: tuple[str, ...]) -> None:
-    Path("sweep").mkdir()
+    mark(Path("sweep"), SWEEP)
     Path("sweep/best").touch()
     result = script("train.py", *base, "-m", "model.lr=0.01,${nosuch}", "hydra.sweep.dir=sweep")
     assert result.status == 1
