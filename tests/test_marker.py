@@ -222,8 +222,8 @@ def test_data_root__that_headstart_wrote__is_one_sentence(tmp_path: Path, script
     mark(tmp_path / "out", PREDICTIONS)
     result = script("train.py", "task=audit", f"data.root={tmp_path / 'out'}", *SMALL)
     assert result.err == (
-        f"error: data.root={tmp_path / 'out'} holds what headstart wrote (see {tmp_path / 'out' / MARKER}): give the "
-        "folder of your images\n"
+        f"error: data.root={tmp_path / 'out'} holds what headstart wrote: give the folder of your images, or, if these "
+        f"are yours, delete {tmp_path / 'out' / MARKER}\n"
     )
 
 

@@ -119,7 +119,8 @@ def scan_folder(
     top = open_root(Path(root))
     if top.is_made:
         raise HeadstartError(
-            f"data.root={top.path} holds what headstart wrote (see {top.path / MARKER}): give the folder of your images"
+            f"data.root={top.path} holds what headstart wrote: give the folder of your images, or, if these are yours, "
+            f"delete {top.path / MARKER}"
         )
     root, found = top.path, find_layout(top, layout)
     readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}

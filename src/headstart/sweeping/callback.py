@@ -42,12 +42,13 @@ class SweepCallback(Callback):
         try:
             HydraConfig.instance().set_config(config)
             folder = Path(config.hydra.run.dir)
-            # Reports are written into their run's.
-            if config.get("task") not in INTO_RUN or not folder.exists():
+            # Reports are written into their run's, where Hydra records nothing.
+            is_into_run = config.get("task") in INTO_RUN and config.hydra.output_subdir is None
+            if not (is_into_run and folder.exists()):
                 claim_run_folder(folder)
         except HeadstartError as error:
             fail(str(error))
-        except OmegaConfBaseException:
+        except (OmegaConfBaseException, OSError):
             # Hydra is about to raise it too.
             return
 
