@@ -12,7 +12,7 @@ from runs import run_script
 
 import headstart
 from headstart import ExportedPredictor, HeadstartError
-from headstart.run_folder import RunFolder
+from headstart.run_folder import MARKER, RunFolder
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)
@@ -56,7 +56,7 @@ def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
         assert found.status == 0, found.err
         assert found.out == expected.out
         assert {p.name for p in Path(name).iterdir()} == {
-            *("predictions.csv", "predictions.jsonl", "annotated", "contact_sheets")
+            *(MARKER, "predictions.csv", "predictions.jsonl", "annotated", "contact_sheets")
         }
         for row, wanted in zip(rows_of(name), rows_of("expected"), strict=True):
             for column in ("prob_1", "prob_2", "familiar"):
