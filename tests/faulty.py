@@ -174,6 +174,23 @@ def overexposed(root: Path) -> Expected:
     return "overexposed", ("valid/ant/bright.png",)
 
 
+def hidden_by_transparency(root: Path) -> Expected:
+    with_alpha(root / "train/cat/masked.png", [255] * 60 + [0] * 30)
+    return "hidden by transparency", ("train/cat/masked.png",)
+
+
+def alpha_of_nothing(root: Path) -> Expected:
+    with_alpha(root / "train/cat/alpha.png", [1])
+    return "unusual pixel values", ("train/cat/alpha.png",)
+
+
+def with_alpha(path: Path, values: list[int]) -> None:
+    """A photo with these values of alpha, repeated from left to right and from top to bottom."""
+    image = Image.open(photo(path, 976 + len(values)))
+    image.putalpha(Image.fromarray(np.resize(np.array(values, np.uint8), image.size[::-1])))
+    image.save(path)
+
+
 def _scaled(path: Path, factor: float, offset: int) -> None:
     Image.open(photo(path, 912)).point(lambda value: round(value * factor + offset)).save(path)
 
@@ -262,6 +279,8 @@ FAULTS: tuple[Fault, ...] = (
     blurry,
     dark,
     overexposed,
+    hidden_by_transparency,
+    alpha_of_nothing,
     # Last, because it renames a folder into which others put files.
     similar_class_names,
 )

@@ -4,7 +4,7 @@ import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
 from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP, UNUSED_BITS
+from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP, ODD_DEPTH, UNUSED_BITS
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import MISSING, inspect_images
 from headstart.data.labels import CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
@@ -15,7 +15,8 @@ from headstart.data.scan import scan_folder
 # pytest shows this warning, which the program suppresses because it rejects such an image anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 # The others take features to find: see test_near_duplicates.py and tests/e2e/test_data.py.
-# Those of test_findings_of_labels.py.
+# Those of test_depth.py, and those of test_findings_of_labels.py.
+OF_DEPTH = {UNUSED_BITS, ODD_DEPTH}
 OF_LABELS = {MISSING, INCOMPLETE, DUPLICATE, CONFLICTING_ROWS, GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS}
 BY_CONTENT = tuple(fault for fault in FAULTS if fault not in FROM_FEATURES)
 
@@ -50,7 +51,7 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | {UNUSED_BITS} == set(KINDS)
+    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | OF_DEPTH == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:

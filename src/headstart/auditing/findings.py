@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP, UNUSED_BITS
-from headstart.data.depth import used_depth
+from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, HIDDEN, KINDS, NO_GROUP, ODD_DEPTH, ODD_PIXELS, UNUSED_BITS
+from headstart.data.depth import deep_samples, odd_depths, used_depth
 from headstart.data.folders import listed
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
-from headstart.data.images import FULL_DEPTH
+from headstart.data.pixels import FULL_DEPTH
 from headstart.data.prepare import PreparedData
 from headstart.data.scan import Sample, Scan
 from headstart.text import counted
@@ -27,6 +27,8 @@ GRAYSCALE_IS_RARE = 0.1
 # In terms of ImageInfo. Of sharp photographs one in a thousand is below the sharpness; blurred by two pixels at a short
 # edge of 224 (standard deviation), 93 % are.
 BLURRY, DARK, OVEREXPOSED = 0.1, 60, 225
+# The share of an image's pixels from which on what transparency hides is worth a word.
+MUCH_HIDDEN = 0.1
 SMALL_CLASS = 10
 IMBALANCE = 3.0
 # In terms of ImageInfo.colours: photographs have more, drawn signs fewer.
@@ -75,6 +77,7 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_classes(scan),
         *_odd_images(images),
         *_bits(usable, data.manifest.depth),
+        *_pixels(usable),
         *_hard_to_see(images),
         *_odd_sizes(images),
         *_left_out(scan),
@@ -207,12 +210,23 @@ def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
 
 def _bits(infos: dict[str, ImageInfo], depth: int) -> Iterator[Finding]:
     deep = [path for path, info in infos.items() if info.highest is not None]
-    used = used_depth(infos.values())
-    if used is None or (used == depth == FULL_DEPTH):
+    used = used_depth(deep_samples(infos.values()))
+    if used is None:
+        return
+    yield from (Finding(ODD_DEPTH, (path,), says) for path, says in odd_depths(infos, depth).items())
+    if used == depth == FULL_DEPTH:
         return
     kept = f"read as {depth}-bit" if used <= depth else f"read as {depth}-bit, and brighter samples are clipped"
     what = f"{counted(len(deep), 'image')} with 16 bits per sample, of which {used} are used"
     yield Finding(UNUSED_BITS, (), f"{what} ({deep[0]}{', …' if len(deep) > 1 else ''}); {kept}")
+
+
+def _pixels(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    for path, info in infos.items():
+        if info.reading:
+            yield Finding(ODD_PIXELS, (path,), info.reading)
+        if info.hidden >= MUCH_HIDDEN:
+            yield Finding(HIDDEN, (path,), f"{info.hidden:.0%} of it, where there is more than a single colour")
 
 
 def _hard_to_see(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

@@ -16,7 +16,8 @@ class Kind:
 
 
 _UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
-UNUSED_BITS = "unused bits"
+UNUSED_BITS, ODD_DEPTH = "unused bits", "odd bit depth"
+ODD_PIXELS, HIDDEN = "unusual pixel values", "hidden by transparency"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
 # In the order in which they are shown.
 KINDS = {
@@ -54,7 +55,12 @@ KINDS = {
         "warning", "They add little; of images of one scene, keep those in one split."
     ),
     "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
-    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 12 or 16."),
+    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 10, 12, 14 or 16."),
+    ODD_DEPTH: Kind("warning", "All images are read with one data.depth: convert them to the depth of the others."),
+    ODD_PIXELS: Kind("warning", "Other programs may read them differently: convert them to 8 bits, or look at some."),
+    HIDDEN: Kind(
+        "warning", "Transparent areas become white: is it a mask? Then save the images without alpha channel."
+    ),
     "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
     "dark": Kind("warning", "Is there enough to see?"),
     "overexposed": Kind("warning", "Is there enough to see?"),

@@ -93,7 +93,7 @@ class DataSettings:
     on_leak: str = one_of("warn", "error", "drop")
     near_duplicates: bool | str = auto_or_bool()
     resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
-    depth: int | str = constrained("auto, 8, 12 or 16", lambda v: v in (AUTO, 8, 12, 16), default=AUTO)
+    depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)), default=AUTO)
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
     memory_gb: float = non_negative(default=1.0)
     csv: str | None = None

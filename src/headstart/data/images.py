@@ -5,33 +5,41 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
+from headstart.data.pixels import FULL_DEPTH, highest_samples, to_rgb
 from headstart.data.storage import read_file
 from headstart.errors import UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-JPEG_START = b"\xff\xd8\xff"
+# Pillow reads 16-bit TIFF files whose 0 is white only if they are little-endian; see headstart.data.pixels.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+JPEG_START, TIFF_STARTS = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 Result = TypeVar("Result")
+# Formats whose further frames are animations or pages. Those of JPEG (MPO) are previews, those of ICO other sizes.
+WITH_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+NOTE = "headstart"
 
 
-# How many bits the samples of a 16-bit file may have.
-DEPTHS = (8, 12, 16)
-FULL_DEPTH = 16
+class Note(NamedTuple):
+    """The `highest_samples` of a file with more than eight bits, and whether it has more frames than the first one."""
+
+    samples: tuple[int, int] | None
+    has_more_frames: bool
 
 
 def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
     """The image at `path` in RGB, rotated upright by its EXIF orientation; the first frame of an animation.
 
-    16-bit samples keep the upper eight of their lower `depth` bits; transparent areas become white.
+    16-bit samples keep the upper eight of their lower `depth` bits; see headstart.data.pixels.to_rgb.
 
     Raises:
         UnreadableImage: names the file and what is wrong with it.
@@ -63,37 +71,18 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
 
 
 def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
-    """An opened image, decoded, in RGB and upright."""
+    """An opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
     image.load()
-    return upright(to_rgb(image, depth), orientation_of(image))
+    found = upright(to_rgb(image, depth), orientation_of(image))
+    has_more = image.format in WITH_FRAMES and getattr(image, "is_animated", False)
+    if (samples := highest_samples(image)) is not None or has_more:
+        found.info[NOTE] = Note(samples, has_more)
+    return found
 
 
-def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
-    """`image` in RGB: of 16-bit samples the upper eight of `depth` bits, transparent areas become white."""
-    if is_deep(image):
-        # Pillow's own conversion would clip at 255 instead of scaling.
-        samples = np.asarray(image).clip(0, 2**depth - 1) >> (depth - 8)
-        return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Whether its samples have more than eight bits."""
-    return image.mode.startswith("I")
-
-
-def highest_sample(image: Image.Image) -> int | None:
-    """Of a loaded image whose samples have more than eight bits; None: it is another one."""
-    return int(np.asarray(image).max().clip(0, 2**FULL_DEPTH - 1)) if is_deep(image) else None
-
-
-def depth_for(highest: int) -> int:
-    """The least of DEPTHS that has the sample value `highest`."""
-    return next(depth for depth in DEPTHS if highest < 2**depth)
+def note_of(image: Image.Image) -> Note | None:
+    """What was special about the file that `read_rgb` or `upright_rgb` gave this image of; None: nothing."""
+    return image.info.get(NOTE)
 
 
 @contextmanager
@@ -152,6 +141,8 @@ def _fault(content: bytes, error: Exception) -> tuple[str, str]:
     if not content:
         return "empty file", "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image", "its content is not a known image format"
+        is_tiff = content.startswith(TIFF_STARTS)
+        what = "a kind of TIFF that Pillow cannot read: convert it to 8 or 16 bits per sample, in grayscale or RGB"
+        return "not an image", f"its content is {what if is_tiff else 'not a known image format'}"
     reason = str(error) or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else "unreadable", reason
