@@ -1,5 +1,6 @@
 """A clean folder of images, and one function per fault that the audit finds."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,14 @@ def not_an_image(root: Path) -> Expected:
 def decompression_bomb(root: Path) -> Expected:
     Image.new("1", (10_000, 10_000)).save(root / "train/bee/vast.png")
     return "decompression bomb", ("train/bee/vast.png",)
+
+
+def file_too_large(root: Path) -> Expected:
+    path = root / "train/cat/huge.jpg"
+    path.touch()
+    # A sparse file, which takes up no space.
+    os.truncate(path, 40 * 10**9)
+    return "file too large", ("train/cat/huge.jpg",)
 
 
 def placeholder_by_name(root: Path) -> Expected:
@@ -251,6 +260,7 @@ FAULTS: tuple[Fault, ...] = (
     empty_file,
     not_an_image,
     decompression_bomb,
+    file_too_large,
     placeholder_by_name,
     placeholder_of_one_colour,
     placeholder_drawn,

@@ -13,10 +13,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from headstart.data.images import decode, upright_rgb, within_limit
+from headstart.data.images import decode, fault_of, read_image_file, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
 from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, reading_of
-from headstart.data.storage import lexists, read_file
+from headstart.data.storage import lexists
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, replacing
@@ -114,9 +114,9 @@ class _Cache:
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     try:
-        content = read_file(path)
+        content = read_image_file(path)
     except OSError as error:
-        return ImageInfo("", "unreadable" if lexists(path) else MISSING, error.strerror)
+        return ImageInfo("", fault_of(error) if lexists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
     return known.get(sha256) or _decode(path, content, sha256)
 

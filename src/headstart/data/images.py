@@ -1,5 +1,6 @@
 """Any image file as an upright RGB image. Training, the audit and prediction all read images here."""
 
+import errno
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from PIL.JpegImagePlugin import jpeg_factory
 from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
 from headstart.data.pixels import FULL_DEPTH, highest_samples, to_rgb
-from headstart.data.storage import read_file
+from headstart.data.storage import read_file, size_of
 from headstart.errors import UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
@@ -24,6 +25,8 @@ TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "
 
 JPEG_START, TIFF_STARTS = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 Result = TypeVar("Result")
+# Uncompressed, no format needs more. A file beyond that is no image, or one of very many frames.
+BYTES_PER_PIXEL, DEFAULT_PIXELS = 16, 89_478_485
 # Formats whose further frames are animations or pages. Those of JPEG (MPO) are previews, those of ICO other sizes.
 WITH_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
 NOTE = "headstart"
@@ -45,10 +48,31 @@ def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
         UnreadableImage: names the file and what is wrong with it.
     """
     try:
-        content = read_file(path)
+        content = read_image_file(path)
     except OSError as error:
-        raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}") from error
+        raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}", fault_of(error)) from error
     return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """The content of a file that should be an image. What is too large to be one is not read.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is too large.
+    """
+    size, pixels = size_of(path), Image.MAX_IMAGE_PIXELS
+    if pixels is not None and size > (most := BYTES_PER_PIXEL * max(pixels, DEFAULT_PIXELS)):
+        raise OSError(
+            errno.EFBIG,
+            f"its {size / 1e9:.1f} GB are more than the {most / 1e9:.1f} GB of the largest images that are read; "
+            f"data.max_pixels={-(-size // BYTES_PER_PIXEL)} allows them",
+        )
+    return read_file(path)
+
+
+def fault_of(error: OSError) -> str:
+    """The one of UnreadableImage.FAULTS for which `read_image_file` raised an error."""
+    return "file too large" if error.errno == errno.EFBIG else "unreadable"
 
 
 def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result]) -> Result:
