@@ -69,6 +69,12 @@ def file_too_large(root: Path) -> Expected:
     return "file too large", ("train/cat/huge.jpg",)
 
 
+def uniform_remainder(root: Path) -> Expected:
+    content = _content(photo(root / "train/cat/broken.bmp", 977))
+    half = len(content) // 2
+    return _put(root, "train/cat/broken.bmp", content[:half] + bytes(len(content) - half), "uniform remainder")
+
+
 def placeholder_by_name(root: Path) -> Expected:
     photo(root / "train/ant/image_not_found.jpg", 902)
     return "placeholder", ("train/ant/image_not_found.jpg",)
@@ -261,6 +267,7 @@ FAULTS: tuple[Fault, ...] = (
     not_an_image,
     decompression_bomb,
     file_too_large,
+    uniform_remainder,
     placeholder_by_name,
     placeholder_of_one_colour,
     placeholder_drawn,

@@ -223,6 +223,8 @@ def _bits(infos: dict[str, ImageInfo], depth: int) -> Iterator[Finding]:
 
 def _pixels(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
     for path, info in infos.items():
+        if info.damage:
+            yield Finding("uniform remainder", (path,), info.damage)
         if info.reading:
             yield Finding(ODD_PIXELS, (path,), info.reading)
         if info.hidden >= MUCH_HIDDEN:

@@ -56,6 +56,7 @@ KINDS = {
     ),
     "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
     UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 10, 12, 14 or 16."),
+    "uniform remainder": Kind("warning", "A copy or a download may have broken off: compare them with the originals."),
     ODD_DEPTH: Kind("warning", "All images are read with one data.depth: convert them to the depth of the others."),
     ODD_PIXELS: Kind("warning", "Other programs may read them differently: convert them to 8 bits, or look at some."),
     HIDDEN: Kind(

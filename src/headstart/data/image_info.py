@@ -13,6 +13,7 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from headstart.data.damage import damage_of, gray_rows
 from headstart.data.images import decode, fault_of, read_image_file, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
 from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, reading_of
@@ -45,7 +46,7 @@ class ImageInfo:
     Laplacian, relative to its own, at a short edge of EDGE pixels or less.
 
     `reading` says how its pixels are read if not in the usual way, `hidden` is the share of them that transparency
-    hides although there is something.
+    hides although there is something. `damage` says what seems to be damaged.
 
     Of an image whose samples have more than eight bits, `highest` is the highest one, and `usual` the highest one but
     for a few. What one sees of it depends on how many bits are read: `at` has these values for each of DEPTHS, and
@@ -68,6 +69,7 @@ class ImageInfo:
     sharpness: float = 1.0
     reading: str = ""
     hidden: float = 0.0
+    damage: str = ""
     highest: int | None = None
     usual: int | None = None
     clipped: float = 0.0
@@ -123,7 +125,8 @@ def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
 
 def _decode(path: Path, content: bytes, sha256: str) -> ImageInfo:
     try:
-        return ImageInfo(sha256, None, None, **decode(path, content, _look))
+        info = ImageInfo(sha256, None, None, **decode(path, content, _look))
+        return replace(info, damage=info.damage or damage_of(content, info.dominant))
     except UnreadableImage as error:
         # Without the path, which may be different next time.
         return ImageInfo(sha256, error.fault, str(error).removeprefix(f"{path} cannot be read as an image: "))
@@ -162,7 +165,9 @@ def _seen(rgb: Image.Image, form: str) -> dict[str, Any]:
     if form == "JPEG":
         # Compression noise averages out.
         rgb = rgb.reduce(max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(rgb.size) // factor >= GRID))
-    return _colours(np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))) | brightness
+    pixels = np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))
+    gray = f"the lower {share:.0%} of it are gray, as where data were missing" if (share := gray_rows(pixels)) else ""
+    return _colours(pixels) | brightness | {"damage": gray}
 
 
 def _frames(image: Image.Image) -> int:

@@ -166,7 +166,7 @@ def _fault(content: bytes, error: Exception) -> tuple[str, str]:
         return "empty file", "the file is empty"
     if isinstance(error, UnidentifiedImageError):
         is_tiff = content.startswith(TIFF_STARTS)
-        what = "a kind of TIFF that Pillow cannot read: convert it to 8 or 16 bits per sample, in grayscale or RGB"
+        what = "a TIFF that is damaged, or of a kind that Pillow cannot read: copy it again, or convert it to 8 bits"
         return "not an image", f"its content is {what if is_tiff else 'not a known image format'}"
     reason = str(error) or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else "unreadable", reason
