@@ -75,6 +75,21 @@ def uniform_remainder(root: Path) -> Expected:
     return _put(root, "train/cat/broken.bmp", content[:half] + bytes(len(content) - half), "uniform remainder")
 
 
+def file_about_an_image(root: Path) -> Expected:
+    photo(root / "train/cat/03_mask.png", 978)
+    return "file about an image", ("train/cat/03_mask.png",)
+
+
+def smaller_version(root: Path) -> Expected:
+    photo(root / "valid/cat/02-150x113.jpg", 979)
+    return "smaller version of an image", ("valid/cat/02-150x113.jpg",)
+
+
+def same_name(root: Path) -> Expected:
+    photo(root / "test/cat/01.png", 980)
+    return "several files of one name", ("test/cat/01.jpg", "test/cat/01.png")
+
+
 def placeholder_by_name(root: Path) -> Expected:
     photo(root / "train/ant/image_not_found.jpg", 902)
     return "placeholder", ("train/ant/image_not_found.jpg",)
@@ -267,6 +282,9 @@ FAULTS: tuple[Fault, ...] = (
     not_an_image,
     decompression_bomb,
     file_too_large,
+    file_about_an_image,
+    smaller_version,
+    same_name,
     uniform_remainder,
     placeholder_by_name,
     placeholder_of_one_colour,

@@ -8,7 +8,18 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, HIDDEN, KINDS, NO_GROUP, ODD_DEPTH, ODD_PIXELS, UNUSED_BITS
+from headstart.auditing.kinds import (
+    ABOUT,
+    GROUPS_ACROSS_SPLITS,
+    HIDDEN,
+    KINDS,
+    NO_GROUP,
+    ODD_DEPTH,
+    ODD_PIXELS,
+    SAME_NAME,
+    SMALLER,
+    UNUSED_BITS,
+)
 from headstart.data.depth import deep_samples, odd_depths, used_depth
 from headstart.data.folders import listed
 from headstart.data.formats import image_extensions, is_visible
@@ -37,6 +48,19 @@ SIGN_DOMINANT = 0.93
 SIGN_NAMES = re.compile(
     r"not[ _-]?(found|available)|place[ _-]?holder|(?<![a-z])no[ _-]?(image|photo|picture)"
     r"|(?<![a-z])(image|photo|picture|file)[ _-]?(missing|unavailable)"
+)
+# By their names, files that belong to an image whose name is the group "of".
+COMPANIONS = (
+    (
+        ABOUT,
+        re.compile(
+            r"(?P<of>.+)[ _.-](masks?|segm?|segmentations?|labels?|label_?ids|depth|disparity|gt|ground[ _-]?truth"
+            r"|annotations?|annotated|normals?|matte|trimap|heatmap|overlay|saliency|edges)$"
+        ),
+    ),
+    (ABOUT, re.compile(r"(masks?|seg|label|depth|gt)[ _.-](?P<of>.+)$")),
+    (SMALLER, re.compile(r"(?P<of>.+)[ _.-](thumb|thumbnail|small|preview|tn|[0-9]{2,4}x[0-9]{2,4})$")),
+    (SMALLER, re.compile(r"(thumb|thumbnail|small|preview|tn)[ _.-](?P<of>.+)$")),
 )
 # Formats that are no mistake under the extension of another one.
 VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
@@ -73,6 +97,7 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_rows(scan),
         *_groups(scan),
         *placeholders,
+        *_companions(scan),
         *_duplicates(scan, infos),
         *_classes(scan),
         *_odd_images(images),
@@ -132,6 +157,33 @@ def _looks_drawn(info: ImageInfo) -> bool:
     # An image with fewer pixels than are sampled cannot have many colours.
     few = info.colours <= SIGN and info.width * info.height >= GRID * GRID
     return few or info.dominant >= SIGN_DOMINANT
+
+
+def _companions(scan: Scan) -> Iterator[Finding]:
+    """Files that belong to another image of the same folder by their names."""
+    names: dict[str, list[str]] = defaultdict(list)  # by path without extension
+    for sample in scan.samples:
+        names[str(PurePosixPath(sample.path).with_suffix("")).lower()].append(sample.path)
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)  # by kind and glob pattern
+    for name, paths in names.items():
+        folder, _, stem = name.rpartition("/")
+        for kind, regex in COMPANIONS:
+            match = regex.match(stem)
+            if match and f"{folder}/{match['of']}".removeprefix("/") in names:
+                found[kind, _pattern(match)] += paths
+                break
+        else:
+            if len(paths) > 1:
+                yield Finding(SAME_NAME, tuple(paths))
+    for (kind, pattern), paths in found.items():
+        setting = f"data.exclude=['{pattern}']"
+        yield Finding(kind, tuple(paths), f'beside the images themselves; to leave them out: "{setting}"')
+
+
+def _pattern(match: re.Match[str]) -> str:
+    """The glob pattern of files whose names differ from that of an image in the same way."""
+    before, after = match.string[: match.start("of")], match.string[match.end("of") :]
+    return f"{before}*" if before else f"*{re.sub('[0-9]+', '[0-9]*', after)}.*"
 
 
 def _duplicates(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
