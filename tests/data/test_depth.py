@@ -3,15 +3,12 @@
 import base64
 import io
 import re
-import struct
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SMALL, Script, settings_of
-from odd_files import chunk
+from odd_files import deep_png
 from PIL import Image
 
 from headstart.auditing.findings import Finding, find_problems
@@ -19,7 +16,6 @@ from headstart.auditing.kinds import ODD_DEPTH
 from headstart.data.dataset import ImageDataset
 from headstart.data.depth import Samples, other_depth, used_depth
 from headstart.data.images import read_rgb
-from headstart.data.metadata import PNG_START
 from headstart.data.prepare import PreparedData, inspect_data
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalTransform
@@ -249,12 +245,3 @@ def test_colour__has_eight_bits_whatever_the_depth(tmp_path: Path, kind: str) ->
         assert (np.asarray(image) == 0x8F).all()
     found = np.asarray(read_rgb(path, 12))
     assert (found == np.asarray(read_rgb(path, 16))).all()
-
-
-def deep_png(samples: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
-    """A PNG (H×W×3 or H×W×4) with 16 bits per channel, which Pillow does not write."""
-    height, width, channels = samples.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return PNG_START + b"".join(chunk(kind, data) for kind, data in chunks)

@@ -160,10 +160,9 @@ def test_transparent_value__of_16_bit_grayscale(tmp_path: Path) -> None:
     assert info_of(tmp_path / "a.png").reading == "samples of one value are transparent"
 
 
-def test_lab__is_refused_by_name(tmp_path: Path) -> None:
-    Image.new("LAB", (9, 9)).save(tmp_path / "a.tif")
-    with pytest.raises(UnreadableImage, match="its colour space is CIELAB: convert it to RGB"):
-        read_rgb(tmp_path / "a.tif")
+def test_lab__is_converted(tmp_path: Path) -> None:
+    Image.new("RGB", (9, 9), (200, 60, 30)).convert("LAB").save(tmp_path / "a.tif")
+    assert np.allclose(np.asarray(read_rgb(tmp_path / "a.tif"))[0, 0], (200, 60, 30), atol=3)
 
 
 def test_ordinary_image__is_read_as_usual(tmp_path: Path) -> None:

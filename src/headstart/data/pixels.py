@@ -23,7 +23,7 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
     """Converts a loaded image to RGB: 16-bit samples by the upper eight of `depth` bits, transparent areas to white.
 
     Raises:
-        ValueError: what its samples mean is unknown: they are negative, say, or of a colour space without a conversion.
+        ValueError: what its samples mean is unknown: they are negative, say.
     """
     if is_deep(image) or image.mode == "F":
         # Pillow's own conversion would clip at 255 instead of scaling.
@@ -34,8 +34,6 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
         if _is_transparency(image):
             white = Image.new("RGBA", image.size, "white")
             image = Image.alpha_composite(white, image)
-    elif image.mode == "LAB":
-        raise ValueError("its colour space is CIELAB: convert it to RGB")
     return image.convert("RGB")
 
 
