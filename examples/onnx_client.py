@@ -69,6 +69,9 @@ def rare(count: int) -> int:
 
 def on_white(image: Image.Image) -> Image.Image:
     """An image of eight bits in RGB, transparent areas white; alpha that would hide everything is ignored."""
+    is_signed = image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(339) in (2, (2,))
+    if is_signed and usual_range(np.asarray(image).view(np.int8))[0] < 0:
+        raise ValueError("negative samples have no known meaning")
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from odd_files import deep_png
 from PIL import Image, TiffImagePlugin
 
 from headstart.data.image_info import ImageInfo, inspect_images
@@ -89,6 +90,28 @@ def test_signed__negative_samples_are_refused_by_name(tmp_path: Path) -> None:
         read_rgb(path)
     assert info_of(path).fault == "unreadable"
     assert str(info_of(path).reason).endswith("convert it to 8 or 16 bits without a sign, so that 0 is black")
+
+
+def test_signed__8_bits(tmp_path: Path) -> None:
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[339] = 2
+    for name, low in (("a.tif", -60), ("b.tif", 0)):
+        Image.fromarray((RAMP * 120 + low).astype(np.int8).view(np.uint8)).save(tmp_path / name, "TIFF", tiffinfo=tags)
+    with pytest.raises(UnreadableImage, match="what its samples from -5"):
+        read_rgb(tmp_path / "a.tif")
+    assert seen(tmp_path / "b.tif").max() == 120
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_colour__with_12_of_16_bits_is_said_to_be_black(tmp_path: Path, channels: int) -> None:
+    samples = np.repeat((LEVELS.astype(np.uint16) * 16)[..., None], channels, 2)
+    samples[..., 3:] = 65535
+    (tmp_path / "a.png").write_bytes(deep_png(samples))
+    assert info_of(tmp_path / "a.png").reading == (
+        "16 bits per channel that use the lower 12, but Pillow reads the upper eight: almost black"
+    )
+    (tmp_path / "b.png").write_bytes(deep_png(samples * 16))
+    assert info_of(tmp_path / "b.png").reading == ""
 
 
 def test_signed__without_negative_samples_is_read(tmp_path: Path) -> None:

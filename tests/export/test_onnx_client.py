@@ -98,6 +98,7 @@ ODD: dict[str, bytes] = {
     "elongated": saved(Image.fromarray(COLOUR).resize((700, 9)), "PNG"),
 }
 REFUSED: dict[str, bytes] = {
+    "signed, 8 bits": tiff(GRAY, 339, 2),
     "signed": tiff((DEEP.astype(np.int16) - 1000).view(np.uint16), 339, 2),
     "32 bits": saved(DEEP.astype(np.int32) * 40, "TIFF"),
     "floats": saved(GRAY.astype(np.float32) * 9, "TIFF"),

@@ -5,6 +5,8 @@ from contextlib import suppress
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from PIL.ImageFile import ImageFile
 
 from headstart.data.images import decode, within_limit
 from headstart.data.metadata import PNG_START, without_metadata
@@ -46,7 +48,7 @@ def gray_rows(grid: Array) -> float:
 
     0 if it is too small to count, or there is as much of the same gray elsewhere.
     """
-    is_gray = (abs(grid.astype(int) - GRAY) <= 2).all(2)
+    is_gray: Array = (np.abs(grid.astype(int) - GRAY) <= 2).all(axis=2)
     rows = len(grid) - int(np.flatnonzero(~is_gray.all(1)).max(initial=-1)) - 1
     above = is_gray[: len(grid) - rows]
     return rows / len(grid) if rows >= RUN * len(grid) and above.size and above.mean() < BACKGROUND else 0.0
@@ -69,12 +71,17 @@ def _is_damage(content: bytes, byte: int, dominant: float) -> bool:
     start, end = _longest_run(content, byte)
     if end - start < RUN * len(content) or (end == len(content) and _decodes(content[: start + PADDING])):
         return False
-    form, is_raw = decode("", content, lambda image: (image.format, any(tile[0] == "raw" for tile in image.tile)))
+    form, is_raw = decode("", content, _form_of)
     if form in UNCHECKED:
         return end == len(content) or dominant < UNIFORM
     # Four in a row, because a channel alone may be empty, or opaque.
     same = 4 * content.count(bytes([byte]) * 4) - (end - start)
     return same < BACKGROUND * (len(content) - (end - start)) if is_raw else end == len(content)
+
+
+def _form_of(image: Image.Image) -> tuple[str | None, bool]:
+    """The format, and whether the pixels are not compressed."""
+    return image.format, isinstance(image, ImageFile) and any(tile.codec_name == "raw" for tile in image.tile)
 
 
 def _decodes(content: bytes) -> bool:

@@ -16,7 +16,7 @@ from PIL import Image
 from headstart.data.damage import damage_of, gray_rows
 from headstart.data.images import decode, fault_of, read_image_file, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
-from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, reading_of
+from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, is_wide, reading_of
 from headstart.data.storage import lexists
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
@@ -137,6 +137,7 @@ def _look(image: Image.Image) -> dict[str, Any]:
     form, (width, height) = image.format or "", image.size
     # Pillow rotates these itself when they are loaded, and then their orientation is 1; their size is upright.
     by_pillow = orientation_of(image) if form == "TIFF" else 1
+    wide = is_wide(image)
     # The whole file is decoded, at the smallest scale that its format offers and that is large enough.
     image.draft("RGB", (EDGE, EDGE))
     within_limit(image).load()
@@ -145,7 +146,7 @@ def _look(image: Image.Image) -> dict[str, Any]:
         at = {str(d): _seen(upright_rgb(image, d), form) | {"clipped": clipped_share(image, d)} for d in DEPTHS}
         seen |= {"highest": samples[0], "usual": samples[1], "at": at}
     # Before other frames are looked for, which would load this one again.
-    seen |= {"reading": reading_of(image), "hidden": hidden_share(image)}
+    seen |= {"reading": reading_of(image, wide=wide), "hidden": hidden_share(image)}
     orientation = orientation_of(image)
     if orientation in TRANSPOSED:
         width, height = height, width

@@ -1,10 +1,12 @@
 """How the samples of any image become eight bits per channel: bit depth, sign, polarity and transparency."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 # How many bits the samples of a 16-bit file may have.
 DEPTHS = (8, 10, 12, 14, 16)
@@ -14,8 +16,9 @@ FULL_DEPTH = 16
 RARE, FEW = 0.001, 4
 # If no pixel is more opaque than this, of 255, the fourth channel is not transparency: nothing of the image would show.
 OPAQUE = 32
-# Of TIFF: what 0 means, and the value for white.
-PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+# Of TIFF: what 0 means, and the value for white; and whether samples have a sign, and the value for yes.
+PHOTOMETRIC, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 262, 0, 339, 2
+UNSIGNED = "convert it to 8 or 16 bits without a sign, so that 0 is black"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -29,6 +32,8 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
         # Pillow's own conversion would clip at 255 instead of scaling.
         levels = _float_levels(image) if image.mode == "F" else _deep_levels(image, depth)
         return Image.fromarray(255 - levels if _is_inverted(image) else levels).convert("RGB")
+    if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == SIGNED:
+        _check_range(np.asarray(image).view(np.int8), UNSIGNED)
     if image.has_transparency_data:
         image = _with_alpha(image)
         if _is_transparency(image):
@@ -37,9 +42,9 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
     return image.convert("RGB")
 
 
-def reading_of(image: Image.Image) -> str:
-    """How a loaded image is read where it is not the usual way; stored features depend on it."""
-    return "; ".join(_readings(image))
+def reading_of(image: Image.Image, *, wide: bool) -> str:
+    """How a loaded image is read where it is not the usual way; stored features depend on it. `wide`: see `is_wide`."""
+    return "; ".join(_readings(image, wide))
 
 
 def hidden_share(image: Image.Image) -> float:
@@ -83,12 +88,19 @@ def depth_for(highest: int) -> int:
     return next(depth for depth in DEPTHS if highest < 2**depth)
 
 
+def is_wide(image: Image.Image) -> bool:
+    """Whether an image in colour, not yet loaded, has over eight bits per channel; Pillow reads the upper eight."""
+    return isinstance(image, ImageFile) and not is_deep(image) and any(";16" in str(tile.args) for tile in image.tile)
+
+
 def clipped_share(image: Image.Image, depth: int) -> float:
     """The share of the samples of a loaded deep image that are too high for `depth` bits."""
     return float((np.asarray(image) >= 2**depth).mean())
 
 
-def _readings(image: Image.Image) -> Iterator[str]:
+def _readings(image: Image.Image, wide: bool) -> Iterator[str]:
+    if wide and np.asarray(image.convert("RGB")).max() < 16:
+        yield "16 bits per channel that use the lower 12, but Pillow reads the upper eight: almost black"
     if image.mode == "F":
         yield f"floating-point samples, of which {_float_white(np.asarray(image))} is white"
     if is_deep(image) and "transparency" in image.info:
@@ -101,8 +113,13 @@ def _readings(image: Image.Image) -> Iterator[str]:
 
 def _is_inverted(image: Image.Image) -> bool:
     """Whether 0 is white; Pillow itself inverts images of up to eight bits."""
-    is_tiff = image.format == "TIFF" and (is_deep(image) or image.mode == "F")
-    return is_tiff and image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO  # type: ignore[attr-defined]
+    return (is_deep(image) or image.mode == "F") and _tag(image, PHOTOMETRIC) == WHITE_IS_ZERO
+
+
+def _tag(image: Image.Image, tag: int) -> Any:
+    """The value, or the first of several, of a TIFF's tag; None: there is none."""
+    found = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
+    return found[0] if isinstance(found, tuple) else found
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
@@ -111,15 +128,15 @@ def _with_alpha(image: Image.Image) -> Image.Image:
 
 def _is_transparency(image: Image.Image) -> bool:
     """Whether the fourth channel of an RGBA image leaves something to see, or nothing would be to see without it."""
-    *colours, (_, most) = image.getextrema()
-    return bool(most >= OPAQUE or all(low == high for low, high in colours))  # type: ignore[misc, operator]
+    *colours, (_, most) = cast("tuple[tuple[int, int], ...]", image.getextrema())
+    return most >= OPAQUE or all(low == high for low, high in colours)
 
 
 def _deep_levels(image: Image.Image, depth: int) -> Array:
     samples = np.asarray(image)
     if image.mode == "I":
         # 32 bits, or signed 16 bits.
-        _check_range(samples, "convert it to 8 or 16 bits without a sign, so that 0 is black")
+        _check_range(samples, UNSIGNED)
     levels: Array = (samples.clip(0, 2**depth - 1) >> (depth - 8)).astype(np.uint8)
     transparent = image.info.get("transparency")
     return levels if transparent is None else np.where(samples == transparent, np.uint8(255), levels)
