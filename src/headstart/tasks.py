@@ -166,7 +166,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 
 
 def _warn_about_depth(data: PreparedData, classifier: ImageClassifier) -> None:
-    if (reason := other_depth(deep_samples(data.infos.values()), classifier.recipe.preprocessing.depth)) is not None:
+    if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
         log.warning("%s", reason)
 
 

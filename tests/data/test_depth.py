@@ -160,10 +160,20 @@ def test_used_depth__is_that_of_nearly_all(bits: list[int], used: int | None) ->
 
 @pytest.mark.parametrize(
     ("bits", "depth", "differs"),
-    [([16], 12, True), ([12], 16, True), ([12], 12, False), ([10], 12, False), ([10] * 10, 12, True), ([], 12, False)],
+    [
+        ([16], 12, "1 of 1 16-bit image with more than the 12 bits"),
+        ([12] * 99 + [16], 12, "1 of 100 16-bit images with more than the 12 bits"),
+        ([12], 16, "1 of 1 16-bit image with only 12 of the 16 bits"),
+        ([12, 16], 16, "1 of 2 16-bit images with only 12 of the 16 bits"),
+        ([10] * 10, 12, "10 of 10 16-bit images with only 10 of the 12 bits"),
+        ([10] * 9, 12, None),
+        ([12], 12, None),
+        ([], 12, None),
+    ],
 )
-def test_other_depth__of_new_images(bits: list[int], depth: int, differs: bool) -> None:
-    assert (other_depth([Samples(2**b - 1, 2**b - 1) for b in bits], depth) is not None) == differs
+def test_other_depth__of_new_images(bits: list[int], depth: int, differs: str | None) -> None:
+    found = other_depth({str(name): Samples(2**b - 1, 2**b - 1) for name, b in enumerate(bits)}, depth)
+    assert found is None if differs is None else str(found).startswith(differs)
 
 
 def test_depth__of_the_users_choice(tmp_path: Path) -> None:
@@ -220,7 +230,7 @@ def test_run__records_the_depth_and_predicts_with_it(tmp_path: Path, script: Scr
     assert {"annotated/dark/0.png.jpg", "contact_sheets/1.jpg"} < drawn[0].keys()
     brighter = draw_deep(tmp_path / "brighter", 16)
     options = [f"ckpt_path={checkpoint}", f"data.root={brighter}", f"hydra.run.dir={tmp_path / 'tested'}"]
-    assert "16 are used, but the classifier reads 12 bits" in script("train.py", "task=test", *options).err
+    assert "with more than the 12 bits that the classifier reads" in script("train.py", "task=test", *options).err
     (sprite,) = (tmp_path / "run" / "report").rglob("sprite.png")
     with Image.open(sprite) as image:
         assert np.percentile(np.asarray(image.convert("L")), 90) > 100, "thumbnails in TensorBoard"

@@ -86,11 +86,12 @@ def test_files_of_another_depth__are_said(
     classifier: ImageClassifier, tmp_path: Path, messages: list[str], workers: int
 ) -> None:
     pixels = np.random.default_rng(0).integers(500, 4096, (40, 40)).astype(np.uint16)
-    Image.fromarray(pixels).save(tmp_path / "a.png")
-    predict(classifier, [tmp_path / "a.png"] * 3, workers)
+    for name, factor in (("a.png", 1), ("b.png", 16)):
+        Image.fromarray(pixels * factor).save(tmp_path / name)
+    predict(classifier, [tmp_path / "a.png", tmp_path / "b.png"], workers)
     assert [message for message in messages if "bits" in message] == [
-        "3 images with 16 bits per sample, of which 12 are used, but the classifier reads 16 bits as in its training "
-        "images: they are seen darker than it was trained; scale the samples as those of the training images"
+        f"1 of 2 16-bit images with only 12 of the 16 bits that the classifier reads, such as {tmp_path / 'a.png'}: "
+        "they are seen too dark; scale their samples as those of the training images"
     ]
 
 

@@ -261,8 +261,8 @@ def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
 
 
 def _bits(infos: dict[str, ImageInfo], depth: int) -> Iterator[Finding]:
-    deep = [path for path, info in infos.items() if info.highest is not None]
-    used = used_depth(deep_samples(infos.values()))
+    deep = list(deep_samples(infos))
+    used = used_depth(deep_samples(infos).values())
     if used is None:
         return
     yield from (Finding(ODD_DEPTH, (path,), says) for path, says in odd_depths(infos, depth).items())

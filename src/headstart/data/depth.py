@@ -25,9 +25,13 @@ class Samples(NamedTuple):
     usual: int
 
 
-def deep_samples(infos: "Iterable[ImageInfo]") -> list[Samples]:
-    """The samples of those that are 16-bit files."""
-    return [Samples(info.highest, info.usual) for info in infos if info.highest is not None and info.usual is not None]
+def deep_samples(infos: "Mapping[str, ImageInfo]") -> dict[str, Samples]:
+    """The samples of those that are 16-bit files, by path."""
+    return {
+        path: Samples(info.highest, info.usual)
+        for path, info in infos.items()
+        if info.highest is not None and info.usual is not None
+    }
 
 
 def used_depth(found: Iterable[Samples]) -> int | None:
@@ -47,8 +51,7 @@ def chosen_depth(found: Iterable[Samples], setting: int | str) -> int:
 
 def odd_depths(infos: "Mapping[str, ImageInfo]", depth: int) -> dict[str, str]:
     """Of the images by path that stand out when they are read with `depth`, why."""
-    deep = {path: samples for path, info in infos.items() for samples in deep_samples([info])}
-    odd = {}
+    deep, odd = deep_samples(infos), {}
     for path, samples in deep.items():
         if samples.highest >= 2**depth:
             share = f"{infos[path].clipped:.1%}" if infos[path].clipped >= 0.001 else "less than 0.1 %"
@@ -61,16 +64,24 @@ def odd_depths(infos: "Mapping[str, ImageInfo]", depth: int) -> dict[str, str]:
     return odd
 
 
-def other_depth(found: list[Samples], depth: int) -> str | None:
-    """Why 16-bit files do not suit a classifier that reads `depth` bits; None: they do.
+def other_depth(found: Mapping[str, Samples], depth: int) -> str | None:
+    """Why 16-bit files, by their names, do not suit a classifier that reads `depth` bits; None: they do.
 
-    Of a few files, only a large difference says something: they may be dark.
+    A file that uses fewer bits may be dark: so only a large difference counts, or one of many files.
     """
-    used = used_depth(found)
-    if used is None or used == depth or (used > depth - FAR and used < depth and len(found) < MANY):
+    bits = {name: bits_of(*samples) for name, samples in found.items()}
+    brighter = [name for name in bits if bits[name] > depth]
+    darker = [name for name in bits if bits[name] <= depth - FAR]
+    if len(bits) >= MANY and not brighter and (used_depth(found.values()) or depth) < depth:
+        darker = list(bits)
+    if not brighter and not darker:
         return None
-    effect = "brighter samples are clipped" if used > depth else "they are seen darker than it was trained"
+    names, than, effect = (
+        (brighter, f"more than the {depth} bits", "they are clipped")
+        if brighter
+        else (darker, f"only {max(bits[name] for name in darker)} of the {depth} bits", "they are seen too dark")
+    )
     return (
-        f"{counted(len(found), 'image')} with 16 bits per sample, of which {used} are used, but the classifier reads "
-        f"{depth} bits as in its training images: {effect}; scale the samples as those of the training images"
+        f"{len(names)} of {counted(len(bits), '16-bit image')} with {than} that the classifier reads, such as "
+        f"{names[0]}: {effect}; scale their samples as those of the training images"
     )

@@ -75,15 +75,15 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     unusable = (path for path, info in infos.items() if info.fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)
     # The test split has no say in what is trained, but is all there is in some folders.
-    learnt = [infos[sample.path] for sample in scan.samples if sample.split != "test"]
-    depth = chosen_depth(deep_samples(learnt) or deep_samples(infos.values()), settings.depth)
+    learnt = {sample.path: infos[sample.path] for sample in scan.samples if sample.split != "test"}
+    depth = chosen_depth((deep_samples(learnt) or deep_samples(infos)).values(), settings.depth)
     infos = {path: info.seen_at(depth) for path, info in infos.items()}
     manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=()), infos, depth, settings)
     return PreparedData(manifest, scan, infos)
 
 
 def _with_depth(manifest: Manifest, infos: dict[str, ImageInfo], depth: int, settings: DataSettings) -> Manifest:
-    if not deep_samples(infos.values()):
+    if not deep_samples(infos):
         return replace(manifest, depth=depth)
     notes = [] if depth == FULL_DEPTH else [f"16-bit files are read as {depth}-bit ones (data.depth={settings.depth})"]
     if odd := odd_depths({path: info for path, info in infos.items() if info.fault is None}, depth):

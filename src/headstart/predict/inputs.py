@@ -72,16 +72,17 @@ class Notes:
 
     def __init__(self, depth: int) -> None:
         self._depth = depth
-        self._samples: list[Samples] = []
+        self._samples: dict[str, Samples] = {}
         self._with_frames: list[str] = []
 
     def add(self, inputs: Iterable[Input], notes: Iterable[Note | None], first: int) -> None:
         """Takes in the notes of `inputs`, of which the first one has this number."""
         for number, (given, note) in enumerate(zip(inputs, notes, strict=True), first):
+            name = str(given) if isinstance(given, Path) else f"image {number}"
             if note is not None and note.samples is not None:
-                self._samples.append(Samples(*note.samples))
+                self._samples[name] = Samples(*note.samples)
             if note is not None and note.has_more_frames:
-                self._with_frames.append(str(given) if isinstance(given, Path) else f"image {number}")
+                self._with_frames.append(name)
 
     def log(self) -> None:
         """Warns about another bit depth than the training images', and about pages and frames that are not used."""
