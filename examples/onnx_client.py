@@ -69,7 +69,10 @@ def rare(count: int) -> int:
 
 def on_white(image: Image.Image) -> Image.Image:
     """An image of eight bits in RGB, transparent areas white; alpha that would hide everything is ignored."""
-    is_signed = image.mode == "L" and image.format == "TIFF" and image.tag_v2.get(339) in (2, (2,))
+    tags = image.tag_v2 if image.format == "TIFF" else {}
+    if tags.get(284) == 2 and tags.get(259) == 1 and max(tags.get(258)) > 8:
+        raise ValueError("channels of 16 bits that are stored one after the other have no known meaning to Pillow")
+    is_signed = image.mode == "L" and tags.get(339) in (2, (2,))
     if is_signed and usual_range(np.asarray(image).view(np.int8))[0] < 0:
         raise ValueError("negative samples have no known meaning")
     if not image.has_transparency_data:

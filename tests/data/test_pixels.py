@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from odd_files import deep_png
+from odd_files import deep_png, planar_tiff
 from PIL import Image, TiffImagePlugin
 
 from headstart.data.image_info import ImageInfo, inspect_images
@@ -90,6 +90,15 @@ def test_signed__negative_samples_are_refused_by_name(tmp_path: Path) -> None:
         read_rgb(path)
     assert info_of(path).fault == "unreadable"
     assert str(info_of(path).reason).endswith("convert it to 8 or 16 bits without a sign, so that 0 is black")
+
+
+def test_planes__of_16_bits_are_refused_by_name(tmp_path: Path) -> None:
+    samples = np.repeat(LEVELS[..., None], 3, 2)
+    (tmp_path / "a.tif").write_bytes(planar_tiff(samples))
+    assert (seen(tmp_path / "a.tif") == LEVELS).all()
+    (tmp_path / "b.tif").write_bytes(planar_tiff(samples.astype(np.uint16) * 257))
+    with pytest.raises(UnreadableImage, match="its 16-bit channels are stored one after the other"):
+        read_rgb(tmp_path / "b.tif")
 
 
 def test_signed__8_bits(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT
-from odd_files import deep_png
+from odd_files import deep_png, planar_tiff
 from PIL import Image, TiffImagePlugin
 
 from headstart.data.images import read_rgb
@@ -87,6 +87,7 @@ ODD: dict[str, bytes] = {
     "alpha is 1": saved(with_alpha(np.ones(1)), "PNG"),
     "LA": saved(with_alpha(ALPHA).convert("LA"), "PNG"),
     "palette": palette(),
+    "8-bit planes": planar_tiff(COLOUR),
     "CMYK": saved(Image.fromarray(COLOUR).convert("CMYK"), "JPEG"),
     "CIELAB": saved(Image.fromarray(COLOUR).convert("LAB"), "TIFF"),
     "YCbCr": saved(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF"),
@@ -98,6 +99,7 @@ ODD: dict[str, bytes] = {
     "elongated": saved(Image.fromarray(COLOUR).resize((700, 9)), "PNG"),
 }
 REFUSED: dict[str, bytes] = {
+    "16-bit planes": planar_tiff(COLOUR.astype(np.uint16) * 257),
     "signed, 8 bits": tiff(GRAY, 339, 2),
     "signed": tiff((DEEP.astype(np.int16) - 1000).view(np.uint16), 339, 2),
     "32 bits": saved(DEEP.astype(np.int32) * 40, "TIFF"),

@@ -18,6 +18,8 @@ RARE, FEW = 0.001, 4
 OPAQUE = 32
 # Of TIFF: what 0 means, and the value for white; and whether samples have a sign, and the value for yes.
 PHOTOMETRIC, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 262, 0, 339, 2
+# … and whether channels are stored one after the other.
+BITS, COMPRESSION, RAW, PLANAR, SEPARATE = 258, 259, 1, 284, 2
 UNSIGNED = "convert it to 8 or 16 bits without a sign, so that 0 is black"
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,6 +34,10 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
         # Pillow's own conversion would clip at 255 instead of scaling.
         levels = _float_levels(image) if image.mode == "F" else _deep_levels(image, depth)
         return Image.fromarray(255 - levels if _is_inverted(image) else levels).convert("RGB")
+    if _tag(image, PLANAR) == SEPARATE and _tag(image, COMPRESSION) == RAW and _tag(image, BITS) > 8:
+        raise ValueError(
+            "its 16-bit channels are stored one after the other, which Pillow misreads: convert it to 8 bits"
+        )
     if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == SIGNED:
         _check_range(np.asarray(image).view(np.int8), UNSIGNED)
     if image.has_transparency_data:
