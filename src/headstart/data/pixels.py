@@ -34,12 +34,7 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
         # Pillow's own conversion would clip at 255 instead of scaling.
         levels = _float_levels(image) if image.mode == "F" else _deep_levels(image, depth)
         return Image.fromarray(255 - levels if _is_inverted(image) else levels).convert("RGB")
-    if _tag(image, PLANAR) == SEPARATE and _tag(image, COMPRESSION) == RAW and _tag(image, BITS) > 8:
-        raise ValueError(
-            "its 16-bit channels are stored one after the other, which Pillow misreads: convert it to 8 bits"
-        )
-    if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == SIGNED:
-        _check_range(np.asarray(image).view(np.int8), UNSIGNED)
+    _check_tags(image)
     if image.has_transparency_data:
         image = _with_alpha(image)
         if _is_transparency(image):
@@ -146,6 +141,14 @@ def _deep_levels(image: Image.Image, depth: int) -> Array:
     levels: Array = (samples.clip(0, 2**depth - 1) >> (depth - 8)).astype(np.uint8)
     transparent = image.info.get("transparency")
     return levels if transparent is None else np.where(samples == transparent, np.uint8(255), levels)
+
+
+def _check_tags(image: Image.Image) -> None:
+    """Raises ValueError if the samples of an image of eight bits are not what Pillow takes them for."""
+    if _tag(image, PLANAR) == SEPARATE and _tag(image, COMPRESSION) == RAW and _tag(image, BITS) > 8:
+        raise ValueError("its 16-bit channels are stored one after the other, which Pillow misreads: convert it")
+    if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == SIGNED:
+        _check_range(np.asarray(image).view(np.int8), UNSIGNED)
 
 
 def _check_range(samples: Array, advice: str) -> None:
