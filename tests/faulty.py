@@ -70,23 +70,23 @@ def file_too_large(root: Path) -> Expected:
 
 
 def uniform_remainder(root: Path) -> Expected:
-    content = _content(photo(root / "train/cat/broken.bmp", 977))
+    content = _content(photo(root / "train/cat/broken.bmp", 1101))
     half = len(content) // 2
     return _put(root, "train/cat/broken.bmp", content[:half] + bytes(len(content) - half), "uniform remainder")
 
 
 def file_about_an_image(root: Path) -> Expected:
-    photo(root / "train/cat/03_mask.png", 978)
+    photo(root / "train/cat/03_mask.png", 1102)
     return "file about an image", ("train/cat/03_mask.png",)
 
 
 def smaller_version(root: Path) -> Expected:
-    photo(root / "valid/cat/02-150x113.jpg", 979)
+    photo(root / "valid/cat/02-150x113.jpg", 1103)
     return "smaller version of an image", ("valid/cat/02-150x113.jpg",)
 
 
 def same_name(root: Path) -> Expected:
-    photo(root / "test/cat/01.png", 980)
+    photo(root / "test/cat/01.png", 1104)
     return "several files of one name", ("test/cat/01.jpg", "test/cat/01.png")
 
 
@@ -216,7 +216,7 @@ def alpha_of_nothing(root: Path) -> Expected:
 
 def with_alpha(path: Path, values: list[int]) -> None:
     """A photo with these values of alpha, repeated from left to right and from top to bottom."""
-    image = Image.open(photo(path, 976 + len(values)))
+    image = Image.open(photo(path, 1200 + len(values)))
     image.putalpha(Image.fromarray(np.resize(np.array(values, np.uint8), image.size[::-1])))
     image.save(path)
 
