@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
@@ -61,6 +61,9 @@ COMPANIONS = (
     (ABOUT, re.compile(r"(masks?|seg|label|depth|gt)[ _.-](?P<of>.+)$")),
     (SMALLER, re.compile(r"(?P<of>.+)[ _.-](thumb|thumbnail|small|preview|tn|[0-9]{2,4}x[0-9]{2,4})$")),
     (SMALLER, re.compile(r"(thumb|thumbnail|small|preview|tn)[ _.-](?P<of>.+)$")),
+)
+FOLDERS_ABOUT = re.compile(
+    r"(masks?|segm?|segmentations?|labels?|depths?|gt|ground[ _-]?truth|annotations?|thumbs|thumbnails|previews)"
 )
 # Formats that are no mistake under the extension of another one.
 VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
@@ -175,9 +178,25 @@ def _companions(scan: Scan) -> Iterator[Finding]:
         else:
             if len(paths) > 1:
                 yield Finding(SAME_NAME, tuple(paths))
+    for path, folder in _in_folders_about(scan.samples):
+        found[ABOUT, f"*/{folder}/*"].append(path)
     for (kind, pattern), paths in found.items():
         setting = f"data.exclude=['{pattern}']"
         yield Finding(kind, tuple(paths), f'beside the images themselves; to leave them out: "{setting}"')
+
+
+def _in_folders_about(samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+    """The files in folders such as x/masks beside x/images, where x is a class, and the name of the folder."""
+    stems: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample in samples:
+        stems[sample.class_name, PurePosixPath(sample.path).stem].append(sample.path)
+    for sample in samples:
+        above = PurePosixPath(sample.path).parent.parts
+        inner = above[len(above) - above[::-1].index(sample.class_name) :] if sample.class_name in above else ()
+        same = stems[sample.class_name, PurePosixPath(sample.path).stem]
+        for folder in filter(lambda name: FOLDERS_ABOUT.fullmatch(name.lower()), inner):
+            if any(f"/{folder}/" not in path for path in same):
+                yield sample.path, folder
 
 
 def _pattern(match: re.Match[str]) -> str:
