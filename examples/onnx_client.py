@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 # How an image with this EXIF orientation is turned upright.
 TURN = {
@@ -17,6 +17,8 @@ TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# Pillow opens 16-bit TIFF files whose 0 is white only if they are little-endian.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
 ELONGATED = 64  # times as long as wide
 
 

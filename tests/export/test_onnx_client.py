@@ -40,11 +40,12 @@ def tiff(samples: Array, tag: int, value: int) -> bytes:
     tags = TiffImagePlugin.ImageFileDirectory_v2()
     tags[tag] = value
     content = bytearray(saved(samples, "TIFF", tiffinfo=tags))
-    (start,) = struct.unpack_from("<I", content, 4)
-    (count,) = struct.unpack_from("<H", content, start)
+    order = "<" if content.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
     for at in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from("<H", content, at)[0] == tag:
-            struct.pack_into("<H", content, at + 8, value)
+        if struct.unpack_from(f"{order}H", content, at)[0] == tag:
+            struct.pack_into(f"{order}H", content, at + 8, value)
     return bytes(content)
 
 
@@ -73,6 +74,7 @@ ODD: dict[str, bytes] = {
     "12 of 16 bits": saved(DEEP, "PNG"),
     "big-endian": saved(DEEP.astype(">u2"), "TIFF"),
     "16 bits, white is 0": tiff(DEEP, 262, 0),
+    "big-endian, white is 0": tiff(DEEP.astype(">u2"), 262, 0),
     "32 bits": saved(DEEP.astype(np.int32), "TIFF"),
     "32 bits, a defective pixel": saved(np.where(OTHERS, DEEP, -5).astype(np.int32), "TIFF"),
     "16 bits, transparent value": saved(DEEP, "PNG", transparency=int(DEEP[0, 0])),
