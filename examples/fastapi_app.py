@@ -17,8 +17,9 @@ predictor = headstart.load(os.environ["RUN"])
 def predict(file: UploadFile) -> dict[str, Any]:
     """The three most probable classes of an image. FastAPI calls it in threads, which may share a predictor."""
     try:
+        # As it is: the predictor converts images as predict.py does, 16-bit and transparent ones too.
         image = Image.open(io.BytesIO(file.file.read()))
-    except UnidentifiedImageError:
+    except (UnidentifiedImageError, Image.DecompressionBombError):
         raise HTTPException(422, "not an image") from None
     (found,) = predictor.predict(image)
     if found.error is not None:

@@ -1,5 +1,6 @@
 """A clean folder of images, and one function per fault that the audit finds."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -58,6 +59,35 @@ def not_an_image(root: Path) -> Expected:
 def decompression_bomb(root: Path) -> Expected:
     Image.new("1", (10_000, 10_000)).save(root / "train/bee/vast.png")
     return "decompression bomb", ("train/bee/vast.png",)
+
+
+def file_too_large(root: Path) -> Expected:
+    path = root / "train/cat/huge.jpg"
+    path.touch()
+    # A sparse file, which takes up no space.
+    os.truncate(path, 40 * 10**9)
+    return "file too large", ("train/cat/huge.jpg",)
+
+
+def uniform_remainder(root: Path) -> Expected:
+    content = _content(photo(root / "train/cat/broken.bmp", 1101))
+    half = len(content) // 2
+    return _put(root, "train/cat/broken.bmp", content[:half] + bytes(len(content) - half), "uniform remainder")
+
+
+def file_about_an_image(root: Path) -> Expected:
+    photo(root / "train/cat/03_mask.png", 1102)
+    return "file about an image", ("train/cat/03_mask.png",)
+
+
+def smaller_version(root: Path) -> Expected:
+    photo(root / "valid/cat/02-150x113.jpg", 1103)
+    return "smaller version of an image", ("valid/cat/02-150x113.jpg",)
+
+
+def same_name(root: Path) -> Expected:
+    photo(root / "test/cat/01.png", 1104)
+    return "several files of one name", ("test/cat/01.jpg", "test/cat/01.png")
 
 
 def placeholder_by_name(root: Path) -> Expected:
@@ -174,6 +204,23 @@ def overexposed(root: Path) -> Expected:
     return "overexposed", ("valid/ant/bright.png",)
 
 
+def hidden_by_transparency(root: Path) -> Expected:
+    with_alpha(root / "train/cat/masked.png", [255] * 60 + [0] * 30)
+    return "hidden by transparency", ("train/cat/masked.png",)
+
+
+def alpha_of_nothing(root: Path) -> Expected:
+    with_alpha(root / "train/cat/alpha.png", [1])
+    return "unusual pixel values", ("train/cat/alpha.png",)
+
+
+def with_alpha(path: Path, values: list[int]) -> None:
+    """A photo with these values of alpha, repeated from left to right and from top to bottom."""
+    image = Image.open(photo(path, 1200 + len(values)))
+    image.putalpha(Image.fromarray(np.resize(np.array(values, np.uint8), image.size[::-1])))
+    image.save(path)
+
+
 def _scaled(path: Path, factor: float, offset: int) -> None:
     Image.open(photo(path, 912)).point(lambda value: round(value * factor + offset)).save(path)
 
@@ -234,6 +281,11 @@ FAULTS: tuple[Fault, ...] = (
     empty_file,
     not_an_image,
     decompression_bomb,
+    file_too_large,
+    file_about_an_image,
+    smaller_version,
+    same_name,
+    uniform_remainder,
     placeholder_by_name,
     placeholder_of_one_colour,
     placeholder_drawn,
@@ -262,6 +314,8 @@ FAULTS: tuple[Fault, ...] = (
     blurry,
     dark,
     overexposed,
+    hidden_by_transparency,
+    alpha_of_nothing,
     # Last, because it renames a folder into which others put files.
     similar_class_names,
 )

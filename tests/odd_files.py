@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from headstart.data.metadata import PNG_START
+
 SIZE = (60, 40)
 # A field of EXIF or TIFF: tag, type, count, value. Types: 2 text, 3 short, 4 long, 5 rational, 7 undefined.
 Field = tuple[int, int, int, bytes]
@@ -173,3 +175,26 @@ def others() -> Iterator[tuple[str, bytes]]:
     odd = struct.pack(">I", 12) + b"res abcd"
     header = struct.pack(">I", size + len(odd)) + plain[start + 4 : start + size] + odd
     yield "JPEG 2000 with an odd resolution", plain[:start] + header + plain[start + size :]
+
+
+def deep_png(samples: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
+    """A PNG (H×W×3 or H×W×4) with 16 bits per channel, which Pillow does not write."""
+    height, width, channels = samples.shape
+    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    return PNG_START + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+def planar_tiff(samples: np.ndarray[Any, np.dtype[Any]]) -> bytes:
+    """A TIFF (H×W×3, unsigned) whose channels are stored one after the other, which Pillow does not write."""
+    height, width, channels = samples.shape
+    planes = [np.ascontiguousarray(samples[..., channel]).tobytes() for channel in range(channels)]
+    end = 8 + len(planes[0]) * channels
+    starts, sizes = [8 + len(planes[0]) * channel for channel in range(channels)], [len(plane) for plane in planes]
+    lists = struct.pack("<3H3I3I", *[8 * samples.itemsize] * 3, *starts, *sizes)
+    # Tag, type, count, value or place; 3 is short, 4 long.
+    fields = [(256, 3, 1, width), (257, 3, 1, height), (258, 3, 3, end), (259, 3, 1, 1), (262, 3, 1, 2)]
+    fields += [(273, 4, 3, end + 6), (277, 3, 1, 3), (278, 3, 1, height), (279, 4, 3, end + 18), (284, 3, 1, 2)]
+    directory = struct.pack("<H", len(fields)) + b"".join(struct.pack("<HHII", *field) for field in fields) + bytes(4)
+    return b"II*\0" + struct.pack("<I", end + len(lists)) + b"".join(planes) + lists + directory

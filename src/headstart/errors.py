@@ -14,7 +14,7 @@ class HeadstartError(Exception):
 class UnreadableImage(HeadstartError):
     """A file that is not a readable image; `fault` is one of FAULTS."""
 
-    FAULTS = ("unreadable", "truncated", "empty file", "not an image", "decompression bomb")
+    FAULTS = ("unreadable", "truncated", "empty file", "not an image", "decompression bomb", "file too large")
 
     def __init__(self, message: str, fault: str = "unreadable") -> None:
         super().__init__(message)

@@ -12,8 +12,9 @@ from headstart.commands import command
 from headstart.comparing.compare import compare
 from headstart.config.features import EncoderSettings
 from headstart.config.train import TrainSettings
+from headstart.data.depth import deep_samples, other_depth
 from headstart.data.manifest import Manifest
-from headstart.data.prepare import inspect_data, prepare_data
+from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError, listed
@@ -70,6 +71,7 @@ def test(settings: TrainSettings) -> dict[str, float]:
             make_dataset(settings.data, settings.data.seed)
             data = prepare_data(settings.data, settings.data.seed)
             _check_same_classes(data.manifest, classifier)
+            _warn_about_depth(data, classifier)
             if "test" not in data.manifest.splits:
                 raise HeadstartError(f"{data.manifest.root} has no test split")
         with lightning_errors(settings):
@@ -104,6 +106,7 @@ def report(settings: TrainSettings) -> bool:
     make_dataset(settings.data, settings.data.seed)
     data = prepare_data(settings.data, settings.data.seed)
     _check_same_classes(data.manifest, classifier)
+    _warn_about_depth(data, classifier)
     loaders = ImageDataModule(settings, data.manifest)
     with lightning_errors(settings):
         loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
@@ -165,6 +168,11 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "compare": compare,
     "export": export,
 }
+
+
+def _warn_about_depth(data: PreparedData, classifier: ImageClassifier) -> None:
+    if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
+        log.warning("%s", reason)
 
 
 def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None:

@@ -4,7 +4,17 @@ import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
 from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP, UNUSED_BITS
+from headstart.auditing.kinds import (
+    ABOUT,
+    GROUPS_ACROSS_SPLITS,
+    KINDS,
+    MISSING_GROUPS,
+    NO_GROUP,
+    ODD_DEPTH,
+    SAME_NAME,
+    SMALLER,
+    UNUSED_BITS,
+)
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import MISSING, inspect_images
 from headstart.data.labels import CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
@@ -15,7 +25,8 @@ from headstart.data.scan import scan_folder
 # pytest shows this warning, which the program suppresses because it rejects such an image anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 # The others take features to find: see test_near_duplicates.py and tests/e2e/test_data.py.
-# Those of test_findings_of_labels.py.
+# Those of test_depth.py, and those of test_findings_of_labels.py.
+OF_DEPTH = {UNUSED_BITS, ODD_DEPTH}
 OF_LABELS = {MISSING, INCOMPLETE, DUPLICATE, CONFLICTING_ROWS, GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS}
 BY_CONTENT = tuple(fault for fault in FAULTS if fault not in FROM_FEATURES)
 
@@ -50,7 +61,7 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | {UNUSED_BITS} == set(KINDS)
+    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | OF_DEPTH == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:
@@ -174,3 +185,36 @@ def test_placeholder_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["piano_image", "domino-photo", "img_0012", "missing_tooth", "casino"])
 def test_placeholder_names__false_friends(name: str) -> None:
     assert not SIGN_NAMES.search(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "pattern"),
+    [
+        ("00_mask.png", ABOUT, "*_mask.*"),
+        ("00-Seg.png", ABOUT, "*-seg.*"),
+        ("00.labels.png", ABOUT, "*.labels.*"),
+        ("00_depth.jpg", ABOUT, "*_depth.*"),
+        ("mask_00.jpg", ABOUT, "mask_*"),
+        ("00.thumb.jpg", SMALLER, "*.thumb.*"),
+        ("00_small.jpg", SMALLER, "*_small.*"),
+        ("00-150x100.jpg", SMALLER, "*-[0-9]*x[0-9]*.*"),
+        ("tn_00.jpg", SMALLER, "tn_*"),
+        ("masks/00.png", ABOUT, "*/masks/*"),
+        ("more/00.png", None, None),
+        ("masks/no such image.png", None, None),
+        ("00.png", SAME_NAME, None),
+        ("no such image_mask.png", None, None),
+        ("mask.png", None, None),
+    ],
+)
+def test_companions__are_found_by_name_and_left_out_by_the_pattern(
+    tmp_path: Path, name: str, kind: str | None, pattern: str | None
+) -> None:
+    photo(clean(tmp_path) / "train/cat" / name, 981)
+    found = problems(tmp_path)
+    assert [finding.kind for finding in found] == ([kind] if kind else [])
+    if pattern is None:
+        return
+    assert f"data.exclude=['{pattern}']" in found[0].says
+    scan = scan_folder(tmp_path, SplitSettings(train=6, valid=3), seed=0, exclude=[pattern])
+    assert list(scan.left_out) == [f"train/cat/{name}"]

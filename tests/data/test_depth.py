@@ -3,21 +3,19 @@
 import base64
 import io
 import re
-import struct
-import zlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from conftest import SMALL, Script, settings_of
-from odd_files import chunk
+from odd_files import deep_png
 from PIL import Image
 
 from headstart.auditing.findings import Finding, find_problems
+from headstart.auditing.kinds import ODD_DEPTH
 from headstart.data.dataset import ImageDataset
+from headstart.data.depth import Samples, other_depth, used_depth
 from headstart.data.images import read_rgb
-from headstart.data.metadata import PNG_START
 from headstart.data.prepare import PreparedData, inspect_data
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalTransform
@@ -45,7 +43,7 @@ def data_of(root: Path, *overrides: str) -> PreparedData:
     return inspect_data(settings.data, 0)
 
 
-@pytest.mark.parametrize("bits", [8, 12, 16])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_auto__is_what_the_files_hold(tmp_path: Path, bits: int) -> None:
     data = data_of(draw_deep(tmp_path / "images", bits))
     assert data.manifest.depth == bits
@@ -60,6 +58,122 @@ def test_auto__is_what_the_files_hold(tmp_path: Path, bits: int) -> None:
         assert f"16-bit files are read as {bits}-bit ones (data.depth=auto)" in data.manifest.describe()
     # As many bits as one image uses are not what all of them use.
     assert not [f for f in find_problems(data) if f.kind in ("dark", "overexposed")]
+
+
+def odd(data: PreparedData) -> dict[str, str]:
+    """Of the images that stand out by their bit depth, why."""
+    return {f.paths[0]: f.says for f in find_problems(data) if f.kind == ODD_DEPTH}
+
+
+def with_hot_pixel(path: Path, value: int = 65535) -> None:
+    with Image.open(path) as image:
+        pixels = np.array(image)
+    pixels[3, 4] = value
+    Image.fromarray(pixels).save(path)
+
+
+def test_hot_pixel__of_one_file_does_not_decide_for_all(tmp_path: Path) -> None:
+    root = draw_deep(tmp_path / "images", 12)
+    with_hot_pixel(root / "light" / "3.png")
+    data = data_of(root)
+    assert data.manifest.depth == 12
+    assert odd(data) == {
+        "light/3.png": "samples up to 65,535: less than 0.1 % of it is too bright for 12 bits and clipped"
+    }
+    assert "of another bit depth than the others: light/3.png (see task=audit)" in data.manifest.notes
+
+
+def test_hot_pixel__in_every_file(tmp_path: Path) -> None:
+    root = draw_deep(tmp_path / "images", 12)
+    for path in root.rglob("*.png"):
+        with_hot_pixel(path)
+    data = data_of(root)
+    assert data.manifest.depth == 12
+    assert len(odd(data)) == 24
+
+
+def test_a_brighter_pixel__of_the_same_camera_counts(tmp_path: Path) -> None:
+    """Few pixels of a night sky use the bits that all others leave unused."""
+    root = draw_deep(tmp_path / "images", 10)
+    for path in root.rglob("*.png"):
+        with_hot_pixel(path, 4000)
+    assert data_of(root).manifest.depth == 12
+
+
+def test_file_of_another_camera__is_outvoted_and_named(tmp_path: Path) -> None:
+    root = draw_deep(tmp_path / "images", 12)
+    (draw_deep(tmp_path / "other", 16) / "light" / "0.png").rename(root / "light" / "0.png")
+    data = data_of(root)
+    assert data.manifest.depth == 12
+    assert list(odd(data)) == ["light/0.png"]
+    assert "100.0% of it is too bright for 12 bits and clipped" in odd(data)["light/0.png"]
+
+
+def test_two_cameras__all_are_read_alike_and_the_darker_ones_named(tmp_path: Path) -> None:
+    root, other = draw_deep(tmp_path / "images", 12), draw_deep(tmp_path / "other", 16)
+    for index in range(5):
+        (other / "light" / f"{index}.png").rename(root / "light" / f"{index}.png")
+    data = data_of(root)
+    assert data.manifest.depth == 16
+    assert len(odd(data)) == 19
+    assert set(odd(data).values()) == {
+        "it uses only 12 of the 16 bits that are read: from another source, or almost black"
+    }
+
+
+def test_audit__sees_the_pixels_that_training_sees(tmp_path: Path) -> None:
+    root, other = draw_deep(tmp_path / "images", 16), draw_deep(tmp_path / "other", 12)
+    (other / "light" / "0.png").rename(root / "light" / "0.png")
+    data = data_of(root)
+    assert [f.paths for f in find_problems(data) if f.kind == "dark"] == [("light/0.png",)]
+    assert data.infos["light/0.png"].brightest < 16
+
+
+def test_test_split__of_another_depth_has_no_say(tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    draw_deep(root / "train", 12)
+    draw_deep(root / "test", 16)
+    data = data_of(root)
+    assert data.manifest.depth == 12
+    assert {path.partition("/")[0] for path in odd(data)} == {"test"}
+
+
+def test_8_bit_file__among_deep_ones_is_named(tmp_path: Path) -> None:
+    root = draw_deep(tmp_path / "images", 12)
+    Image.new("L", (40, 40), 200).save(root / "light" / "3.png")
+    assert odd(data_of(root)) == {"light/3.png": "8 bits per sample, among images with 16"}
+
+
+def test_16_bit_file__among_8_bit_ones_decides_for_itself(flat: Path) -> None:
+    (draw_deep(flat.parent / "other", 12) / "light" / "0.png").rename(flat / "red" / "deep.png")
+    data = data_of(flat)
+    assert (data.manifest.depth, odd(data)) == (12, {})
+
+
+@pytest.mark.parametrize(
+    ("bits", "used"),
+    [([12] * 9 + [16], 12), ([12] * 8 + [16], 16), ([12] * 9 + [14], 14), ([12] * 98 + [16] * 2, 12), ([], None)],
+)
+def test_used_depth__is_that_of_nearly_all(bits: list[int], used: int | None) -> None:
+    assert used_depth(Samples(2**b - 1, 2**b - 1) for b in bits) == used
+
+
+@pytest.mark.parametrize(
+    ("bits", "depth", "differs"),
+    [
+        ([16], 12, "1 of 1 16-bit image with more than the 12 bits"),
+        ([12] * 99 + [16], 12, "1 of 100 16-bit images with more than the 12 bits"),
+        ([12], 16, "1 of 1 16-bit image with only 12 of the 16 bits"),
+        ([12, 16], 16, "1 of 2 16-bit images with only 12 of the 16 bits"),
+        ([10] * 10, 12, "10 of 10 16-bit images with only 10 of the 12 bits"),
+        ([10] * 9, 12, None),
+        ([12], 12, None),
+        ([], 12, None),
+    ],
+)
+def test_other_depth__of_new_images(bits: list[int], depth: int, differs: str | None) -> None:
+    found = other_depth({str(name): Samples(2**b - 1, 2**b - 1) for name, b in enumerate(bits)}, depth)
+    assert found is None if differs is None else str(found).startswith(differs)
 
 
 def test_depth__of_the_users_choice(tmp_path: Path) -> None:
@@ -114,6 +228,9 @@ def test_run__records_the_depth_and_predicts_with_it(tmp_path: Path, script: Scr
     assert "dark/0.png" in tables[0]
     assert drawn[0] == drawn[1]
     assert {"annotated/dark/0.png.jpg", "contact_sheets/1.jpg"} < drawn[0].keys()
+    brighter = draw_deep(tmp_path / "brighter", 16)
+    options = [f"ckpt_path={checkpoint}", f"data.root={brighter}", f"hydra.run.dir={tmp_path / 'tested'}"]
+    assert "with more than the 12 bits that the classifier reads" in script("train.py", "task=test", *options).err
     (sprite,) = (tmp_path / "run" / "report").rglob("sprite.png")
     with Image.open(sprite) as image:
         assert np.percentile(np.asarray(image.convert("L")), 90) > 100, "thumbnails in TensorBoard"
@@ -138,12 +255,3 @@ def test_colour__has_eight_bits_whatever_the_depth(tmp_path: Path, kind: str) ->
         assert (np.asarray(image) == 0x8F).all()
     found = np.asarray(read_rgb(path, 12))
     assert (found == np.asarray(read_rgb(path, 16))).all()
-
-
-def deep_png(samples: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
-    """A PNG (H×W×3 or H×W×4) with 16 bits per channel, which Pillow does not write."""
-    height, width, channels = samples.shape
-    header = struct.pack(">IIBBBBB", width, height, 16, {3: 2, 4: 6}[channels], 0, 0, 0)
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in samples)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
-    return PNG_START + b"".join(chunk(kind, data) for kind, data in chunks)

@@ -1,3 +1,6 @@
+import os
+import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -5,8 +8,11 @@ import pytest
 from conftest import draw
 from PIL import Image
 
+from headstart.data import images
+from headstart.data.image_info import inspect_images
 from headstart.data.images import allowed_pixels, read_rgb
-from headstart.errors import UnreadableImage
+from headstart.data.table import read_table
+from headstart.errors import HeadstartError, UnreadableImage
 
 # pytest shows this warning, which the program suppresses because it rejects such an image anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -141,3 +147,53 @@ def test_very_large__other_formats_need_the_setting(tmp_path: Path, most: int) -
     before = Image.MAX_IMAGE_PIXELS
     with allowed_pixels(None):
         assert before == Image.MAX_IMAGE_PIXELS
+
+
+def test_file_of_40_gb__is_refused_without_being_read(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    os.truncate(tmp_path / "a.jpg", 40 * 10**9)
+    with pytest.raises(
+        UnreadableImage, match=r"its 40\.0 GB are more than the 1\.4 GB .*; data.max_pixels=2500000000"
+    ) as e:
+        read_rgb(tmp_path / "a.jpg")
+    assert e.value.fault == "file too large"
+
+
+def test_small_limit_on_pixels__is_none_on_ordinary_files(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", (200, 50, 40), 0, size=(20, 20))
+    with allowed_pixels(400):
+        assert read_rgb(tmp_path / "a.png").size == (20, 20)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_pipes_and_devices__are_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    path = tmp_path / "a.jpg"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        monkeypatch.chdir(tmp_path)  # the path of a socket is short
+        socket.socket(socket.AF_UNIX).bind("a.jpg")
+    with pytest.raises(UnreadableImage, match="it is not a regular file, but a pipe, a socket or a device"):
+        read_rgb(path)
+    assert inspect_images(tmp_path, ["a.jpg"])["a.jpg"].fault == "unreadable"
+
+
+def test_huge_member_of_an_archive__is_refused_without_being_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("x/a.jpg", bytes(1700))
+    monkeypatch.setattr(images, "DEFAULT_PIXELS", 100)
+    monkeypatch.setattr(images, "read_file", None)
+    with allowed_pixels(100), pytest.raises(UnreadableImage, match=r"data\.max_pixels=107 allows them") as caught:
+        read_rgb(tmp_path / "a.zip" / "x" / "a.jpg")
+    assert caught.value.fault == "file too large"
+
+
+def test_table_of_40_gb__is_refused_without_being_read(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").touch()
+    os.truncate(tmp_path / "a.csv", 40 * 10**9)
+    with pytest.raises(HeadstartError, match=r"a\.csv cannot be read: its 40\.0 GB are too many"):
+        read_table(tmp_path / "a.csv", ("path", "label"))

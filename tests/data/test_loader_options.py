@@ -1,13 +1,10 @@
 """How many worker processes the machine allows."""
 
-import logging
-
 import pytest
 import torch
 
 from headstart.data import workers
 from headstart.data.workers import LONGEST_WAIT, loader_options
-from headstart.log import log
 
 CPU = torch.device("cpu")
 BATCH = 32 * 224**2  # pixels
@@ -32,12 +29,7 @@ def test_workers__as_many_as_wanted_where_there_is_room(monkeypatch: pytest.Monk
     assert count(0) == 0
 
 
-def test_workers__fewer_in_a_container(room: pytest.MonkeyPatch, monkeypatch: pytest.MonkeyPatch) -> None:
-    messages: list[str] = []
-    handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", lambda record: messages.append(record.getMessage()))
-    monkeypatch.setattr(log, "handlers", [handler])
-    monkeypatch.setattr(log, "level", logging.INFO)
+def test_workers__fewer_in_a_container(room: pytest.MonkeyPatch, messages: list[str]) -> None:
     assert [count(8), count(8), count(1)] == [2, 2, 1]
     (message,) = messages
     assert "2 instead of 8 workers" in message

@@ -3,7 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import draw, draw_classes
+from conftest import draw, draw_classes, settings_of
 from odd_files import saved
 from torchvision.datasets import ImageFolder
 
@@ -11,7 +11,7 @@ from headstart.config.data import SplitSettings
 from headstart.data.class_folders import ClassFolders
 from headstart.data.folders import LOOP, SECOND_LINK, Folder
 from headstart.data.layout import NO_SPLIT, OUTSIDE, UNLABELLED
-from headstart.data.scan import Scan, scan_folder
+from headstart.data.scan import Scan, scan_folder, scan_images
 from headstart.errors import HeadstartError
 
 RULE = SplitSettings(train=6, valid=3)
@@ -287,3 +287,36 @@ def test_flat__small_classes_keep_their_test_split(flat: Path) -> None:
     # Which the check for trainable data then finds empty.
     assert counts(scan(flat, FRACTIONS)) == {"train": 3, "valid": 3, "test": 0}
     assert counts(scan(flat, SplitSettings(0.5, 0.5))) == {"train": 3, "valid": 3}
+
+
+@pytest.mark.parametrize(
+    ("patterns", "left"),
+    [
+        (["*_mask.*"], {"0.png", "1.png", "1-Mask.png"}),
+        (["*[-_]mask.png"], {"0.png", "1.png"}),
+        (["*_MASK.png", "1-*"], {"0.png", "1.png"}),
+        (["dog/*_mask.png"], {"0.png", "1.png", "1-Mask.png", "0_mask.png"}),
+    ],
+)
+def test_exclude__leaves_out_by_pattern(tmp_path: Path, patterns: list[str], left: set[str]) -> None:
+    for name in ("0.png", "0_mask.png", "1.png", "1-Mask.png"):
+        for folder in ("cat", "dog"):
+            draw(tmp_path / folder / name, (9, 9, 9), seed=0)
+    scan = scan_folder(tmp_path, SplitSettings(0.5, 0.25), seed=0, exclude=patterns)
+    assert {sample.path.removeprefix("cat/") for sample in scan.samples if sample.class_name == "cat"} == left
+    assert len(scan.left_out) + len(scan.samples) == 8
+    assert set(scan.left_out.values()) == {"data.exclude"}
+
+
+def test_exclude__of_a_table_and_of_nothing(tmp_path: Path, messages: list[str]) -> None:
+    lines = ["path,label"]
+    for name in ("0.png", "0_mask.png", "1.png", "1_mask.png"):
+        for folder in ("cat", "dog"):
+            draw(tmp_path / folder / name, (9, 9, 9), seed=0)
+            lines.append(f"{folder}/{name},{folder}")
+    (tmp_path / "labels.csv").write_text("\n".join(lines))
+    options = (f"data.root={tmp_path}", f"data.csv={tmp_path / 'labels.csv'}", "data.exclude=['*_mask.*','*.gif']")
+    scan = scan_images(settings_of("data=csv", *options).data, 0)
+    assert {sample.path for sample in scan.samples} == {"cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"}
+    assert len(scan.left_out) == 4
+    assert messages == ["data.exclude: no image matches *.gif"]

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import ARCH, SMALL, settings_of
+from PIL import Image
 
 from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
@@ -93,3 +95,13 @@ def test_stored_features__of_the_splits_of_a_fold(folds: Folds) -> None:
         assert (by_content[content] == row).all()
     # Random weights have no features for photographs.
     assert stored_features(folds.store, splits, spec) is None
+
+
+def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> None:
+    before = folds.features(0, "train", augmented=True).key
+    assert "readings" not in before.values
+    image = Image.fromarray(np.random.default_rng(0).random((40, 40)).astype(np.float32))
+    image.save(next((folds.root / "red").iterdir()), "TIFF")
+    after = folds.features(0, "train", augmented=True).key
+    assert after.values["readings"] == ["floating-point samples, of which 1 is white"]
+    assert after.folder != before.folder

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -5,7 +6,7 @@ import numpy as np
 
 from headstart.data.manifest import Split
 from headstart.features.store import FeatureStore, Key
-from headstart.features.stored import stored_features
+from headstart.features.stored import features_by_content, stored_features
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TRANSFORM = {"name": "eval"}
@@ -49,3 +50,21 @@ def test_stored_features__not_of_a_backbone_without_photo_features(tmp_path: Pat
     for name in SPLITS:
         store_view(store, name, "random", 4, has_photo_features=False)
     assert stored_features(store, SPLITS, TRANSFORM) is None
+
+
+def test_stored_features__not_of_images_that_are_read_differently_today(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path)
+    for name in SPLITS:
+        store_view(store, name, "a", 5)
+    splits = SPLITS | {"train": replace(SPLITS["train"], readings=("white is 0",))}
+    assert stored_features(store, splits, TRANSFORM) is None
+    assert list(features_by_content(store, splits, TRANSFORM, {"arch": "a", "has_photo_features": True})) == [
+        "valid0",
+        "valid1",
+    ]
+    values = {"data": SPLITS["train"].fingerprint, "transform": TRANSFORM, "readings": ["white is 0"]}
+    values["backbone"] = {"arch": "a", "has_photo_features": True}
+    store.matrix(Key("net-x", values), 0, shape=(2, 4), dtype="float16", rows=lambda: [matrix(6)])
+    found = stored_features(store, splits, TRANSFORM)
+    assert found is not None
+    assert np.array_equal(found["train"], matrix(6))

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import draw
@@ -78,3 +79,30 @@ def test_each_core__predicts_what_batches_give(classifier: ImageClassifier, imag
     for one, other in zip(by_core, by_batch, strict=True):
         assert one.classes == other.classes
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+def test_files_of_another_depth__are_said(
+    classifier: ImageClassifier, tmp_path: Path, messages: list[str], workers: int
+) -> None:
+    pixels = np.random.default_rng(0).integers(500, 4096, (40, 40)).astype(np.uint16)
+    for name, factor in (("a.png", 1), ("b.png", 16)):
+        Image.fromarray(pixels * factor).save(tmp_path / name)
+    predict(classifier, [tmp_path / "a.png", tmp_path / "b.png"], workers)
+    assert [message for message in messages if "bits" in message] == [
+        f"1 of 2 16-bit images with only 12 of the 16 bits that the classifier reads, such as {tmp_path / 'a.png'}: "
+        "they are seen too dark; scale their samples as those of the training images"
+    ]
+
+
+@pytest.mark.parametrize("form", ["TIFF", "GIF", "WEBP", "PNG"])
+def test_more_pages_or_frames__are_counted(
+    classifier: ImageClassifier, tmp_path: Path, messages: list[str], form: str
+) -> None:
+    pages = [Image.new("RGB", (40, 40), colour) for colour in ("red", "green", "blue")]
+    for name in ("a", "b"):
+        pages[0].save(tmp_path / name, form, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "single", form)
+    paths = [tmp_path / name for name in ("a", "b", "single")]
+    predict(classifier, paths)
+    assert messages == [f"2 files have more than one page or frame; only the first is used: {paths[0]}, {paths[1]}"]

@@ -3,17 +3,28 @@
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, NO_GROUP, UNUSED_BITS
-from headstart.data.depth import used_depth
+from headstart.auditing.kinds import (
+    ABOUT,
+    GROUPS_ACROSS_SPLITS,
+    HIDDEN,
+    KINDS,
+    NO_GROUP,
+    ODD_DEPTH,
+    ODD_PIXELS,
+    SAME_NAME,
+    SMALLER,
+    UNUSED_BITS,
+)
+from headstart.data.depth import deep_samples, odd_depths, used_depth
 from headstart.data.folders import MADE, listed
 from headstart.data.formats import image_extensions, is_visible
 from headstart.data.image_info import GRID, ImageInfo
-from headstart.data.images import FULL_DEPTH
+from headstart.data.pixels import FULL_DEPTH
 from headstart.data.prepare import PreparedData
 from headstart.data.scan import Sample, Scan
 from headstart.text import counted
@@ -27,6 +38,8 @@ GRAYSCALE_IS_RARE = 0.1
 # In terms of ImageInfo. Of sharp photographs one in a thousand is below the sharpness; blurred by two pixels at a short
 # edge of 224 (standard deviation), 93 % are.
 BLURRY, DARK, OVEREXPOSED = 0.1, 60, 225
+# The share of an image's pixels from which on what transparency hides is worth a word.
+MUCH_HIDDEN = 0.1
 SMALL_CLASS = 10
 IMBALANCE = 3.0
 # In terms of ImageInfo.colours: photographs have more, drawn signs fewer.
@@ -35,6 +48,22 @@ SIGN_DOMINANT = 0.93
 SIGN_NAMES = re.compile(
     r"not[ _-]?(found|available)|place[ _-]?holder|(?<![a-z])no[ _-]?(image|photo|picture)"
     r"|(?<![a-z])(image|photo|picture|file)[ _-]?(missing|unavailable)"
+)
+# By their names, files that belong to an image whose name is the group "of".
+COMPANIONS = (
+    (
+        ABOUT,
+        re.compile(
+            r"(?P<of>.+)[ _.-](masks?|segm?|segmentations?|labels?|label_?ids|depth|disparity|gt|ground[ _-]?truth"
+            r"|annotations?|annotated|normals?|matte|trimap|heatmap|overlay|saliency|edges)$"
+        ),
+    ),
+    (ABOUT, re.compile(r"(masks?|seg|label|depth|gt)[ _.-](?P<of>.+)$")),
+    (SMALLER, re.compile(r"(?P<of>.+)[ _.-](thumb|thumbnail|small|preview|tn|[0-9]{2,4}x[0-9]{2,4})$")),
+    (SMALLER, re.compile(r"(thumb|thumbnail|small|preview|tn)[ _.-](?P<of>.+)$")),
+)
+FOLDERS_ABOUT = re.compile(
+    r"(masks?|segm?|segmentations?|labels?|depths?|gt|ground[ _-]?truth|annotations?|thumbs|thumbnails|previews)"
 )
 # Formats that are no mistake under the extension of another one.
 VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
@@ -71,10 +100,12 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_rows(scan),
         *_groups(scan),
         *placeholders,
+        *_companions(scan),
         *_duplicates(scan, infos),
         *_classes(scan),
         *_odd_images(images),
         *_bits(usable, data.manifest.depth),
+        *_pixels(usable),
         *_hard_to_see(images),
         *_odd_sizes(images),
         *_left_out(scan),
@@ -129,6 +160,49 @@ def _looks_drawn(info: ImageInfo) -> bool:
     # An image with fewer pixels than are sampled cannot have many colours.
     few = info.colours <= SIGN and info.width * info.height >= GRID * GRID
     return few or info.dominant >= SIGN_DOMINANT
+
+
+def _companions(scan: Scan) -> Iterator[Finding]:
+    """Files that belong to another image of the same folder by their names."""
+    names: dict[str, list[str]] = defaultdict(list)  # by path without extension
+    for sample in scan.samples:
+        names[str(PurePosixPath(sample.path).with_suffix("")).lower()].append(sample.path)
+    found: dict[tuple[str, str], list[str]] = defaultdict(list)  # by kind and glob pattern
+    for name, paths in names.items():
+        folder, _, stem = name.rpartition("/")
+        for kind, regex in COMPANIONS:
+            match = regex.match(stem)
+            if match and f"{folder}/{match['of']}".removeprefix("/") in names:
+                found[kind, _pattern(match)] += paths
+                break
+        else:
+            if len(paths) > 1:
+                yield Finding(SAME_NAME, tuple(paths))
+    for path, folder in _in_folders_about(scan.samples):
+        found[ABOUT, f"*/{folder}/*"].append(path)
+    for (kind, pattern), paths in found.items():
+        setting = f"data.exclude=['{pattern}']"
+        yield Finding(kind, tuple(paths), f'beside the images themselves; to leave them out: "{setting}"')
+
+
+def _in_folders_about(samples: Sequence[Sample]) -> Iterator[tuple[str, str]]:
+    """The files in folders such as x/masks beside x/images, where x is a class, and the name of the folder."""
+    stems: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for sample in samples:
+        stems[sample.class_name, PurePosixPath(sample.path).stem].append(sample.path)
+    for sample in samples:
+        above = PurePosixPath(sample.path).parent.parts
+        inner = above[len(above) - above[::-1].index(sample.class_name) :] if sample.class_name in above else ()
+        same = stems[sample.class_name, PurePosixPath(sample.path).stem]
+        for folder in filter(lambda name: FOLDERS_ABOUT.fullmatch(name.lower()), inner):
+            if any(f"/{folder}/" not in path for path in same):
+                yield sample.path, folder
+
+
+def _pattern(match: re.Match[str]) -> str:
+    """The glob pattern of files whose names differ from that of an image in the same way."""
+    before, after = match.string[: match.start("of")], match.string[match.end("of") :]
+    return f"{before}*" if before else f"*{re.sub('[0-9]+', '[0-9]*', after)}.*"
 
 
 def _duplicates(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
@@ -206,13 +280,26 @@ def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
 
 
 def _bits(infos: dict[str, ImageInfo], depth: int) -> Iterator[Finding]:
-    deep = [path for path, info in infos.items() if info.highest is not None]
-    used = used_depth(infos.values())
-    if used is None or (used == depth == FULL_DEPTH):
+    deep = list(deep_samples(infos))
+    used = used_depth(deep_samples(infos).values())
+    if used is None:
+        return
+    yield from (Finding(ODD_DEPTH, (path,), says) for path, says in odd_depths(infos, depth).items())
+    if used == depth == FULL_DEPTH:
         return
     kept = f"read as {depth}-bit" if used <= depth else f"read as {depth}-bit, and brighter samples are clipped"
     what = f"{counted(len(deep), 'image')} with 16 bits per sample, of which {used} are used"
     yield Finding(UNUSED_BITS, (), f"{what} ({deep[0]}{', …' if len(deep) > 1 else ''}); {kept}")
+
+
+def _pixels(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
+    for path, info in infos.items():
+        if info.damage:
+            yield Finding("uniform remainder", (path,), info.damage)
+        if info.reading:
+            yield Finding(ODD_PIXELS, (path,), info.reading)
+        if info.hidden >= MUCH_HIDDEN:
+            yield Finding(HIDDEN, (path,), f"{info.hidden:.0%} of it, where there is more than a single colour")
 
 
 def _hard_to_see(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

@@ -16,7 +16,9 @@ class Kind:
 
 
 _UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
-UNUSED_BITS = "unused bits"
+UNUSED_BITS, ODD_DEPTH = "unused bits", "odd bit depth"
+ABOUT, SMALLER, SAME_NAME = "file about an image", "smaller version of an image", "several files of one name"
+ODD_PIXELS, HIDDEN = "unusual pixel values", "hidden by transparency"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
 # In the order in which they are shown.
 KINDS = {
@@ -25,6 +27,7 @@ KINDS = {
     INCOMPLETE: Kind("error", "Complete or delete the row, or set data.on_unreadable=skip."),
     CONFLICTING_ROWS: Kind("error", "Rows of one image contradict each other: keep the right one."),
     "placeholder": Kind("error", "These stand for an image that was not there: delete them."),
+    ABOUT: Kind("error", "Masks and the like are used as images of their class: leave them out with data.exclude."),
     CONFLICTING_LABELS: Kind("error", "The same image under different classes: keep the right one."),
     "duplicates across splits": Kind(
         "error", "What is tested has been trained on: delete one of each, or set data.on_leak=drop."
@@ -54,7 +57,15 @@ KINDS = {
         "warning", "They add little; of images of one scene, keep those in one split."
     ),
     "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
-    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 12 or 16."),
+    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 10, 12, 14 or 16."),
+    "uniform remainder": Kind("warning", "A copy or a download may have broken off: compare them with the originals."),
+    ODD_DEPTH: Kind("warning", "All images are read with one data.depth: convert them to the depth of the others."),
+    ODD_PIXELS: Kind("warning", "Other programs may read them differently: convert them to 8 bits, or look at some."),
+    HIDDEN: Kind(
+        "warning", "Transparent areas become white: is it a mask? Then save the images without alpha channel."
+    ),
+    SMALLER: Kind("warning", "They are the same image again, also across splits: leave them out with data.exclude."),
+    SAME_NAME: Kind("warning", "Is one of them a mask, or a copy? Leave it out with data.exclude, such as '*.png'."),
     "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
     "dark": Kind("warning", "Is there enough to see?"),
     "overexposed": Kind("warning", "Is there enough to see?"),

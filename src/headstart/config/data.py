@@ -73,6 +73,8 @@ class DataSettings:
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path. Of `folds`, `fold` is the valid split.
 
+    Files that match one of the glob patterns `exclude`, by name or, with a "/", by path, are not used.
+
     Sizes, interpolation, mean, std and resize mode are null where the backbone's weights decide.
     """
 
@@ -93,9 +95,10 @@ class DataSettings:
     on_leak: str = one_of("warn", "error", "drop")
     near_duplicates: bool | str = auto_or_bool()
     resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
-    depth: int | str = constrained("auto, 8, 12 or 16", lambda v: v in (AUTO, 8, 12, 16), default=AUTO)
+    depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)), default=AUTO)
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
     memory_gb: float = non_negative(default=1.0)
+    exclude: list[str] = field(default_factory=list)
     csv: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None

@@ -6,7 +6,7 @@ import os
 
 from PIL import Image
 
-from headstart.data.storage import open_file
+from headstart.data.storage import is_in_archive, open_file, size_of
 
 # Formats that Pillow recognizes but cannot decode by itself, or that are documents or video.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
@@ -14,6 +14,8 @@ NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
 BY_MAGIC = ("JPEG", "PNG", "GIF", "WEBP", "JPEG2000", "QOI", "PSD")
 # … or at least the header is.
 BY_HEADER = ("BMP", "TIFF", "PPM", "AVIF", "ICNS", "DDS", "FITS", "SGI", "SUN")
+# Bytes of a file in an archive whose name does not say what it is, which is not unpacked to find it out.
+LARGEST_MEMBER = 10**9
 # What is not to be sniffed at: raw photos, whose preview Pillow would read, and what editors and downloads leave.
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw")
 LEFTOVERS = (".bak", ".crdownload", ".download", ".old", ".orig", ".part", ".swp", ".tmp")
@@ -75,6 +77,9 @@ def _known_types() -> mimetypes.MimeTypes:
 def _has_image_content(path: str | os.PathLike[str]) -> bool:
     Image.init()
     try:
+        # One in an archive is read as a whole.
+        if is_in_archive(path) and size_of(path) > LARGEST_MEMBER:
+            return False
         with open_file(path) as file:
             start = file.read(16)
             accepts = (Image.OPEN[form][1] for form in BY_MAGIC if form in Image.OPEN)

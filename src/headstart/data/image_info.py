@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +13,18 @@ import numpy as np
 import PIL
 from PIL import Image
 
-from headstart.data.images import FULL_DEPTH, decode, depth_for, highest_sample, upright_rgb, within_limit
+from headstart.data.damage import damage_of, gray_rows
+from headstart.data.images import decode, fault_of, read_image_file, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
-from headstart.data.storage import lexists, read_file
+from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, is_wide, reading_of
+from headstart.data.storage import lexists
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import cache_folder, replacing
 from headstart.marker import CACHE, mark_if_empty
 
 # Increased when the same content would give another ImageInfo.
-VERSION = 5
+VERSION = 6
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
 # The short edge, in pixels, at which sharpness is measured.
@@ -42,8 +44,14 @@ class ImageInfo:
     Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
     `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
     and the 95th percentile of the brightness, from 0 to 255; `sharpness` is the standard deviation of the brightness's
-    Laplacian, relative to its own, at a short edge of EDGE pixels or less. `highest` is the highest sample of an image
-    whose samples have more than eight bits; then it is seen with no more of them than it uses.
+    Laplacian, relative to its own, at a short edge of EDGE pixels or less.
+
+    `reading` says how its pixels are read if not in the usual way, `hidden` is the share of them that transparency
+    hides although there is something. `damage` says what seems to be damaged.
+
+    Of an image whose samples have more than eight bits, `highest` is the highest one, and `usual` the highest one but
+    for a few. What one sees of it depends on how many bits are read: `at` has these values for each of DEPTHS, and
+    `clipped`, the share of the samples that are too high for it.
     """
 
     sha256: str
@@ -60,7 +68,17 @@ class ImageInfo:
     darkest: int = 0
     brightest: int = 255
     sharpness: float = 1.0
+    reading: str = ""
+    hidden: float = 0.0
+    damage: str = ""
     highest: int | None = None
+    usual: int | None = None
+    clipped: float = 0.0
+    at: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def seen_at(self, depth: int) -> "ImageInfo":
+        """The same image as it is seen if the lower `depth` bits of 16-bit samples are read."""
+        return replace(self, **self.at[str(depth)]) if self.at else self
 
 
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
@@ -101,16 +119,17 @@ class _Cache:
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     try:
-        content = read_file(path)
+        content = read_image_file(path)
     except OSError as error:
-        return ImageInfo("", "unreadable" if lexists(path) else MISSING, error.strerror)
+        return ImageInfo("", fault_of(error) if lexists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
     return known.get(sha256) or _decode(path, content, sha256)
 
 
 def _decode(path: Path, content: bytes, sha256: str) -> ImageInfo:
     try:
-        return ImageInfo(sha256, None, None, **decode(path, content, _look))
+        info = ImageInfo(sha256, None, None, **decode(path, content, _look))
+        return replace(info, damage=info.damage or damage_of(content, info.dominant))
     except UnreadableImage as error:
         # Without the path, which may be different next time.
         return ImageInfo(sha256, error.fault, str(error).removeprefix(f"{path} cannot be read as an image: "))
@@ -121,16 +140,16 @@ def _look(image: Image.Image) -> dict[str, Any]:
     form, (width, height) = image.format or "", image.size
     # Pillow rotates these itself when they are loaded, and then their orientation is 1; their size is upright.
     by_pillow = orientation_of(image) if form == "TIFF" else 1
+    wide = is_wide(image)
     # The whole file is decoded, at the smallest scale that its format offers and that is large enough.
     image.draft("RGB", (EDGE, EDGE))
     within_limit(image).load()
-    highest = highest_sample(image)
-    rgb = upright_rgb(image, FULL_DEPTH if highest is None else depth_for(highest))
-    brightness = _brightness(rgb)
-    if form == "JPEG":
-        # Compression noise averages out.
-        rgb = rgb.reduce(max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(rgb.size) // factor >= GRID))
-    pixels = np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))
+    seen = _seen(upright_rgb(image), form)
+    if (samples := highest_samples(image)) is not None:
+        at = {str(d): _seen(upright_rgb(image, d), form) | {"clipped": clipped_share(image, d)} for d in DEPTHS}
+        seen |= {"highest": samples[0], "usual": samples[1], "at": at}
+    # Before other frames are looked for, which would load this one again.
+    seen |= {"reading": reading_of(image, wide=wide), "hidden": hidden_share(image)}
     orientation = orientation_of(image)
     if orientation in TRANSPOSED:
         width, height = height, width
@@ -140,10 +159,19 @@ def _look(image: Image.Image) -> dict[str, Any]:
         "height": height,
         "frames": _frames(image),
         "orientation": max(orientation, by_pillow),
-        "highest": highest,
-        **_colours(pixels),
-        **brightness,
+        **seen,
     }
+
+
+def _seen(rgb: Image.Image, form: str) -> dict[str, Any]:
+    """What ImageInfo says about the pixels of an RGB image."""
+    brightness = _brightness(rgb)
+    if form == "JPEG":
+        # Compression noise averages out.
+        rgb = rgb.reduce(max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(rgb.size) // factor >= GRID))
+    pixels = np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))
+    gray = f"the lower {share:.0%} of it are gray, as where data were missing" if (share := gray_rows(pixels)) else ""
+    return _colours(pixels) | brightness | {"damage": gray}
 
 
 def _frames(image: Image.Image) -> int:

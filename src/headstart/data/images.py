@@ -1,46 +1,78 @@
 """Any image file as an upright RGB image. Training, the audit and prediction all read images here."""
 
+import errno
 import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
-from headstart.data.storage import read_file
+from headstart.data.pixels import FULL_DEPTH, highest_samples, to_rgb
+from headstart.data.storage import read_file, size_of
 from headstart.errors import UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-JPEG_START = b"\xff\xd8\xff"
+# Pillow reads 16-bit TIFF files whose 0 is white only if they are little-endian; see headstart.data.pixels.
+TiffImagePlugin.OPEN_INFO.setdefault((b"MM", 0, (1,), 1, (16,), ()), ("I;16B", "I;16B"))
+
+JPEG_START, TIFF_STARTS = b"\xff\xd8\xff", (b"II*\0", b"MM\0*")
 Result = TypeVar("Result")
+# Uncompressed, no format needs more. A file beyond that is no image, or one of very many frames.
+BYTES_PER_PIXEL, DEFAULT_PIXELS = 16, 89_478_485
+# Formats whose further frames are animations or pages. Those of JPEG (MPO) are previews, those of ICO other sizes.
+WITH_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
+NOTE = "headstart"
 
 
-# How many bits the samples of a 16-bit file may have.
-DEPTHS = (8, 12, 16)
-FULL_DEPTH = 16
+class Note(NamedTuple):
+    """The `highest_samples` of a file with more than eight bits, and whether it has more frames than the first one."""
+
+    samples: tuple[int, int] | None
+    has_more_frames: bool
 
 
 def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
     """The image at `path` in RGB, rotated upright by its EXIF orientation; the first frame of an animation.
 
-    16-bit samples keep the upper eight of their lower `depth` bits; transparent areas become white.
+    16-bit samples keep the upper eight of their lower `depth` bits; see headstart.data.pixels.to_rgb.
 
     Raises:
         UnreadableImage: names the file and what is wrong with it.
     """
     try:
-        content = read_file(path)
+        content = read_image_file(path)
     except OSError as error:
-        raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}") from error
+        raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}", fault_of(error)) from error
     return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))
+
+
+def read_image_file(path: str | Path) -> bytes:
+    """The content of a file that should be an image. What is too large to be one is not read.
+
+    Raises:
+        OSError: it cannot be read, is not a regular file, or is too large.
+    """
+    size, pixels = size_of(path), Image.MAX_IMAGE_PIXELS
+    if pixels is not None and size > (most := BYTES_PER_PIXEL * max(pixels, DEFAULT_PIXELS)):
+        raise OSError(
+            errno.EFBIG,
+            f"its {size / 1e9:.1f} GB are more than the {most / 1e9:.1f} GB of the largest images that are read; "
+            f"data.max_pixels={-(-size // BYTES_PER_PIXEL)} allows them",
+        )
+    return read_file(path)
+
+
+def fault_of(error: OSError) -> str:
+    """The one of UnreadableImage.FAULTS for which `read_image_file` raised an error."""
+    return "file too large" if error.errno == errno.EFBIG else "unreadable"
 
 
 def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result]) -> Result:
@@ -63,37 +95,18 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
 
 
 def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
-    """An opened image, decoded, in RGB and upright."""
+    """An opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
     image.load()
-    return upright(to_rgb(image, depth), orientation_of(image))
+    found = upright(to_rgb(image, depth), orientation_of(image))
+    has_more = image.format in WITH_FRAMES and getattr(image, "is_animated", False)
+    if (samples := highest_samples(image)) is not None or has_more:
+        found.info[NOTE] = Note(samples, has_more)
+    return found
 
 
-def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
-    """`image` in RGB: of 16-bit samples the upper eight of `depth` bits, transparent areas become white."""
-    if is_deep(image):
-        # Pillow's own conversion would clip at 255 instead of scaling.
-        samples = np.asarray(image).clip(0, 2**depth - 1) >> (depth - 8)
-        return Image.fromarray(samples.astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
-def is_deep(image: Image.Image) -> bool:
-    """Whether its samples have more than eight bits."""
-    return image.mode.startswith("I")
-
-
-def highest_sample(image: Image.Image) -> int | None:
-    """Of a loaded image whose samples have more than eight bits; None: it is another one."""
-    return int(np.asarray(image).max().clip(0, 2**FULL_DEPTH - 1)) if is_deep(image) else None
-
-
-def depth_for(highest: int) -> int:
-    """The least of DEPTHS that has the sample value `highest`."""
-    return next(depth for depth in DEPTHS if highest < 2**depth)
+def note_of(image: Image.Image) -> Note | None:
+    """What was special about the file that `read_rgb` or `upright_rgb` gave this image of; None: nothing."""
+    return image.info.get(NOTE)
 
 
 @contextmanager
@@ -152,6 +165,8 @@ def _fault(content: bytes, error: Exception) -> tuple[str, str]:
     if not content:
         return "empty file", "the file is empty"
     if isinstance(error, UnidentifiedImageError):
-        return "not an image", "its content is not a known image format"
+        is_tiff = content.startswith(TIFF_STARTS)
+        what = "a TIFF that is damaged, or of a kind that Pillow cannot read: copy it again, or convert it to 8 bits"
+        return "not an image", f"its content is {what if is_tiff else 'not a known image format'}"
     reason = str(error) or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else "unreadable", reason

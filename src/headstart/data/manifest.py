@@ -10,7 +10,7 @@ from headstart.data.folders import left_out_summary, listed
 from headstart.data.folds import Array
 from headstart.data.held_out import POOL
 from headstart.data.image_info import ImageInfo
-from headstart.data.images import FULL_DEPTH
+from headstart.data.pixels import FULL_DEPTH
 from headstart.data.scan import Sample, Scan
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
@@ -24,6 +24,8 @@ class Split:
 
     `paths` are relative to `root`, `labels` are indices into the class list, `contents` are the files' SHA-256.
 
+    `readings` are the unusual ways in which some of them are read: features are stored by content and by these.
+
     With folds, the split is a part of a `pool`, train and valid together, in which its images have the indices `rows`.
     """
 
@@ -33,6 +35,7 @@ class Split:
     contents: tuple[str, ...]
     pool: "Split | None" = None
     rows: tuple[int, ...] = ()
+    readings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -151,6 +154,7 @@ def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dic
         tuple(sample.path for sample in samples),
         tuple(labels[sample.class_name] for sample in samples),
         tuple(infos[sample.path].sha256 for sample in samples),
+        readings=tuple(sorted({infos[sample.path].reading for sample in samples} - {""})),
     )
 
 

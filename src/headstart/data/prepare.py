@@ -3,14 +3,15 @@
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
-from headstart.data.depth import chosen_depth
+from headstart.data.depth import chosen_depth, deep_samples, odd_depths
 from headstart.data.held_out import hold_out
 from headstart.data.image_info import MISSING, ImageInfo, inspect_images
-from headstart.data.images import FULL_DEPTH
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, build_manifest, check_trainable
+from headstart.data.pixels import FULL_DEPTH
 from headstart.data.scan import Fold, Scan, scan_images
 from headstart.errors import HeadstartError
+from headstart.errors import listed as bounded
 from headstart.log import log
 
 
@@ -53,7 +54,8 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
             "see task=audit, remove the duplicates, or set data.on_leak=drop"
         )
     dropped = leaks if settings.on_leak == "drop" else ()
-    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=dropped), infos, settings)
+    depth = data.manifest.depth
+    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=dropped), infos, depth, settings)
     log.info("%s", manifest.describe())
     check_trainable(manifest, scan)
     return PreparedData(manifest, scan, infos)
@@ -72,16 +74,21 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
     unusable = (path for path, info in infos.items() if info.fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)
-    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=()), infos, settings)
+    # The test split has no say in what is trained, but is all there is in some folders.
+    learnt = {sample.path: infos[sample.path] for sample in scan.samples if sample.split != "test"}
+    depth = chosen_depth((deep_samples(learnt) or deep_samples(infos)).values(), settings.depth)
+    infos = {path: info.seen_at(depth) for path, info in infos.items()}
+    manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=()), infos, depth, settings)
     return PreparedData(manifest, scan, infos)
 
 
-def _with_depth(manifest: Manifest, infos: dict[str, ImageInfo], settings: DataSettings) -> Manifest:
-    depth = chosen_depth(infos.values(), settings.depth)
-    if depth == FULL_DEPTH:
-        return manifest
-    note = f"16-bit files are read as {depth}-bit ones (data.depth={settings.depth})"
-    return replace(manifest, depth=depth, notes=(*manifest.notes, note))
+def _with_depth(manifest: Manifest, infos: dict[str, ImageInfo], depth: int, settings: DataSettings) -> Manifest:
+    if not deep_samples(infos):
+        return replace(manifest, depth=depth)
+    notes = [] if depth == FULL_DEPTH else [f"16-bit files are read as {depth}-bit ones (data.depth={settings.depth})"]
+    if odd := odd_depths({path: info for path, info in infos.items() if info.fault is None}, depth):
+        notes.append(f"of another bit depth than the others: {bounded(odd, 3)} (see task=audit)")
+    return replace(manifest, depth=depth, notes=(*manifest.notes, *notes))
 
 
 def _check_rows(scan: Scan, on_unreadable: str) -> None:

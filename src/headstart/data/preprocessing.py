@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstart.data.images import FULL_DEPTH
+from headstart.data.pixels import FULL_DEPTH
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Resized to 256 pixels on its shorter side, an image of 20,000 × 1 pixels would take up 5 GB; of one this long, 16 MB.

@@ -1,13 +1,16 @@
 """Which files a folder of images holds, or a CSV names, by split and class. Nothing is judged here."""
 
+import fnmatch
+import re
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from headstart.config.data import DataSettings, SplitSettings
 from headstart.data.class_folders import ClassFolders
+from headstart.data.folders import listed
 from headstart.data.groups import groups_by_path
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import find_layout
@@ -15,8 +18,11 @@ from headstart.data.root import check_root, open_root, root_of
 from headstart.data.splits import Images, split_by_rule, with_valid
 from headstart.data.storage import exists
 from headstart.errors import HeadstartError
+from headstart.log import log
 from headstart.run_folder import MARKER
 
+# Why an image is left out.
+EXCLUDED = "data.exclude"
 # Folders that are read without a word about how they are called.
 USUAL_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
@@ -103,15 +109,20 @@ def scan_images(settings: DataSettings, seed: int) -> Scan:
     """
     if settings.csv is not None:
         return scan_csv(settings, Path(settings.csv).expanduser(), seed)
-    return scan_folder(settings.root, settings.split, seed, settings.layout, settings.group)
+    return scan_folder(settings.root, settings.split, seed, settings.layout, settings.group, settings.exclude)
 
 
 def scan_folder(
-    root: str | Path, rule: SplitSettings, seed: int, layout: str = "auto", group: str | None = None
+    root: str | Path,
+    rule: SplitSettings,
+    seed: int,
+    layout: str = "auto",
+    group: str | None = None,
+    exclude: Sequence[str] = (),
 ) -> Scan:
     """Reads ROOT/SPLIT/CLASS/*, or ROOT/CLASS/*, which is split by `rule`, as is train where there is no valid split.
 
-    `layout` is data.layout, `group` data.group, a regular expression.
+    `layout` is data.layout, `group` data.group, a regular expression, `exclude` data.exclude, glob patterns.
 
     Raises:
         HeadstartError: the folder has neither layout, or may have both.
@@ -124,7 +135,7 @@ def scan_folder(
         )
     root, found = top.path, find_layout(top, layout)
     readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}
-    images = {split: reader.paths_from(root) for split, reader in readers.items()}
+    images, excluded = _without(exclude, {split: reader.paths_from(root) for split, reader in readers.items()})
     groups = groups_by_path(group, _paths(images)) if group is not None else None
     left_out, unreadable = found.left_out, dict[Path, str]()
     for reader in readers.values():
@@ -138,7 +149,7 @@ def scan_folder(
         folders={split: folder.path for split, folder in found.splits.items()},
         classes=_classes(drawn),
         samples=_samples(drawn),
-        left_out={path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)},
+        left_out={path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)} | excluded,
         unlabelled={split: folder.path for split, folder in found.unlabelled.items()},
         unreadable={path.relative_to(root).as_posix(): reason for path, reason in unreadable.items()},
         given=tuple(found.splits),
@@ -162,7 +173,8 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
             f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set the folder to which "
             "its paths are relative"
         )
-    images = _drawn(labels.images, settings.split, seed, labels.groups)
+    images, excluded = _without(settings.exclude, labels.images)
+    images = _drawn(images, settings.split, seed, labels.groups)
     return Scan(
         root=root,
         rule=settings.split,
@@ -170,14 +182,34 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         folders={},
         classes=_classes(images),
         samples=_samples(images),
-        left_out={},
+        left_out=excluded,
         unlabelled={},
         unreadable={},
         given=tuple(split for split in labels.images if split),
         csv=path,
-        problems=labels.problems,
+        problems=tuple(problem for problem in labels.problems if problem.path not in excluded),
         groups=labels.groups,
     )
+
+
+def _without(patterns: Sequence[str], images: dict[str, Images]) -> tuple[dict[str, Images], dict[str, str]]:
+    """`images` without those that match one of the glob patterns, and these, each with the reason."""
+    regexes = {pattern: re.compile(fnmatch.translate(pattern.lower())) for pattern in patterns}
+    used: set[str] = set()
+    excluded: dict[str, str] = {}
+    for path in _paths(images):
+        name = PurePosixPath(path.lower())
+        for pattern, regex in regexes.items():
+            if regex.match(str(name) if "/" in pattern else name.name):
+                used.add(pattern)
+                excluded[path] = EXCLUDED
+    if unused := [pattern for pattern in patterns if pattern not in used]:
+        log.warning("data.exclude: no image matches %s", listed(unused))
+    kept = {
+        split: {name: [path for path in paths if path not in excluded] for name, paths in of_split.items()}
+        for split, of_split in images.items()
+    }
+    return kept, excluded
 
 
 def _drawn(

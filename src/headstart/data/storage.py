@@ -3,6 +3,7 @@
 Whatever lists or reads the user's images does it here. An archive inside another one is a mere file.
 """
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import IO
 from headstart.data.archive_members import Member
 from headstart.data.archives import OPENED, Entry, Node, in_archive, is_archive
 
+LARGEST = 8 * 10**9  # bytes of any file that is read as a whole
 Place = str | os.PathLike[str]
 
 
@@ -18,10 +20,33 @@ def read_file(path: Place) -> bytes:
     """The content of a file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, or has more than LARGEST bytes.
     """
+    if (size := _size_of(path)) > LARGEST:
+        raise OSError(errno.EFBIG, f"its {size / 1e9:.1f} GB are too many to be read into memory")
     with open_file(path) as file:
         return file.read()
+
+
+def size_of(path: Place) -> int:
+    """The number of bytes in a file, which is not read.
+
+    Raises:
+        OSError: there is none, or it is not a regular file: reading a pipe or a device may never end.
+    """
+    size = _size_of(path)
+    if os.path.lexists(path) and not os.path.isdir(path) and not os.path.isfile(path):
+        raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device")
+    return size
+
+
+def _size_of(path: Place) -> int:
+    try:
+        return os.stat(path).st_size
+    except NotADirectoryError:
+        found = in_archive(path)
+        member = OPENED.known(found[0]).node(found[1]) if found is not None else None
+        return member.size if isinstance(member, Member) else 0
 
 
 def open_file(path: Place) -> IO[bytes]:

@@ -118,7 +118,9 @@ class SplitFeatures:
     @property
     def key(self) -> Key:
         """Everything the features depend on, known once the encoder is on its device. Compiled code only rounds."""
-        values = {
+        # Absent for ordinary images, so that their keys are those of versions that knew no other.
+        readings = {"readings": list(found)} if (found := self._dataset.split.readings) else {}
+        values = readings | {
             "backbone": self._backbone,
             "transform": self._dataset.transform.spec,
             "data": self._dataset.split.fingerprint,

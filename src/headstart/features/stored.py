@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from headstart.data.manifest import Split
-from headstart.features.store import Array, FeatureStore
+from headstart.features.store import Array, FeatureStore, Key
 
 
 def stored_features(
@@ -14,15 +14,14 @@ def stored_features(
 
     Only of backbones whose key says that they have features for photographs.
     """
-    keys = {
-        name: store.find({"data": split.stored.fingerprint, "transform": transform}) for name, split in splits.items()
-    }
+    keys = {name: _keys(store, split, {"transform": transform}) for name, split in splits.items()}
     of_backbone: dict[str, dict[str, Array]] = {}
     for name, found in keys.items():
         for key in found:
             if not key.values["backbone"]["has_photo_features"]:
                 continue
-            rest = json.dumps({part: value for part, value in key.values.items() if part != "data"}, sort_keys=True)
+            shared = {part: value for part, value in key.values.items() if part not in ("data", "readings")}
+            rest = json.dumps(shared, sort_keys=True)
             if (matrix := store.read(key, view=0)) is not None:
                 of_backbone.setdefault(rest, {})[name] = splits[name].own(matrix)
     return next((features for features in of_backbone.values() if len(features) == len(splits)), None)
@@ -34,7 +33,13 @@ def features_by_content(
     """The stored features (embedding_dim) of each image, by the SHA-256 of its file."""
     found: dict[str, Array] = {}
     for split in splits.values():
-        for key in store.find({"data": split.stored.fingerprint, "transform": transform, "backbone": backbone}):
+        for key in _keys(store, split, {"transform": transform, "backbone": backbone}):
             if (matrix := store.read(key, view=0)) is not None:
                 found |= dict(zip(split.stored.contents, matrix, strict=True))
     return found
+
+
+def _keys(store: FeatureStore, split: Split, values: dict[str, Any]) -> list[Key]:
+    """Those of a split's images, read as they are today."""
+    found = store.find(values | {"data": split.stored.fingerprint})
+    return [key for key in found if key.values.get("readings", []) == list(split.stored.readings)]

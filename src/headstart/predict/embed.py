@@ -8,8 +8,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from headstart.config.embed import EmbedSettings
 from headstart.config.train import check_train
+from headstart.data.images import read_image_file
 from headstart.data.prepare import prepare_data
-from headstart.data.storage import read_file
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_imap
 from headstart.errors import HeadstartError
@@ -85,7 +85,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
 
 def _content_of(path: Path) -> str | None:
     try:
-        return hashlib.sha256(read_file(path)).hexdigest()
+        return hashlib.sha256(read_image_file(path)).hexdigest()
     except OSError:
         return None
 

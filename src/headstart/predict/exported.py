@@ -5,9 +5,10 @@ from concurrent.futures import ThreadPoolExecutor
 from math import inf
 from typing import Any
 
+from headstart.data.images import Note
 from headstart.export.model_file import Array, ModelFile, prepared, run
 from headstart.machine import core_count
-from headstart.predict.inputs import Input, inputs_of, read_input
+from headstart.predict.inputs import Input, Notes, inputs_of, read_input
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
 
 
@@ -44,16 +45,20 @@ class ExportedPredictor:
         self, inputs: Sequence[Input], *, topk: int, min_confidence: float, batch_size: int
     ) -> Iterator[Prediction]:
         """Yields the predictions of `predict` one by one, as batches are done."""
+        noted = Notes(self._model.info.preprocessing.depth)
         with ThreadPoolExecutor(core_count()) as pool:
             for first in range(0, len(inputs), batch_size):
                 batch = inputs[first : first + batch_size]
-                items = list(pool.map(self._read, batch, range(first, first + len(batch))))
+                read = list(pool.map(self._read, batch, range(first, first + len(batch))))
+                noted.add(batch, [note for _, note in read], first)
+                items = [item for item, _ in read]
                 images = [item for item in items if not isinstance(item, str)]
                 errors = [item if isinstance(item, str) else None for item in items]
                 found = self._predict(images, topk, min_confidence) if images else []
                 yield from rows_of(batch, first, errors, found)
+        noted.log()
 
-    def _read(self, given: Input, index: int) -> Array | str:
+    def _read(self, given: Input, index: int) -> tuple[Array | str, Note | None]:
         info = self._model.info
         return read_input(given, index, lambda read: prepared(read(info.preprocessing.depth), info))
 

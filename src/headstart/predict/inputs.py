@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import numpy as np
 from PIL import Image
 
-from headstart.data.images import read_rgb, upright_rgb
-from headstart.errors import HeadstartError, UnreadableImage
+from headstart.data.depth import Samples, other_depth
+from headstart.data.images import Note, note_of, read_rgb, upright_rgb
+from headstart.errors import HeadstartError, UnreadableImage, listed
+from headstart.log import log
 from headstart.predict.sources import find_images
 
 Input = Path | Image.Image
@@ -43,20 +45,54 @@ def inputs_of(source: Any) -> list[Input]:
     return found
 
 
-def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> Result | str:
-    """`use` of the `index`-th image, which it reads by itself, or the reason why it cannot be used."""
-    name = given if isinstance(given, Path) else f"image {index}"
+def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> tuple[Result | str, Note | None]:
+    """`use` of the `index`-th image, which it reads by itself, or the reason why it cannot be used.
+
+    And what is special about its file; None: nothing.
+    """
+    name, note = given if isinstance(given, Path) else f"image {index}", None
 
     def read(depth: int) -> Image.Image:
-        return read_rgb(given, depth) if isinstance(given, Path) else upright_rgb(given, depth)
+        nonlocal note
+        image = read_rgb(given, depth) if isinstance(given, Path) else upright_rgb(given, depth)
+        note = note_of(image)
+        return image
 
     try:
-        return use(read)
+        return use(read), note
     except UnreadableImage as error:
-        return str(error)
+        return str(error), note
     # Whatever is wrong with one image, the others are predicted all the same.
     except Exception as error:
-        return f"{name} cannot be processed: {str(error) or type(error).__name__}"
+        return f"{name} cannot be processed: {str(error) or type(error).__name__}", note
+
+
+class Notes:
+    """Collects what is special about the files of a prediction, to say it once."""
+
+    def __init__(self, depth: int) -> None:
+        self._depth = depth
+        self._samples: dict[str, Samples] = {}
+        self._with_frames: list[str] = []
+
+    def add(self, inputs: Iterable[Input], notes: Iterable[Note | None], first: int) -> None:
+        """Takes in the notes of `inputs`, of which the first one has this number."""
+        for number, (given, note) in enumerate(zip(inputs, notes, strict=True), first):
+            name = str(given) if isinstance(given, Path) else f"image {number}"
+            if note is not None and note.samples is not None:
+                self._samples[name] = Samples(*note.samples)
+            if note is not None and note.has_more_frames:
+                self._with_frames.append(name)
+
+    def log(self) -> None:
+        """Warns about another bit depth than the training images', and about pages and frames that are not used."""
+        if (reason := other_depth(self._samples, self._depth)) is not None:
+            log.warning("%s", reason)
+        if count := len(self._with_frames):
+            what = "1 file has" if count == 1 else f"{count:,} files have"
+            log.warning(
+                "%s more than one page or frame; only the first is used: %s", what, listed(self._with_frames, 3)
+            )
 
 
 def _picture(array: Any) -> Image.Image:

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 
 from PIL import Image, ImageDraw
 
-from headstart.data.images import FULL_DEPTH, read_rgb
+from headstart.data.images import read_rgb
+from headstart.data.pixels import FULL_DEPTH
 from headstart.fonts import Typeface, plain_typeface, typeface_for
 from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.config.features import EncoderSettings
+from headstart.data.images import Note
 from headstart.data.workers import loader_options, thread_imap, worker_count
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
@@ -21,15 +22,15 @@ from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
 from headstart.predict.batches import Inputs, collate
-from headstart.predict.inputs import Input, inputs_of
+from headstart.predict.inputs import Input, Notes, inputs_of
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 Found = TypeVar("Found")
 # From the images of a batch in each view and preprocessing, one of each for each image.
 Compute = Callable[[list[Tensor]], Iterable[Found]]
-# What was computed, and for each input the reason why it could not be, or None.
-Computed = tuple[Iterable[Found], list[str | None]]
+# What was computed; for each input the reason why it could not be, or None; and what is special about its file.
+Computed = tuple[Iterable[Found], list[str | None], list[Note | None]]
 
 
 class Predictor:
@@ -114,9 +115,13 @@ class Predictor:
         dataset, done = Inputs(list(inputs), self.ensemble.preprocessings, views), 0
         # Saliency takes gradients, for which the network is changed.
         each = self._by_batch if explain else self._by_core
-        for found, errors in each(dataset, predict, batch_size, num_workers):
-            yield from rows_of(inputs[done : done + len(errors)], done, errors, found)
+        noted = self._notes()
+        for found, errors, notes in each(dataset, predict, batch_size, num_workers):
+            of_batch = inputs[done : done + len(errors)]
+            noted.add(of_batch, notes, done)
+            yield from rows_of(of_batch, done, errors, found)
             done += len(errors)
+        noted.log()
 
     def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
         """The backbone's features (N, embedding_dim), float32, of the images of `source`, in its order.
@@ -141,9 +146,13 @@ class Predictor:
         For one thread at a time.
         """
         dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
-        for found, errors in self._by_core(dataset, self._embed, batch_size, num_workers):
+        noted, done = self._notes(), 0
+        for found, errors, notes in self._by_core(dataset, self._embed, batch_size, num_workers):
+            noted.add(inputs[done : done + len(errors)], notes, done)
+            done += len(errors)
             rows = iter(found)
             yield from (next(rows) if error is None else error for error in errors)
+        noted.log()
 
     def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
         """Writes a .onnx or .pt2 file, as task=export does, and compares it with the checkpoint.
@@ -164,6 +173,9 @@ class Predictor:
         with self._lock:
             export_to(Path(path).expanduser(), self.classifier, self._checkpoint, precision=precision, input=input)
 
+    def _notes(self) -> Notes:
+        return Notes(self.classifier.recipe.preprocessing.depth)
+
     def _by_core(
         self, dataset: Inputs, compute: Compute[Found], batch_size: int, num_workers: int | str
     ) -> Iterator[Computed[Found]]:
@@ -174,8 +186,8 @@ class Predictor:
 
         def compute_chunk(start: int) -> Computed[Found]:
             chunk = range(start, min(start + CPU_CHUNK, len(dataset)))
-            images, errors = collate([dataset[index] for index in chunk])
-            return compute(images) if images else [], errors
+            images, errors, notes = collate([dataset[index] for index in chunk])
+            return compute(images) if images else [], errors, notes
 
         self.ensemble.prepare(dataset.image_count)
         self.ensemble.warm_up()
@@ -189,8 +201,8 @@ class Predictor:
         options = loader_options(num_workers, self._device, pixels=batch_size * dataset.pixels, kept=False)
         # It draws a seed for its workers, which must not come from the caller's stream.
         options["generator"] = torch.Generator()
-        for images, errors in DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options):
-            yield compute(images) if images else [], errors
+        for images, errors, notes in DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options):
+            yield compute(images) if images else [], errors, notes
 
     @torch.inference_mode()
     def _embed(self, images: list[Tensor]) -> Array:
