@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 from headstart.cli.errors import exit_on_error
 from headstart.cli.names import as_written, sweep_name, swept_keys
 from headstart.cli.output_folder import remember_output
+from headstart.commands import shown
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import log
@@ -47,7 +48,7 @@ class SweepCallback(Callback):
                 if FOLD in config.sweep.over:
                     raise HeadstartError(f"{FOLD} cannot be chosen by Optuna: sweep over folds without sweep=optuna")
                 prepare_study(config, SweepFolder(folder))
-            log.info("sweep folder: %s", folder)
+            log.info("sweep folder: %s", shown(Path(folder)))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         # Hydra keeps what its jobs return to the end of the sweep. Nothing needs their configs.
