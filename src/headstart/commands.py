@@ -18,6 +18,12 @@ def command(script: str, arguments: Iterable[str]) -> str:
     return " ".join(["python", *map(quoted, [str(path), *arguments])])
 
 
+def shown(path: Path) -> Path:
+    """`path` as short as it can be given from the current folder."""
+    place = path.absolute()
+    return place.relative_to(Path.cwd()) if Path.cwd() in place.parents else path
+
+
 def quoted(word: str) -> str:
     """`word` as a shell reads it; bytes that are not text, and line breaks, as escapes."""
     if word.isprintable():

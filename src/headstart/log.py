@@ -2,13 +2,16 @@
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from headstart.launchers import place_in_job
+from headstart.progress import above_bar, is_terminal
+from headstart.text import columns
 
 log = logging.getLogger("headstart")
 
@@ -30,9 +33,50 @@ class _Console(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
         try:
-            print(self.format(record), file=stream, flush=True)
+            show(self.format(record), stream)
         except BrokenPipeError:
             exit_on_closed_pipe()
+
+
+def show(text: str, stream: TextIO) -> None:
+    """Prints `text` to `stream`; on a terminal, wrapped between words at its width, and above a progress bar."""
+    if is_terminal(stream):
+        text = "\n".join(wrapped(line, _width(stream)) for line in text.split("\n"))
+    with above_bar(stream):
+        print(text, file=stream, flush=True)
+
+
+def wrapped(line: str, width: int) -> str:
+    """`line`, wrapped between words where it is longer than `width` columns; longer words stay whole.
+
+    A command at its end, such as "to predict: python predict.py …", is continued as a shell takes it, so that it can be
+    pasted.
+    """
+    if columns(line) <= width:
+        return line
+    found = re.search(r"(?:^|: ) *(?=(?:python3?|headstart) )", line)
+    start = found.end() if found else len(line)
+    indent = " " * (len(line) - len(line.lstrip()) + 2)
+    lines = [""]
+    # A quoted argument is one word.
+    for word in re.finditer(r"\s*(?:'[^']*'|\"[^\"]*\"|\S)+", line):
+        in_command = word.start() >= start
+        room = width - (2 if in_command else 0)
+        if lines[-1].strip() and columns(lines[-1]) + columns(word[0]) > room:
+            lines[-1] += " \\" if in_command and word.start() > start else ""
+            text = word[0].lstrip()
+            lines.append(text if columns(indent + text) > room else indent + text)
+        else:
+            lines[-1] += word[0]
+    return "\n".join(lines)
+
+
+def _width(stream: TextIO) -> int:
+    """The columns of a terminal; of one that does not know, a line has no end."""
+    try:
+        return os.get_terminal_size(stream.fileno()).columns or sys.maxsize
+    except (OSError, ValueError):
+        return sys.maxsize
 
 
 def is_first_process() -> bool:

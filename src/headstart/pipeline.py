@@ -9,6 +9,7 @@ from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import write_predictions
 from headstart.evaluation.views import predict_views
+from headstart.log import log
 from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.run_record import RunRecord
 from headstart.report.write import write_report
@@ -39,6 +40,8 @@ def train(settings: TrainSettings) -> dict[str, float]:
         with record.stage("test"):
             views = settings.evaluation.views
             predictions, averaging = predict_views(fitted.classifier, fitted.data, ("valid", "test"), views)
+            for split, of_split in predictions.items():
+                log.info("%s", of_split.summary(split))
             record.metrics |= fitted.metrics() | (averaging.metrics() if averaging is not None else {})
             if "test" in predictions:
                 record.metrics |= predictions["test"].metrics("test")

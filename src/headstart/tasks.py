@@ -8,7 +8,7 @@ from headstart.auditing.findings import find_problems, in_order
 from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.report import COMPARED, TOO_MANY, AuditReport, findings_table, is_too_much, write_audit
 from headstart.backbones.load import load_backbone, preprocessing_of
-from headstart.commands import command
+from headstart.commands import command, shown
 from headstart.comparing.compare import compare
 from headstart.config.features import EncoderSettings
 from headstart.config.train import TrainSettings
@@ -47,8 +47,12 @@ def train_and_advise(settings: TrainSettings) -> dict[str, float]:
     best = RunFolder(Path(settings.run_dir)).best
     if best.is_file():
         views = int(metrics.get("views_used", 1))
-        arguments = [f"ckpt_path={best}", "source=FILE_OR_FOLDER", *([f"views={views}"] if views > 1 else [])]
-        log.info("best checkpoint: %s", best)
+        arguments = [
+            f"ckpt_path={shown(Path(settings.run_dir))}",
+            "source=FILE_OR_FOLDER",
+            *([f"views={views}"] if views > 1 else []),
+        ]
+        log.info("best checkpoint: %s", shown(best))
         log.info("to predict: %s", command("predict.py", arguments))
     return metrics
 
@@ -86,6 +90,7 @@ def test(settings: TrainSettings) -> dict[str, float]:
             predictions, averaging = predict_views(classifier, loaders, splits, views)
             record.metrics |= averaging.metrics() if averaging is not None else {}
             record.metrics |= predictions["test"].metrics("test")
+            log.info("%s", predictions["test"].summary("test"))
             write_predictions(predictions, data.manifest.classes, record.run)
     return record.metrics
 
@@ -134,7 +139,8 @@ def audit(settings: TrainSettings) -> bool:
     errors = sum(finding.severity == "error" for finding in findings)
     log.info("near duplicates: %s", compared)
     write_audit_page(run, data, findings, compared)
-    log.info("errors: %d, warnings: %d; details: %s and %s", errors, len(findings) - errors, run.audit, run.page)
+    details = f"{shown(run.audit)} and {shown(run.page)}"
+    log.info("errors: %d, warnings: %d; details: %s", errors, len(findings) - errors, details)
     return errors == 0
 
 

@@ -9,10 +9,18 @@ UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%]|^[. ]|[. ]$')
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 LONGEST = 200  # bytes of a name; file systems accept 255
 
+import unicodedata
+
 
 def on_one_line(text: object) -> str:
     """With line breaks and other control characters as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal `text` takes: Chinese characters, for example, take two each."""
+    wide = sum(unicodedata.east_asian_width(character) in "WF" for character in text)
+    return len(text) + wide - sum(map(bool, map(unicodedata.combining, text)))
 
 
 def counted(count: int, singular: str, plural: str | None = None) -> str:

@@ -36,7 +36,7 @@ from headstart.config.folder import conf_folder
 from headstart.config.literal import is_encodable
 from headstart.config.validation import known_keys
 from headstart.errors import HeadstartError
-from headstart.log import abandon_output, is_first_process, log_to_console
+from headstart.log import abandon_output, is_first_process, log_to_console, show
 from headstart.startup import program_starts
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
@@ -82,7 +82,7 @@ def start(program: Program) -> None:
             if not is_first_process():
                 # An error of all processes is the first one's to report, which then ends the others.
                 time.sleep(LET_FIRST_REPORT)
-            print(f"error: {failed.sentence}", file=sys.stderr)
+            show(f"error: {failed.sentence}", sys.stderr)
             raise
 
 

@@ -12,6 +12,7 @@ import torch
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.load import load_backbone
+from headstart.commands import shown
 from headstart.comparing.candidate import Candidate, ranked
 from headstart.comparing.table import describe, write
 from headstart.config.model import arch_and_weights
@@ -54,7 +55,7 @@ def compare(settings: TrainSettings) -> bool:
     manifest.write(run.split)
     write(found, run.compared)
     log.info("%s", describe(found))
-    log.info("%s", run.compared)
+    log.info("%s", shown(run.compared))
     return found[0].reason is None
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.constraints import fraction, one_of, optional, positive_int, workers
+from headstart.config.constraints import auto_or_bool, fraction, one_of, optional, positive_int, workers
 from headstart.config.export import is_model_file
 from headstart.config.features import EncoderSettings
 from headstart.config.validation import typed
@@ -43,6 +43,7 @@ class PredictSettings:
     model: ModelOrFileSettings
     features: EncoderSettings
     topk: int = positive_int()
+    rows: bool | str = auto_or_bool()
     views: int = positive_int()
     min_confidence: float = fraction()
     accelerator: str = one_of("auto", "cpu", "cuda", "mps")

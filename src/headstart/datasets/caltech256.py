@@ -3,14 +3,11 @@
 import difflib
 import re
 import shutil
-import sys
 import tarfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from headstart.config.data import CaltechSettings
 from headstart.data.splits import split_class
@@ -18,6 +15,7 @@ from headstart.datasets.download import check_md5, fetch
 from headstart.datasets.generate import create_once
 from headstart.errors import HeadstartError
 from headstart.log import log
+from headstart.progress import tracked
 
 ARCHIVE = "256_ObjectCategories.tar"
 PAGE = "https://data.caltech.edu/records/nyy15-4j048"
@@ -71,7 +69,7 @@ def _write(folder: Path, archive: Path, settings: CaltechSettings, seed: int) ->
             places = _places(_images(tar, archive), settings, seed)
             counts = Counter(place.partition("/")[0] for place in places)
             _check_counts(counts, settings)
-            for place, member in tqdm(places.items(), desc="extracting", leave=False, disable=not sys.stderr.isatty()):
+            for place, member in tracked(places.items(), "extracting images", len(places)):
                 _extract(tar, member, folder / place)
     except tarfile.TarError as error:
         raise HeadstartError(f"{archive} is damaged, or not a tar archive: {error}") from None

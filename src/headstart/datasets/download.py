@@ -4,17 +4,16 @@ import hashlib
 import http.client
 import re
 import socket
-import sys
 import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
-from tqdm import tqdm
-
 from headstart.data.folders import OWN
 from headstart.errors import HeadstartError
+from headstart.progress import Advance, progress_bar
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
@@ -68,10 +67,10 @@ def check_md5(path: Path, md5: str | None) -> None:
     if md5 is None:
         return
     total = hashlib.md5(usedforsecurity=False)
-    with path.open("rb") as file, _bar(f"verifying {path.name}", path.stat().st_size) as bar:
+    with path.open("rb") as file, _bar(f"verifying {path.name}", path.stat().st_size) as advance:
         while block := file.read(BLOCK):
             total.update(block)
-            bar.update(len(block))
+            advance(len(block))
     if total.hexdigest() != md5:
         raise HeadstartError(f"{path} is damaged, or a different file: its MD5 is {total.hexdigest()}, not {md5}")
 
@@ -88,11 +87,11 @@ def _resume(url: str, part: Path) -> None:
         total = start + int(length) if length else None
         part.parent.mkdir(parents=True, exist_ok=True)
         name = part.stem.removeprefix(f"{OWN}-")
-        with part.open("ab" if resumes else "wb") as file, _bar(f"downloading {name}", total) as bar:
-            bar.update(start)
+        left = None if total is None else total - start
+        with part.open("ab" if resumes else "wb") as file, _bar(f"downloading {name}", left) as advance:
             while block := _read(response):
                 file.write(block)
-                bar.update(len(block))
+                advance(len(block))
     if total is not None and _size(part) < total:
         raise Interrupted(f"the connection was lost after {_size(part):,} of {total:,} bytes")
 
@@ -142,5 +141,5 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _bar(text: str, total: int | None) -> Any:
-    return tqdm(total=total, desc=text, unit="B", unit_scale=True, leave=False, disable=not sys.stderr.isatty())
+def _bar(text: str, total: int | None) -> AbstractContextManager[Advance]:
+    return progress_bar(text, total, unit="B")

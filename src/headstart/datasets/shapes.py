@@ -1,6 +1,5 @@
 """Generated images: a small synthetic problem whose classes differ by shape and texture, never by colour."""
 
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
-from tqdm import tqdm
 
 from headstart.config.data import ShapesSettings
 from headstart.data.splits import split_class
@@ -17,6 +15,7 @@ from headstart.data.workers import thread_map
 from headstart.datasets.generate import create_once
 from headstart.datasets.outlines import SHAPES, TEXTURES, TURN, Array
 from headstart.errors import HeadstartError
+from headstart.progress import progress_bar
 from headstart.seeds import derive_seed
 
 TEN_SHAPES = ("star", "ring", "heart", "moon", "arrow")
@@ -66,7 +65,7 @@ def make_shapes(settings: ShapesSettings, seed: int) -> None:
 
 def _write(folder: Path, settings: ShapesSettings, seed: int) -> dict[str, Any]:
     places = list(_places(settings, seed))
-    with tqdm(total=len(places), desc="drawing", leave=False, disable=not sys.stderr.isatty()) as bar:
+    with progress_bar("drawing images", len(places)) as advance:
 
         def draw(place: tuple[str, str, str]) -> None:
             split, class_name, name = place
@@ -75,7 +74,7 @@ def _write(folder: Path, settings: ShapesSettings, seed: int) -> dict[str, Any]:
             path = folder / split / class_name / name
             path.parent.mkdir(parents=True, exist_ok=True)
             image.save(path, quality=QUALITY)
-            bar.update()
+            advance(1)
 
         thread_map(draw, places)
     return {}

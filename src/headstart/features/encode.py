@@ -1,6 +1,5 @@
 """The features of a split, view by view: read from the store, or encoded now and stored."""
 
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import Any
@@ -10,15 +9,14 @@ import torch
 import torchvision
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
-from tqdm import tqdm
 
 from headstart.data.dataset import ImageDataset
 from headstart.data.workers import loader_options, thread_imap, worker_count
 from headstart.errors import HeadstartError
 from headstart.features.encoder import CPU_CHUNK, Encoder
 from headstart.features.store import Array, FeatureStore, Key
-from headstart.log import is_first_process
 from headstart.processes import everywhere, first_on_node_first, gather, is_first_on_node, rank, world_size
+from headstart.progress import progress_bar
 
 # Images per batch on their way to the encoder, which cuts them to its own chunks.
 ENCODING_BATCH = 64
@@ -70,16 +68,19 @@ class SplitFeatures:
         self._num_workers = num_workers
         self._share = Share(len(self._dataset), rank(), world_size())
         self._latest: tuple[int, Array] | None = None
+        self._later = 0
 
-    def encode_view(self, view: int) -> Array:
+    def encode_view(self, view: int, later: int = 0) -> Array:
         """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped unless of a fold.
 
-        Several processes must call it together: each encodes a share of what is missing.
+        Several processes must call it together: each encodes a share of what is missing. The progress bar shows the
+        time that these images take, and the `later` ones that the run may still encode after them.
 
         Raises:
             HeadstartError: they do not see the same store as the first process of their machine.
         """
         if self._latest is None or self._latest[0] != view:
+            self._later = later
             self._latest = view, self._own(self._read_or_encode(view))
         return self._latest[1]
 
@@ -131,11 +132,10 @@ class SplitFeatures:
         return Key(f"{self._backbone['arch']}-{self._name}", values)
 
     def _rows(self, view: int) -> Iterator[Array]:
-        hidden = not sys.stderr.isatty() or not is_first_process()
-        title, total = f"encoding {self._split} view {view}", len(self._dataset)
-        with tqdm(total=total, desc=title, unit="image", leave=False, disable=hidden) as bar:
+        total = len(self._dataset)
+        with progress_bar(f"encoding {self._split} images", total, later=self._later) as advance:
             for features in self._gathered(self._encode(view), total):
-                bar.update(len(features))
+                advance(len(features))
                 yield features.numpy()
 
     def _gathered(self, features: Iterator[Tensor], count: int) -> Iterator[Tensor]:

@@ -1,18 +1,27 @@
 """What becomes of predictions: the table, the files and the drawings."""
 
+import shutil
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from headstart.commands import shown
+from headstart.config.data import AUTO
 from headstart.config.predict import PredictSettings
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, listed
 from headstart.log import log
 from headstart.marker import PREDICTIONS, claim
 from headstart.predict.drawings import Drawings
-from headstart.predict.prediction import Prediction
-from headstart.predict.writers import FileWriter, TableWriter, open_files
+from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
+from headstart.predict.writers import TABLE, FileWriter, TableWriter, open_files
+from headstart.progress import is_terminal, tracked
+from headstart.text import counted, on_one_line
 
+# Of how many classes a summary says how often they were predicted.
+MOST_CLASSES = 20
 # Draws a prediction before it is written, and may add an error.
 Draw = Callable[[Prediction], Prediction]
 
@@ -33,10 +42,14 @@ def write(
     topk = min(settings.topk, len(classes))
     with ExitStack() as stack:
         # Files first: what is shown is also kept.
-        writers: list[FileWriter | TableWriter] = [TableWriter(paths, classes)]
+        writers: list[FileWriter | TableWriter] = []
         if output:
             claim(output, PREDICTIONS, "output")
-            writers.insert(0, stack.enter_context(open_files(output, topk)))
+            writers.append(stack.enter_context(open_files(output, topk)))
+        if shows_rows := _shows_rows(settings.rows, len(paths)):
+            writers.append(TableWriter(paths, classes))
+        else:
+            predictions = tracked(predictions, "predicting", len(paths))
         drawings = list(_drawings(settings, paths, classes, depth, stack))
         rows = stack.enter_context(_told_if_stopped(len(paths), output or None))
         for prediction in predictions:
@@ -46,7 +59,37 @@ def write(
             for writer in writers:
                 writer.write(prediction)
             rows.append(replace(prediction, seen=None, saliency=None))
-    _summarize(rows, settings.source)
+    if not shows_rows:
+        log.info("%s", summary(rows, settings.source))
+        log.info("one row per image: %s", shown(output / TABLE) if output else "rows=true, or output=DIR for files")
+    _check(rows, settings.source)
+
+
+def _shows_rows(setting: bool | str, count: int) -> bool:
+    """Whether one row per image is printed: also to a file or a pipe, but not if they do not fit on a terminal."""
+    if setting != AUTO or not is_terminal(sys.stdout):
+        return bool(setting)
+    # Some lines are for the command itself, and for what else is said.
+    return count <= max(10, shutil.get_terminal_size().lines - 4)
+
+
+def summary(rows: list[Prediction], source: str) -> str:
+    """How many images of each class were predicted, which are doubtful, and which could not be read."""
+    counts = Counter(row.classes[0] for row in rows if row.classes)
+    width = max(map(len, counts), default=0)
+    lines = [f"source={source}: {counted(len(rows), 'image')}"]
+    lines += [f"  {on_one_line(name):<{width}}  {count:>7,}" for name, count in counts.most_common(MOST_CLASSES)]
+    if len(counts) > MOST_CLASSES:
+        others = counts.most_common()[MOST_CLASSES:]
+        lines.append(f"  {len(others)} other classes: {counted(sum(count for _, count in others), 'image')}")
+    for doubt in (UNSURE, UNFAMILIAR):
+        lines += _named([on_one_line(row.path) for row in rows if row.doubt == doubt], doubt)
+    lines += _named([f"{on_one_line(row.path)} ({row.error})" for row in rows if row.error], "with an error")
+    return "\n".join(lines)
+
+
+def _named(paths: list[str], what: str) -> list[str]:
+    return [f"{what}: {counted(len(paths), 'image')}: {listed(paths, 3)}"] if paths else []
 
 
 def _drawings(
@@ -88,7 +131,7 @@ def _told_if_stopped(count: int, output: Path | None) -> Iterator[list[Predictio
         raise
 
 
-def _summarize(rows: list[Prediction], source: str) -> None:
+def _check(rows: list[Prediction], source: str) -> None:
     read = sum(bool(row.classes) for row in rows)
     without = sum(row.error is not None for row in rows if row.classes)
     if read == 0:

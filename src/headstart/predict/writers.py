@@ -12,6 +12,8 @@ from headstart.files import naming
 from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
 
+TABLE = "predictions.csv"
+
 
 class TableWriter:
     """Prints one line per image: path, then classes with their probabilities."""
@@ -108,7 +110,7 @@ class FileWriter:
 def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
     """A FileWriter of the two files in `folder`; bytes of names that are not UTF-8 stay so in the CSV."""
     with ExitStack() as stack:
-        csv_file = stack.enter_context(closing(RowFile(folder / "predictions.csv", errors="surrogateescape")))
+        csv_file = stack.enter_context(closing(RowFile(folder / TABLE, errors="surrogateescape")))
         json_file = stack.enter_context(closing(RowFile(folder / "predictions.jsonl", errors="backslashreplace")))
         yield FileWriter(csv_file, json_file, topk)
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.backbones.backbone import BackboneSource
+from headstart.commands import shown
 from headstart.config.literal import literals
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
@@ -28,8 +29,6 @@ from headstart.marker import RUN, claim
 from headstart.run_folder import RunFolder
 
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
-# On the terminal at the end of a run.
-SHOWN = ("valid/loss", "valid/acc", "test/loss", "test/acc")
 
 
 class RunRecord(Callback):
@@ -85,7 +84,7 @@ class RunRecord(Callback):
             write_json(self.run.record, self._values)
             write_text(self.run.config, OmegaConf.to_yaml(OmegaConf.create(literals(asdict(self._settings)))))
             manifest.write(self.run.split)
-        log.info("run folder: %s", self.run.path)
+        log.info("run folder: %s", shown(self.run.path))
 
     def _finish(self) -> None:
         seconds = round(time.perf_counter() - self._start, 3)
@@ -95,9 +94,7 @@ class RunRecord(Callback):
         if is_first_process():
             write_json(self.run.record, self._values | {"seconds": stages})
             write_json(self.run.metrics, self.metrics)
-        shown = [f"{name} {self.metrics[name]:.4f}" for name in SHOWN if name in self.metrics]
-        best = f"best epoch {int(self.metrics['best_epoch'])}: " if "best_epoch" in self.metrics else ""
-        log.info("%s%s  (%.0f s)", best, "  ".join(shown), seconds)
+        log.info("finished in %.0f s", seconds)
 
 
 @functools.cache

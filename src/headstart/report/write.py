@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from headstart.commands import shown
 from headstart.data.manifest import Manifest
 from headstart.evaluation.answers import FromFeatures, ask_features, describe_head, score
 from headstart.evaluation.predictions import Predictions
@@ -77,7 +78,7 @@ def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder
 def _write(page: Page, folder: Path) -> None:
     _write_tables(page.manifest, page.result, page.found, page.averaging, folder)
     write_text(folder / "index.html", page.render())
-    log.info("report: %s", folder / "index.html")
+    log.info("report: %s", shown(folder / "index.html"))
 
 
 def _write_tables(

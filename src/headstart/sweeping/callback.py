@@ -18,6 +18,7 @@ from headstart.cli.cleanup import INTO_RUN, claim_run_folder
 from headstart.cli.errors import exit_on_error, fail
 from headstart.cli.names import as_written, sweep_name, swept_keys
 from headstart.cli.output_folder import remember_output
+from headstart.commands import shown
 from headstart.errors import HeadstartError
 from headstart.files import lock_for, read_json, write_json
 from headstart.log import is_first_process, log
@@ -68,7 +69,7 @@ class SweepCallback(Callback):
                 if FOLD in config.sweep.over:
                     raise HeadstartError(f"{FOLD} cannot be chosen by Optuna: sweep over folds without sweep=optuna")
                 prepare_study(config, SweepFolder(folder))
-            log.info("sweep folder: %s", folder)
+            log.info("sweep folder: %s", shown(Path(folder)))
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         # Hydra keeps what its jobs return to the end of the sweep. Nothing needs their configs.

@@ -156,7 +156,7 @@ class ImageDataModule(LightningDataModule):
         self._encoder.prepare(self._images_to_encode())
         if self._has_features(split):
             start = time.perf_counter()
-            matrix = self._features[split].encode_view(self._view() if split == "train" else 0)
+            matrix = self._features[split].encode_view(self._view() if split == "train" else 0, self._later(split))
             self.encode_seconds += time.perf_counter() - start
             return self._loader_of_features(split, matrix, sampler, batches=self._block if kept else 1)
         if not kept or split not in self._image_loaders:
@@ -237,6 +237,15 @@ class ImageDataModule(LightningDataModule):
             return 0
         views = self.settings.features.views
         return self._epoch() if views is None else self._epoch() % views
+
+    def _later(self, split: str) -> int:
+        """How many images this training may still encode after the current view of `split`, stored ones included."""
+        if split == "test" or self.trainer is None or self._trains_unaugmented:
+            return 0
+        epochs, views = self.trainer.max_epochs or 0, self.settings.features.views
+        left = (epochs if views is None else min(epochs, views)) - 1 - self._epoch()
+        once = ("valid", "test") if split == "train" and self._epoch() == 0 else ("test",)
+        return max(0, left) * len(self._datasets["train"]) + sum(len(self._datasets.get(name, ())) for name in once)
 
     def _has_features(self, split: str) -> bool:
         """Whether the backbone's features, as it is now, are those in the store."""

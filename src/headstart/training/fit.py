@@ -9,12 +9,14 @@ from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
+from headstart.log import log
 from headstart.metrics import Row, full_names
 from headstart.model.classifier import Classifier
 from headstart.model.closed_form import build_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe, recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
+from headstart.training.callbacks.early_stopping import describe_end
 from headstart.training.callbacks.history import History
 from headstart.training.cores import cores_for_head
 from headstart.training.data_module import ImageDataModule
@@ -67,6 +69,8 @@ def fit(
             trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
+    log.info("%s", describe_end(trainer, best.epoch_of_weights))
+    log.info("time spent: %s", history.clock.total)
     # The Trainer has moved it to the CPU.
     classifier.to(trainer.strategy.root_device)
     return Fitted(classifier, data, history.rows, best.epoch_of_weights)

@@ -1,7 +1,6 @@
 """Lightning's Trainer, created from the configuration."""
 
 import logging
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
 from headstart.training.callbacks.clock import Clock
 from headstart.training.callbacks.history import History
 from headstart.training.callbacks.hparams import HParams
-from headstart.training.callbacks.progress import count_epochs_from_1
+from headstart.training.callbacks.progress import Progress, count_epochs_from_1
 from headstart.training.callbacks.unfreezing import Unfreezing
 from headstart.training.errors import LIGHTNING, lightning_errors, reason_of
 from headstart.training.jobs import cluster_environment
@@ -78,6 +77,8 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         configured = {name: entry for name, entry in configured.items() if not isinstance(entry, BestAndLast)}
     keeps_best = any(isinstance(callback, BestAndLast) for callback in (*callbacks, *configured.values()))
     added = [*_recording(settings, callbacks, run), *([] if keeps_best else [BestOnly("valid/loss")])]
+    if settings.trainer.get("enable_progress_bar", True) and not _has_lightnings_bar(list(configured.values())):
+        added.append(Progress())
     trainer = Trainer(
         **_arguments(settings, list(configured.values()), run),
         callbacks=[*callbacks, *added, *configured.values()],
@@ -131,16 +132,19 @@ def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunF
 
 def _arguments(settings: TrainSettings, configured: list[Callback], run: RunFolder) -> dict[str, Any]:
     """The settings of the Trainer, and what follows from the callbacks that are `configured`."""
-    has_bar = any(isinstance(callback, ProgressBar) for callback in configured)
-    # Progress bars on a terminal; elsewhere History prints one line per epoch.
-    arguments: dict[str, Any] = {"enable_progress_bar": has_bar or sys.stdout.isatty()}
-    arguments |= settings.trainer | {"strategy": _strategy(settings)}
+    arguments: dict[str, Any] = settings.trainer | {"strategy": _strategy(settings)}
+    # Instead of Lightning's bar there is headstart's, unless the user has added one of Lightning's callbacks.
+    arguments["enable_progress_bar"] = _has_lightnings_bar(configured)
     if any(isinstance(callback, ModelSummary) for callback in configured):
         arguments["enable_model_summary"] = True
     if arguments.get("profiler") in PROFILERS:
         # Otherwise its report would be among Lightning's messages, which are not shown.
         arguments["profiler"] = PROFILERS[arguments["profiler"]](dirpath=run.path, filename="profile")
     return arguments
+
+
+def _has_lightnings_bar(configured: list[Callback]) -> bool:
+    return any(isinstance(callback, ProgressBar) for callback in configured)
 
 
 def _strategy(settings: TrainSettings) -> Any:

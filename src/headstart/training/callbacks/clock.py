@@ -12,21 +12,33 @@ WORTH_ADVICE = 5.0
 
 @dataclass
 class Seconds:
-    """Of one epoch, validation included. On a GPU, which works asynchronously, some of `train` is counted as `wait`."""
+    """The time that epochs took, validation included, by what it was spent on.
+
+    On a GPU, which works asynchronously, some of `train` is counted as `wait`.
+    """
 
     encode: float = 0.0
     wait: float = 0.0
     train: float = 0.0
 
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.encode + other.encode, self.wait + other.wait, self.train + other.train)
+
+    @property
+    def all(self) -> float:
+        """Their sum."""
+        return self.encode + self.wait + self.train
+
     def __str__(self) -> str:
-        return f"encode {self.encode:.1f} s, wait {self.wait:.1f} s, train {self.train:.1f} s"
+        return f"encoding {self.encode:.1f} s, waiting for batches {self.wait:.1f} s, training {self.train:.1f} s"
 
 
 class Clock(Callback):
     """Measures each epoch. Views are encoded before the first batch is asked for, so nothing is counted twice."""
 
     def __init__(self, *, cached: bool) -> None:
-        self.epoch = Seconds()
+        self.epoch = Seconds()  # the last one
+        self.total = Seconds()
         self._cached = cached
         self._advised = False
         self._encoded = 0.0
@@ -56,11 +68,12 @@ class Clock(Callback):
         encoded = float(getattr(trainer.datamodule, "encode_seconds", 0.0))  # type: ignore[attr-defined]
         self._current.encode, self._encoded = encoded - self._encoded, encoded
         self.epoch = self._current
+        self.total += self._current
 
     def advice(self) -> str | None:
         """What to change if the epoch was long and one part of it dominated; given once."""
         seconds = self.epoch
-        whole = seconds.encode + seconds.wait + seconds.train
+        whole = seconds.all
         if self._advised or whole < WORTH_ADVICE:
             return None
         advice = None

@@ -5,9 +5,12 @@ from typing import Any, cast
 import pytorch_lightning.callbacks
 import torch
 from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Timer
+from pytorch_lightning.callbacks.early_stopping import EarlyStoppingReason
 
 from headstart.metrics import metric_of
 from headstart.model.classifier import Classifier
+from headstart.text import counted
 
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
@@ -58,3 +61,38 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
         if self.stopping_threshold is None or self._last is None:
             return False
         return bool(self.monitor_op(torch.tensor(self._last), torch.tensor(self.stopping_threshold)))
+
+
+def describe_end(trainer: Trainer, best: int) -> str:
+    """Says why a training ended, and which epoch was the `best`, whose weights are kept.
+
+    Such as "stopped after epoch 16: no improvement of valid/loss for 5 epochs; best: epoch 11".
+    """
+    classifier, last = cast(Classifier, trainer.lightning_module), trainer.current_epoch
+    if classifier.recipe.is_closed_form:
+        return f"fitted model.head={classifier.recipe.head} in closed form, without training steps"
+    if (why := _why_stopped(trainer)) is not None:
+        return f"stopped after epoch {last}: {why}; best: epoch {best}"
+    hint = " (the last: more epochs may help)" if best == last else ""
+    return f"trained all {counted(last, 'epoch')}; best: epoch {best}{hint}"
+
+
+def _why_stopped(trainer: Trainer) -> str | None:
+    """Why there were fewer epochs than trainer.max_epochs; None: there were not."""
+    if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
+        return f"trainer.max_steps={trainer.max_steps} was reached"
+    if not trainer.should_stop:
+        return None
+    for callback in trainer.early_stopping_callbacks:
+        match callback:
+            case early if early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+                return f"no improvement of {early.monitor} for {counted(early.patience, 'epoch')}"
+            case early if early.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
+                return f"{early.monitor} is better than stopping_threshold={early.stopping_threshold:g}"
+            case early if early.stopping_reason == EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+                return f"{early.monitor} is worse than divergence_threshold={early.divergence_threshold:g}"
+            case early if early.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
+                return f"{early.monitor} is NaN or infinite"
+    if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+        return "trainer.max_time was reached"
+    return "a callback ended the training"

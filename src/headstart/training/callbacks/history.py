@@ -33,7 +33,7 @@ class History(Callback):
 
     def __init__(self, path: Path, clock: Clock) -> None:
         self.rows: list[Row] = []
-        self._clock = clock
+        self.clock = clock
         self._path = path
         self._validated = False
 
@@ -72,8 +72,9 @@ class History(Callback):
         self._log(trainer, row)
         if trainer.is_global_zero:
             write_text(self._path, to_csv(self.rows))
-            say(trainer, f"{describe(row, trainer.max_epochs)}  ({self._clock.epoch})")
-            if advice := self._clock.advice():
+            seconds = self.clock.epoch.all
+            say(trainer, f"{describe(row, trainer.max_epochs)}  {seconds:.{1 if seconds < 99.95 else 0}f} s")
+            if advice := self.clock.advice():
                 say(trainer, f"note: {advice}")
 
     def _log(self, trainer: Trainer, row: Row) -> None:

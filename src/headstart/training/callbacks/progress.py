@@ -1,33 +1,67 @@
-"""Lightning's progress bars, with epochs counted from 1."""
+"""The progress of training steps, on headstart's bar, and epochs counted from 1 on Lightning's own bars."""
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from typing import Any
 
-from pytorch_lightning import Callback, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
+from headstart.progress import Advance, progress_bar
 from headstart.training.epochs import FIRST, epoch_number
+
+
+class Progress(Callback):
+    """Shows how far an epoch's training steps are, and the time that those of the whole run take at most."""
+
+    def __init__(self) -> None:
+        self._bar = ExitStack()
+        self._advance: Advance = lambda count: None
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A Trainer with max_steps, or with data of unknown size, has no number of batches.
+        batches = int(trainer.num_training_batches) if trainer.num_training_batches < float("inf") else None
+        left = max(0, (trainer.max_epochs or 0) - epoch_number(trainer))
+        self._advance = self._bar.enter_context(
+            progress_bar(
+                f"training epoch {_described(epoch_number(trainer), trainer)}", batches, later=left * (batches or 0)
+            )
+        )
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self._advance(1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._bar.close()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        self._bar.close()
 
 
 class _RichBar(RichProgressBar):
     def _get_train_description(self, current_epoch: int) -> str:
         # As long as the description of the validation, so that the bar does not jump.
-        text = _description(current_epoch + FIRST, self.trainer.max_epochs)
+        text = f"Epoch {_described(current_epoch + FIRST, self.trainer)}"
         return f"{text:{len(self.validation_description)}}"
 
 
 class _TQDMBar(TQDMProgressBar):
     def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
-        self.train_progress_bar.set_description(_description(epoch_number(trainer), trainer.max_epochs))
+        self.train_progress_bar.set_description(f"Epoch {_described(epoch_number(trainer), trainer)}")
 
 
 def count_epochs_from_1(callbacks: Iterable[Callback]) -> None:
-    """Lets Lightning's own progress bars among `callbacks`, whoever created them, number epochs as everything else."""
+    """Lets Lightning's own bars among `callbacks`, which the user has added, number epochs as everything else does."""
     bars: dict[type[Callback], type[Callback]] = {RichProgressBar: _RichBar, TQDMProgressBar: _TQDMBar}
     for callback in callbacks:
         callback.__class__ = bars.get(type(callback), type(callback))
 
 
-def _description(epoch: int, max_epochs: int | None) -> str:
-    return f"Epoch {epoch}/{max_epochs}" if max_epochs and max_epochs > 0 else f"Epoch {epoch}"
+def _described(epoch: int, trainer: Trainer) -> str:
+    """ "3/20", or "3" where the number of epochs is not limited."""
+    last = trainer.max_epochs
+    return f"{epoch}/{last}" if last and last > 0 else f"{epoch}"
