@@ -35,11 +35,11 @@ def in_terminal(
     before = ""
     if narrowed_to is not None:
         child.expect(r"\|")
-        before = child.before + child.after
+        before = f"{child.before}{child.after}"
         child.setwinsize(ROWS, narrowed_to)
     child.expect(pexpect.EOF)
     child.close()
-    raw = before + child.before
+    raw = f"{before}{child.before}"
     screen = pyte.HistoryScreen(columns, ROWS, history=10_000, ratio=0.5)
     pyte.Stream(screen).feed(raw)
     above = ["".join(line[column].data for column in range(columns)) for line in screen.history.top]

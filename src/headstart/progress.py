@@ -54,7 +54,7 @@ def progress_bar(title: str, total: int | None, *, later: int = 0, unit: str = "
     )
 
     def advance(count: int) -> None:
-        postfix[0] = _says(bar.n + count, total, later, unit, time.monotonic() - start)
+        postfix[0] = _says(int(bar.n) + count, total, later, unit, time.monotonic() - start)
         bar.update(count)
 
     _shown = bar

@@ -2,14 +2,13 @@
 
 import hashlib
 import re
+import unicodedata
 
 # What a file's name cannot contain on some system, where it cannot begin or end, and "%", which marks what replaces it.
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%]|^[. ]|[. ]$')
 # Names that mean devices on Windows, whatever their extension.
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 LONGEST = 200  # bytes of a name; file systems accept 255
-
-import unicodedata
 
 
 def on_one_line(text: object) -> str:

@@ -7,7 +7,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from headstart.data.decoded import DecodedImages
-from headstart.data.images import read_rgb
 from headstart.data.manifest import Split
 from headstart.data.sampler import IGNORED, PADDING
 from headstart.data.transforms import Transform
@@ -46,4 +45,4 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self if stored is self.split else ImageDataset(stored, self.transform, self._decoded.max_bytes)
 
     def _read(self, index: int) -> Image.Image:
-        return read_rgb(self.split.root / self.split.paths[index], self.transform.depth)
+        return self.split.read(index, self.transform.depth)

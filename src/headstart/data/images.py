@@ -1,6 +1,7 @@
 """Any image file as an upright RGB image. Training, the audit and prediction all read images here."""
 
 import errno
+import hashlib
 import io
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from headstart.data.formats import readable_formats
 from headstart.data.metadata import orientation_of, upright, without_metadata
 from headstart.data.pixels import FULL_DEPTH, highest_samples, to_rgb
 from headstart.data.storage import read_file, size_of
-from headstart.errors import UnreadableImage
+from headstart.errors import HeadstartError, UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -39,18 +40,24 @@ class Note(NamedTuple):
     has_more_frames: bool
 
 
-def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
-    """The image at `path` in RGB, rotated upright by its EXIF orientation; the first frame of an animation.
+def read_rgb(path: str | Path, depth: int = FULL_DEPTH, sha256: str | None = None) -> Image.Image:
+    """Reads the image at `path` as RGB, rotated upright by its EXIF orientation; the first frame of an animation.
 
-    16-bit samples keep the upper eight of their lower `depth` bits; see headstart.data.pixels.to_rgb.
+    16-bit samples keep the upper eight of their lower `depth` bits; see headstart.data.pixels.to_rgb. With `sha256`,
+    which the file had when it was inspected, other bytes are never decoded.
 
     Raises:
         UnreadableImage: names the file and what is wrong with it.
+        HeadstartError: the file is another one than was inspected.
     """
     try:
         content = read_image_file(path)
     except OSError as error:
+        if sha256 is not None:
+            raise HeadstartError(f"{path} was there when the images were checked, and now: {error.strerror}") from None
         raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}", fault_of(error)) from error
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise HeadstartError(f"{path} was changed after the images were checked: run the command again")
     return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))
 
 

@@ -6,10 +6,13 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from PIL import Image
+
 from headstart.data.folders import left_out_summary, listed
 from headstart.data.folds import Array
 from headstart.data.held_out import POOL
 from headstart.data.image_info import ImageInfo
+from headstart.data.images import read_rgb
 from headstart.data.pixels import FULL_DEPTH
 from headstart.data.scan import Sample, Scan
 from headstart.data.splits import SPLITS
@@ -22,7 +25,8 @@ from headstart.files import write_csv
 class Split:
     """The samples of one split in their fixed order.
 
-    `paths` are relative to `root`, `labels` are indices into the class list, `contents` are the files' SHA-256.
+    `paths` are relative to `root`, `labels` are indices into the class list, `contents` are the files' SHA-256
+    ("" where they were not fingerprinted).
 
     `readings` are the unusual ways in which some of them are read: features are stored by content and by these.
 
@@ -39,6 +43,14 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    def read(self, index: int, depth: int) -> Image.Image:
+        """Reads an image, of 16-bit samples the lower `depth` bits, from the bytes that were fingerprinted.
+
+        Raises:
+            HeadstartError: the file was changed or removed since, or cannot be read.
+        """
+        return read_rgb(self.root / self.paths[index], depth, self.contents[index] or None)
 
     @property
     def stored(self) -> "Split":
@@ -92,6 +104,18 @@ class Manifest:
         """SHA-256 of the class list and the fingerprints of all splits."""
         parts = [*self.classes, *(f"{name}={split.fingerprint}" for name, split in self.splits.items())]
         return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()
+
+    def read(self, path: str, depth: int) -> Image.Image | None:
+        """Reads an image of one of the splits, by its path relative to the root; None: it has changed, or is gone."""
+        split, index = self._places[path]
+        try:
+            return split.read(index, depth)
+        except HeadstartError:
+            return None
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[Split, int]]:
+        return {path: (split, index) for split in self.splits.values() for index, path in enumerate(split.paths)}
 
     @property
     def counts(self) -> dict[str, int]:

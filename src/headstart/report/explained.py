@@ -3,10 +3,8 @@
 import torch
 from PIL import Image
 
-from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
-from headstart.errors import UnreadableImage
 from headstart.evaluation.result import Result
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import overlay, saliency_maps
@@ -17,15 +15,13 @@ def explain_mistakes(
 ) -> dict[int, Image.Image]:
     """The `most` most confident mistakes, coloured by what speaks for the predicted class; by their indices.
 
-    Those that can no longer be read are missing.
+    Those that have changed, or are gone, are missing.
     """
     transform, seen = EvalTransform(classifier.recipe.preprocessing), {}
     for index in result.mistakes[:most]:
-        path = manifest.root / result.predictions.paths[index]
-        try:
-            seen[index] = transform(read_rgb(path, transform.depth), 0, index)
-        except UnreadableImage:
-            continue
+        image = manifest.read(result.predictions.paths[index], transform.depth)
+        if image is not None:
+            seen[index] = transform(image, 0, index)
     if not seen:
         return {}
     images, classes = torch.stack(list(seen.values())), result.predicted[list(seen)]

@@ -18,7 +18,7 @@ from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES
 from headstart.report.summary import familiarity, probabilities, summarize
 from headstart.report.templates import render
-from headstart.report.thumbnails import image_uri, png_uri, thumbnail, view_of
+from headstart.report.thumbnails import image_uri, png_uri, view_of
 from headstart.text import counted
 
 # Entries of each kind on the page.
@@ -181,4 +181,5 @@ class Page:
                 yield {"image": image, "caption": text}
 
     def _thumbnail(self, path: str) -> str | None:
-        return thumbnail(self.manifest.root / path, self.recipe.preprocessing.depth)
+        image = self.manifest.read(path, self.recipe.preprocessing.depth)
+        return None if image is None else image_uri(image)

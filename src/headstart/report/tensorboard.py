@@ -10,10 +10,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.workers import thread_map
-from headstart.errors import UnreadableImage
 from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
@@ -53,7 +51,7 @@ def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Ar
     paths, labels = result.predictions.paths, result.predictions.labels.tolist()
     # Spread over the split, which is sorted by class.
     shown = np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)).tolist()
-    images = thread_map(lambda index: _thumbnail(manifest.root / paths[index], manifest.depth), shown)
+    images = thread_map(lambda index: _thumbnail(manifest, paths[index]), shown)
     rows = [(index, image) for index, image in zip(shown, images, strict=True) if image is not None]
     kept = [index for index, _ in rows]
     names = [[result.classes[labels[i]], result.classes[int(result.predicted[i])], paths[i]] for i in kept]
@@ -61,9 +59,7 @@ def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Ar
     return features[kept].astype(np.float32), cells, torch.stack([image for _, image in rows])
 
 
-def _thumbnail(path: Path, depth: int) -> Tensor | None:
-    try:
-        image = read_rgb(path, depth)
-    except UnreadableImage:
+def _thumbnail(manifest: Manifest, path: str) -> Tensor | None:
+    if (image := manifest.read(path, manifest.depth)) is None:
         return None
     return to_dtype(to_image(ImageOps.pad(image, (SIDE, SIDE))), torch.float32, scale=True)

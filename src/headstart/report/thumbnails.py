@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 from headstart.data.images import read_rgb
 from headstart.data.manifest import Split
 from headstart.data.transforms import Transform
-from headstart.errors import UnreadableImage
+from headstart.errors import HeadstartError, UnreadableImage
 
 SIDE = 144  # pixels
 
@@ -24,10 +24,10 @@ def thumbnail(path: Path, depth: int) -> str | None:
 
 
 def view_of(split: Split, transform: Transform, view: int, index: int) -> str | None:
-    """What `transform` makes of an image, which the network sees; None: it can no longer be read."""
+    """What `transform` makes of an image, which the network sees; None: the image has changed, or is gone."""
     try:
-        image = read_rgb(split.root / split.paths[index], transform.depth)
-    except UnreadableImage:
+        image = split.read(index, transform.depth)
+    except HeadstartError:
         return None
     return image_uri(functional.to_pil_image(transform(image, view, index)))
 
