@@ -23,12 +23,14 @@ from hydra.core.hydra_config import HydraConfig
 from headstart.cli.errors import Failed
 from headstart.cli.main import Program, run_program
 from headstart.cli.output_folder import remembered_output
+from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
+from headstart.files import ForkSafeLock
 
 # The exit status of a program that Ctrl-C ended.
 INTERRUPTED = 130
 # Settings of the process, which a run changes.
-_lock = threading.RLock()
+_lock = ForkSafeLock()
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
         KeyboardInterrupt: Ctrl-C.
     """
     with _lock, _left_as_it_was():
+        use_one_thread_after_fork()
         sys.argv = [f"{program.name}.py", *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
