@@ -2,7 +2,14 @@ import pytest
 
 from headstart.launchers import VARIABLES, Place, place_in_job
 
-SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NTASKS")
+SLURM = (
+    "SLURM_STEP_NUM_TASKS",
+    "SLURM_STEP_NUM_NODES",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NTASKS",
+    "SLURM_PTY_PORT",
+)
 
 
 @pytest.mark.parametrize(
@@ -26,6 +33,8 @@ SLURM = ("SLURM_STEP_NUM_TASKS", "SLURM_STEP_NUM_NODES", "SLURM_PROCID", "SLURM_
             },
             Place(5, 8, 1, 4, "srun"),
         ),
+        # In an interactive shell of srun --pty.
+        ({"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "0", "SLURM_PTY_PORT": "40001"}, Place()),
         # In the batch script itself, before srun.
         ({"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}, Place()),
     ],

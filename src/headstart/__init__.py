@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
 # programs use too, the thread they wait for may not be running.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before onnxruntime is: it would report on its use, by threads for which a forked process waits forever when it ends.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __all__ = [
     "Ensemble",

@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, locks between processes, and the cache folder."""
+"""Files that are written completely or not at all, locks between threads and processes, and the cache folder."""
 
 import csv
 import errno
@@ -8,10 +8,13 @@ import io
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 from filelock import FileLock
 
@@ -84,6 +87,65 @@ def write_json(path: Path, value: Any) -> None:
 def read_json(path: Path) -> Any:
     """The JSON in `path`."""
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+class ForkSafeLock:
+    """A lock between threads. A forked process finds it free, because the thread that held it is not in there.
+
+    Pickled or copied, it is a new one.
+    """
+
+    _all: ClassVar["WeakSet[ForkSafeLock]"] = WeakSet()
+
+    def __init__(self) -> None:
+        self._renew()
+        self._all.add(self)
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *error: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ForkSafeLock, ()
+
+    def _renew(self) -> None:
+        # Reentrant, so that it is no harm if the thread that held it is the one that forked.
+        self._lock = threading.RLock()
+
+    @classmethod
+    def _renew_all(cls) -> None:
+        for lock in cls._all:
+            lock._renew()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=ForkSafeLock._renew_all)
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """A file that an object was loaded from, and its SHA-256: another process can load the same object from it."""
+
+    path: Path
+    sha256: str
+
+    @classmethod
+    def at(cls, path: Path) -> "LoadedFile":
+        """The file `path` as it is now."""
+        return cls(path.absolute(), sha256_of(path))
+
+    def check_unchanged(self) -> None:
+        """Raises HeadstartError if the file is gone, or has other content."""
+        try:
+            is_same = sha256_of(self.path) == self.sha256
+        except OSError as error:
+            raise HeadstartError(f"{self.path} cannot be read again in another process: {error.strerror}") from None
+        if not is_same:
+            raise HeadstartError(
+                f"{self.path} has changed since it was loaded, and another process cannot load the same: load it again"
+            )
 
 
 def sha256_of(path: Path) -> str:

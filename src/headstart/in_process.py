@@ -1,5 +1,6 @@
 """Running a program of the command line inside another one, which is left as it was."""
 
+import importlib
 import logging
 import os
 import random
@@ -23,12 +24,14 @@ from hydra.core.hydra_config import HydraConfig
 from headstart.cli.errors import Failed
 from headstart.cli.main import Program, run_program
 from headstart.cli.output_folder import remembered_output
+from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
+from headstart.files import ForkSafeLock
 
 # The exit status of a program that Ctrl-C ended.
 INTERRUPTED = 130
 # Settings of the process, which a run changes.
-_lock = threading.RLock()
+_lock = ForkSafeLock()
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
         KeyboardInterrupt: Ctrl-C.
     """
     with _lock, _left_as_it_was():
+        use_one_thread_after_fork()
+        _import_matplotlib()
         sys.argv = [f"{program.name}.py", *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
@@ -63,6 +68,20 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
                 raise
             status = 1
         return Done(remembered_output().absolute(), status)
+
+
+def _import_matplotlib() -> None:
+    """Imports Matplotlib if it has not been, whatever MPLBACKEND is: with an invalid one its import fails.
+
+    A valid one is left to the surrounding program; headstart's figures have their own canvas.
+    """
+    if "MPLBACKEND" not in os.environ or "matplotlib" in sys.modules:
+        return
+    try:
+        importlib.import_module("matplotlib")
+    except ValueError:
+        os.environ["MPLBACKEND"] = "agg"
+        importlib.import_module("matplotlib")
 
 
 @contextmanager

@@ -30,7 +30,8 @@ def place_in_job() -> Place:
     if world > 1 and "RANK" in os.environ:
         return Place(_number("RANK", 0), world, _number("LOCAL_RANK", 0), local, "torchrun")
     # Of the step that srun started: those of the batch script, which is one process, count what it may start.
-    if _number("SLURM_STEP_NUM_TASKS", 1) > 1:
+    # A shell of `srun --pty bash` has them too, and one process of it, which nobody joins.
+    if _number("SLURM_STEP_NUM_TASKS", 1) > 1 and "SLURM_PTY_PORT" not in os.environ:
         world = _number("SLURM_STEP_NUM_TASKS", 1)
         local = world // _number("SLURM_STEP_NUM_NODES", 1)
         return Place(_number("SLURM_PROCID", 0), world, _number("SLURM_LOCALID", 0), local, "srun")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from headstart.backbones.safe_load import read_safely, read_tensors
 from headstart.errors import HeadstartError
@@ -57,10 +58,68 @@ def test_read_safely__plain_values(path: Path) -> None:
     assert read_safely(path) == value
 
 
-@pytest.mark.parametrize("content", [{"a": 1}, [torch.zeros(1)], {}, {"state_dict": {"a": torch.zeros(1)}}])
+@pytest.mark.parametrize("content", [{"a": 1}, [torch.zeros(1)], {}, {"state_dict": {"a": 1}}])
 def test_not_a_state_dict__is_an_error(path: Path, content: object) -> None:
     save(content, path)
     assert error_for(path) == f"{path} is not a state_dict: it must map names to tensors, and hold nothing else"
+
+
+STATE = {"conv.weight": torch.ones(2), "fc.bias": torch.zeros(3)}
+
+
+def prefixed(prefix: str) -> dict[str, torch.Tensor]:
+    return {f"{prefix}{name}": value for name, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        STATE,
+        {"state_dict": STATE, "epoch": 3, "optimizer": {"lr": 0.1}},
+        {"model": prefixed("module.")},
+        {"state_dict": prefixed("module._orig_mod.")},
+        {"state_dict": prefixed("model.") | {"loss.weight": torch.ones(9)}, "hyper_parameters": {}},
+        {"state_dict": {"conv.weight": torch.ones(7)}, "state_dict_ema": STATE},
+        {"state_dict": prefixed("module.encoder_q.") | {"module.encoder_k.conv.weight": torch.ones(7)}},
+        {"model_state_dict": prefixed("backbone.") | {"head.weight": torch.ones(4)}},
+        {"teacher": prefixed("backbone."), "student": {"backbone.conv.weight": torch.ones(7)}, "args": None},
+        {name: value.half() for name, value in STATE.items()},
+    ],
+    ids=["plain", "wrapped", "parallel", "compiled", "Lightning", "EMA", "MoCo", "backbone", "DINO", "half"],
+)
+def test_read_tensors__without_what_training_scripts_add(path: Path, content: object) -> None:
+    save(content, path)
+    found = read_tensors(path)
+    assert found.keys() == STATE.keys()
+    for name, value in STATE.items():
+        torch.testing.assert_close(found[name], value)
+
+
+def test_read_tensors__safetensors(path: Path) -> None:
+    path = path.with_suffix(".safetensors")
+    save_file(prefixed("module."), path)
+    assert read_tensors(path).keys() == STATE.keys()
+    path.write_bytes(b"nothing")
+    assert error_for(path) == f"{path} is damaged, or is no safetensors file"
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_read_tensors__not_finite_is_an_error_that_names_the_tensor(path: Path, value: float) -> None:
+    save({"conv.weight": torch.ones(2), "fc.bias": torch.tensor([1.0, value])}, path)
+    assert error_for(path) == f"{path} is damaged: its tensor fc.bias holds NaN or infinite values"
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (b"", "it is empty"),
+        (b"\n<!DOCTYPE html><html>404", "it is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "it is a pointer of Git LFS"),
+    ],
+)
+def test_something_else_in_its_place__is_named(path: Path, content: bytes, hint: str) -> None:
+    path.write_bytes(content)
+    assert hint in error_for(path)
 
 
 @pytest.mark.parametrize(

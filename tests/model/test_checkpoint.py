@@ -148,3 +148,35 @@ def test_read__leaves_a_checkpoint_of_today_as_it_is(finetuned: Path) -> None:
     assert found["hyper_parameters"] == stored["hyper_parameters"]
     assert found["hyper_parameters"]["finetune"] == asdict(FULL)
     assert_same(found["state_dict"], stored["state_dict"])
+
+
+@pytest.mark.parametrize("part", [None, "backbone", "finetune", "preprocessing"])
+def test_read__of_a_newer_headstart_says_so(best: Path, part: str | None) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    recipe = checkpoint["hyper_parameters"]
+    (recipe if part is None else recipe[part])["invented"] = 1
+    checkpoint["versions"]["headstart"] = "9.1"
+    torch.save(checkpoint, best)
+    message = error_for(best)
+    assert message.startswith(f"{best} was written by a newer headstart (9.1) than this one (")
+    assert f"does not know {'' if part is None else f'{part}.'}invented" in message
+
+
+def test_load__other_versions_of_the_libraries_are_named(best: Path, messages: list[str]) -> None:
+    load(best)
+    assert messages == []
+    checkpoint = torch.load(best, weights_only=True)
+    checkpoint["versions"]["torch"] = "2.3.1"
+    checkpoint["hyper_parameters"]["backbone"]["library"] = "torchvision 0.18.0"
+    torch.save(checkpoint, best)
+    load(best)
+    (message,) = messages
+    assert f"torch 2.3.1 (here {torch.__version__}) and torchvision 0.18.0 (here " in message
+
+
+def test_load__without_versions(best: Path, messages: list[str]) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    del checkpoint["versions"]
+    torch.save(checkpoint, best)
+    load(best)
+    assert messages == []

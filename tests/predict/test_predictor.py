@@ -1,6 +1,16 @@
-"""Predictions of many files: one bad one never costs the others."""
+"""Predictions of many files: one bad one never costs the others. Predictors in other processes."""
 
+import copy
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,11 +20,13 @@ from PIL import Image
 
 from headstart.config.features import EncoderSettings
 from headstart.data.images import read_rgb
+from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict import inputs
+from headstart.predict.load import load as load_any
 from headstart.predict.prediction import Prediction
-from headstart.predict.predictor import Predictor
+from headstart.predict.predictor import Predictor, load
 
 
 @pytest.fixture(scope="module")
@@ -106,3 +118,143 @@ def test_more_pages_or_frames__are_counted(
     paths = [tmp_path / name for name in ("a", "b", "single")]
     predict(classifier, paths)
     assert messages == [f"2 files have more than one page or frame; only the first is used: {paths[0]}, {paths[1]}"]
+
+
+LONGEST = 60  # seconds, after which a process hangs
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked on this system")
+
+
+@pytest.fixture
+def predictor(trained: Path) -> Predictor:
+    return load(trained, accelerator="cpu")
+
+
+def labels(predictor: Any, images: list[Path], **options: Any) -> list[str | None]:
+    return [prediction.label for prediction in predictor.predict(images, **options)]
+
+
+def in_fork(work: Callable[[], object]) -> int:
+    """The exit status of a forked process that does `work` and ends as a program does; 0 if that returns what is true.
+
+    A process that hangs is killed by an alarm.
+    """
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(LONGEST)
+        status = 1
+        try:
+            status = 0 if work() else 2
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@needs_fork
+@pytest.mark.parametrize("options", [{}, {"explain": True}], ids=["by core", "by batch"])
+def test_forked__after_predictions(predictor: Predictor, images: list[Path], options: dict[str, Any]) -> None:
+    # By now threads of the parent have decoded, and OpenMP has computed.
+    expected = labels(predictor, images, **options)
+    torch.ones(300, 300).matmul(torch.ones(300, 300))
+    assert in_fork(lambda: labels(predictor, images, **options) == expected) == 0
+
+
+@needs_fork
+def test_forked__while_another_thread_predicts(predictor: Predictor, images: list[Path]) -> None:
+    expected = labels(predictor, images)
+    held, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with predictor._lock:
+            held.set()
+            done.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    try:
+        assert in_fork(lambda: labels(predictor, images) == expected) == 0
+    finally:
+        done.set()
+        thread.join()
+
+
+@needs_fork
+def test_forked__a_pool_with_workers_asked_for(predictor: Predictor, images: list[Path]) -> None:
+    expected = labels(predictor, images)
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        # What is handed over is pickled; the processes of a pool may not start any.
+        found = pool.starmap_async(labels_with_workers, [(predictor, images)] * 2).get(LONGEST)
+    assert found == [expected, expected]
+
+
+def labels_with_workers(predictor: Predictor, images: list[Path]) -> list[str | None]:
+    return labels(predictor, images, num_workers=2)
+
+
+@pytest.mark.slow
+def test_spawned(predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.apply_async(labels, (predictor, images)).get(LONGEST) == labels(predictor, images)
+
+
+def again(predictor: Any) -> Any:
+    return pickle.loads(pickle.dumps(predictor))
+
+
+@pytest.mark.parametrize("copied", [again, copy.deepcopy, copy.copy])
+def test_copied__is_loaded_again_with_the_same_options(
+    trained: Path, images: list[Path], copied: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(trained.parent)
+    predictor = load(trained.name, accelerator="cpu", precision="32", compile=False)
+    expected = labels(predictor, images)
+    monkeypatch.chdir(tmp_path)
+    found = copied(predictor)
+    assert found is not predictor
+    assert found.classifier is not predictor.classifier
+    assert found.classifier.encoder.precision == "32"
+    assert labels(found, images) == expected
+
+
+def test_copied__of_a_checkpoint_that_has_changed_is_an_error(trained: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path))
+    pickled = pickle.dumps(load(path, accelerator="cpu"))
+    shutil.copy(trained / "checkpoints" / "last.ckpt", path)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(HeadstartError, match=r"best\.ckpt has changed since it was loaded"):
+        pickle.loads(pickled)
+    path.unlink()
+    with pytest.raises(HeadstartError, match=r"best\.ckpt cannot be read again in another process: No such file"):
+        pickle.loads(pickled)
+
+
+def test_copied__without_a_checkpoint_is_an_error(classifier: ImageClassifier) -> None:
+    with pytest.raises(TypeError, match="cannot be pickled or copied"):
+        pickle.dumps(Predictor(classifier, torch.device("cpu")))
+
+
+@needs_fork
+def test_forked__from_a_gpu_is_an_error(predictor: Predictor, images: list[Path]) -> None:
+    predictor._device = torch.device("cuda")
+
+    def is_refused() -> bool:
+        with pytest.raises(HeadstartError, match="a predictor on a GPU cannot be used in a forked process"):
+            predictor.predict(images)
+        return True
+
+    assert in_fork(is_refused) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ending", ["onnx", "pt2"])
+def test_exported_model__forked_and_copied(
+    trained_to_export: Path, images: list[Path], tmp_path: Path, ending: str
+) -> None:
+    path = tmp_path / f"model.{ending}"
+    load(trained_to_export, accelerator="cpu").export(path)
+    predictor = load_any(path, accelerator="cpu")
+    expected = labels(predictor, images)
+    assert labels(again(predictor), images) == labels(copy.deepcopy(predictor), images) == expected
+    if hasattr(os, "fork"):
+        assert in_fork(lambda: labels(predictor, images) == expected) == 0

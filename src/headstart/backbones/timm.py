@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
-from typing import Any
+from typing import Any, cast
 
 import timm
 import torch
@@ -18,7 +18,7 @@ from torch.nn.modules.module import _IncompatibleKeys
 from headstart.backbones.bundled import bundled_weights
 from headstart.backbones.pooling import TokenPooling, cannot_pool
 from headstart.backbones.provider import Choice, Network, Provider
-from headstart.backbones.safe_load import check_safe
+from headstart.backbones.safe_load import read_tensors
 from headstart.backbones.stages import find_stages as stages_by_size
 from headstart.backbones.stages import group_blocks
 from headstart.backbones.weights import file_of
@@ -154,9 +154,8 @@ def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
     name, options = _name(arch, weights), _size_option(choice)
     file = file_of(weights) if weights is not None else None
     if file is not None:
-        check_safe(file)
         # Unlike `checkpoint_path`, it goes through the model's own conversion of other formats.
-        options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": False}
+        options["pretrained_cfg_overlay"] = {"state_dict": read_tensors(file), "custom_load": False}
     is_download = file is None and not name.startswith(LOCAL)
     what = f"model.weights={weights} does not fit model.arch={arch}"
     if is_download:
@@ -172,6 +171,9 @@ def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
         if "img_size" in options and weights is None:
             raise _rejected_size(choice.image_size, arch, error) from None
         raise HeadstartError(f"{what}: {_reason(error)}") from None
+    if file is not None:
+        # It would stay in memory, and be copied with the model.
+        cast(Any, model).pretrained_cfg.pop("state_dict", None)
     _check_complete(model, results.get(id(model)), what, is_file=file is not None)
     return model
 

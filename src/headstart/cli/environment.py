@@ -7,12 +7,14 @@ from headstart.files import folder_in_cache, usual_cache_folder
 
 
 def share_cores() -> None:
-    """Lets NumPy compute on one core; must come before it is imported.
+    """Lets NumPy compute on one core, and Matplotlib draw without a display; must come before they are imported.
 
     Its threads spin while they wait for each other, and beside another program they wait long. The folds and draws of
     a report, which take longest, run in threads of headstart's own.
     """
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # All charts are files; that of a notebook, from which the program was started, need not be installed.
+    os.environ["MPLBACKEND"] = "agg"
 
 
 def use_writable_caches() -> None:

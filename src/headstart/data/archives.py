@@ -6,7 +6,6 @@ As when it is unpacked: of several files with one name, the last one counts; "/"
 
 import errno
 import os
-import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from headstart.data.archive_members import (
     members_of,
     read_member,
 )
+from headstart.files import ForkSafeLock
 
 MOST_LINKS = 40  # on the way to a file, as on Linux
 Tree = dict[str, "Tree | Member | Link | Special"]
@@ -151,7 +151,7 @@ class _Opened:
 
     def __init__(self) -> None:
         self._archives: dict[str, Archive] = {}
-        self._lock = threading.Lock()
+        self._lock = ForkSafeLock()
 
     def known(self, path: str) -> Archive:
         """The archive as it was listed last."""

@@ -1,7 +1,6 @@
 """A list of torchvision's v2 transforms as a pure function of an image and a seed, in any process and thread."""
 
 import inspect
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from torchvision.transforms.v2 import functional
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.files import ForkSafeLock
 
 # Transforms that draw all they need before they touch the pixels, so that threads do the work side by side.
 DRAW_FIRST = (
@@ -69,7 +69,7 @@ class Augmentation:
 class _Random:
     """A random state of its own; torchvision draws from the one that all threads share, so they take turns."""
 
-    _turn = threading.Lock()
+    _turn = ForkSafeLock()
 
     def __init__(self, seed: int) -> None:
         self._state = torch.Generator().manual_seed(seed).get_state()

@@ -1,10 +1,11 @@
 """Decoded images, kept in memory for the next epoch."""
 
-import threading
 from collections.abc import Callable
 
 from PIL import Image
 from torch.utils.data import get_worker_info
+
+from headstart.files import ForkSafeLock
 
 BYTES_PER_PIXEL = 4  # of Pillow's RGB images
 
@@ -15,7 +16,7 @@ class DecodedImages:
     Later ones do not replace them: when all are read in turn, each would be replaced before it is needed again.
     """
 
-    _turn = threading.Lock()
+    _turn = ForkSafeLock()
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes

@@ -7,6 +7,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from multiprocessing import current_process
 from threading import Barrier, local
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ SHARED_MEMORY = "/dev/shm"
 BATCHES_AHEAD = 2  # of each worker; PyTorch's default
 LONGEST_WAIT = 300  # seconds for one batch
 _own = local()  # of each thread
+_is_forked = False
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -33,8 +35,11 @@ def worker_count(num_workers: int | str, device: torch.device) -> int:
     """The number of worker processes that `data.num_workers` stands for, if the backbone runs on `device`.
 
     auto: none on a CPU, which has no core to spare (threads that decode before each batch are as fast as workers beside
-    it); else one per core, 32 at most: a GPU encodes faster than sixteen cores decode.
+    it); else one per core, 32 at most: a GPU encodes faster than sixteen cores decode. None in the processes of a
+    multiprocessing.Pool, which may not start any.
     """
+    if current_process().daemon:
+        return 0
     if num_workers != "auto":
         return int(num_workers)
     return 0 if device.type == "cpu" else min(core_count(), 32)
@@ -116,6 +121,21 @@ def _cancel(futures: Collection[Future[Any]]) -> None:
     wait(futures)
 
 
+def use_one_thread_after_fork() -> None:
+    """Lets PyTorch compute on one thread, in the calling thread of a process that was forked from one with PyTorch.
+
+    OpenMP would wait forever for the threads that it had in the parent, of which a fork copies none.
+    """
+    if _is_forked:
+        torch.set_num_threads(1)
+
+
+def _forget_threads() -> None:
+    global _is_forked
+    _is_forked = True
+    _pool.cache_clear()
+
+
 @functools.cache
 def _pool() -> ThreadPoolExecutor:
     threads, cores = torch.get_num_threads(), core_count()
@@ -132,3 +152,7 @@ def _use_one_core() -> None:
     # Asked for once, or the thread would set it to the default later.
     torch.get_num_threads()
     torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,11 +1,14 @@
 """Exported models as they run: in ONNX Runtime, without PyTorch, or as a program of torch.export."""
 
+import ctypes
 import importlib.util
 import json
+import os
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
+from weakref import WeakSet
 
 import numpy as np
 from PIL import Image
@@ -13,11 +16,13 @@ from PIL import Image
 from headstart.data.preprocessing import center, network_input
 from headstart.errors import HeadstartError
 from headstart.export.info import ModelInfo
+from headstart.files import LoadedFile
 from headstart.machine import core_count
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # The file with what a .pt2 archive says of itself.
 PT2_INFO = "headstart.json"
+_opened: "WeakSet[OnnxFile]" = WeakSet()
 
 
 class ModelFile(Protocol):
@@ -63,21 +68,44 @@ class OnnxFile:
 
         # Else it prints errors, besides raising them.
         onnxruntime.set_default_logger_severity(4)
-        providers = _providers(accelerator, onnxruntime.get_available_providers())
-        try:
-            # Not by its name, which need not be UTF-8.
-            self._session = onnxruntime.InferenceSession(path.read_bytes(), _options(), providers=providers)
-        except OSError:
-            raise
-        except Exception as error:
-            raise _not_loaded(path, error) from None
+        self._providers = _providers(accelerator, onnxruntime.get_available_providers())
+        self._accelerator, self._file = accelerator, LoadedFile.at(path)
+        self._session = self._opened()
+        _opened.add(self)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.info = ModelInfo.from_dict({key: _parsed(text) for key, text in texts.items()}, path)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
+        if self._session is None:
+            self._file.check_unchanged()
+            self._session = self._opened()
         probabilities, familiarity = self._session.run(None, {self._input: images})
         return probabilities, familiarity
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._file, self._accelerator)
+
+    def abandon_session(self) -> None:
+        """Leaves the session of the parent to itself, in a forked process.
+
+        Its threads are not there: whether it were run or deleted, this process would wait for them forever.
+        """
+        if self._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
+            self._session = None
+
+    def _opened(self) -> Any:
+        import onnxruntime
+
+        path = self._file.path
+        try:
+            # Not by its name, which need not be UTF-8.
+            return onnxruntime.InferenceSession(path.read_bytes(), _options(), providers=self._providers)
+        except OSError:
+            raise
+        except Exception as error:
+            raise _not_loaded(path, error) from None
 
 
 class Pt2File:
@@ -87,9 +115,11 @@ class Pt2File:
         _check_installed("torch", path)
         import torch
 
+        from headstart.data.workers import use_one_thread_after_fork
+
         if accelerator not in ("auto", "cpu"):
             raise HeadstartError(f"accelerator={accelerator} is not available for {path}: .pt2 files run on the CPU")
-        files = {PT2_INFO: ""}
+        self._file, files = LoadedFile.at(path), {PT2_INFO: ""}
         try:
             with path.open("rb") as file:
                 program = torch.export.load(file, extra_files=files)
@@ -99,11 +129,31 @@ class Pt2File:
             raise _not_loaded(path, error) from None
         self.info = ModelInfo.from_dict(_parsed(files[PT2_INFO]), path)
         self._module, self._no_grad, self._tensor = program.module(), torch.no_grad, torch.from_numpy
+        self._begin = use_one_thread_after_fork
 
     def __call__(self, images: Array) -> tuple[Array, Array]:
+        self._begin()
         with self._no_grad():
             probabilities, familiarity = self._module(self._tensor(images))
         return probabilities.numpy(), familiarity.numpy()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (self._file, "cpu")
+
+
+def _abandon_sessions() -> None:
+    for model in _opened:
+        model.abandon_session()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_abandon_sessions)
+
+
+def _open_again(file: LoadedFile, accelerator: str) -> ModelFile:
+    """The model of a pickled or copied one."""
+    file.check_unchanged()
+    return open_model(file.path, accelerator)
 
 
 def prepared(image: Image.Image, info: ModelInfo) -> Array:

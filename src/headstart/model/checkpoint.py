@@ -1,14 +1,21 @@
 """Checkpoints on disk: written completely or not at all, read without running code."""
 
 from collections.abc import Iterable
+from dataclasses import fields
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from headstart.backbones.backbone import Backbone
+import torch
+
+from headstart.backbones.backbone import Backbone, BackboneSource
 from headstart.backbones.load import check_source, restore_backbone
 from headstart.backbones.safe_load import read_safely
 from headstart.config.features import EncoderSettings
+from headstart.config.finetune import FinetuneSettings
+from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
+from headstart.log import log
 from headstart.model.image_classifier import STATES, ImageClassifier
 from headstart.model.recipe import Recipe
 
@@ -17,11 +24,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The contents of one of headstart's checkpoints.
 
     Raises:
-        HeadstartError: the file is missing, damaged, unsafe, or not a headstart checkpoint.
+        HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, or one of a newer version.
     """
     checkpoint = read_safely(path)
     try:
         _upgrade(checkpoint, path)
+        _check_not_newer(checkpoint, path)
         Recipe.from_dict(checkpoint["hyper_parameters"])
     except (AttributeError, IndexError, KeyError, TypeError):
         raise HeadstartError(f"{path} is not a checkpoint written by headstart's train.py") from None
@@ -50,6 +58,7 @@ def load_classifier(
     backbone = next((found for found in frozen if _is_of(found, recipe)), None)
     if backbone is None:
         backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
+    _warn_about_other_versions(checkpoint, recipe, backbone)
     trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
     precision = trained_with if features.precision == "auto" else features.precision
     features = EncoderSettings(precision=precision, compile=features.compile)
@@ -60,6 +69,47 @@ def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
     """Whether a frozen backbone is the one of a recipe that keeps it frozen."""
     is_same = backbone.source.identity() == recipe.backbone.identity()
     return is_same and backbone.preprocessing == recipe.preprocessing and recipe.finetune.first_epoch is None
+
+
+def _check_not_newer(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises HeadstartError for a checkpoint with settings that this version of headstart does not know."""
+    recipe, known = checkpoint["hyper_parameters"], {field.name for field in fields(Recipe)}
+    parts = (("", recipe, Recipe), ("backbone.", recipe["backbone"], BackboneSource))
+    parts += (("finetune.", recipe["finetune"], FinetuneSettings),)
+    parts += (("preprocessing.", recipe["preprocessing"], Preprocessing),)
+    new = [
+        f"{prefix}{key}" for prefix, part, kind in parts for key in part if key not in {f.name for f in fields(kind)}
+    ]
+    # Every checkpoint of headstart, but no other, has most of them.
+    if new and len(known & recipe.keys()) > len(known) / 2:
+        written = checkpoint.get("versions", {}).get("headstart")
+        raise HeadstartError(
+            f"{path} was written by a newer headstart{f' ({written})' if written else ''} than this one "
+            f"({version('headstart')}), which does not know {new[0]}: install the newer one"
+        )
+
+
+def _warn_about_other_versions(checkpoint: dict[str, Any], recipe: Recipe, backbone: Backbone) -> None:
+    """Warns if the packages that the features depend on have other versions, 1.2 of 1.2.3, than in training."""
+    trained_with = {"torch": checkpoint.get("versions", {}).get("torch")}
+    here = {"torch": str(torch.__version__)}
+    for versions, library in ((trained_with, recipe.backbone.library), (here, backbone.source.library)):
+        name, _, number = library.partition(" ")
+        versions[name] = number or None
+    differing = [
+        f"{name} {number} (here {here[name]})"
+        for name, number in trained_with.items()
+        if number and here.get(name) and _minor(number) != _minor(here[name])
+    ]
+    if differing:
+        log.warning(
+            "the checkpoint was trained with %s, and predictions may differ a little; task=test measures it",
+            " and ".join(differing),
+        )
+
+
+def _minor(number: str) -> list[str]:
+    return number.split(".")[:2]
 
 
 def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
+from importlib.metadata import version
 from typing import Any
 
 import torch
@@ -167,6 +168,7 @@ class Classifier(ImageClassifier, LightningModule):
         return len(stage_factors(finetune, len(self.backbone.stages))) if finetune.first_epoch is not None else 0
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["versions"] = {"headstart": version("headstart"), "torch": str(torch.__version__)}
         # Also stages that are unfrozen later: the best epoch's checkpoint must restore what they were then.
         trained = {f"{NETWORK}{name}" for name in self.backbone.state_of(self._trained_stages())}
         for part in STATES & checkpoint.keys():

@@ -1,6 +1,6 @@
 """A trained classifier, or an ensemble of several, ready to predict."""
 
-import threading
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,10 +14,11 @@ from torch.utils.data import DataLoader
 
 from headstart.config.features import EncoderSettings
 from headstart.data.images import Note
-from headstart.data.workers import loader_options, thread_imap, worker_count
+from headstart.data.workers import loader_options, thread_imap, use_one_thread_after_fork, worker_count
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.features.encoder import CPU_CHUNK
+from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
@@ -36,6 +37,9 @@ Computed = tuple[Iterable[Found], list[str | None], list[Note | None]]
 class Predictor:
     """Predicts classes and computes features. Several threads may use one: their calls wait for each other.
 
+    Forked processes may use one too, on a CPU. Pickled or copied, it is loaded again from its checkpoint, which must
+    not have changed.
+
     An ensemble predicts the mean of its members' probabilities. What takes one network is that of its best member,
     `classifier`: features, familiarity (so also which images are unlike anything trained on), what the network saw,
     and its saliency, which is for the class that the ensemble predicts.
@@ -49,7 +53,14 @@ class Predictor:
         self.classifier = self.ensemble.best
         self._device = device
         self._checkpoint = checkpoint
-        self._lock = threading.Lock()
+        # With which arguments `load` makes the same one, and the files that it reads.
+        self._loaded_with: tuple[dict[str, Any], list[LoadedFile]] | None = None
+        self._lock, self._process = ForkSafeLock(), os.getpid()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._loaded_with is None:
+            raise TypeError("a Predictor that no checkpoint was loaded for cannot be pickled or copied")
+        return _load_again, self._loaded_with
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -109,6 +120,7 @@ class Predictor:
         explain: bool = False,
     ) -> Iterator[Prediction]:
         """Yields the predictions of `predict` one by one, as they are done. For one thread at a time."""
+        self._check_process()
         predict = partial(
             self._predict, topk=min(topk, len(self.classes)), min_confidence=min_confidence, explain=explain
         )
@@ -145,6 +157,7 @@ class Predictor:
 
         For one thread at a time.
         """
+        self._check_process()
         dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
         noted, done = self._notes(), 0
         for found, errors, notes in self._by_core(dataset, self._embed, batch_size, num_workers):
@@ -175,6 +188,17 @@ class Predictor:
 
     def _notes(self) -> Notes:
         return Notes(self.classifier.recipe.preprocessing.depth)
+
+    def _check_process(self) -> None:
+        """Prepares PyTorch for a forked process; raises HeadstartError if the backbone is on a GPU, which is lost."""
+        if self._process == os.getpid():
+            return
+        if self._device.type != "cpu":
+            raise HeadstartError(
+                "a predictor on a GPU cannot be used in a forked process: load it there, start processes by "
+                'multiprocessing.get_context("spawn"), or use accelerator="cpu"'
+            )
+        use_one_thread_after_fork()
 
     def _by_core(
         self, dataset: Inputs, compute: Compute[Found], batch_size: int, num_workers: int | str
@@ -254,11 +278,25 @@ def load(
     Raises:
         HeadstartError: there is no such checkpoint, or device, or the backbone's weights are missing or different.
     """
+    use_one_thread_after_fork()
     device = choose_device(accelerator)
     path = checkpoint_file(Path(checkpoint).expanduser(), "best")
     paths = members_in(path) if is_ensemble(path) else [path]
+    files = [LoadedFile.at(member) for member in paths if member.is_file()]
     ensemble = load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights)
-    return Predictor(ensemble, device, path)
+    predictor = Predictor(ensemble, device, path)
+    if weights is not None and Path(weights).expanduser().is_file():
+        weights = str(Path(weights).expanduser().absolute())
+    options = {"accelerator": accelerator, "precision": precision, "compile": compile, "weights": weights}
+    predictor._loaded_with = {"checkpoint": path.absolute()} | options, files
+    return predictor
+
+
+def _load_again(arguments: dict[str, Any], files: Iterable[LoadedFile]) -> Predictor:
+    """The predictor of a pickled or copied one."""
+    for file in files:
+        file.check_unchanged()
+    return load(**arguments)
 
 
 def choose_device(accelerator: str) -> torch.device:

@@ -17,7 +17,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
 from headstart.errors import HeadstartError
-from headstart.launchers import VARIABLES, place_in_job
+from headstart.launchers import VARIABLES, Place, place_in_job
 from headstart.log import abandon_output
 from headstart.machine import PEER_GONE
 
@@ -26,6 +26,9 @@ LONGEST_WAIT = timedelta(hours=6)
 # Names the process that started this one, which it must not outlive.
 PARENT = "HEADSTART_PARENT"
 POLL = 0.5  # seconds
+LONGEST_START = 1800  # seconds, within which all processes must have been started
+SILENT = 5  # seconds before it is said who is waited for
+ALONE = "to train with one process, unset WORLD_SIZE and RANK, or set trainer=default"
 # How long the first process may take to end by itself after another one is gone, and the others after it has ended.
 GRACE = 10
 
@@ -67,8 +70,73 @@ def join() -> None:
     if place.launcher == "srun":
         environment = cluster_environment()
         os.environ["MASTER_ADDR"], os.environ["MASTER_PORT"] = environment.main_address, str(environment.main_port)
+    store = _when_all_have_come(place)
     # Gloo for tensors on the CPU, NCCL for those on GPUs.
-    torch.distributed.init_process_group(rank=place.rank, world_size=place.world_size, timeout=LONGEST_WAIT)
+    torch.distributed.init_process_group(
+        store=store, rank=place.rank, world_size=place.world_size, timeout=LONGEST_WAIT
+    )
+
+
+def _when_all_have_come(place: Place) -> torch.distributed.Store:
+    """Waits until all processes have reached the first one's store, in steps so short that signals are heeded.
+
+    Raises:
+        HeadstartError: one has not come within LONGEST_START, or the address is invalid or in use.
+    """
+    host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
+    where, start, said = f"{host}:{port}", time.monotonic(), False
+    store, come = None, 0
+    while come < place.world_size:
+        if store is None:
+            store = _store(place, host, port)
+            come = _arrived(store, 1) if store is not None else 0
+        else:
+            come = _arrived(store, 0)
+        waited = time.monotonic() - start
+        if come >= place.world_size:
+            break
+        who = f"{come} of {place.world_size} processes have come" if store is not None else "it does not answer"
+        if waited > LONGEST_START:
+            raise HeadstartError(
+                f"the processes of this job have not met at {where} (MASTER_ADDR:MASTER_PORT) within "
+                f"{LONGEST_START / 60:.0f} minutes: {who}; {ALONE}"
+            )
+        if waited > SILENT and not said:
+            said = True
+            print(
+                f"process {place.rank + 1} of {place.world_size} waits for the others at {where}: {who}; {ALONE}",
+                file=sys.stderr,
+                flush=True,
+            )
+        time.sleep(POLL / 5)
+    assert store is not None
+    return store
+
+
+def _store(place: Place, host: str, port: str) -> torch.distributed.Store | None:
+    """Where the processes meet; None: whoever has it, the first process or torchrun, does not answer yet."""
+    # torchrun has one already.
+    is_own = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
+    try:
+        if not 0 < int(port) < 2**16:
+            raise ValueError("there is no such port")
+        if not is_own:
+            socket.create_connection((host, int(port)), timeout=1).close()
+        found = torch.distributed.TCPStore(
+            host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False
+        )
+    except (ValueError, OverflowError, RuntimeError, socket.gaierror) as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise HeadstartError(f"the processes of this job cannot meet at {host}:{port}: {reason}") from None
+    except OSError:
+        return None
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return torch.distributed.PrefixStore(f"headstart/attempt_{attempt}", found)
+
+
+def _arrived(store: torch.distributed.Store, more: int) -> int:
+    """How many processes have come, of which `more` does now."""
+    return int(store.add("arrived", more))
 
 
 class _ByVariables(LightningEnvironment):
