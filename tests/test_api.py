@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import random
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -165,3 +166,19 @@ def test_names__are_all_there() -> None:
         assert name in dir(headstart)
     with pytest.raises(AttributeError, match="has no attribute 'trian'"):
         headstart.trian  # noqa: B018
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["nonsense", "tkagg", "module://matplotlib_inline.backend_inline"])
+def test_backend_of_matplotlib__is_the_surrounding_programs(flat: Path, backend: str) -> None:
+    code = """
+import headstart.in_process, os, sys
+assert "matplotlib" not in sys.modules
+headstart.in_process._import_matplotlib()
+import headstart.report.charts, matplotlib
+print(os.environ["MPLBACKEND"], matplotlib.rcParams._get_backend_or_none())
+"""
+    environment = os.environ | {"MPLBACKEND": backend}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [backend, "None" if backend == "nonsense" else backend]

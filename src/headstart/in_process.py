@@ -1,6 +1,5 @@
 """Running a program of the command line inside another one, which is left as it was."""
 
-import importlib
 import logging
 import os
 import random
@@ -9,7 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,15 +72,18 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
 def _import_matplotlib() -> None:
     """Imports Matplotlib if it has not been, whatever MPLBACKEND is: with an invalid one its import fails.
 
-    A valid one is left to the surrounding program; headstart's figures have their own canvas.
+    A valid one is the surrounding program's as if it had imported it; headstart's figures have their own canvas.
     """
     if "MPLBACKEND" not in os.environ or "matplotlib" in sys.modules:
         return
+    backend = os.environ.pop("MPLBACKEND")
     try:
-        importlib.import_module("matplotlib")
-    except ValueError:
-        os.environ["MPLBACKEND"] = "agg"
-        importlib.import_module("matplotlib")
+        import matplotlib
+
+        with suppress(ValueError):
+            matplotlib.rcParams["backend"] = backend or matplotlib.rcParams["backend"]
+    finally:
+        os.environ["MPLBACKEND"] = backend
 
 
 @contextmanager

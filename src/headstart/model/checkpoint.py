@@ -77,9 +77,8 @@ def _check_not_newer(checkpoint: dict[str, Any], path: Path) -> None:
     parts = (("", recipe, Recipe), ("backbone.", recipe["backbone"], BackboneSource))
     parts += (("finetune.", recipe["finetune"], FinetuneSettings),)
     parts += (("preprocessing.", recipe["preprocessing"], Preprocessing),)
-    new = [
-        f"{prefix}{key}" for prefix, part, kind in parts for key in part if key not in {f.name for f in fields(kind)}
-    ]
+    names = {kind: {field.name for field in fields(kind)} for _, _, kind in parts}
+    new = [f"{prefix}{key}" for prefix, part, kind in parts for key in part if key not in names[kind]]
     # Every checkpoint of headstart, but no other, has most of them.
     if new and len(known & recipe.keys()) > len(known) / 2:
         written = checkpoint.get("versions", {}).get("headstart")
