@@ -68,7 +68,15 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
 @contextmanager
 def _left_as_it_was() -> Iterator[None]:
     with ExitStack() as stack:
-        for part in (_process, _hydra, _logging, _randomness, _torch, _signals, warnings.catch_warnings):
+        for part in (
+            _process,
+            _hydra,
+            _logging,
+            _randomness,
+            torch_settings_restored,
+            _signals,
+            warnings.catch_warnings,
+        ):
             stack.enter_context(part())
         yield
 
@@ -127,7 +135,8 @@ def _randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _torch() -> Iterator[None]:
+def torch_settings_restored() -> Iterator[None]:
+    """Undoes what the block changes of PyTorch's settings, as Lightning does: trainer.deterministic, for example."""
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
     precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 # How many bits the samples of a 16-bit file may have.
 DEPTHS = (8, 12, 16)
 FULL_DEPTH = 16
+# Pixels of an image that Pillow allows, unless data.max_pixels says otherwise.
+USUAL_LIMIT = Image.MAX_IMAGE_PIXELS
 
 
 def read_rgb(path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
