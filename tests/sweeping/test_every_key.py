@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, draw_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
