@@ -41,7 +41,10 @@ TUNED = "finetune=full model.arch=shufflenet_v2_x0_5"
 
 @dataclass(frozen=True)
 class Pair:
-    """Two values of a key: `other`, and what the key is with `given`. Unless it has `no_effect`, results differ; None: they may."""
+    """Two values of a key: `other`, and what the key is with `given`.
+
+    Results differ, unless it has `no_effect`; None: they may.
+    """
 
     other: str
     given: str = ""
@@ -202,9 +205,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number, path in enumerate(paths):
             other, label = paths[number - 3], path.parent.name
             split = ("train", "valid", "test")[(number + shift) % 3]
-            lines.append(
-                f"{path.relative_to(root)},{other.relative_to(root)},{label},{number % 2},{split},{number // (2 + shift)}"
-            )
+            paired = f"{path.relative_to(root)},{other.relative_to(root)}"
+            lines.append(f"{paired},{label},{number % 2},{split},{number // (2 + shift)}")
         (root / f"{table}.csv").write_text("\n".join(lines))
     uneven = draw_classes(root.parent / "uneven", 12, first_seed=50)
     for number in range(5, 12):

@@ -71,17 +71,17 @@ def trained(images: Path, folder: Path, *options: str, backbone: Backbone | None
 @functools.cache
 def changes(option: str) -> dict[str, Any]:
     """What an option, which may choose files of conf/, changes: to compose each pair anew would take twice as long."""
-    before, after = (dict(leaves(config_of(*BASE, "data.root=x", *more))) for more in ((), option.split()))
+    configs = (config_of(*BASE, "data.root=x", *more) for more in ((), option.split()))
+    before, after = (dict(leaves(OmegaConf.to_container(config, resolve=False))) for config in configs)
     return {key: value for key, value in after.items() if key not in before or before[key] != value}
 
 
 def leaves(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key in values:
-        value = OmegaConf.to_container(values, resolve=False)[key]
-        if isinstance(value, dict):
+        if isinstance(values[key], dict):
             yield from leaves(values[key], f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", value
+            yield f"{prefix}{key}", values[key]
 
 
 def keys(option: str) -> set[str]:

@@ -19,7 +19,7 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     if count == 0:
         return 0.0, 1.0
     # Imported here because it takes half a second, which predicting need not wait for.
-    from scipy.stats import binomtest
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
 
     found = binomtest(correct, count).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
