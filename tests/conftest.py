@@ -12,6 +12,7 @@ import pytest
 import torch
 from fork_server import ForkServer
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 from PIL import Image
 
 from headstart.cli import names
@@ -82,10 +83,14 @@ def manifest_of(root: Path, rule: SplitSettings) -> Manifest:
 
 def settings_of(*overrides: str) -> TrainSettings:
     """The settings of `python train.py` with these overrides."""
+    return check_train(config_of(*overrides))
+
+
+def config_of(*overrides: str) -> DictConfig:
+    """As `settings_of`, before it is checked."""
     names.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose("train", [*for_hydra([], with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
-    return check_train(config)
+        return compose("train", [*for_hydra([], with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
 
 
 @dataclass

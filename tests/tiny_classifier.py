@@ -41,10 +41,15 @@ def images(count: int, seed: int = 0, size: int = 16) -> Tensor:
 
 def tiny_classifier(head: str = "mlp", sizes: Preprocessing = SIZES) -> ImageClassifier:
     """Of a tiny backbone, fitted as `fitted` says."""
-    with torch.random.fork_rng():
+    return fitted(tiny_backbone(sizes), head)
+
+
+def tiny_backbone(sizes: Preprocessing = SIZES) -> Backbone:
+    """The same random weights each time; its features tell colours apart."""
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Network(Tiny(), 6, "fc", None, "none 1", sizes, None)
-    return fitted(Backbone(network, sizes, "tiny", "default", 0, find_stages), head)
+    return Backbone(network, sizes, "tiny", "default", 0, find_stages)
 
 
 def fitted(backbone: Backbone, head: str = "mlp") -> ImageClassifier:

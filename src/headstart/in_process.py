@@ -89,7 +89,15 @@ def _import_matplotlib() -> None:
 @contextmanager
 def _left_as_it_was() -> Iterator[None]:
     with ExitStack() as stack:
-        for part in (_process, _hydra, _logging, _randomness, _torch, _signals, warnings.catch_warnings):
+        for part in (
+            _process,
+            _hydra,
+            _logging,
+            _randomness,
+            torch_settings_restored,
+            _signals,
+            warnings.catch_warnings,
+        ):
             stack.enter_context(part())
         yield
 
@@ -148,7 +156,8 @@ def _randomness() -> Iterator[None]:
 
 
 @contextmanager
-def _torch() -> Iterator[None]:
+def torch_settings_restored() -> Iterator[None]:
+    """Undoes what the block changes of PyTorch's settings, as Lightning does: trainer.deterministic, for example."""
     threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
     precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
     deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()

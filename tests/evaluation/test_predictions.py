@@ -170,3 +170,12 @@ def test_run__its_test_predictions_have_the_accuracy_of_its_metrics(script: Scri
         assert all((row["rank of true class"] == "1") == (row["label"] == row["prediction"]) for row in rows)
         assert all(1 / 3 <= float(row["probability"]) <= 1 for row in rows)
         assert metrics["test/acc"] > 1 / 3, "better than a constant prediction"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 47])
+def test_mean_of__certain_predictions_is_certain(count: int) -> None:
+    # The logarithm of the mean of seven times 1 is rounded to more than 0.
+    certain = torch.tensor([[0.0, -torch.inf]])
+    found = mean_of([Predictions(("a",), torch.tensor([0]), certain)] * count)
+    assert found.log_probs.tolist() == [[0.0, -torch.inf]]
+    assert found.metrics("test")["test/loss"] == 0

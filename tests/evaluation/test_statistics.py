@@ -21,6 +21,16 @@ def test_wilson_interval(correct: int, count: int, expected: tuple[float, float]
     assert wilson_interval(correct, count) == pytest.approx(expected, abs=5e-5)
 
 
+def test_wilson_interval__contains_the_accuracy_and_ends_exactly_at_0_and_1() -> None:
+    # The formula in floating-point numbers gives 0.9999999999999999 for 10 of 10.
+    for count in range(1, 60):
+        assert wilson_interval(0, count)[0] == 0.0
+        assert wilson_interval(count, count)[1] == 1.0
+        for correct in {0, 1, count // 2, count - 1, count}:
+            low, high = wilson_interval(correct, count)
+            assert 0.0 <= low <= correct / count <= high <= 1.0
+
+
 def right(*outcomes: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.array(outcomes, bool)
 

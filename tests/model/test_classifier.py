@@ -197,6 +197,51 @@ def test_training_loss__smoothed_and_of_mixed_images() -> None:
     assert mixed == pytest.approx(float(-(log_probs * proportions).sum(1).mean()))
 
 
+WEIGHTS = torch.tensor([0.2, 1.0, 9.0])
+PROPORTIONS = torch.tensor([[0.75, 0.25, 0.0], [0.0, 0.5, 0.5], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9]])
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("weights", [None, WEIGHTS], ids=["alike", "weighted"])
+@pytest.mark.parametrize("targets", [LABELS, PROPORTIONS], ids=["labels", "mixed"])
+def test_training_loss__weighted_by_the_true_class_alone(
+    targets: torch.Tensor, weights: torch.Tensor | None, smoothing: float
+) -> None:
+    log_probs = torch.randn(4, 3).log_softmax(1)
+    proportions = nn.functional.one_hot(targets, 3).float() if targets.ndim == 1 else targets
+    summed, divisor = 0.0, 0.0
+    for image, shares in zip(log_probs.tolist(), proportions.tolist(), strict=True):
+        for label, share in enumerate(shares):
+            weight = share * (1.0 if weights is None else float(weights[label]))
+            summed -= weight * ((1 - smoothing) * image[label] + smoothing * sum(image) / 3)
+            divisor += weight
+    assert [float(part) for part in training_loss(log_probs, targets, weights, smoothing)] == pytest.approx(
+        [summed, divisor]
+    )
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_training_loss__padding_does_not_count(smoothing: float) -> None:
+    log_probs = torch.randn(4, 3).log_softmax(1)
+    padded = torch.tensor([0, 2, IGNORED, IGNORED])
+    found = training_loss(log_probs, padded, WEIGHTS, smoothing)
+    assert torch.stack(found).tolist() == pytest.approx(
+        torch.stack(training_loss(log_probs[:2], padded[:2], WEIGHTS, smoothing)).tolist()
+    )
+
+
+def test_training_loss__with_smoothing_and_rare_classes_is_lowest_for_the_true_class() -> None:
+    # One image in fifty is of the third class. PyTorch's own weighting of the smoothing prefers it for all images.
+    weights, logits = torch.tensor([0.68, 0.68, 17.0]), torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        summed, divisor = training_loss(logits.log_softmax(0)[None], torch.tensor([0]), weights, 0.1)
+        (summed / divisor).backward()
+        optimizer.step()
+    assert logits.softmax(0).tolist() == pytest.approx([0.9 + 0.1 / 3, 0.1 / 3, 0.1 / 3], abs=1e-3)
+
+
 @pytest.mark.parametrize("known", [0, 1, 3, 4])
 def test_mixing__without_the_padding_of_several_processes(known: int) -> None:
     mix = mixing(classifier_of(finetune=replace(FROZEN, rest=0, mixup=1.0)).recipe)

@@ -53,3 +53,10 @@ def test_threshold__needs_means() -> None:
     found = Familiarity(3, 5)
     found.fit_threshold(torch.zeros(4))
     assert found.threshold == -torch.inf
+
+
+def test_score__never_exceeds_1() -> None:
+    # The cosine of a vector with itself is rounded to more than 1 in every fifth case.
+    features = torch.randn(500, 64)
+    found = fitted(features, torch.arange(500), 500)
+    assert found(features).max() == 1

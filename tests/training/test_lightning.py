@@ -273,3 +273,40 @@ def test_slurm_allocation__one_process_that_starts_others(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     assert process_count(settings_of(*SMALL, "data.root=x", *two)) == 2
+
+
+WANDB = (
+    "++logger.wandb._target_=pytorch_lightning.loggers.WandbLogger",
+    "++logger.wandb.save_dir=${run_dir}",
+    "logger.tensorboard=null",
+)
+
+
+def wandb_runs(folder: Path) -> int:
+    return len(list(folder.rglob("offline-run-*")))
+
+
+def test_wandb__each_trial_and_each_training_is_a_run_of_its_own(
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    options = (f"data.root={flat}", *TINY, *WANDB, "trainer.max_epochs=1")
+    for name in ("first", "second"):
+        assert script("train.py", *options, f"hydra.run.dir={tmp_path / name}").status == 0
+        assert wandb_runs(tmp_path / name) == 1
+        assert wandb.run is None
+    sweep = ("-m", "model.lr=0.01,0.001,0.0001", f"hydra.sweep.dir={tmp_path / 'sweep'}")
+    assert script("train.py", *options, *sweep).status == 0
+    assert wandb_runs(tmp_path / "sweep") == 3
+    # A failed training ends its run too.
+    failing = ("model.lr=1e38", "model.head=linear", "trainer.max_epochs=5", f"hydra.run.dir={tmp_path / 'failed'}")
+    assert script("train.py", *options, *failing).status == 1
+    assert wandb_runs(tmp_path / "failed") == 1
+    assert wandb.run is None
+    # One that the surrounding program has opened is used, and stays open.
+    with wandb.init(dir=str(tmp_path)) as own:
+        assert script("train.py", *options, f"hydra.run.dir={tmp_path / 'inside'}").status == 0
+        assert wandb.run is own
+        assert wandb_runs(tmp_path / "inside") == 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.backbones.provider import Network
-from headstart.config.data import DataSettings
+from headstart.config.data import PreprocessingSettings
 from headstart.config.model import has_photo_features
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
@@ -168,7 +168,7 @@ def state_sha256(module: nn.Module) -> str:
     return total.hexdigest()
 
 
-def overridden(preset: Preprocessing, data: DataSettings) -> Preprocessing:
+def overridden(preset: Preprocessing, data: PreprocessingSettings) -> Preprocessing:
     """The preprocessing `preset`, except for what `data` sets.
 
     Raises:

@@ -6,8 +6,8 @@ from pathlib import Path
 from headstart.backbones import torchvision
 from headstart.backbones.backbone import Backbone, BackboneSource, overridden
 from headstart.backbones.provider import Choice, Provider
-from headstart.config.data import DataSettings
-from headstart.config.model import ModelSettings
+from headstart.config.data import PreprocessingSettings
+from headstart.config.model import BackboneSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
@@ -15,10 +15,11 @@ from headstart.log import log
 TIMM = "timm/"  # the prefix of its models in `model.arch`
 
 
-def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Backbone:
-    """The backbone that `model` describes.
+def load_backbone(model: BackboneSettings, data: PreprocessingSettings, *, seed: int) -> Backbone:
+    """Loads the backbone that `model` describes.
 
-    `data` may override the preprocessing that belongs to the weights; `seed` is of random weights.
+    `data` may override the preprocessing that belongs to the weights; `seed` is of random weights. The trials of a
+    sweep share a backbone if all of these are the same, so it must not depend on anything else.
 
     Raises:
         HeadstartError: the weights could not be loaded, or do not fit.
@@ -37,14 +38,14 @@ def load_backbone(model: ModelSettings, data: DataSettings, *, seed: int) -> Bac
     return backbone
 
 
-def check_backbone(model: ModelSettings, data: DataSettings) -> None:
+def check_backbone(model: BackboneSettings, data: PreprocessingSettings) -> None:
     """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
     provider = _provider_of(model.arch)
     provider.check(_choice(model, data))
     overridden(provider.preset(model.arch, model.weights), data)
 
 
-def preprocessing_of(model: ModelSettings, data: DataSettings) -> Preprocessing:
+def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Preprocessing:
     """The preprocessing of the backbone that `load_backbone` would load.
 
     Raises:
@@ -101,5 +102,5 @@ def _provider_of(arch: str) -> Provider:
     return timm.PROVIDER
 
 
-def _choice(model: ModelSettings, data: DataSettings) -> Choice:
+def _choice(model: BackboneSettings, data: PreprocessingSettings) -> Choice:
     return Choice(model.arch, model.weights, model.pooling, data.image_size)

@@ -66,7 +66,30 @@ class ColumnSettings:
 
 
 @dataclass(kw_only=True)
-class DataSettings:
+class PreprocessingSettings:
+    """How images become what the network sees; null where the backbone's weights decide."""
+
+    resize_size: int | None = _pixels()
+    image_size: int | None = _pixels()
+    interpolation: str | None = optional(f"one of {', '.join(INTERPOLATIONS)}", lambda v: v in INTERPOLATIONS)
+    mean: list[float] | None = _per_channel()  # noqa: RUF009
+    std: list[float] | None = _per_channel("positive ")  # noqa: RUF009
+    resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
+
+
+@dataclass(kw_only=True)
+class LoadingSettings:
+    """How a training reads the images of a split, whichever these are."""
+
+    batch_size: int = positive_int()
+    num_workers: int | str = workers()
+    balance: str = one_of("none", "loss", "sampler")
+    near_duplicates: bool | str = auto_or_bool()
+    memory_gb: float = non_negative(default=1.0)
+
+
+@dataclass(kw_only=True)
+class DataSettings(PreprocessingSettings, LoadingSettings):
     """A folder of images. `maker`, one of DATASETS, creates it on first use; null: it is the user's own.
 
     `layout` says what the folders in it are: splits or classes; auto recognizes it, or is an error if it may be either.
@@ -75,7 +98,8 @@ class DataSettings:
 
     Files that match one of the glob patterns `exclude`, by name or, with a "/", by path, are not used.
 
-    Sizes, interpolation, mean, std and resize mode are null where the backbone's weights decide.
+    Which images there are, and in which split, depends on the settings of this class alone, not on inherited ones:
+    trials of a sweep that have the same share them.
     """
 
     maker: str | None
@@ -83,21 +107,10 @@ class DataSettings:
     layout: str = one_of("auto", "splits", "classes")
     split: SplitSettings
     seed: int = non_negative_int()
-    batch_size: int = positive_int()
-    num_workers: int | str = workers()
-    resize_size: int | None = _pixels()
-    image_size: int | None = _pixels()
-    interpolation: str | None = optional(f"one of {', '.join(INTERPOLATIONS)}", lambda v: v in INTERPOLATIONS)
-    mean: list[float] | None = _per_channel()  # noqa: RUF009
-    std: list[float] | None = _per_channel("positive ")  # noqa: RUF009
-    balance: str = one_of("none", "loss", "sampler")
     on_unreadable: str = one_of("error", "skip")
     on_leak: str = one_of("warn", "error", "drop")
-    near_duplicates: bool | str = auto_or_bool()
-    resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
     depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)), default=AUTO)
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
-    memory_gb: float = non_negative(default=1.0)
     exclude: list[str] = field(default_factory=list)
     csv: str | None = None
     columns: ColumnSettings = field(default_factory=ColumnSettings)

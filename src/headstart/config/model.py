@@ -14,10 +14,19 @@ TRAINED, CLOSED_FORM = ("mlp", "linear"), ("ridge", "knn")
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
-@dataclass
-class ModelSettings:
+@dataclass(kw_only=True)
+class BackboneSettings:
+    """All of conf/model that a backbone depends on."""
+
     arch: str
     weights: str | None
+    pooling: str = one_of(*POOLINGS, default="default")
+
+
+@dataclass(kw_only=True)
+class ModelSettings(BackboneSettings):
+    """The other settings are of the head, and of how it is trained; `archs` are those to compare."""
+
     hidden_dim: int = positive_int()
     dropout: float = fraction()
     lr: float = constrained("a positive number", lambda v: 0 < v < float("inf"))
@@ -25,7 +34,6 @@ class ModelSettings:
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
-    pooling: str = one_of(*POOLINGS, default="default")
     head: str = one_of(*TRAINED, *CLOSED_FORM, default="mlp")
     archs: list[str] | None = None
 

@@ -31,6 +31,8 @@ BYTES_PER_PIXEL, DEFAULT_PIXELS = 16, 89_478_485
 # Formats whose further frames are animations or pages. Those of JPEG (MPO) are previews, those of ICO other sizes.
 WITH_FRAMES = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")
 NOTE = "headstart"
+# Pixels of an image that Pillow allows, unless data.max_pixels says otherwise.
+USUAL_LIMIT = Image.MAX_IMAGE_PIXELS
 
 
 class Note(NamedTuple):

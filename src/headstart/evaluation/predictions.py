@@ -78,7 +78,8 @@ class Predictions:
 def mean_of(predictions: Sequence[Predictions]) -> Predictions:
     """The mean of the calibrated probabilities of the same samples, with what the first says about familiarity."""
     log_probs = torch.stack([of.calibrated for of in predictions]).logsumexp(0) - math.log(len(predictions))
-    return replace(predictions[0], log_probs=log_probs, temperature=1.0)
+    # The logarithm of the mean of seven times 1 is rounded to more than 0.
+    return replace(predictions[0], log_probs=log_probs.clamp(max=0), temperature=1.0)
 
 
 @torch.no_grad()

@@ -43,7 +43,7 @@ class BlockClassifier(Classifier):
             optimizer.step()
             count.increment_ready()
             count.increment_completed()
-        self._check_finite(len(batches))
+        self._check_finite(len(batches), block[0])
 
     def validation_step(self, block: Batch) -> None:
         for batch in self._batches(block):

@@ -88,7 +88,7 @@ class Classifier(ImageClassifier, LightningModule):
         features = self.embed(x)
         self.familiarity.observe(features, labels)
         loss = self._loss(features, labels, targets)
-        self._check_finite(1)
+        self._check_finite(1, features)
         return loss
 
     def _loss(self, features: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
@@ -101,14 +101,34 @@ class Classifier(ImageClassifier, LightningModule):
         self._losses.append((sums / divisors, count))
         return summed / divisors * world_size()
 
-    def _check_finite(self, steps: int) -> None:
-        """Raises HeadstartError if the loss of one of the latest `steps` is infinite or NaN."""
+    def _check_finite(self, steps: int, features: Tensor) -> None:
+        """Raises HeadstartError if the loss of one of the latest `steps`, of these `features`, is infinite or NaN."""
         means = torch.stack([mean for mean, _ in self._losses[-steps:]])
         if not (finite := means.isfinite()).all():
+            self._check_features(features)
+            is_half = str(self.trainer.precision).startswith("16")
             raise HeadstartError(
                 f"the training loss became {means[~finite][0].item()} in epoch {self.current_epoch + 1}: "
-                "try a smaller model.lr"
+                f"try a smaller model.lr{', or trainer.precision=32' if is_half else ''}"
             )
+
+    def _check_features(self, features: Tensor) -> None:
+        """Raises HeadstartError if a frozen backbone gave features (N, …) that are infinite or NaN.
+
+        No setting of the head is to blame then. Of a backbone that is being trained, the learning rate may be.
+        """
+        count = int((~features.isfinite().flatten(1).all(1)).sum())
+        if count and not self.backbone.unfrozen:
+            source = self.recipe.backbone
+            rounded = " or set features.precision=32, because bf16 may have overflowed" if self._is_bf16 else ""
+            raise HeadstartError(
+                f"the features of {count} of {len(features)} images are infinite or NaN, whatever the head: check the "
+                f"weights of the backbone ({source.arch}, weights {source.weights or 'random'}){rounded}"
+            )
+
+    @property
+    def _is_bf16(self) -> bool:
+        return self.encoder.precision == "bf16"
 
     def log_train_metrics(self) -> None:
         """Publishes the epoch's training metrics. Callbacks see a module's own `on_train_epoch_end` too late."""
@@ -141,6 +161,8 @@ class Classifier(ImageClassifier, LightningModule):
         if not self._outputs["valid"]:
             return
         log_probs, labels, familiarity = self._collect("valid")
+        # Familiarity has no other reason to be NaN.
+        self._check_features(familiarity[:, None])
         self.temperature.fill_(fit_temperature(log_probs, labels))
         self.familiarity.fit_threshold(familiarity)
         self._publish(compute_metrics(log_probs, labels, "valid"))

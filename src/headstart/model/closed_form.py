@@ -34,6 +34,7 @@ class ClosedFormClassifier(Classifier):
             self._fit_head(*self._collect("train"))
 
     def _fit_head(self, features: Tensor, labels: Tensor) -> None:
+        self._check_features(features)
         layer = self.head[0]
         assert isinstance(layer, ClosedForm)
         log_probs = F.log_softmax(layer.fit(features, labels), dim=1)

@@ -67,4 +67,5 @@ class Familiarity(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         similarities = F.normalize(features - self.center) @ self.directions.T
         is_missing = ~self.directions.any(1)
-        return similarities.masked_fill(is_missing, -1.0).amax(1)
+        # Rounding lets the cosine of equal directions exceed 1.
+        return similarities.masked_fill(is_missing, -1.0).amax(1).clamp(-1, 1)

@@ -12,21 +12,29 @@ from headstart.model.recipe import Recipe
 def training_loss(
     log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
 ) -> tuple[Tensor, Tensor]:
-    """The sum of the losses of log-probabilities (N, classes), and what it is divided by for their mean.
+    """Returns the sum of the losses of log-probabilities (N, classes), and what it is divided by for their mean.
+
+    An image counts as much as the weight of its own class, in the sum and in the divisor. PyTorch's `cross_entropy`
+    weights the smoothing by the weights of all classes instead, so that every image would be drawn to the rare ones.
 
     Args:
         targets: labels (N) or, if images were mixed, proportions (N, classes). IGNORED, or zeros, do not count.
         weights: (classes), those of the classes; None: all images count the same.
+        smoothing: the share of each target that is spread evenly over all classes.
     """
-    if smoothing or targets.ndim == 2:
-        # For log-probabilities the same as NLLLoss, with more options.
-        summed = F.cross_entropy(log_probs, targets, weights, label_smoothing=smoothing, reduction="sum")
-    else:
+    if targets.ndim == 1 and not smoothing:
+        known = targets != IGNORED
         summed = F.nll_loss(log_probs, targets, weights, reduction="sum")
-    if targets.ndim == 2:
-        return summed, targets.any(1).sum().to(summed.dtype)
-    known = targets != IGNORED
-    return summed, (known if weights is None else weights[targets.clamp(0)] * known).sum().to(summed.dtype)
+        return summed, (known if weights is None else weights[targets.clamp(0)] * known).sum().to(summed.dtype)
+    counted = targets if targets.ndim == 2 else _one_hot(targets, log_probs)
+    counted = counted if weights is None else counted * weights
+    smoothed = (1 - smoothing) * counted + smoothing * counted.mean(1, keepdim=True)
+    return F.cross_entropy(log_probs, smoothed, reduction="sum"), counted.sum()
+
+
+def _one_hot(labels: Tensor, log_probs: Tensor) -> Tensor:
+    """Proportions (N, classes) of labels (N): zeros for IGNORED."""
+    return (labels[:, None] == torch.arange(log_probs.shape[1], device=labels.device)).to(log_probs.dtype)
 
 
 def mixing(recipe: Recipe) -> v2.Transform | None:

@@ -2,18 +2,17 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import Any, Generic, TypeVar
 
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.load import check_backbone, load_backbone
+from headstart.config.data import LoadingSettings, PreprocessingSettings
+from headstart.config.model import BackboneSettings
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import PreparedData, prepare_data
 from headstart.datasets.make import make_dataset
 
-# Settings under `data` that belong to the backbone, and those that the data do not depend on.
-PREPROCESSING = ("resize_size", "image_size", "interpolation", "mean", "std", "resize_mode")
-NOT_OF_DATA = (*PREPROCESSING, "batch_size", "num_workers", "balance", "near_duplicates")
 Value = TypeVar("Value")
 
 
@@ -40,30 +39,39 @@ _backbone: _Latest[Backbone] = _Latest()
 
 
 def shared_data(settings: TrainSettings) -> PreparedData:
-    """The data that `settings` describe."""
+    """Returns the data that `settings` describe."""
+    # They are prepared from the key itself, so that they cannot depend on a setting that it does not have.
+    unused: dict[str, Any] = dict.fromkeys(_names(LoadingSettings) | _names(PreprocessingSettings))
+    own = replace(settings.data, **unused)
 
     def prepare() -> PreparedData:
         # What can be checked without data comes first.
         check_backbone(settings.model, settings.data)
-        make_dataset(settings.data, settings.data.seed)
-        return prepare_data(settings.data, settings.data.seed)
+        make_dataset(own, own.seed)
+        return prepare_data(own, own.seed)
 
-    key = {name: value for name, value in asdict(settings.data).items() if name not in NOT_OF_DATA}
-    return _data.get({"data": key}, prepare)
+    return _data.get(asdict(own), prepare)
 
 
 def shared_backbone(settings: TrainSettings) -> Backbone:
-    """The backbone that `settings` describe; a new one if it is going to be trained."""
+    """Returns the backbone that `settings` describe; a new one if it is going to be trained."""
+    model, preprocessing = _part(settings.model, BackboneSettings), _part(settings.data, PreprocessingSettings)
 
     def load() -> Backbone:
-        return load_backbone(settings.model, settings.data, seed=settings.seed)
+        return load_backbone(model, preprocessing, seed=settings.seed)
 
     if settings.finetune.first_epoch is not None:
         return load()
-    preprocessing = {name: getattr(settings.data, name) for name in PREPROCESSING}
-    model = {"arch": settings.model.arch, "weights": settings.model.weights}
-    key = {"seed": settings.seed, "model": model, "preprocessing": preprocessing}
-    return _backbone.get(key, load)
+    return _backbone.get([asdict(model), asdict(preprocessing), settings.seed], load)
+
+
+def _part(settings: Any, kind: type[Value]) -> Value:
+    """Returns the fields that `settings` inherited from `kind`; a value made from these depends on nothing else."""
+    return kind(**{name: getattr(settings, name) for name in _names(kind)})
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}
 
 
 def forget_shared() -> None:

@@ -17,6 +17,7 @@ from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import exclusively, read_json, write_text
+from headstart.in_process import torch_settings_restored
 from headstart.log import log, log_to_console, log_to_file
 from headstart.marker import RUN, mark, remove
 from headstart.report.run_record import RunRecord
@@ -43,7 +44,7 @@ def run_trial(config: DictConfig) -> float:
     run, objective = RunFolder(Path(hydra.runtime.output_dir)), config.sweep.objective
     values = values_of_trial(config.sweep.over, config.sweep.fixed)
     # A sampler may choose the same values again while another process is running them.
-    with exclusively(run.path), allowed_pixels(config.data.max_pixels):
+    with exclusively(run.path), allowed_pixels(config.data.max_pixels), torch_settings_restored():
         try:
             # Hydra's files are in it already, and the sweep's folder is claimed.
             mark(run.path, RUN)

@@ -1,7 +1,10 @@
 """Trains a classifier and returns it with the weights of its best epoch."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from pytorch_lightning import Callback
 
@@ -62,7 +65,7 @@ def fit(
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
     data = ImageDataModule(settings, manifest)
-    with sigterm_exits_with_143(), lightning_errors(settings):
+    with sigterm_exits_with_143(), wandb_run_of_its_own(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
         classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
         with cores_for_head(classifier, settings.data.batch_size), gpus_sought_once():
@@ -74,3 +77,24 @@ def fit(
     # The Trainer has moved it to the CPU.
     classifier.to(trainer.strategy.root_device)
     return Fitted(classifier, data, history.rows, best.epoch_of_weights)
+
+
+@contextmanager
+def wandb_run_of_its_own() -> Iterator[None]:
+    """Ends the run of Weights & Biases that the block has started, so that the next training gets another one.
+
+    Lightning's WandbLogger leaves it open and, in the same process, takes any open run for its own. One that was open
+    before is the surrounding program's: it is logged to, and stays open.
+    """
+    before, failed = _open_wandb_run(), True
+    try:
+        yield
+        failed = False
+    finally:
+        run = _open_wandb_run()
+        if run is not None and run is not before:
+            run.finish(exit_code=int(failed))
+
+
+def _open_wandb_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)

@@ -221,6 +221,8 @@ def _quieten_lightning() -> None:
         ".*to accumulate the metric across devices.*",
         # Its successor is not in all supported versions of PyTorch.
         ".*broadcast_buffers.*",
+        # Of callbacks=ema: there is one copy of the weights, and nothing is sharded.
+        ".*with a model that overrides the configure_model.*",
         # Internal to Lightning.
         ".*treespec, LeafSpec.*",
     ):

@@ -98,16 +98,17 @@ class BestAndLast(Checkpoint):
         if is_fast_dev_run(trainer):
             return
         if self.best_epoch is None:
-            self._on_missing_best()
+            self._on_missing_best(cast(Classifier, pl_module))
         else:
             self.epoch_of_weights = self.best_epoch
             # Other machines need not see the folder.
             checkpoint = read_checkpoint(self.run.best) if trainer.is_global_zero else {}
             cast(Classifier, pl_module).restore(from_first(checkpoint))
 
-    def _on_missing_best(self) -> None:
+    def _on_missing_best(self, classifier: Classifier) -> None:
         if self._is_measured:
-            raise HeadstartError(f"{self.monitor} was NaN in every epoch: try a smaller model.lr")
+            advice = "" if classifier.recipe.is_closed_form else ": try a smaller model.lr"
+            raise HeadstartError(f"{self.monitor} was NaN in every epoch{advice}")
         raise HeadstartError(f"no epoch has a {self.monitor}: the training ended before its first validation")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -139,7 +140,7 @@ class BestOnly(BestAndLast):
         self._folder = tempfile.TemporaryDirectory()
         self.run = RunFolder(Path(from_first(self._folder.name)))
 
-    def _on_missing_best(self) -> None:
+    def _on_missing_best(self, classifier: Classifier) -> None:
         """Without validation there is no best epoch; the latest weights stay."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -13,13 +13,20 @@ from headstart.model.classifier import Classifier
 class EMA(WeightAveraging):
     """Validates, tests and keeps the average: after each step, `decay` of the old average and the rest of the weights.
 
+    In the first steps the average looks back less far, a tenth of the steps so far at most: else a short training would
+    be judged by weights that are still close to their random initial values. After s steps `decay` is at most
+    (1 + s) / (10 + s), as in TensorFlow and timm.
+
     Unlike in Lightning's EMAWeightAveraging, frozen weights stay exactly the same: there, rounding lets the average of
     equal numbers drift. What is fitted on the validation split is that of the average, and not averaged.
     """
 
     def __init__(self, decay: float) -> None:
-        def average(averaged: Tensor, current: Tensor, _: Tensor | int) -> Tensor:
-            moved = decay * averaged + (1 - decay) * current
+        def average(averaged: Tensor, current: Tensor, steps: Tensor | int) -> Tensor:
+            # Checkpoints hold the number of steps, so a resumed run goes on with the same decay.
+            steps = torch.as_tensor(steps)
+            kept = ((1 + steps) / (10 + steps)).clamp(max=decay)
+            moved = kept * averaged + (1 - kept) * current
             return torch.where(averaged == current, averaged, moved.to(averaged.dtype))
 
         super().__init__(avg_fn=average)
