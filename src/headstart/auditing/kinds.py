@@ -18,6 +18,7 @@ class Kind:
 _UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
 UNUSED_BITS = "unused bits"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
+SIMILAR_GROUPS, MISSING_VALUE = "similar group names", "possible missing value"
 # In the order in which they are shown.
 KINDS = {
     **dict.fromkeys(UnreadableImage.FAULTS, _UNUSABLE),
@@ -35,6 +36,7 @@ KINDS = {
     GROUPS_ACROSS_SPLITS: Kind(
         "error", "What is tested is of a patient, place or video that was trained on: move each group into one split."
     ),
+    SIMILAR_GROUPS: Kind("error", "They may be one group, of which a part is tested: write them in one way."),
     "near duplicates with conflicting labels": Kind(
         "error", "Almost the same image under different classes: one label may be wrong."
     ),
@@ -42,6 +44,7 @@ KINDS = {
     "class missing from a split": Kind("error", "It is not scored there: add images of it."),
     "class missing from train": Kind("error", "It cannot be learnt: add images of it to train."),
     "empty class": Kind("error", "Add images to it, or delete the folder."),
+    MISSING_VALUE: Kind("warning", "Does the name stand for images without a label? Then leave them out."),
     "small class": Kind("warning", "It is hard to learn and to score: add images."),
     "class imbalance": Kind("warning", "Consider data.balance=sampler or data.balance=loss."),
     MISSING_GROUPS: Kind(

@@ -60,7 +60,7 @@ def _is_architecture(word: str) -> bool:
 
 
 def _data(value: str) -> list[str] | None:
-    if value.lower().endswith(".csv"):
+    if value.lower().endswith((".csv", ".tsv")):
         return ["data=csv", f"data.csv={value}"]
     return ["data=folder", f"data.root={value}"] if os.sep in value or os.path.exists(value) else None
 

@@ -27,6 +27,13 @@ def _is_share(value: Any) -> bool:
     return is_int(value, least=1) or (isinstance(value, float) and 0 < value < 1)
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        return name == AUTO or isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
+
+
 def _pixels() -> Any:
     return optional("a positive integer", lambda v: v > 0)
 
@@ -73,6 +80,8 @@ class DataSettings:
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path. Of `folds`, `fold` is the valid split.
 
+    The `csv` is decoded by `encoding`; cells that are one of `missing`, in any case, count as empty.
+
     Sizes, interpolation, mean, std and resize mode are null where the backbone's weights decide.
     """
 
@@ -97,6 +106,8 @@ class DataSettings:
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
     memory_gb: float = non_negative(default=1.0)
     csv: str | None = None
+    encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", lambda v: _is_encoding(v), default=AUTO)
+    missing: list[Any] = field(default_factory=list)
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None
     folds: int | None = optional("an integer of 2 or more", lambda v: v >= 2, default=None)

@@ -1,12 +1,17 @@
-"""The folder that the paths of images are relative to: `data.root` or, in an archive, the only folder in it."""
+"""The folder that the paths of images are relative to: `data.root` or, in an archive, the only folder in it.
+
+And which files in it the paths of a table mean.
+"""
 
 import os
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 
 from headstart.data.folders import Folder, open_folder
+from headstart.data.formats import is_image_name
 from headstart.data.layout import is_container, split_names
-from headstart.data.storage import exists, is_folder, is_in_archive
+from headstart.data.storage import exists, is_folder, is_in_archive, list_folder
 from headstart.errors import HeadstartError
 
 
@@ -42,7 +47,7 @@ def check_root(root: Path) -> None:
     if not is_folder(root):
         raise HeadstartError(
             f"data.root={root} is a file, and no zip or tar archive: give the folder that holds the class folders, or "
-            "an archive of it"
+            f"an archive of it; a table of paths and labels is read with data=csv data.csv={root}"
         )
 
 
@@ -52,3 +57,47 @@ def _only_folder(folder: Folder) -> Folder | None:
     if folder.images or len(full) != 1 or not is_container(full[0]) or split_names([full[0].path.name]):
         return None
     return full[0]
+
+
+class Files:
+    """The files below `root` by the spellings that tables have for them. Each folder is listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """The path of the file that is called so, or of the only one that is but for what `_spelling` leaves out.
+
+        A name may lack the extension of an image. None: there is no such file, or there are several.
+        """
+        found = ""
+        parts = path.split("/")
+        for place, part in enumerate(parts, start=1):
+            names = self._names(found)
+            known = names.get(_spelling(part), [])
+            if part not in known and place == len(parts) and not known:
+                known = names.get(f"{_spelling(part)}.*", [])
+            if part not in known and len(known) != 1:
+                return None
+            found = os.path.join(found, part if part in known else known[0])
+        return found
+
+    def _names(self, folder: str) -> dict[str, list[str]]:
+        """The names in a folder by their spelling, and those of images also without the extension, as "name.*"."""
+        if folder not in self._folders:
+            names = self._folders[folder] = dict[str, list[str]]()
+            try:
+                entries = list_folder(self._root / folder)
+            except OSError:
+                entries = []
+            for entry in entries:
+                names.setdefault(_spelling(entry.name), []).append(entry.name)
+                if is_image_name(entry.name):
+                    names.setdefault(f"{_spelling(os.path.splitext(entry.name)[0])}.*", []).append(entry.name)
+        return self._folders[folder]
+
+
+def _spelling(name: str) -> str:
+    """The name without case, spaces at its ends, and the ways in which Unicode encodes the same letters."""
+    return unicodedata.normalize("NFC", name.strip().casefold())
