@@ -4,7 +4,15 @@ import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
 from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
-from headstart.auditing.kinds import GROUPS_ACROSS_SPLITS, KINDS, MISSING_GROUPS, NO_GROUP, UNUSED_BITS
+from headstart.auditing.kinds import (
+    GROUPS_ACROSS_SPLITS,
+    KINDS,
+    MISSING_GROUPS,
+    MISSING_VALUE,
+    NO_GROUP,
+    SIMILAR_GROUPS,
+    UNUSED_BITS,
+)
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import MISSING, inspect_images
 from headstart.data.labels import CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
@@ -17,6 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarn
 # The others take features to find: see test_near_duplicates.py and tests/e2e/test_data.py.
 # Those of test_findings_of_labels.py.
 OF_LABELS = {MISSING, INCOMPLETE, DUPLICATE, CONFLICTING_ROWS, GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS}
+OF_NAMES = {MISSING_VALUE, SIMILAR_GROUPS}
 BY_CONTENT = tuple(fault for fault in FAULTS if fault not in FROM_FEATURES)
 
 
@@ -50,7 +59,7 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | {UNUSED_BITS} == set(KINDS)
+    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | OF_NAMES | {UNUSED_BITS} == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:
@@ -174,3 +183,12 @@ def test_placeholder_names(name: str) -> None:
 @pytest.mark.parametrize("name", ["piano_image", "domino-photo", "img_0012", "missing_tooth", "casino"])
 def test_placeholder_names__false_friends(name: str) -> None:
     assert not SIGN_NAMES.search(name)
+
+
+def test_missing_value__class_folders_that_may_hold_what_has_no_label(tmp_path: Path) -> None:
+    clean(tmp_path)
+    for split in ("train", "valid", "test"):
+        (tmp_path / split / "cat").rename(tmp_path / split / "_Unlabeled [1]")
+    (found,) = problems(tmp_path)
+    assert (found.kind, found.severity) == ("possible missing value", "warning")
+    assert found.says == ("'_Unlabeled [1]' has 20 images: data.exclude=['*/_Unlabeled [[]1]/*'] leaves them out")

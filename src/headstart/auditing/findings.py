@@ -45,7 +45,7 @@ SIGN_NAMES = re.compile(
 # How programs write that there is no value, and people that there is no label yet.
 NO_VALUES = re.compile(
     r"[\W_]*(nan|null|none|nil|nat|undefined|missing|unknown|un-?label+ed|no[ _-]?label|un-?sorted|un-?classified"
-    r"|misc|to[ _-]?do|tbd|n/a|value!|ref!)[\W_]*|#?<?(?-i:NA)>?|-+|\?+|\.+",
+    r"|misc|to[ _-]?do|tbd|n/a|value!|ref!)[\W_\d]*|#?<?(?-i:NA)>?|-+|\?+|\.+",
     re.IGNORECASE,
 )
 # Formats that are no mistake under the extension of another one.
@@ -123,7 +123,9 @@ def _groups(scan: Scan) -> Iterator[Finding]:
             yield Finding(NO_GROUP, (sample.path,))
     for group, found in places.items():
         if NO_VALUES.fullmatch(group):
-            yield Finding(MISSING_VALUE, (), f"group '{group}': {_leave_out(scan, group)} makes each image its own")
+            setting = _leave_out(scan, group) if scan.csv is not None else "another data.group"
+            says = f"'{on_one_line(group)}' is one group: {setting} makes each of its images a group of its own"
+            yield Finding(MISSING_VALUE, (), says)
         if len(found) > 1:
             yield Finding(GROUPS_ACROSS_SPLITS, tuple(found.values()), f"'{group}' is in {' and '.join(found)}")
 
@@ -135,9 +137,10 @@ def _groups(scan: Scan) -> Iterator[Finding]:
 
 def _leave_out(scan: Scan, name: str) -> str:
     """The setting by which a class or a group of that name is none."""
-    pattern = re.sub(r"([*?[])", r"[\1]", name)
     if scan.csv is None:
-        return f"data.exclude={[f'{pattern}/*', f'*/{pattern}/*']}".replace("', '", "','")
+        above = "" if any(sample.path.startswith(f"{name}/") for sample in scan.samples) else "*/"
+        pattern = re.sub(r"([*?[])", r"[\1]", name)
+        return f"data.exclude=['{above}{pattern}/*']"
     bare = re.fullmatch(r"[\w.-]+", name) is not None
     return f"data.missing=[{name}]" if bare else f"data.missing=['{name}']"
 
