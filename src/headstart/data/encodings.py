@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from itertools import pairwise
 from math import log
 
+# How many names decide about an encoding.
+MOST_NAMES = 200
 # The common ones, each with how much less often it is met than the first ones.
 PRIOR = {
     **dict.fromkeys(("cp1252", "cp1251", "gb18030", "cp932", "big5", "cp949"), 0.0),

@@ -64,7 +64,8 @@ class Files:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._folders: dict[str, dict[str, list[str]]] = {}
+        self._folders: dict[str, frozenset[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
         """The path of the file that is called so, or of the only one that is but for what `_spelling` leaves out.
@@ -74,28 +75,31 @@ class Files:
         found = ""
         parts = path.split("/")
         for place, part in enumerate(parts, start=1):
-            names = self._names(found)
-            known = names.get(_spelling(part), [])
-            if part not in known and place == len(parts) and not known:
-                known = names.get(f"{_spelling(part)}.*", [])
-            if part not in known and len(known) != 1:
+            name = part if part in self._names(found) else self._meant(found, part, is_file=place == len(parts))
+            if name is None:
                 return None
-            found = os.path.join(found, part if part in known else known[0])
+            found = f"{found}/{name}" if found else name
         return found
 
-    def _names(self, folder: str) -> dict[str, list[str]]:
-        """The names in a folder by their spelling, and those of images also without the extension, as "name.*"."""
+    def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._folders:
-            names = self._folders[folder] = dict[str, list[str]]()
             try:
-                entries = list_folder(self._root / folder)
+                self._folders[folder] = frozenset(entry.name for entry in list_folder(self._root / folder))
             except OSError:
-                entries = []
-            for entry in entries:
-                names.setdefault(_spelling(entry.name), []).append(entry.name)
-                if is_image_name(entry.name):
-                    names.setdefault(f"{_spelling(os.path.splitext(entry.name)[0])}.*", []).append(entry.name)
+                self._folders[folder] = frozenset()
         return self._folders[folder]
+
+    def _meant(self, folder: str, part: str, *, is_file: bool) -> str | None:
+        """The only name in the folder that is spelled like `part`, or else, without its extension, the only image's."""
+        if folder not in self._spellings:
+            spellings = self._spellings[folder] = dict[str, list[str]]()
+            for name in self._names(folder):
+                spellings.setdefault(_spelling(name), []).append(name)
+                if is_image_name(name):
+                    spellings.setdefault(f"{_spelling(os.path.splitext(name)[0])}/", []).append(name)
+        spellings = self._spellings[folder]
+        names = spellings.get(_spelling(part)) or (spellings.get(f"{_spelling(part)}/", []) if is_file else [])
+        return names[0] if len(names) == 1 else None
 
 
 def _spelling(name: str) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.config.data import AUTO
-from headstart.data.encodings import plausible
+from headstart.data.encodings import MOST_NAMES, plausible
 from headstart.data.storage import read_file
 from headstart.errors import HeadstartError
 from headstart.text import visible
@@ -26,8 +26,6 @@ BYTE_ORDER_MARKS = {
 }
 UTF_8 = ("utf-8", "utf-8-sig")
 LONGEST_HEADER = 1 << 18  # characters
-# How many names decide about an encoding, of which as many files are looked for.
-MOST_NAMES = 200
 # Stands at the ends of a cell in quotes while the table is parsed; no table holds one itself.
 QUOTED = "\0"
 
