@@ -153,7 +153,7 @@ def _zip_encoding(path: str, infos: list[zipfile.ZipInfo]) -> str:
 
     By the format it is cp437, but programs on Windows use the encoding of the country.
     """
-    names = sorted({name for info in infos if (name := _raw_name(info)) is not None and not _is_utf_8(name)})
+    names = sorted({raw for info in infos if (raw := _raw_name(info)) is not None and not _is_utf_8(raw)})
     if not names:
         return "cp437"
     parts = sorted({part for name in names for part in name.split(b"/") if not part.isascii()})

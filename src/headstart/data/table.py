@@ -123,8 +123,10 @@ def _unicode(path: Path, content: bytes) -> str | None:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError:
-        text = None if encoding in UTF_8 else QUOTED
-    if text is not None and QUOTED in text:
+        if encoding in UTF_8:
+            return None
+        text = QUOTED
+    if QUOTED in text:
         raise HeadstartError(f"{path} is no text file: export the table as CSV")
     return text
 
