@@ -75,6 +75,22 @@ def test_all_files_missing__is_about_the_folder(tmp_path: Path) -> None:
     )
 
 
+def test_all_files_missing__but_for_those_beside_the_table(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    (tmp_path / "none").mkdir()
+    message = error_of(tmp_path, rows, f"data.root={tmp_path / 'none'}")
+    assert message.endswith("data.root=DIR/none: set data.root=DIR, the folder to which its paths are relative")
+
+
+def test_encoding_and_paths__are_said_by_training(tmp_path: Path) -> None:
+    rows = [row.replace(",cat,", ",Käfer,").replace("test/ant/00.jpg", "test/ant/00") for row in rows_of(tmp_path)]
+    given = settings(tmp_path, rows)
+    (tmp_path / "labels.csv").write_bytes((tmp_path / "labels.csv").read_text().encode("cp1252"))
+    said, called, *_ = prepare_data(given, seed=0).manifest.notes
+    assert said.startswith(f"{tmp_path / 'labels.csv'} is read as cp1252, by which a name in it is 'Käfer'")
+    assert called.endswith("1 path is that of a file called otherwise ('test/ant/00': test/ant/00.jpg)")
+
+
 def test_incomplete_rows(tmp_path: Path) -> None:
     rows = [*rows_of(tmp_path), "unknown.jpg,,test", ",ant,test"]
     assert find_problems(inspect(tmp_path, rows)) == [

@@ -98,6 +98,7 @@ def test_encoding__as_it_is_set(tmp_path: Path) -> None:
 
 def test_encoding__utf_8_says_nothing_and_utf_32_is_read(tmp_path: Path) -> None:
     assert read(tmp_path, "path,label\na.jpg,Käfer".encode()).note == ""
+    assert read_table(tmp_path / "labels.csv", WANTED, "UTF8").note == ""
     assert read(tmp_path, "path,label\na.jpg,Käfer".encode("utf-32")).rows == (("a.jpg", "Käfer"),)
 
 

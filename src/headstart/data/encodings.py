@@ -1,7 +1,7 @@
 """The encoding of a table that is not UTF-8, by how plausible its names are in each one that is common.
 
 Tables of a few dozen names are too short for the libraries that recognize encodings by their bytes' frequencies:
-charset-normalizer 3.5 takes "Käfer" in Windows-1252 for HP Roman-8, and names in GBK for Windows-1250.
+charset-normalizer 3.5 takes "Käfer" and "Größe" in Windows-1252 for HP Roman-8, four names in GBK for Windows-1250.
 """
 
 import functools

@@ -192,7 +192,7 @@ def _check_no_mixture(path: Path, text: str) -> None:
 def _note(path: Path, content: bytes, encoding: str, other: str | None = None) -> str:
     """How the table is decoded, with an example; "" if there is nothing to say. `other` is the next best encoding."""
     names = _odd_names(content).split(b"\n")
-    if encoding in UTF_8 or not names[0] or b"\0" in content:
+    if codecs.lookup(encoding).name in UTF_8 or not names[0] or b"\0" in content:
         return ""
     # The longest has most of what can be wrong.
     name = max(names, key=len)
