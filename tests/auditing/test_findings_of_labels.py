@@ -230,3 +230,16 @@ def test_missing_groups__suggested_by_near_duplicates_across_splits(tmp_path: Pa
     assert near(tmp_path, pairs=4) == [Finding(MISSING_GROUPS, (), says)]
     assert near(tmp_path, pairs=1) == []
     assert near(tmp_path, r"data.group=\d+", pairs=4) == []
+
+
+def test_split_csv__gives_the_same_data_whatever_classes_are_called(tmp_path: Path) -> None:
+    clean(tmp_path)
+    for split in ("train", "valid", "test"):
+        for name, other in zip(CLASSES, (" ant", "a,b", "nan\n"), strict=True):
+            (tmp_path / split / name).rename(tmp_path / split / other)
+    by_folder = inspect_data(settings_of("data=folder", f"data.root={tmp_path}").data, seed=0)
+    by_folder.manifest.write(tmp_path / "split.csv")
+    given = ("data=csv", f"data.csv={tmp_path / 'split.csv'}", f"data.root={tmp_path}", "data.columns.label=class")
+    by_table = prepare_data(settings_of(*given).data, seed=0)
+    assert by_table.manifest.fingerprint == by_folder.manifest.fingerprint
+    assert by_table.manifest.notes == ()
