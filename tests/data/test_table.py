@@ -76,6 +76,13 @@ def test_encoding__is_that_by_which_the_files_exist(tmp_path: Path) -> None:
     assert "set" not in found.note
 
 
+def test_encoding__of_a_name_that_by_chance_is_also_utf_8(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_bytes("path,label\n猫.jpg,猫\n".encode("gbk"))
+    assert read_table(tmp_path / "labels.csv", WANTED, exists=lambda name: name == "猫.jpg").rows == (("猫.jpg", "猫"),)
+    assert read_table(tmp_path / "labels.csv", WANTED, exists=lambda name: name == "è.jpg").rows == (("è.jpg", "è"),)
+    assert read_table(tmp_path / "labels.csv", WANTED, exists=lambda name: False).rows == (("è.jpg", "è"),)
+
+
 def test_encoding__names_of_files_that_are_not_utf_8_keep_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_bytes(b"path,label\n" + b"\xe4.jpg,K\xc3\xa4fer\n")
     raw = b"\xe4.jpg".decode("utf-8", "surrogateescape")

@@ -80,7 +80,8 @@ def read_table(
         raise HeadstartError(f"{path} cannot be read: {error.strerror}") from None
     if encoding != AUTO:
         return _parse(path, _decode(path, content, encoding), wanted, _note(path, content, encoding))
-    if (text := _unicode(path, content)) is not None:
+    text = _unicode(path, content)
+    if text is not None and (exists is None or not _is_utf_8_by_chance(path, content, wanted, exists)):
         return _parse(path, text, wanted)
     return _guessed(path, content, wanted, exists)
 
@@ -129,6 +130,15 @@ def _unicode(path: Path, content: bytes) -> str | None:
     if QUOTED in text:
         raise HeadstartError(f"{path} is no text file: export the table as CSV")
     return text
+
+
+def _is_utf_8_by_chance(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool]) -> bool:
+    """Whether the files exist only in another encoding: few names, such as 猫 in GBK, may also be UTF-8."""
+    sample = _odd_lines(content)
+    if b"\0" in content or sample.count(b"\n") >= MOST_NAMES or _count(path, sample.decode(), wanted, exists):
+        return False
+    found = [encoding for encoding, _ in plausible(_odd_names(content)) if _is_in(sample, encoding)]
+    return any(_count(path, sample.decode(encoding), wanted, exists) for encoding in found)
 
 
 def _guessed(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool] | None) -> Table:
@@ -184,7 +194,7 @@ def _check_no_mixture(path: Path, text: str) -> None:
     """Raises HeadstartError if most of what is not ASCII in `text` is UTF-8; the rest has become surrogates."""
     broken = re.findall(r"[\udc80-\udcff]+", text)
     size = sum(map(len, broken))
-    if sum(not character.isascii() for character in text) - size > size:
+    if broken and sum(not character.isascii() for character in text) - size > size:
         line = text.count("\n", 0, text.index(broken[0])) + 1
         raise HeadstartError(f"{path} is encoded in UTF-8, but not on line {line}: correct that line")
 
