@@ -1,12 +1,11 @@
 """Files that are written completely or not at all, locks between threads and processes, and the cache folder."""
 
-import csv
 import errno
 import functools
 import hashlib
-import io
 import json
 import os
+import re
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
@@ -25,6 +24,7 @@ from headstart.log import log
 # The variable that names the cache folder.
 CACHE = "HEADSTART_CACHE"
 TEMPORARY = ".tmp"
+_NEEDS_QUOTES = re.compile(r"[,;|\t\r\n\"]")
 # The disk, a quota or a limit is used up; they occur on open files, of which Python does not give the name.
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -71,11 +71,23 @@ def write_text(path: Path, text: str, errors: str = "surrogateescape") -> None:
 
 def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
     """Writes a table to `path` as CSV, completely or not at all."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
+    write_text(path, csv_row(header) + "".join(map(csv_row, rows)))
+
+
+def csv_row(values: Iterable[object]) -> str:
+    """A row of a CSV, with a line end. Quotes are around each cell that a reader may otherwise change.
+
+    These are also those with spaces at an end, which are left out when people's tables are read.
+    """
+    cells = ("" if value is None else str(value) for value in values)
+    return ",".join(map(_csv_cell, cells)) + "\n"
+
+
+def _csv_cell(text: str) -> str:
+    if not _NEEDS_QUOTES.search(text) and text == text.strip():
+        return text
+    doubled = text.replace('"', '""')
+    return f'"{doubled}"'
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -3,12 +3,21 @@
 import hashlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 # What a file's name cannot contain on some system, where it cannot begin or end, and "%", which marks what replaces it.
 UNSAFE = re.compile(r'[\x00-\x1f\x7f<>:"/\\|?*%]|^[. ]|[. ]$')
 # Names that mean devices on Windows, whatever their extension.
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 LONGEST = 200  # bytes of a name; file systems accept 255
+
+# Letters of other alphabets that look like Latin ones.
+LOOK_ALIKES = str.maketrans(
+    "АВЕЅІЈКМНОРСТУХаеѕіјорсухһԁԛԝɡΑΒΕΖΗΙΚΜΝΟΡΤΥΧοıӀ",
+    "ABESIJKMHOPCTYXaesijopcyxhdqwgABEZHIKMNOPTYXoil",
+)
+QUOTES = dict.fromkeys(map(ord, "\"'`´‘’‚“”„«»‹›ʼ′″"))
+NUMBER = re.compile(r"(\d+)(\.0*)?")
 
 
 def on_one_line(text: object) -> str:
@@ -40,3 +49,32 @@ def as_file_name(text: str) -> str:
     if len(encoded) <= LONGEST:
         return name
     return f"{encoded[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
+
+
+def visible(text: str) -> str:
+    """What remains of a name without case, spaces, quotes, invisible characters and ways to encode or write it."""
+    text = unicodedata.normalize("NFKC", text.translate(QUOTES))
+    seen = "".join(c for c in text if not (c.isspace() or unicodedata.category(c) in ("Cf", "Cc"))).casefold()
+    # As fonts and spreadsheets make them of each other: 1, 01 and 1.0.
+    number = NUMBER.fullmatch(seen)
+    return str(int(number[1])) if number is not None else unicodedata.normalize("NFKC", seen)
+
+
+def alike(names: Iterable[str]) -> list[list[str]]:
+    """The groups of distinct names that cannot be told apart by eye, or differ only in case, quotes or zeros."""
+    groups: dict[str, set[str]] = {}
+    for name in sorted(set(names)):
+        keys = {visible(name), visible(name.translate(LOOK_ALIKES))}
+        merged = {name}.union(*(groups.get(key, ()) for key in keys))
+        for member in merged:
+            for key in (visible(member), visible(member.translate(LOOK_ALIKES))):
+                groups[key] = merged
+    return sorted(sorted(group) for group in {id(group): group for group in groups.values()}.values() if len(group) > 1)
+
+
+def with_odd_character(name: str, others: Iterable[str]) -> str:
+    """The name in quotes, and the first character that is in none of the others, if it may be taken for another."""
+    common = set().union(*others)
+    odd = next((c for c in name if not c.isascii() and c not in common), None)
+    said = f" (with U+{ord(odd):04X} {unicodedata.name(odd, '')}".rstrip() + ")" if odd is not None else ""
+    return f"'{on_one_line(name)}'{said}"

@@ -9,9 +9,11 @@ from headstart.auditing.kinds import (
     GROUPS_ACROSS_SPLITS,
     KINDS,
     MISSING_GROUPS,
+    MISSING_VALUE,
     NO_GROUP,
     ODD_DEPTH,
     SAME_NAME,
+    SIMILAR_GROUPS,
     SMALLER,
     UNUSED_BITS,
 )
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarn
 # Those of test_depth.py, and those of test_findings_of_labels.py.
 OF_DEPTH = {UNUSED_BITS, ODD_DEPTH}
 OF_LABELS = {MISSING, INCOMPLETE, DUPLICATE, CONFLICTING_ROWS, GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS}
+OF_NAMES = {MISSING_VALUE, SIMILAR_GROUPS}
 BY_CONTENT = tuple(fault for fault in FAULTS if fault not in FROM_FEATURES)
 
 
@@ -61,7 +64,8 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
-    assert {fault(tmp_path)[0] for fault in FAULTS} | OF_LABELS | OF_DEPTH == set(KINDS)
+    found = {fault(tmp_path)[0] for fault in FAULTS}
+    assert found | OF_LABELS | OF_DEPTH | OF_NAMES == set(KINDS)
 
 
 def test_severity__errors_come_first() -> None:
@@ -218,3 +222,12 @@ def test_companions__are_found_by_name_and_left_out_by_the_pattern(
     assert f"data.exclude=['{pattern}']" in found[0].says
     scan = scan_folder(tmp_path, SplitSettings(train=6, valid=3), seed=0, exclude=[pattern])
     assert list(scan.left_out) == [f"train/cat/{name}"]
+
+
+def test_missing_value__class_folders_that_may_hold_what_has_no_label(tmp_path: Path) -> None:
+    clean(tmp_path)
+    for split in ("train", "valid", "test"):
+        (tmp_path / split / "cat").rename(tmp_path / split / "_Unlabeled [1]")
+    (found,) = problems(tmp_path)
+    assert (found.kind, found.severity) == ("possible missing value", "warning")
+    assert found.says == ("'_Unlabeled [1]' has 20 images: data.exclude=['*/_Unlabeled [[]1]/*'] leaves them out")

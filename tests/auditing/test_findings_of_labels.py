@@ -1,5 +1,6 @@
 """What an audit finds in a CSV, and in groups; and what training does about it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ from faulty import CLASSES, clean
 
 from headstart.auditing.findings import Finding, find_problems
 from headstart.auditing.from_features import find_from_features, missing_groups
-from headstart.auditing.kinds import MISSING_GROUPS
+from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE, SIMILAR_GROUPS
+from headstart.auditing.report import AuditReport
 from headstart.config.data import DataSettings
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.errors import HeadstartError
@@ -71,6 +73,22 @@ def test_all_files_missing__is_about_the_folder(tmp_path: Path) -> None:
         "the files that DIR/labels.csv names, such as x/1.jpg, are not in data.root=DIR: set the folder to which its "
         "paths are relative"
     )
+
+
+def test_all_files_missing__but_for_those_beside_the_table(tmp_path: Path) -> None:
+    rows = rows_of(tmp_path)
+    (tmp_path / "none").mkdir()
+    message = error_of(tmp_path, rows, f"data.root={tmp_path / 'none'}")
+    assert message.endswith("data.root=DIR/none: set data.root=DIR, the folder to which its paths are relative")
+
+
+def test_encoding_and_paths__are_said_by_training(tmp_path: Path) -> None:
+    rows = [row.replace(",cat,", ",Käfer,").replace("test/ant/00.jpg", "test/ant/00") for row in rows_of(tmp_path)]
+    given = settings(tmp_path, rows)
+    (tmp_path / "labels.csv").write_bytes((tmp_path / "labels.csv").read_text().encode("cp1252"))
+    said, called, *_ = prepare_data(given, seed=0).manifest.notes
+    assert said.startswith(f"{tmp_path / 'labels.csv'} is read as cp1252, by which a name in it is 'Käfer'")
+    assert called.endswith("1 path is that of a file called otherwise ('test/ant/00': test/ant/00.jpg)")
 
 
 def test_incomplete_rows(tmp_path: Path) -> None:
@@ -155,6 +173,47 @@ def test_groups__by_a_regular_expression(tmp_path: Path) -> None:
     assert sum(finding.kind == "image without a group" for finding in found) == 40
 
 
+@pytest.mark.parametrize("name", ["nan", "NaN", "NA", "N/A", "<NA>", "#N/A", "null", "None", "-", "?", "unknown"])
+def test_missing_value__a_class_of_such_a_name_is_named_with_the_setting(tmp_path: Path, name: str) -> None:
+    rows = [row.replace(",cat,", f",{name},") for row in rows_of(tmp_path)]
+    (found,) = find_problems(inspect(tmp_path, rows))
+    setting = f"data.missing=[{name}]" if name.replace("-", "").isalpha() or name == "-" else f"data.missing=['{name}']"
+    says = f"'{name}' has 20 images: {setting} data.on_unreadable=skip leaves them out"
+    assert found == Finding(MISSING_VALUE, (), says)
+    data = prepare_data(settings(tmp_path, rows, setting, "data.on_unreadable=skip"), seed=0)
+    assert (data.manifest.classes, len(data.manifest.skipped)) == (("ant", "bee"), 20)
+    assert MISSING_VALUE not in {finding.kind for finding in find_problems(data)}
+
+
+def test_missing_value__training_warns(tmp_path: Path, messages: list[str]) -> None:
+    rows = [row.replace(",cat,", ",nan,") for row in rows_of(tmp_path)]
+    own = settings_of("data=csv", f"data.csv={tmp_path / 'labels.csv'}", f"data.root={tmp_path}", "report=none")
+    own = replace(own, run_dir=str(tmp_path / "run"))
+    AuditReport(own, prepare_data(settings(tmp_path, rows), seed=0), compares=False).begin()
+    setting = "data.missing=[nan] data.on_unreadable=skip"
+    assert f"possible missing value: 'nan' has 20 images: {setting} leaves them out" in messages
+
+
+def test_missing_value__a_group_of_such_a_name(tmp_path: Path) -> None:
+    rows = [f"{row},{'nan' if number < 12 else f'p{number}'}" for number, row in enumerate(rows_of(tmp_path))]
+    found = find_problems(inspect(tmp_path, rows, header="path,label,split,group"))
+    says = "'nan' is one group: data.missing=[nan] makes each of its images a group of its own"
+    assert Finding(MISSING_VALUE, (), says) in found
+    left = find_problems(inspect(tmp_path, rows, "data.missing=[nan]", header="path,label,split,group"))
+    assert {finding.kind for finding in left} == {"image without a group"}
+
+
+def test_similar_names__of_classes_and_of_groups_across_splits(tmp_path: Path) -> None:
+    rows = [f"{row},p{number}" for number, row in enumerate(rows_of(tmp_path))]
+    rows[0] = "test/ant/00.jpg,аnt,test,P13"
+    rows[1] = "test/ant/01.jpg,ant\u200b,test,p1"
+    found = find_problems(inspect(tmp_path, rows, header="path,label,split,group"))
+    says = "'ant', 'ant\\u200b' (with U+200B ZERO WIDTH SPACE) and 'аnt' (with U+0430 CYRILLIC SMALL LETTER A)"
+    assert Finding("similar class names", (), says) in found
+    across = [finding for finding in found if finding.kind == SIMILAR_GROUPS]
+    assert across == [Finding(SIMILAR_GROUPS, ("test/ant/00.jpg", "train/ant/01.jpg"), "'P13' and 'p13'")]
+
+
 def near(root: Path, *overrides: str, pairs: int) -> list[Finding]:
     """Whether groups are missing if so many of the 24 images outside train look like one in train."""
     data = inspect_data(settings_of("data=folder", f"data.root={root}", *overrides).data, seed=0)
@@ -171,3 +230,16 @@ def test_missing_groups__suggested_by_near_duplicates_across_splits(tmp_path: Pa
     assert near(tmp_path, pairs=4) == [Finding(MISSING_GROUPS, (), says)]
     assert near(tmp_path, pairs=1) == []
     assert near(tmp_path, r"data.group=\d+", pairs=4) == []
+
+
+def test_split_csv__gives_the_same_data_whatever_classes_are_called(tmp_path: Path) -> None:
+    clean(tmp_path)
+    for split in ("train", "valid", "test"):
+        for name, other in zip(CLASSES, (" ant", "a,b", "nan\n"), strict=True):
+            (tmp_path / split / name).rename(tmp_path / split / other)
+    by_folder = inspect_data(settings_of("data=folder", f"data.root={tmp_path}").data, seed=0)
+    by_folder.manifest.write(tmp_path / "split.csv")
+    given = ("data=csv", f"data.csv={tmp_path / 'split.csv'}", f"data.root={tmp_path}", "data.columns.label=class")
+    by_table = prepare_data(settings_of(*given).data, seed=0)
+    assert by_table.manifest.fingerprint == by_folder.manifest.fingerprint
+    assert by_table.manifest.notes == ()

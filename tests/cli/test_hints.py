@@ -116,6 +116,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("data=photos", "data=folder data.root=photos"),
         ("data=labels.csv data.root=photos", "data=csv data.csv=labels.csv data.root=photos"),
         ("labels.csv data.root=photos", "data=csv data.csv=labels.csv data.root=photos"),
+        ("labels.TSV data.root=photos", "data=csv data.csv=labels.TSV data.root=photos"),
+        ("data=labels.txt data.root=photos", "data=csv data.csv=labels.txt data.root=photos"),
         ("data photos", "data=folder data.root=photos"),
         ("data_dir=photos", "data=folder data.root=photos"),
         ("--data-dir photos", "data=folder data.root=photos"),
@@ -127,6 +129,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_train__gives_the_command_that_was_meant(typed: str, right: str) -> None:
     assert command_for(TRAIN, *typed.split()) == right
+
+
+def test_train__a_file_without_extension_is_a_table_unless_it_is_an_archive(tmp_path: Path) -> None:
+    (tmp_path / "labels").write_text("path,label\n")
+    (tmp_path / "images").write_bytes(b"PK\5\6" + bytes(18))
+    assert command_for(TRAIN, f"data={tmp_path / 'labels'}") == f"data=csv data.csv={tmp_path / 'labels'}"
+    assert command_for(TRAIN, f"data={tmp_path / 'images'}") == f"data=folder data.root={tmp_path / 'images'}"
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,15 @@ def test_texts__may_have_any_characters() -> None:
             "data.group=(p is no regular expression (missing ), unterminated subpattern at position 0): without "
             "data.csv, it is searched for in the path of each image",
         ),
+        (
+            (*CSV, "data.encoding=excel"),
+            "data.encoding=excel is invalid: it must be auto, or an encoding such as cp1252 or gbk",
+        ),
+        (
+            (*CSV, "data.encoding=base64"),
+            "data.encoding=base64 is invalid: it must be auto, or an encoding such as cp1252 or gbk",
+        ),
+        ((*CSV, "data.missing=nan"), "data.missing=nan is invalid: it must be a list, such as data.missing=[nan]"),
         ((*FOLDER, "data.fold=0"), "data.fold=0 needs the number of folds, such as data.folds=5"),
         (
             (*FOLDER, "data.folds=5"),

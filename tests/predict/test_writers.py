@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headstart.data.table import read_table
 from headstart.predict.prediction import Prediction
 from headstart.predict.writers import RowFile, TableWriter, open_files
 
@@ -31,6 +32,16 @@ def test_files__hold_each_row_as_soon_as_it_is_written(tmp_path: Path) -> None:
         "c.jpg,c.jpg cannot be annotated,ant,0.8,bee,0.2,-0.5,unsure",
     ]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.jsonl"]
+
+
+def test_files__are_read_back_exactly(tmp_path: Path) -> None:
+    nasty = Prediction(Path("x /\udce4,.jpg "), (" ant", 'a,"b"\n'), (0.9, 0.1))
+    with open_files(tmp_path, topk=2) as writer:
+        writer.write(nasty)
+    # As data=csv data.columns.label=label_1, where the file exists.
+    table = read_table(tmp_path / "predictions.csv", ("path", "label_1"), exists=lambda name: name == str(nasty.path))
+    columns = [table.column(name) for name in ("path", "label_1", "label_2")]
+    assert columns == [(str(nasty.path),), (" ant",), ('a,"b"\n',)]
 
 
 def test_files__an_error_keeps_the_rows_before(tmp_path: Path) -> None:

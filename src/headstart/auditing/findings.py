@@ -1,7 +1,6 @@
 """What is wrong with a folder of images, found before anything is trained on it."""
 
 import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,12 @@ from headstart.auditing.kinds import (
     GROUPS_ACROSS_SPLITS,
     HIDDEN,
     KINDS,
+    MISSING_VALUE,
     NO_GROUP,
     ODD_DEPTH,
     ODD_PIXELS,
     SAME_NAME,
+    SIMILAR_GROUPS,
     SMALLER,
     UNUSED_BITS,
 )
@@ -27,7 +28,7 @@ from headstart.data.image_info import GRID, ImageInfo
 from headstart.data.pixels import FULL_DEPTH
 from headstart.data.prepare import PreparedData
 from headstart.data.scan import Sample, Scan
-from headstart.text import counted
+from headstart.text import alike, counted, on_one_line, with_odd_character
 
 # The factor, in edge length of a square of the same area, by which an image is larger or smaller than the median.
 FAR = 4.0
@@ -64,6 +65,12 @@ COMPANIONS = (
 )
 FOLDERS_ABOUT = re.compile(
     r"(masks?|segm?|segmentations?|labels?|depths?|gt|ground[ _-]?truth|annotations?|thumbs|thumbnails|previews)"
+)
+# How programs write that there is no value, and people that there is no label yet.
+NO_VALUES = re.compile(
+    r"[\W_]*(nan|null|none|nil|nat|undefined|missing|unknown|un-?label+ed|no[ _-]?label|un-?sorted|un-?classified"
+    r"|misc|to[ _-]?do|tbd|n/a|value!|ref!)[\W_\d]*|#?<?(?-i:NA)>?|-+|\?+|\.+",
+    re.IGNORECASE,
 )
 # Formats that are no mistake under the extension of another one.
 VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("ICO", "CUR"), ("CUR", "ICO")}
@@ -141,8 +148,32 @@ def _groups(scan: Scan) -> Iterator[Finding]:
         else:
             yield Finding(NO_GROUP, (sample.path,))
     for group, found in places.items():
+        if NO_VALUES.fullmatch(group):
+            setting = _leave_out(scan, group) if scan.csv is not None else "another data.group"
+            says = f"'{on_one_line(group)}' is one group: {setting} makes each of its images a group of its own"
+            yield Finding(MISSING_VALUE, (), says)
         if len(found) > 1:
             yield Finding(GROUPS_ACROSS_SPLITS, tuple(found.values()), f"'{group}' is in {' and '.join(found)}")
+
+    for names in alike(places):
+        if len({split for name in names for split in places[name]}) > 1:
+            paths = tuple(path for name in names for path in places[name].values())
+            yield Finding(SIMILAR_GROUPS, paths, _unlike(names))
+
+
+def _leave_out(scan: Scan, name: str) -> str:
+    """The setting by which a class or a group of that name is none."""
+    if scan.csv is None:
+        above = "" if any(sample.path.startswith(f"{name}/") for sample in scan.samples) else "*/"
+        pattern = re.sub(r"([*?[])", r"[\1]", name)
+        return f"data.exclude=['{above}{pattern}/*']"
+    bare = re.fullmatch(r"[\w.-]+", name) is not None
+    return f"data.missing=[{name}]" if bare else f"data.missing=['{name}']"
+
+
+def _unlike(names: list[str]) -> str:
+    """The names, with the characters by which they differ where these are not seen."""
+    return listed(with_odd_character(name, [other for other in names if other != name]) for name in names)
 
 
 def _placeholders(infos: dict[str, ImageInfo]) -> Iterator[Finding]:
@@ -226,9 +257,14 @@ def _duplicates(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
 def _classes(scan: Scan) -> Iterator[Finding]:
     counts = Counter((sample.split, sample.class_name) for sample in scan.samples)
     every = {name for classes in scan.classes.values() for name in classes}
-    similar = _similar(every)
+    similar = alike(every)
     for names in similar:
-        yield Finding("similar class names", (), listed(f"'{name}'" for name in names))
+        yield Finding("similar class names", (), _unlike(names))
+    for name in sorted(filter(NO_VALUES.fullmatch, every)):
+        number = sum(count for (_, of), count in counts.items() if of == name)
+        also = " data.on_unreadable=skip" if scan.csv is not None else ""
+        says = f"'{on_one_line(name)}' has {counted(number, 'image')}: {_leave_out(scan, name)}{also} leaves them out"
+        yield Finding(MISSING_VALUE, (), says)
     twins = {name for names in similar for name in names}
     train = scan.classes["train"]
     for split, classes in scan.classes.items():
@@ -254,14 +290,6 @@ def _class_sizes(counts: dict[str, int]) -> Iterator[Finding]:
         yield Finding(
             "class imbalance", (), f"'{most}' has {ratio:.1f} × the images of '{least}' in train: see data.balance"
         )
-
-
-def _similar(names: set[str]) -> list[list[str]]:
-    """Names that differ in case, in white space, or in how Unicode encodes the same letters."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for name in sorted(names):
-        groups["".join(unicodedata.normalize("NFKC", name).casefold().split())].append(name)
-    return [group for group in groups.values() if len(group) > 1]
 
 
 def _odd_images(infos: dict[str, ImageInfo]) -> Iterator[Finding]:

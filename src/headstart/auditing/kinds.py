@@ -20,6 +20,7 @@ UNUSED_BITS, ODD_DEPTH = "unused bits", "odd bit depth"
 ABOUT, SMALLER, SAME_NAME = "file about an image", "smaller version of an image", "several files of one name"
 ODD_PIXELS, HIDDEN = "unusual pixel values", "hidden by transparency"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
+SIMILAR_GROUPS, MISSING_VALUE = "similar group names", "possible missing value"
 # In the order in which they are shown.
 KINDS = {
     **dict.fromkeys(UnreadableImage.FAULTS, _UNUSABLE),
@@ -38,6 +39,7 @@ KINDS = {
     GROUPS_ACROSS_SPLITS: Kind(
         "error", "What is tested is of a patient, place or video that was trained on: move each group into one split."
     ),
+    SIMILAR_GROUPS: Kind("error", "They may be one group, of which a part is tested: write them in one way."),
     "near duplicates with conflicting labels": Kind(
         "error", "Almost the same image under different classes: one label may be wrong."
     ),
@@ -45,6 +47,7 @@ KINDS = {
     "class missing from a split": Kind("error", "It is not scored there: add images of it."),
     "class missing from train": Kind("error", "It cannot be learnt: add images of it to train."),
     "empty class": Kind("error", "Add images to it, or delete the folder."),
+    MISSING_VALUE: Kind("warning", "Does the name stand for images without a label? Then leave them out."),
     "small class": Kind("warning", "It is hard to learn and to score: add images."),
     "class imbalance": Kind("warning", "Consider data.balance=sampler or data.balance=loss."),
     MISSING_GROUPS: Kind(

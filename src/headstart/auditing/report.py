@@ -9,7 +9,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.auditing.findings import Finding, find_problems, in_order
 from headstart.auditing.from_features import find_from_features, missing_groups
-from headstart.auditing.kinds import MISSING_GROUPS
+from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE
 from headstart.auditing.near_duplicates import MOST_IMAGES
 from headstart.config.train import TrainSettings
 from headstart.data.folders import MADE, listed
@@ -57,11 +57,12 @@ class AuditReport(Callback):
         self._findings = find_problems(self._data)
         removed = {*self._data.manifest.skipped, *self._data.manifest.dropped}
         remaining = [finding for finding in self._findings if finding.remains_without(removed)]
-        log_findings([f for f in remaining if f.severity == "error" or self._is_ignored_imbalance(f)])
+        log_findings([f for f in remaining if f.severity == "error" or self._is_shown(f)])
         write_audit(self._path, self._data, self._findings, TOO_MANY if self._is_too_much else NOT_YET)
 
-    def _is_ignored_imbalance(self, finding: Finding) -> bool:
-        return finding.kind == "class imbalance" and self._balance == "none"
+    def _is_shown(self, finding: Finding) -> bool:
+        is_ignored_imbalance = finding.kind == "class imbalance" and self._balance == "none"
+        return finding.kind == MISSING_VALUE or is_ignored_imbalance
 
 
 def is_too_much(settings: TrainSettings, manifest: Manifest) -> bool:

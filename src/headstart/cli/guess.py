@@ -11,6 +11,7 @@ from headstart.config.architectures import architecture_names
 from headstart.config.export import is_model_file
 from headstart.config.suggest import nearest
 from headstart.config.train import TASKS
+from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
 from headstart.run_folder import checkpoint_in
 
@@ -60,9 +61,14 @@ def _is_architecture(word: str) -> bool:
 
 
 def _data(value: str) -> list[str] | None:
-    if value.lower().endswith(".csv"):
+    if value.lower().endswith((".csv", ".tsv")) or _is_text(value):
         return ["data=csv", f"data.csv={value}"]
     return ["data=folder", f"data.root={value}"] if os.sep in value or os.path.exists(value) else None
+
+
+def _is_text(path: str) -> bool:
+    """Whether it is a file that is called like a text, and no archive."""
+    return path.lower().endswith(".txt") or (os.path.isfile(path) and not Path(path).suffix and not is_archive(path))
 
 
 def _model(value: str) -> list[str] | None:

@@ -27,6 +27,13 @@ def _is_share(value: Any) -> bool:
     return is_int(value, least=1) or (isinstance(value, float) and 0 < value < 1)
 
 
+def _is_encoding(name: str) -> bool:
+    try:
+        return name == AUTO or isinstance("".encode(name), bytes)
+    except (LookupError, ValueError):
+        return False
+
+
 def _pixels() -> Any:
     return optional("a positive integer", lambda v: v > 0)
 
@@ -96,7 +103,8 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path. Of `folds`, `fold` is the valid split.
 
-    Files that match one of the glob patterns `exclude`, by name or, with a "/", by path, are not used.
+    Files that match one of the glob patterns `exclude`, by name or, with a "/", by path, are not used. The `csv` is
+    decoded by `encoding`; cells that are one of `missing`, in any case, count as empty.
 
     Which images there are, and in which split, depends on the settings of this class alone, not on inherited ones:
     trials of a sweep that have the same share them.
@@ -113,6 +121,8 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
     exclude: list[str] = field(default_factory=list)
     csv: str | None = None
+    encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", lambda v: _is_encoding(v), default=AUTO)
+    missing: list[Any] = field(default_factory=list)
     columns: ColumnSettings = field(default_factory=ColumnSettings)
     group: str | None = None
     folds: int | None = optional("an integer of 2 or more", lambda v: v >= 2, default=None)

@@ -1,6 +1,7 @@
 """The files in a zip or tar archive, and their contents, which are read in place: nothing is unpacked or written."""
 
 import bz2
+import multiprocessing
 import os
 import stat
 import struct
@@ -10,7 +11,9 @@ import zlib
 from collections.abc import Iterator
 from typing import IO, NamedTuple
 
+from headstart.data.encodings import MOST_NAMES, plausible
 from headstart.errors import HeadstartError
+from headstart.log import log
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 # How files start that are compressed as a whole, which rules out random access, and archives that Python cannot read.
@@ -125,8 +128,9 @@ def _decompressed(content: bytes, member: Member) -> bytes:
 
 def _in_zip(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
     with zipfile.ZipFile(file) as archive:
+        encoding = _zip_encoding(path, archive.infolist())
         for info in archive.infolist():
-            name = _zip_name(info)
+            name = _zip_name(info, encoding)
             if info.flag_bits & ENCRYPTED:
                 raise HeadstartError(f"{path} is encrypted: make a zip or tar archive without a password")
             if info.compress_type not in METHODS:
@@ -144,16 +148,52 @@ def _in_zip(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:
                 yield name, Member(info.header_offset, *size, info.compress_type, info.CRC)
 
 
-def _zip_name(info: zipfile.ZipInfo) -> str:
+def _zip_encoding(path: str, infos: list[zipfile.ZipInfo]) -> str:
+    """The encoding of the names of which the archive does not say that they are UTF-8, and which are not.
+
+    By the format it is cp437, but programs on Windows use the encoding of the country.
+    """
+    names = sorted({raw for info in infos if (raw := _raw_name(info)) is not None and not _is_utf_8(raw)})
+    if not names:
+        return "cp437"
+    parts = sorted({part for name in names for part in name.split(b"/") if not part.isascii()})
+    encodings = [encoding for encoding, _ in plausible(b"\n".join(parts[:MOST_NAMES])) if _are_in(names, encoding)]
+    encoding = (*encodings, "cp437")[0]
+    if multiprocessing.parent_process() is None:
+        name = max(parts, key=len).decode(encoding, "replace")
+        log.info("%s: names that are not UTF-8 are read as %s, such as '%s'", path, encoding, name)
+    return encoding
+
+
+def _zip_name(info: zipfile.ZipInfo, encoding: str) -> str:
     """Its name, in UTF-8 where the archive does not say so but it is, as in those of macOS."""
-    name = info.filename
-    if not info.flag_bits & IS_UTF8 and not name.isascii():
-        try:
-            name = name.encode("cp437").decode("utf-8")
-        except UnicodeError:
-            name = info.filename
+    raw = _raw_name(info)
+    name = raw.decode("utf-8" if _is_utf_8(raw) else encoding) if raw is not None else info.filename
     # Some programs on Windows write backslashes, which the format does not allow.
     return name.replace("\\", "/") if info.create_system == WINDOWS else name
+
+
+def _raw_name(info: zipfile.ZipInfo) -> bytes | None:
+    """The bytes of its name; None: Python knows what they mean."""
+    if info.flag_bits & IS_UTF8 or info.filename.isascii():
+        return None
+    try:
+        return info.filename.encode("cp437")
+    except UnicodeEncodeError:
+        # It is from a field for names in Unicode.
+        return None
+
+
+def _is_utf_8(name: bytes) -> bool:
+    return _are_in([name], "utf-8")
+
+
+def _are_in(names: list[bytes], encoding: str) -> bool:
+    try:
+        b"\n".join(names).decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _in_tar(path: str, file: IO[bytes]) -> Iterator[tuple[str, Item]]:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
@@ -11,10 +11,12 @@ from typing import NamedTuple
 from headstart.config.data import AUTO, ColumnSettings
 from headstart.data.folders import listed
 from headstart.data.layout import SPLIT_OF
+from headstart.data.root import Files, open_root
 from headstart.data.splits import SPLITS, Images
-from headstart.data.storage import exists
+from headstart.data.storage import exists, is_in_archive
 from headstart.data.table import Table, read_table
 from headstart.errors import HeadstartError
+from headstart.text import counted, on_one_line, visible, with_odd_character
 
 GROUP, SPLIT = "group", "split"  # what AUTO looks for
 # Kinds of findings. Those of CONFLICTS cannot be skipped, because nobody knows what is right.
@@ -48,17 +50,27 @@ class Problem(NamedTuple):
 class Labels:
     """The images that the CSV at `path` names, by split, or under "" if it has no column for that.
 
-    `groups` has the group of each image that has one; None: there is no column for it.
+    `groups` has the group of each image that has one; None: there is no column for it. `notes` are what the user should
+    know about how the table is read.
     """
 
     path: Path
     images: dict[str, dict[str, list[str]]]
     groups: dict[str, str] | None
     problems: tuple[Problem, ...]
+    notes: tuple[str, ...] = ()
 
 
-def read_labels(path: Path, root: Path, columns: ColumnSettings, group: str | None) -> Labels:
-    """Reads a CSV with one row per image.
+def read_labels(
+    path: Path,
+    root: Path,
+    columns: ColumnSettings,
+    group: str | None,
+    *,
+    encoding: str = AUTO,
+    missing: Iterable[object] = (),
+) -> Labels:
+    """Reads a CSV with one row per image. `encoding` is data.encoding, `missing` data.missing: cells that say nothing.
 
     Raises:
         HeadstartError: it lacks a column, names no image, or gives an image a split that is none or several labels.
@@ -66,9 +78,11 @@ def read_labels(path: Path, root: Path, columns: ColumnSettings, group: str | No
     if not exists(path):
         beside = f" (there is {root / path.name}: set data.csv to it)" if exists(root / path.name) else ""
         raise HeadstartError(f"data.csv={path} does not exist{beside}")
-    table = read_table(path, (columns.path, columns.label))
+    places = [Files(root), *([Files(open_root(root).path)] if is_in_archive(root) else [])]
+    found = _Found(path, root, places)
+    table = read_table(path, (columns.path, columns.label), encoding, found.exists)
     split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
-    rows = list(_rows(table, root, columns, split, group))
+    rows = list(_rows(table, found, columns, split, group, missing))
     _check_single_labels(path, rows)
     complete = [row for row in rows if row.path and row.label]
     kept, problems = _one_per_path(complete)
@@ -79,6 +93,7 @@ def read_labels(path: Path, root: Path, columns: ColumnSettings, group: str | No
         _by_split(path, kept, has_splits=split is not None),
         {row.path: row.group for row in kept if row.group} if group is not None else None,
         (*_incomplete(rows), *problems),
+        tuple(filter(None, (table.note, found.note))),
     )
 
 
@@ -91,21 +106,25 @@ def _optional(table: Table, name: str | None, usual: str, key: str = "data.group
     return name
 
 
-def _rows(table: Table, root: Path, columns: ColumnSettings, split: str | None, group: str | None) -> Iterator[Row]:
+def _rows(
+    table: Table,
+    found: "_Found",
+    columns: ColumnSettings,
+    split: str | None,
+    group: str | None,
+    missing: Iterable[object],
+) -> Iterator[Row]:
     for name, key in ((columns.path, "path"), (columns.label, "label")):
         if not table.has(name):
             raise HeadstartError(_why_no_column(table, name, key, (columns.path, split, group)))
+    # YAML reads null and nan as something else than texts.
+    empty = {"null" if cell is None else str(cell).strip().casefold() for cell in missing}
     nothing = ("",) * len(table.rows)
-    cells = zip(
-        table.lines,
-        table.column(columns.path),
-        table.column(columns.label),
-        table.column(split) if split is not None else nothing,
-        table.column(group) if group is not None else nothing,
-        strict=True,
-    )
-    for line, path, label, in_split, in_group in cells:
-        yield Row(line, _relative(path, root, f"{table.path}, line {line}"), label, in_split, in_group)
+    wanted = [columns.path, columns.label, split, group]
+    cells = [table.column(name) if name is not None else nothing for name in wanted]
+    for line, *row in zip(table.lines, *cells, strict=True):
+        path, label, in_split, in_group = ("" if cell.strip().casefold() in empty else cell for cell in row)
+        yield Row(line, found.path_of(path, line), label, in_split, in_group)
 
 
 def _why_no_column(table: Table, name: str, key: str, others: tuple[str | None, ...]) -> str:
@@ -123,18 +142,55 @@ def _header(table: Table) -> str:
     return "the columns " + listed(f"'{name}'" for name in table.header)
 
 
-def _relative(text: str, root: Path, where: str) -> str:
-    """The POSIX path relative to `root` of what a cell says, which may be written as on Windows, or absolute."""
-    if not text:
-        return ""
-    if "\\" in text and not exists(root / text):
-        text = text.replace("\\", "/")
-    path = os.path.normpath(text)
-    if os.path.isabs(path):
-        path = os.path.relpath(path, os.path.abspath(root))
-    if path.split("/")[0] == ".." or PureWindowsPath(path).drive:
-        raise HeadstartError(f"{where}: {text} is not in data.root={root}, to which paths are relative")
-    return path
+class _Found:
+    """Finds the files that the cells of the table at `table` mean, and counts those that are called otherwise.
+
+    `places` are the folders that the paths may be relative to: `root` first, in an archive also the folder in it.
+    """
+
+    def __init__(self, table: Path, root: Path, places: list[Files]) -> None:
+        self._table, self._root, self._places = table, root, places
+        self._others: list[tuple[str, str]] = []
+
+    @property
+    def note(self) -> str:
+        """How many of the files are not called as the table says, with an example."""
+        if not self._others:
+            return ""
+        said, found = self._others[0]
+        count = counted(len(self._others), "path is that of a file", "paths are those of files")
+        return f"{self._table}: {count} called otherwise ('{on_one_line(said)}': {on_one_line(found)})"
+
+    def path_of(self, cell: str, line: int) -> str:
+        """The POSIX path relative to the root of what a cell says, which may be written as on Windows, or absolute."""
+        if not cell.strip():
+            return ""
+        for text in dict.fromkeys((cell, cell.strip(), cell.replace("\\", "/").strip())):
+            path = os.path.normpath(text)
+            path = self._below_root(path) if os.path.isabs(path) else path
+            found = self._find(path)
+            if found is None:
+                found = self._find(self._below_root(self._table.parent / text))
+            if found is not None:
+                self._others += [(cell, found)] if found != path else []
+                return found
+        if path.split("/")[0] == ".." or PureWindowsPath(path).drive:
+            raise HeadstartError(
+                f"{self._table}, line {line}: {cell} is not in data.root={self._root}, to which paths are relative"
+            )
+        return path
+
+    def exists(self, cell: str) -> bool:
+        """Whether there is a file that a cell means, which is not counted."""
+        return any(self._find(text) is not None for text in (cell, cell.replace("\\", "/")))
+
+    def _below_root(self, path: str | Path) -> str:
+        return os.path.relpath(os.path.abspath(path), os.path.abspath(self._root))
+
+    def _find(self, path: str) -> str | None:
+        if path.split("/")[0] == "..":
+            return None
+        return next((found for files in self._places if (found := files.find(path)) is not None), None)
 
 
 def _check_single_labels(path: Path, rows: list[Row]) -> None:
@@ -142,7 +198,8 @@ def _check_single_labels(path: Path, rows: list[Row]) -> None:
     labels = {row.label for row in rows}
     for row in rows:
         parts = SEPARATORS.split(row.label)
-        if len(parts) > 1 and labels.issuperset(parts):
+        # A folder of that name is one class, as split.csv has it.
+        if len(parts) > 1 and labels.issuperset(parts) and row.label not in row.path.split("/"):
             raise HeadstartError(
                 f"{path}, line {row.line}, gives {row.path} several labels ({row.label}): "
                 "several labels per image are not supported; keep the main one"
@@ -189,9 +246,9 @@ def _by_split(path: Path, rows: list[Row], *, has_splits: bool) -> dict[str, Ima
 
 
 def _split_of(path: Path, row: Row) -> str:
-    split = SPLIT_OF.get(row.split.casefold(), "")
+    split = SPLIT_OF.get(visible(row.split), "")
     if split not in SPLITS:
-        found = f"the split '{row.split}'" if row.split else "no split"
+        found = f"the split {with_odd_character(row.split, ())}" if row.split else "no split"
         raise HeadstartError(
             f"{path}, line {row.line}, gives {row.path} {found}: it must be train, valid or test; "
             "data.columns.split=null splits all images anew"

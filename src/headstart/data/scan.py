@@ -53,7 +53,7 @@ class Scan:
 
     `left_out` are all other files, with the reason unless the name says it; `unlabelled` are folders of splits without
     class folders, `unreadable` folders that cannot be entered, with the reason; `problems` are those of the table.
-    `groups` are those of the paths that have one; None: there are no groups.
+    `groups` are those of the paths that have one; None: there are no groups. `table_notes` are those about the table.
     """
 
     root: Path
@@ -70,6 +70,7 @@ class Scan:
     problems: tuple[Problem, ...] = ()
     groups: dict[str, str] | None = None
     fold: Fold | None = None
+    table_notes: tuple[str, ...] = ()
 
     def place_of(self, split: str) -> str:
         """What a message calls a split that is given, or where the others were drawn from."""
@@ -165,13 +166,16 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
     """
     root = Path(settings.root)
     check_root(root)
-    labels = read_labels(path, root, settings.columns, settings.group)
+    labels = read_labels(
+        path, root, settings.columns, settings.group, encoding=settings.encoding, missing=settings.missing
+    )
     paths = _paths(labels.images)
     root = root_of(root, paths)
     if not any(exists(root / name) for name in paths):
+        where = "the folder to which its paths are relative"
         raise HeadstartError(
-            f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set the folder to which "
-            "its paths are relative"
+            f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set "
+            + (f"data.root={path.parent}, {where}" if exists(path.parent / paths[0]) else where)
         )
     images, excluded = _without(settings.exclude, labels.images)
     images = _drawn(images, settings.split, seed, labels.groups)
@@ -189,6 +193,7 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         csv=path,
         problems=tuple(problem for problem in labels.problems if problem.path not in excluded),
         groups=labels.groups,
+        table_notes=labels.notes,
     )
 
 
@@ -237,6 +242,7 @@ def _samples(images: dict[str, Images]) -> tuple[Sample, ...]:
 
 
 def _notes(scan: Scan) -> Iterator[str]:
+    yield from scan.table_notes
     is_usual = all(path == scan.root / path.name for path in scan.folders.values())
     if not is_usual or any(path.name not in USUAL_NAMES[split] for split, path in scan.folders.items()):
         yield "; ".join(f"{split} split: {path}" for split, path in scan.folders.items())

@@ -3,33 +3,48 @@
 import codecs
 import csv
 import io
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from headstart.config.data import AUTO
+from headstart.data.encodings import MOST_NAMES, plausible
 from headstart.data.storage import read_file
 from headstart.errors import HeadstartError
+from headstart.text import visible
 
 DELIMITERS = ",;\t|"
 NAMES = {"\t": "a tab"}
+# Those of UTF-32 begin like those of UTF-16.
 BYTE_ORDER_MARKS = {
     codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
     codecs.BOM_UTF16_BE: "utf-16",
 }
+UTF_8 = ("utf-8", "utf-8-sig")
+LONGEST_HEADER = 1 << 18  # characters
+# Stands at the ends of a cell in quotes while the table is parsed; no table holds one itself.
+QUOTED = "\0"
 
 
 @dataclass(frozen=True)
 class Table:
-    """The header and the rows, as stripped texts. `lines` says on which line of the file each row ends."""
+    """The header and the rows, as texts; those in quotes are exact, others are stripped.
+
+    `lines` says on which line of the file each row ends, `note` how it was decoded unless that is certain.
+    """
 
     path: Path
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
+    note: str = ""
 
     def has(self, name: str) -> bool:
-        """Whether there is a column `name`, in any case."""
+        """Whether there is a column `name`, in any case, and whatever cannot be seen in its header."""
         return self._places(name) != []
 
     def column(self, name: str) -> tuple[str, ...]:
@@ -44,16 +59,34 @@ class Table:
         return tuple(row[place] for row in self.rows)
 
     def _places(self, name: str) -> list[int]:
-        return [place for place, own in enumerate(self.header) if own.casefold() == name.casefold()]
+        exact = [place for place, own in enumerate(self.header) if own.casefold() == name.casefold()]
+        return exact or [place for place, own in enumerate(self.header) if visible(own) == visible(name)]
 
 
-def read_table(path: Path, wanted: tuple[str, ...]) -> Table:
+def read_table(
+    path: Path, wanted: tuple[str, ...], encoding: str = AUTO, exists: Callable[[str], bool] | None = None
+) -> Table:
     """The table at `path`. Its delimiter is the one by which its header has most of the columns `wanted`.
+
+    `encoding` is data.encoding. Where it is not known, it is the one by which most of the files in the first of the
+    columns `wanted` exist, which `exists` says of a name, or else by which the names are most plausible.
 
     Raises:
         HeadstartError: it cannot be read, or is no table.
     """
-    text = _decode(path)
+    try:
+        content = read_file(path)
+    except OSError as error:
+        raise HeadstartError(f"{path} cannot be read: {error.strerror}") from None
+    if encoding != AUTO:
+        return _parse(path, _decode(path, content, encoding), wanted, _note(path, content, encoding))
+    text = _unicode(path, content)
+    if text is not None and (exists is None or not _is_utf_8_by_chance(path, content, wanted, exists)):
+        return _parse(path, text, wanted)
+    return _guessed(path, content, wanted, exists)
+
+
+def _parse(path: Path, text: str, wanted: tuple[str, ...], note: str = "") -> Table:
     headers = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
     names = {name.casefold() for name in wanted}
     found = {delimiter: len(names & {name.casefold() for name in headers[delimiter]}) for delimiter in DELIMITERS}
@@ -62,38 +95,128 @@ def read_table(path: Path, wanted: tuple[str, ...]) -> Table:
     if not header:
         raise HeadstartError(f"{path} has no header: its first row must name the columns, such as {','.join(wanted)}")
     lines, rows = zip(*_rows(path, text, delimiter, len(header)), strict=True)
-    return Table(path, header, rows[1:], lines[1:])
+    return Table(path, header, rows[1:], lines[1:], note)
 
 
-def _decode(path: Path) -> str:
+def _decode(path: Path, content: bytes, encoding: str) -> str:
     try:
-        content = read_file(path)
-    except OSError as error:
-        raise HeadstartError(f"{path} cannot be read: {error.strerror}") from None
-    for encoding in _encodings(content):
-        try:
-            text = content.decode(encoding)
-        except UnicodeDecodeError:
-            continue
-        if "\0" not in text:
-            return text
-    raise HeadstartError(f"{path} is no text file: export the table as CSV")
+        text = content.decode(encoding)
+    except UnicodeError as error:
+        line = content.count(b"\n", 0, getattr(error, "start", 0)) + 1
+        raise HeadstartError(
+            f"{path} is not encoded in data.encoding={encoding}, as its line {line} shows: set another one, or auto"
+        ) from None
+    if QUOTED in text:
+        raise HeadstartError(f"{path} is no text file in data.encoding={encoding}: set another one, or auto")
+    return text.removeprefix("\ufeff")
 
 
-def _encodings(content: bytes) -> Iterator[str]:
-    """Those that it may have, the most certain first."""
-    yield from (encoding for mark, encoding in BYTE_ORDER_MARKS.items() if content.startswith(mark))
-    if b"\0" in content:
+def _unicode(path: Path, content: bytes) -> str | None:
+    """The content, if it is certainly UTF-8, or UTF-16 or UTF-32; None: it may be text in another encoding.
+
+    Raises:
+        HeadstartError: it is no text.
+    """
+    encoding = next((of for mark, of in BYTE_ORDER_MARKS.items() if content.startswith(mark)), "utf-8")
+    if b"\0" in content and encoding in UTF_8:
         # In UTF-16, most characters have a byte 0, first or second.
-        yield "utf-16-le" if content[1::2].count(0) > content[::2].count(0) else "utf-16-be"
-        return
-    yield from ("utf-8", "cp1252", "latin-1")
+        encoding = "utf-16-le" if content[1::2].count(0) > content[::2].count(0) else "utf-16-be"
+    try:
+        text = content.decode(encoding)
+    except UnicodeDecodeError:
+        if encoding in UTF_8:
+            return None
+        text = QUOTED
+    if QUOTED in text:
+        raise HeadstartError(f"{path} is no text file: export the table as CSV")
+    return text
+
+
+def _is_utf_8_by_chance(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool]) -> bool:
+    """Whether the files exist only in another encoding: few names, such as 猫 in GBK, may also be UTF-8."""
+    sample = _odd_lines(content)
+    if b"\0" in content or sample.count(b"\n") >= MOST_NAMES or _count(path, sample.decode(), wanted, exists):
+        return False
+    found = [encoding for encoding, _ in plausible(_odd_names(content)) if _is_in(sample, encoding)]
+    return any(_count(path, sample.decode(encoding), wanted, exists) for encoding in found)
+
+
+def _guessed(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool] | None) -> Table:
+    """The table in the encoding by which most of its files exist, or else by which its names are most plausible."""
+    found = [encoding for encoding, _ in plausible(_odd_names(content)) if _is_in(content, encoding)]
+    counts = dict.fromkeys(found, 0)
+    raw = content.decode("utf-8", "surrogateescape")
+    if exists is not None:
+        sample = _odd_lines(content)
+        counts = {encoding: _count(path, sample.decode(encoding), wanted, exists) for encoding in found}
+        # headstart's own tables, with names of files that are not UTF-8, which may have any character.
+        if _count(path, raw, wanted, exists) > max(counts.values(), default=0):
+            return _parse(path, raw, wanted)
+    _check_no_mixture(path, raw)
+    if not found:
+        raise HeadstartError(f"{path} is in none of the usual encodings: set data.encoding, or export it as UTF-8")
+    # Of those by which equally many exist, sorting keeps the order.
+    encoding, *others = sorted(found, key=lambda encoding: -counts[encoding])
+    other = others[0] if others and counts[others[0]] == counts[encoding] else None
+    return _parse(path, content.decode(encoding), wanted, _note(path, content, encoding, other))
+
+
+def _is_in(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _odd_names(content: bytes) -> bytes:
+    """The distinct cells that are not ASCII, one per line. `|` separates none: it is part of some characters."""
+    cells = {cell.strip() for cell in re.split(rb'[,;\t\r\n"]', content) if not cell.isascii()}
+    return b"\n".join(sorted(cells)[:MOST_NAMES])
+
+
+def _odd_lines(content: bytes) -> bytes:
+    """The header, and the first lines that are not ASCII."""
+    header, *lines = content.splitlines()
+    return b"\n".join([header, *[line for line in lines if not line.isascii()][:MOST_NAMES]])
+
+
+def _count(path: Path, text: str, wanted: tuple[str, ...], exists: Callable[[str], bool]) -> int:
+    """How many of the files exist whose names are not ASCII."""
+    try:
+        table = _parse(path, text, wanted)
+    except HeadstartError:
+        return 0
+    return sum(exists(name) for name in (table.column(wanted[0]) if table.has(wanted[0]) else ()) if not name.isascii())
+
+
+def _check_no_mixture(path: Path, text: str) -> None:
+    """Raises HeadstartError if most of what is not ASCII in `text` is UTF-8; the rest has become surrogates."""
+    broken = re.findall(r"[\udc80-\udcff]+", text)
+    size = sum(map(len, broken))
+    if broken and sum(not character.isascii() for character in text) - size > size:
+        line = text.count("\n", 0, text.index(broken[0])) + 1
+        raise HeadstartError(f"{path} is encoded in UTF-8, but not on line {line}: correct that line")
+
+
+def _note(path: Path, content: bytes, encoding: str, other: str | None = None) -> str:
+    """How the table is decoded, with an example; "" if there is nothing to say. `other` is the next best encoding."""
+    names = _odd_names(content).split(b"\n")
+    if codecs.lookup(encoding).name in UTF_8 or not names[0] or b"\0" in content:
+        return ""
+    # The longest has most of what can be wrong.
+    name = max(names, key=len)
+    shown = f"{path} is read as {encoding}, by which a name in it is '{name.decode(encoding, 'replace').strip()}'"
+    if other is None:
+        return shown
+    return f"{shown}; if that is wrong, set data.encoding ({other} reads '{name.decode(other, 'replace').strip()}')"
 
 
 def _header(text: str, delimiter: str) -> tuple[str, ...]:
     """The first row that is not empty; () if there is none."""
     try:
-        return next((cells for _, cells in _parsed(text, delimiter)), ())
+        cells = next((cells for _, cells in _parsed(text[:LONGEST_HEADER], delimiter)), ())
+        return tuple(cell.strip() for cell in cells)
     except csv.Error:
         return ()
 
@@ -113,7 +236,16 @@ def _rows(path: Path, text: str, delimiter: str, width: int) -> Iterator[tuple[i
 
 
 def _parsed(text: str, delimiter: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    if '"' in text:
+        text = _with_quoted_ends(text, delimiter)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     for cells in reader:
-        if any(cell.strip() for cell in cells):
-            yield reader.line_num, tuple(cell.strip() for cell in cells)
+        stripped = tuple(cell.strip().replace(QUOTED, "") for cell in cells)
+        if any(cell.strip() for cell in stripped):
+            yield reader.line_num, stripped
+
+
+def _with_quoted_ends(text: str, delimiter: str) -> str:
+    """The text with QUOTED at both ends of each cell in quotes, whose spaces are its own, and none outside them."""
+    ends = rf"[\r\n{re.escape(delimiter)}]"
+    return re.sub(rf'(\A|{ends}) *"([^"]*(?:""[^"]*)*)" *(?=\Z|{ends})', rf'\1"{QUOTED}\2{QUOTED}"', text)

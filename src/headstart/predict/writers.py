@@ -1,14 +1,12 @@
 """Predictions as a table on the terminal, as CSV and as JSON lines."""
 
-import csv
-import io
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from headstart.files import naming
+from headstart.files import csv_row, naming
 from headstart.predict.prediction import Prediction
 from headstart.text import on_one_line
 
@@ -84,7 +82,7 @@ class FileWriter:
         ranked = (f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))
         self._columns = ["path", "error", *ranked, "familiar", "doubt"]
         self._csv, self._json = csv_file, json_file
-        self._csv_head = _csv_row(self._columns)
+        self._csv_head = csv_row(self._columns)
 
     def write(self, prediction: Prediction) -> None:
         """Adds one row to each file."""
@@ -94,7 +92,7 @@ class FileWriter:
         row["familiar"] = None if familiar is None else f"{familiar:.6g}"
         for rank, (name, probability) in enumerate(ranked, start=1):
             row |= {f"label_{rank}": name, f"prob_{rank}": f"{probability:.6g}"}
-        self._csv.write(self._csv_head + _csv_row([row.get(column) for column in self._columns]))
+        self._csv.write(self._csv_head + csv_row([row.get(column) for column in self._columns]))
         self._csv_head = ""
         line = {
             "path": str(prediction.path),
@@ -113,9 +111,3 @@ def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
         csv_file = stack.enter_context(closing(RowFile(folder / TABLE, errors="surrogateescape")))
         json_file = stack.enter_context(closing(RowFile(folder / "predictions.jsonl", errors="backslashreplace")))
         yield FileWriter(csv_file, json_file, topk)
-
-
-def _csv_row(values: list[Any]) -> str:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerow(values)
-    return text.getvalue()
