@@ -84,7 +84,7 @@ def settings_of(*overrides: str) -> TrainSettings:
     """The settings of `python train.py` with these overrides."""
     names.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
-        config = compose("train", [*for_hydra([], with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
+        config = compose("train", [*for_hydra(with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
     return check_train(config)
 
 

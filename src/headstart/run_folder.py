@@ -40,7 +40,6 @@ class RunFolder:
     record = _File("run.json")  # what the run is made of; every run's folder has it
     config = _File("config.yaml")
     split = _File("split.csv")  # path, class and split of each image
-    overrides = _File(".hydra", "overrides.yaml")  # the command line
     best = _File("checkpoints", "best.ckpt")
     last = _File("checkpoints", "last.ckpt")
     history = _File("history.csv")

@@ -30,7 +30,13 @@ from headstart.cli.overrides import (
     with_model_file,
     with_plain_paths,
 )
-from headstart.cli.resume import evaluates, overrides_to_repeat, with_checkpoint_file, with_runs_own_folder
+from headstart.cli.resume import (
+    as_given,
+    evaluates,
+    with_checkpoint_file,
+    with_runs_own_folder,
+    with_settings_of_run,
+)
 from headstart.cli.script import Script
 from headstart.commands import quoted
 from headstart.config.folder import conf_folder
@@ -140,6 +146,7 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
+    arguments = as_given(arguments)
     check_words(arguments, script)
     is_sweep = _asks_for_multirun(arguments)
     if program.name == "predict":
@@ -155,8 +162,9 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     if trains:
         arguments += _without_hydras_record(arguments, is_sweep)
         arguments += [] if is_first_process() else ["hydra.output_subdir=null"]
-    repeated = overrides_to_repeat(arguments) if trains else []
-    return list(for_hydra(repeated, arguments))
+    if trains and not is_sweep:
+        arguments = with_settings_of_run(arguments)
+    return for_hydra(arguments)
 
 
 def _reject_sweep_keys(arguments: list[str]) -> None:

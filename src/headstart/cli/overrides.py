@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,15 +69,12 @@ def literal(text: str) -> str:
     return _quoted(literal_text(text))
 
 
-def for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:
-    """The overrides `repeated` from an earlier run, except those given anew, then `arguments`.
+def for_hydra(arguments: Iterable[str]) -> list[str]:
+    """`arguments` with `trainer.x=1` as `++trainer.x=1`.
 
-    `trainer.x=1` becomes `++trainer.x=1`: Hydra rejects keys that conf/ does not list; headstart.config.trainer checks
-    them.
+    Hydra rejects keys that conf/ does not list; headstart.config.trainer checks them.
     """
-    given = {key_of(argument) for argument in arguments}
-    for override in [o for o in repeated if key_of(o) not in given] + arguments:
-        yield f"++{override}" if OPEN_GROUPS.match(override) else override
+    return [f"++{argument}" if OPEN_GROUPS.match(argument) else argument for argument in arguments]
 
 
 def _plain(argument: str, is_sweep: bool) -> str:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.backbones.backbone import BackboneSource
-from headstart.config.literal import literals
+from headstart.config.record import choices, record_of
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.files import write_json, write_text
@@ -74,13 +73,14 @@ class RunRecord(Callback):
             "skipped": manifest.skipped,
             "dropped": manifest.dropped,
             "command": sys.argv,
+            "choices": choices(),
             **_program(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "platform": platform.platform(),
         }
         if is_first_process():
             write_json(self.run.record, self._values)
-            write_text(self.run.config, OmegaConf.to_yaml(OmegaConf.create(literals(asdict(self._settings)))))
+            write_text(self.run.config, record_of(self._settings))
             manifest.write(self.run.split)
         log.info("run folder: %s", self.run.path)
 
