@@ -22,7 +22,6 @@ from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder, checkpoint_file
 
-
 # Texts that YAML, Hydra or OmegaConf could read as something else.
 HARD = (
     "a b",
@@ -171,7 +170,7 @@ ODD = [
     *("trainer.max_time={hours:1}", "trainer.gradient_clip_val=0.5", "trainer.profiler=null", "trainer.max_epochs=-1"),
     *("callbacks.early_stopping=null", "callbacks.early_stopping.monitor=train/acc", "callbacks.checkpoint=null"),
     "+callbacks.sum._target_=pytorch_lightning.callbacks.ModelSummary +callbacks.sum.max_depth=-1",
-    "+callbacks.sched._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler +callbacks.sched.scheduling={4:2}",
+    "+callbacks.s._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler +callbacks.s.scheduling={4:2}",
     "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger +logger.csv.save_dir=${run_dir} +logger.csv.name='on'",
     *("finetune.epochs=[1,2] finetune.lr_factors=[1.0,0.5] finetune.rest=3", "finetune=full finetune.mixup=0.2"),
     *("augment.transforms=[]", "evaluation.views=4", "report=none", "export.format=all export.path='/e/2024-01-01'"),
@@ -212,9 +211,9 @@ def test_record__classes_of_a_dataset_and_their_names(tmp_path: Path) -> None:
         (["logger=none"], ["logger=none"], {"logger.tensorboard": None}),
         ([], ["~callbacks.early_stopping"], {"callbacks.early_stopping": None}),
         (["data.batch_size=3"], ["data=folder", "data.root=/y"], {"data.batch_size": 3, "data.root": "/y"}),
-        (["data.batch_size=3"], ["data=csv", "data.csv=/y"], {"data.batch_size": 3, "data.csv": "/y", "data.group": "auto"}),
-        (["data.split.train=6", "data.split.valid=3"], ["data=shapes"], {"data.split.train": 40, "data.maker": "shapes"}),
-        (["model.dropout=0.1"], ["experiment=long"], {"model.lr": 3e-4, "trainer.max_epochs": 100, "model.dropout": 0.1}),
+        (["data.batch_size=3"], ["data=csv", "data.csv=/y"], {"data.batch_size": 3, "data.group": "auto"}),
+        (["data.split.train=6", "data.split.valid=3"], ["data=shapes"], {"data.split.train": 40}),
+        (["model.dropout=0.1"], ["experiment=long"], {"model.lr": 3e-4, "model.dropout": 0.1}),
         (["finetune=full"], ["finetune=full"], {"features.cache": False, "finetune.rest": 0}),
         (["augment=none"], ["augment=recipe"], {"augment.transforms.1.degrees": 15}),
         ([], ["callbacks.early_stopping.monitor=train/acc"], {"callbacks.early_stopping.mode": "max"}),

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped]
@@ -40,7 +39,7 @@ def choices() -> dict[str, str | None]:
         return {}
     chosen = HydraConfig.get().runtime.choices
     return {
-        group: option and option.removeprefix(OF_RUN) or None for group, option in chosen.items() if "/" not in group
+        group: (option and option.removeprefix(OF_RUN)) or None for group, option in chosen.items() if "/" not in group
     }
 
 
