@@ -1,6 +1,7 @@
 """The settings of the run that a checkpoint belongs to."""
 
 import json
+import os
 import re
 from dataclasses import asdict, replace
 from itertools import pairwise
@@ -73,6 +74,73 @@ def test_checkpoint_file__of_another_folder_names_the_newest_run(tmp_path: Path)
     run.last.unlink()
     with pytest.raises(HeadstartError, match=r"not the folder of a run, which has checkpoints/last.ckpt$"):
         checkpoint_file(tmp_path, "last")
+
+
+def logs_in(folder: Path, *names: str) -> None:
+    """logs/NAME, each a run that is newer than the one before; those of trials are in a sweep."""
+    for age, name in enumerate(names):
+        run = run_in(folder / "logs" / name)
+        for path in (run.best, run.last):
+            os.utime(path, (age, age))
+
+
+RUNS = ("zoo-resnet50/2026-11-01_10-00-00-aaa111", "zoo-resnet50/2026-11-02_10-00-00-bbb222", "own/mine", "alone")
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("last", 3),
+        ("bbb222", 1),
+        ("2026-11-01_10-00-00-aaa111", 0),
+        ("zoo-resnet50/2026-11-01_10-00-00-aaa111/", 0),
+        ("own", 2),
+        ("mine", 2),
+        ("alone", 3),
+    ],
+)
+def test_checkpoint_file__of_a_run_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, run: int
+) -> None:
+    logs_in(tmp_path, *RUNS)
+    monkeypatch.chdir(tmp_path)
+    for name in ("best", "last"):
+        expected = f"logs/{RUNS[run]}/checkpoints/{name}.ckpt"
+        assert str(checkpoint_file(Path(text), name)) == expected
+        assert with_checkpoint_file([f"ckpt_path={text}"], name) == [f"ckpt_path={expected}"]
+
+
+def test_checkpoint_file__what_names_no_run_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeadstartError, match=r"^there is no run in logs/ whose checkpoints/last.ckpt"):
+        checkpoint_file(Path("last"), "last")
+    with pytest.raises(HeadstartError, match=r"ckpt_path=x does not exist, and no run in logs/ has that name$"):
+        checkpoint_file(Path("x"), "best")
+    logs_in(tmp_path, *RUNS)
+    with pytest.raises(
+        HeadstartError, match=rf"zoo-resnet50 is the name of 2 runs: .* logs/{RUNS[1]}, logs/{RUNS[0]}$"
+    ):
+        checkpoint_file(Path("zoo-resnet50"), "best")
+    for text in ("best", "logs", "bbb22", "."):
+        with pytest.raises(HeadstartError):
+            checkpoint_file(Path(text), "best")
+    with pytest.raises(
+        HeadstartError, match=r"ckpt_path=best does .* \(ckpt_path=last, the newest run \(logs/alone\)\)"
+    ):
+        checkpoint_file(Path("best"), "best")
+
+
+def test_checkpoint_file__a_path_comes_first_and_the_best_trial_is_that_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs_in(tmp_path, "run/old", "sweep-lr/a", "sweep-lr/b")
+    sweep = SweepFolder(tmp_path / "logs" / "sweep-lr")
+    sweep.record.touch()
+    sweep.best.symlink_to("a")
+    assert str(checkpoint_file(Path("last"), "best")) == "logs/sweep-lr/best/checkpoints/best.ckpt"
+    run = run_in(tmp_path / "last")
+    assert checkpoint_file(Path("last"), "best") == run.best.relative_to(tmp_path)
 
 
 def test_arguments__a_run_folder_becomes_its_checkpoint(tmp_path: Path) -> None:

@@ -105,8 +105,14 @@ def _check_has_data(run: RunFolder, arguments: list[str]) -> None:
 
 def _with_file(argument: str, name: Literal["best", "last"]) -> str:
     path = expand_home(value_of(argument))
+    if path.lower() in ("", "null") or "${" in path:
+        return argument
     file = str(checkpoint_file(Path(path), name))
-    return argument if file == str(Path(path)) else f"ckpt_path={file}"
+    if file == str(Path(path)):
+        return argument
+    if not os.path.lexists(path):
+        log.info("ckpt_path=%s: %s", path, file)
+    return f"ckpt_path={file}"
 
 
 def _is_choice(argument: str) -> bool:
