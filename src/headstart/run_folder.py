@@ -146,7 +146,8 @@ def runs_named(text: str, name: Literal["best", "last"] = "best") -> list[Path]:
     return [
         run
         for run in runs
-        if text in (run.name, run.name.rpartition("-")[2], str(run.relative_to(LOGS)), run.parent.relative_to(LOGS).name)
+        if text
+        in (run.name, run.name.rpartition("-")[2], str(run.relative_to(LOGS)), run.parent.relative_to(LOGS).name)
     ]
 
 
@@ -163,7 +164,9 @@ def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
     if found and (checkpoint := checkpoint_in(found[0], name)):
         return checkpoint
     if text == NEWEST:
-        raise HeadstartError(f"there is no run in {LOGS}/ whose checkpoints/{name}.ckpt could be used as ckpt_path={text}")
+        raise HeadstartError(
+            f"there is no run in {LOGS}/ whose checkpoints/{name}.ckpt could be used as ckpt_path={text}"
+        )
     others = f" ({newest_run()})" if _runs("best") else ""
     raise HeadstartError(f"ckpt_path={text} does not exist, and no run in {LOGS}/ has that name{others}")
 

@@ -18,7 +18,7 @@ from headstart.cli.cleanup import reject_used_run_folder
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
 from headstart.cli.environment import share_cores
 from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
-from headstart.cli.hints import check_words
+from headstart.cli.hints import understood
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import (
     PATHS,
@@ -147,7 +147,7 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     arguments = as_given(arguments)
-    check_words(arguments, script)
+    arguments = understood(arguments, script)
     is_sweep = _asks_for_multirun(arguments)
     if program.name == "predict":
         arguments = with_model_file(arguments)

@@ -103,7 +103,7 @@ def expand_home(value: str) -> str:
 def _path(value: str, is_sweep: bool) -> str:
     if os.path.lexists(value):
         return literal(value)
-    if _is_for_hydra(value, is_sweep):
+    if _is_for_hydra(value, is_sweep) or _is_list_of_paths(value):
         return value
     if INTERPOLATION.search(value):
         return _quoted(encodable(value))
@@ -118,6 +118,13 @@ def _is_for_hydra(value: str, is_sweep: bool) -> bool:
         parsed = parsed_override(f"key={value}")
         return parsed is not None and (is_sweep or isinstance(parsed.value(), str))
     return value.lower() in ("null", "") or (is_sweep and FUNCTION.fullmatch(value) is not None)
+
+
+def _is_list_of_paths(value: str) -> bool:
+    """Whether it is a list of files, such as several sources, rather than the name of one, or a glob."""
+    parsed = parsed_override(f"key={value}") if value[:1] == "[" else None
+    found = parsed.value() if parsed is not None else None
+    return isinstance(found, list) and len(found) > 1 and all(os.path.lexists(plain_text(str(path))) for path in found)
 
 
 def _quoted(text: str) -> str:

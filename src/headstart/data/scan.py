@@ -1,11 +1,11 @@
 """Which files a folder of images holds, or a CSV names, by split and class. Nothing is judged here."""
 
-import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from headstart.commands import command
 from headstart.config.data import DataSettings, SplitSettings
 from headstart.data.class_folders import ClassFolders
 from headstart.data.groups import groups_by_path
@@ -205,7 +205,7 @@ def _notes(scan: Scan) -> Iterator[str]:
     for split, path in scan.unlabelled.items():
         yield (
             f"{path} has no class folders, so it is not used as the {split} split; to predict on it: "
-            f"python predict.py ckpt_path=RUN/checkpoints/best.ckpt {shlex.quote(f'source={path}')}"
+            + command("predict.py", ["ckpt_path=last", f"source={path}"])
         )
     if scan.fold is not None:
         yield f"valid split: {scan.origins['valid']}"

@@ -15,8 +15,8 @@ from headstart.log import log
 EARLIER_OUTPUT = "earlier output"
 
 
-def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
-    """The files that `source` names, sorted: a file, a folder (with its subfolders), or a glob (`**` too).
+def find_images(source: str | list[str], *, leave_out: Iterable[Path] = ()) -> list[Path]:
+    """The files that `source` names, sorted: a file, a folder (with its subfolders), a glob (`**` too), or several.
 
     A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
     folder is visited once. Files in the folders `leave_out`, earlier output, are not used. Logs what is left out.
@@ -24,6 +24,9 @@ def find_images(source: str, *, leave_out: Iterable[Path] = ()) -> list[Path]:
     Raises:
         HeadstartError: nothing matches, or it holds no images.
     """
+    if isinstance(source, list):
+        outputs = list(leave_out)
+        return list(dict.fromkeys(path for one in source for path in find_images(one, leave_out=outputs)))
     path = Path(source).expanduser()
     if is_file(path):
         return [path]
