@@ -6,6 +6,7 @@ import re
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import ROOT, settings_of
@@ -311,7 +312,7 @@ def test_record__options_of_another_folder_are_not_needed_again(tmp_path: Path) 
 
 def test_record__of_an_older_version(tmp_path: Path) -> None:
     run = recorded(tmp_path, settings := settings_of("data=folder", "data.root=/x"))
-    config = OmegaConf.load(run.config)
+    config: Any = OmegaConf.load(run.config)
     for key in ("data.depth", "data.folds", "evaluation", "augment", "model.head"):
         group, _, leaf = key.rpartition(".")
         del (OmegaConf.select(config, group) if group else config)[leaf]

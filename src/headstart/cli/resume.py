@@ -138,10 +138,11 @@ def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[
         recorded: dict[str, str] = read_json(run.record)["choices"]
     except (OSError, ValueError, KeyError, TypeError):
         recorded = {}
+    folders = [conf_folder(), *map(Path, places)]
     return {"data": inferred} | {
         group: option
         for group, option in recorded.items()
-        if group in GROUPS and any(option in options_of(group, Path(place)) for place in (conf_folder(), *places))
+        if group in GROUPS and any(option in options_of(group, place) for place in folders)
     }
 
 
