@@ -83,7 +83,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_entries("logger", settings.logger)
     check_validated(settings.trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
-        raise HeadstartError(f"task={settings.task} needs a run: {newest_run()}")
+        raise HeadstartError(f"task={settings.task} needs {newest_run()}")
     if settings.task == "export":
         settings.export.check()
     _check_comparison(settings)
