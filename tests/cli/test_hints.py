@@ -306,6 +306,7 @@ def test_run_folder__is_a_checkpoint(folder: Path) -> None:
     assert read(PREDICT, "run", "photos") == "ckpt_path=run source=photos"
     assert read(PREDICT, "photos", "run") == "ckpt_path=run source=photos"
     assert read(TRAIN, "run") == "ckpt_path=run"
+    assert read(PREDICT, "last", "photos") == "ckpt_path=last source=photos"
     (folder / "logs").mkdir()
     (folder / "run").rename(folder / "logs" / "run")
     assert read(PREDICT, "last", "photos") == "ckpt_path=last source=photos"

@@ -12,7 +12,7 @@ from headstart.config.export import is_model_file
 from headstart.config.suggest import family_in_timm, nearest
 from headstart.config.train import TASKS
 from headstart.errors import HeadstartError
-from headstart.run_folder import checkpoint_in, runs_named
+from headstart.run_folder import NEWEST, checkpoint_in, runs_named
 
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -55,7 +55,7 @@ def is_checkpoint(word: str) -> bool:
     """Whether it is a checkpoint by its name, the folder of a run or a sweep, or the name of a run in logs/."""
     if word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None:
         return True
-    return not os.path.lexists(word) and bool(runs_named(word))
+    return not os.path.lexists(word) and (word == NEWEST or bool(runs_named(word)))
 
 
 def _is_architecture(word: str) -> bool:
