@@ -90,7 +90,7 @@ def config_of(*overrides: str) -> DictConfig:
     """As `settings_of`, before it is checked."""
     names.register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
-        return compose("train", [*for_hydra([], with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
+        return compose("train", [*for_hydra(with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
 
 
 @dataclass

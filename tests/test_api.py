@@ -109,7 +109,7 @@ def test_audit__returns_the_findings(flat: Path) -> None:
         ((), {"data": ".", "lr": -1}, "model.lr=-1.0 is invalid: it must be a positive number"),
         ((), {"learning_rate": 1}, "learning_rate is not a keyword"),
         (("data=foldr",), {}, "data=foldr is not available: did you mean folder?"),
-        (("epochs=3",), {"data": "."}, "trainer.max_epochs=3"),
+        (("name=mine",), {"data": "."}, "did you mean hydra.run.dir=mine?"),
     ],
 )
 def test_errors__are_those_of_the_command_line(

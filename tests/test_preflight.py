@@ -1,5 +1,7 @@
 """What is checked before the data."""
 
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,16 +24,37 @@ def test_checkpoint__of_a_run_folder(trained: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("model.arch=squeezenet1_1", "its backbone arch is shufflenet_v2_x0_5, not squeezenet1_1"),
-        ("model.head=linear", "its head is mlp, not linear"),
-        ("model.head=ridge", "its head is mlp, not ridge"),
-        ("model.lr=0.5", "its lr is 0.001, not 0.5"),
-        ("seed=7", "its seed is 0, not 7"),
+        (
+            "model.arch=squeezenet1_1",
+            "model.arch=squeezenet1_1 cannot be set .*, whose checkpoint has shufflenet_v2_x0_5",
+        ),
+        ("model.head=linear", "model.head=linear cannot be set for a resumed run, whose checkpoint has mlp"),
+        ("model.head=ridge", "model.head=ridge cannot be set for a resumed run, whose checkpoint has mlp"),
+        ("seed=7", "seed=7 cannot be set for a resumed run, whose checkpoint has 0"),
     ],
 )
 def test_resume__with_another_configuration(trained: Path, override: str, sentence: str) -> None:
     with pytest.raises(HeadstartError, match=sentence):
         check_without_data(settings_of(*DATA, f"ckpt_path={trained}", override))
+
+
+@pytest.mark.parametrize("task", ["train", "test", "report"])
+def test_checkpoint__of_other_versions(trained: Path, tmp_path: Path, messages: list[str], task: str) -> None:
+    shutil.copytree(trained, tmp_path / "run")
+    settings = settings_of(*DATA, f"task={task}", f"ckpt_path={tmp_path / 'run'}")
+    check_without_data(settings)
+    assert not [message for message in messages if "was made with" in message]
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    here = record["packages"]["torch"]
+    # Their patches change no figures.
+    record["packages"] |= {"torch": "1.13.1", "torchvision": record["packages"]["torchvision"] + ".post1"}
+    (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+    check_without_data(settings)
+    (message,) = (message for message in messages if "was made with" in message)
+    assert message.startswith(f"the checkpoint was made with torch 1.13.1, this is torch {here}: figures may differ")
+    for content in ("{", "{}"):
+        (tmp_path / "run" / "run.json").write_text(content)
+        check_without_data(settings)
 
 
 def test_checkpoint__that_is_none(tmp_path: Path) -> None:

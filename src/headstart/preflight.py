@@ -11,10 +11,11 @@ from headstart.config.augment import RECIPE
 from headstart.config.literal import is_encodable
 from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.transforms import TrainTransform
-from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.model.checkpoint import check_loadable, read_checkpoint
-from headstart.run_folder import checkpoint_file
+from headstart.model.recipe import check_unchanged
+from headstart.report.run_record import warn_about_versions
+from headstart.run_folder import checkpoint_file, run_folder_of
 from headstart.training.errors import lightning_errors
 from headstart.training.trainer import build_trainer
 
@@ -35,10 +36,12 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
     if settings.ckpt_path is not None:
         path = checkpoint_file(Path(settings.ckpt_path), "best" if evaluates else "last")
         settings = replace(settings, ckpt_path=str(path))
+        if settings.task != "export":
+            warn_about_versions(run_folder_of(path))
         if evaluates:
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
-            _check_resumable(read_checkpoint(path)["hyper_parameters"], settings)
+            _check_resumable(read_checkpoint(path), settings)
     if not evaluates and settings.task != "compare":
         check_backbone(settings.model, settings.data)
     if settings.task == "train":
@@ -54,19 +57,22 @@ def _try_augmentation(settings: TrainSettings) -> None:
         TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)(Image.new("RGB", size), 0, 0)
 
 
-def _check_resumable(recipe: dict[str, Any], settings: TrainSettings) -> None:
+def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> None:
     """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    recipe = checkpoint["hyper_parameters"]
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
-    given = asdict(settings.model) | {
-        "backbone arch": settings.model.arch,
-        "backbone pooling": settings.model.pooling,
-        "seed": settings.seed,
-    }
-    for key, value in given.items():
-        if key in saved and saved[key] != value:
-            raise HeadstartError(
-                f"the checkpoint does not match this configuration: its {key} is {saved[key]}, not {value}"
-            )
+    given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
+    check_unchanged(saved, given | asdict(settings.model))
+    epochs, longest = (
+        len(checkpoint["callbacks"].get("History", {}).get("rows", ())),
+        settings.trainer.get("max_epochs"),
+    )
+    if longest is not None and 0 <= longest <= epochs:
+        log.warning(
+            "the run that is resumed has completed trainer.max_epochs=%d epochs, so nothing is trained: for more, set "
+            "trainer.max_epochs=%d",
+            *(longest, epochs + longest),
+        )
 
 
 def _without_loggers(settings: TrainSettings) -> TrainSettings:

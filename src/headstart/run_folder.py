@@ -2,11 +2,18 @@
 
 from dataclasses import dataclass
 from fnmatch import fnmatch
-from os.path import isdir, isfile
+from os.path import isdir, isfile, lexists
 from pathlib import Path
 from typing import Literal
 
-from headstart.errors import HeadstartError
+from headstart.errors import HeadstartError, listed
+
+# Where runs and sweeps are, unless the user chooses another folder.
+LOGS = Path("logs")
+# What ckpt_path calls the newest of them.
+NEWEST = "last"
+# Of checkpoints, and of the record of an ensemble: what ends so is no run's name.
+SUFFIXES = (".ckpt", ".json", ".pt", ".pth")
 
 # In every folder that headstart makes to write into: see headstart.marker.
 MARKER = ".headstart-output"
@@ -43,7 +50,6 @@ class RunFolder:
     record = _File("run.json")  # what the run is made of; every run's folder has it
     config = _File("config.yaml")
     split = _File("split.csv")  # path, class and split of each image
-    overrides = _File(".hydra", "overrides.yaml")  # the command line
     best = _File("checkpoints", "best.ckpt")
     last = _File("checkpoints", "last.ckpt")
     history = _File("history.csv")
@@ -118,18 +124,68 @@ def checkpoint_in(folder: Path, name: Literal["best", "last"]) -> Path | None:
 
 
 def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
-    """`path`, or the checkpoint `name` in it if it is a folder.
+    """`path`, or the checkpoint `name` in it if it is a folder, or in the run of that name in logs/ if it is neither.
 
     Raises:
-        HeadstartError: the folder holds none.
+        HeadstartError: the folder holds none; or there is no such run, or more than one.
     """
     if not isdir(path):
-        return path
+        return path if lexists(path) or path.suffix in SUFFIXES else _checkpoint_named(str(path), name)
     if found := checkpoint_in(path, name):
         return found
     runs = sorted([*path.glob(f"*/*/{name}.ckpt"), *path.glob(f"*/*/*/{name}.ckpt")], key=lambda p: p.stat().st_mtime)
     newest = f"; the newest run in it is {run_folder_of(runs[-1]).path}" if runs else ""
     raise HeadstartError(f"{path} is not the folder of a run, which has checkpoints/{name}.ckpt{newest}")
+
+
+def runs_named(text: str, name: Literal["best", "last"] = "best") -> list[Path]:
+    """The folders of runs and sweeps in logs/ with a checkpoint `name` that `text` names, the newest last.
+
+    It is "last", for the newest one; or a folder's name, its last part ("1f2e3d"), its path in logs/, or the name of
+    the folder that it is in.
+    """
+    runs = _runs(name)
+    if text == NEWEST:
+        return runs[-1:]
+    text = text.rstrip("/")
+    return [
+        run
+        for run in runs
+        if text
+        in (run.name, run.name.rpartition("-")[2], str(run.relative_to(LOGS)), run.parent.relative_to(LOGS).name)
+    ]
+
+
+def newest_run() -> str:
+    """The end of a sentence: "ckpt_path=last, the newest run (logs/…)", or "ckpt_path=RUN" if logs/ has none."""
+    runs = _runs("best")
+    return f"ckpt_path={NEWEST}, the newest run ({runs[-1]})" if runs else "ckpt_path=RUN, the folder of a run"
+
+
+def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
+    found = runs_named(text, name)
+    if len(found) > 1:
+        raise HeadstartError(f"{text} is the name of {len(found)} runs: choose one of {listed(found[::-1])}")
+    if found and (checkpoint := checkpoint_in(found[0], name)):
+        return checkpoint
+    if text == NEWEST:
+        raise HeadstartError(
+            f"there is no run in {LOGS}/ whose checkpoints/{name}.ckpt could be used as ckpt_path={text}"
+        )
+    others = f" ({newest_run()})" if _runs("best") else ""
+    raise HeadstartError(f"ckpt_path={text} does not exist, and no run in {LOGS}/ has that name{others}")
+
+
+def _runs(name: Literal["best", "last"]) -> list[Path]:
+    """The folders of runs in logs/ with a checkpoint `name`, and of sweeps instead of their trials; the newest last."""
+    found = {}
+    for folder in LOGS.glob("*"):
+        # Other folders there hold the runs with the same data and architecture.
+        is_run = SweepFolder(folder).record.is_file() or checkpoint_in(folder, name) is not None
+        for run in [folder] if is_run else folder.glob("*"):
+            if checkpoint := checkpoint_in(run, name):
+                found[run] = checkpoint.stat().st_mtime_ns
+    return sorted(found, key=lambda run: found[run])
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from headstart.backbones import timm as provider
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Choice, Network
+from headstart.config.suggest import IN_TIMM, family_in_timm
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
@@ -279,3 +280,15 @@ def test_stages__of_a_vision_transformer_are_equal_parts() -> None:
         stages = backbone(VIT, None, pooling).stages
         assert [name for stage in stages for name in stage if "blocks" in name] == [prefix + name for name in wanted]
         assert len(stages) == 4
+
+
+def test_suggestions__exist_and_are_of_the_family() -> None:
+    for family, arch in IN_TIMM.items():
+        name = arch.removeprefix("timm/").partition(".")[0]
+        assert timm.is_model(name)
+        assert family_in_timm(f"{family}_small") is not None
+    for arch in ("timm/dinov2_small", "timm/vit_smal_patch14_dinov2"):
+        with pytest.raises(HeadstartError, match=r"did you mean timm/vit_small_patch14_dinov2 or .*dinov2\?"):
+            provider.preset(arch, "default")
+    with pytest.raises(HeadstartError, match=r"see timm.list_models"):
+        provider.preset("timm/qqq", "default")

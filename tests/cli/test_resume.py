@@ -1,15 +1,52 @@
 """The settings of the run that a checkpoint belongs to."""
 
+import json
+import os
+import re
+from dataclasses import asdict, replace
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import ROOT, settings_of
+from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headstart.cli.overrides import key_of, literal, value_of
-from headstart.cli.resume import overrides_to_repeat, with_checkpoint_file
-from headstart.config.literal import literals
+from headstart.cli import names
+from headstart.cli.main import arguments_for_hydra
+from headstart.cli.overrides import key_of, literal, value_of, written_as
+from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
+from headstart.cli.script import GROUPS, options_of
+from headstart.cli.train import TRAIN
+from headstart.config.record import record_of
+from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder, checkpoint_file
+
+# Texts that YAML, Hydra or OmegaConf could read as something else.
+HARD = (
+    "a b",
+    " a",
+    "it's",
+    'x"y',
+    "a,b",
+    "a=b",
+    "[a]",
+    "{b}",
+    "#d",
+    "$e",
+    "a${b}",
+    "\\",
+    "007",
+    "1e3",
+    "true",
+    "nan",
+    "!x",
+    "&",
+    "a\nb",
+    "\x85",
+)
 
 
 def run_in(folder: Path) -> RunFolder:
@@ -40,6 +77,73 @@ def test_checkpoint_file__of_another_folder_names_the_newest_run(tmp_path: Path)
         checkpoint_file(tmp_path, "last")
 
 
+def logs_in(folder: Path, *names: str) -> None:
+    """logs/NAME, each a run that is newer than the one before; those of trials are in a sweep."""
+    for age, name in enumerate(names):
+        run = run_in(folder / "logs" / name)
+        for path in (run.best, run.last):
+            os.utime(path, (age, age))
+
+
+RUNS = ("zoo-resnet50/2026-11-01_10-00-00-aaa111", "zoo-resnet50/2026-11-02_10-00-00-bbb222", "own/mine", "alone")
+
+
+@pytest.mark.parametrize(
+    ("text", "run"),
+    [
+        ("last", 3),
+        ("bbb222", 1),
+        ("2026-11-01_10-00-00-aaa111", 0),
+        ("zoo-resnet50/2026-11-01_10-00-00-aaa111/", 0),
+        ("own", 2),
+        ("mine", 2),
+        ("alone", 3),
+    ],
+)
+def test_checkpoint_file__of_a_run_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, run: int
+) -> None:
+    logs_in(tmp_path, *RUNS)
+    monkeypatch.chdir(tmp_path)
+    for name in ("best", "last"):
+        expected = f"logs/{RUNS[run]}/checkpoints/{name}.ckpt"
+        assert str(checkpoint_file(Path(text), name)) == expected
+        assert with_checkpoint_file([f"ckpt_path={text}"], name) == [f"ckpt_path={expected}"]
+
+
+def test_checkpoint_file__what_names_no_run_or_several(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(HeadstartError, match=r"^there is no run in logs/ whose checkpoints/last.ckpt"):
+        checkpoint_file(Path("last"), "last")
+    with pytest.raises(HeadstartError, match=r"ckpt_path=x does not exist, and no run in logs/ has that name$"):
+        checkpoint_file(Path("x"), "best")
+    logs_in(tmp_path, *RUNS)
+    with pytest.raises(
+        HeadstartError, match=rf"zoo-resnet50 is the name of 2 runs: .* logs/{RUNS[1]}, logs/{RUNS[0]}$"
+    ):
+        checkpoint_file(Path("zoo-resnet50"), "best")
+    for text in ("best", "logs", "bbb22", "."):
+        with pytest.raises(HeadstartError):
+            checkpoint_file(Path(text), "best")
+    with pytest.raises(
+        HeadstartError, match=r"ckpt_path=best does .* \(ckpt_path=last, the newest run \(logs/alone\)\)"
+    ):
+        checkpoint_file(Path("best"), "best")
+
+
+def test_checkpoint_file__a_path_comes_first_and_the_best_trial_is_that_of_a_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs_in(tmp_path, "run/old", "sweep-lr/a", "sweep-lr/b")
+    sweep = SweepFolder(tmp_path / "logs" / "sweep-lr")
+    sweep.record.touch()
+    sweep.best.symlink_to("a")
+    assert str(checkpoint_file(Path("last"), "best")) == "logs/sweep-lr/best/checkpoints/best.ckpt"
+    run = run_in(tmp_path / "last")
+    assert checkpoint_file(Path("last"), "best") == run.best.relative_to(tmp_path)
+
+
 def test_arguments__a_run_folder_becomes_its_checkpoint(tmp_path: Path) -> None:
     run = run_in(tmp_path / "a, b")
     (argument,) = with_checkpoint_file([f"ckpt_path={run.path}"], "last")
@@ -49,59 +153,221 @@ def test_arguments__a_run_folder_becomes_its_checkpoint(tmp_path: Path) -> None:
     assert with_checkpoint_file([f"ckpt_path={run.best}", "seed=1"], "last") == [f"ckpt_path={run.best}", "seed=1"]
 
 
-def test_overrides__as_they_were_written(tmp_path: Path) -> None:
+def resumed(run: RunFolder, *arguments: str) -> TrainSettings:
+    """The settings of `python train.py ckpt_path=RUN ARGUMENTS`."""
+    names.register_resolvers()
+    given = [f"ckpt_path={literal(str(run.last))}", *arguments]
+    words = [word for word in arguments_for_hydra(given, TRAIN) if not word.startswith("-")]
+    folders = [f"file://{following}" for flag, following in pairwise(given) if flag == "--config-dir"]
+    searched = [f"hydra.searchpath={written_as(folders)}"] if folders else []
+    with initialize_config_dir(str(ROOT / "conf")):
+        return check_train(
+            compose("train", [*(w for w in words if w not in arguments[1:2] or not folders), *searched, "run_dir=new"])
+        )
+
+
+def recorded(folder: Path, settings: TrainSettings) -> RunFolder:
+    """The folder of a run with these settings, which has nothing but config.yaml and checkpoints."""
+    run = run_in(folder)
+    run.config.write_text(record_of(settings), encoding="utf-8")
+    return run
+
+
+def in_folder(settings: TrainSettings, folder: str) -> TrainSettings:
+    """`settings` of the run in another folder, without its checkpoint."""
+    moved = {key: value | {"save_dir": folder} for key, value in settings.logger.items() if value}
+    return replace(settings, run_dir=folder, ckpt_path=None, logger=settings.logger | moved)
+
+
+def assert_read_back(folder: Path, *overrides: str) -> None:
+    """Settings are the same when they are read back, except that the run is another one."""
+    settings = settings_of(*overrides)
+    found = resumed(recorded(folder, settings))
+    assert found.run_dir == "new"
+    assert in_folder(found, "new") == in_folder(settings, "new")
+    assert found.logger == in_folder(settings, "new").logger
+
+
+@pytest.mark.parametrize(
+    "option", [f"{group}={option}" for group in GROUPS if group != "sweep" for option in options_of(group)]
+)
+def test_record__every_option_of_conf_is_read_back(tmp_path: Path, option: str) -> None:
+    needed = [] if option.startswith(("data=", "experiment=")) else ["data=folder"]
+    table = ["data.csv=/x/labels.csv"] if option == "data=csv" else []
+    assert_read_back(tmp_path, option, *needed, "data.root=/x", *table)
+
+
+# A value that each key takes besides its usual one; of the others, conf/ has several.
+ODD = [
+    *(
+        "data.split.train=60 data.split.valid=10",
+        "data.folds=5 data.fold=2",
+        "data.mean=[0.1,0.2,0.3]",
+        "seed=12345678901",
+    ),
+    *(
+        "data.resize_mode=pad",
+        "data.image_size=64",
+        "data.max_pixels=1000",
+        "data.near_duplicates=true",
+        "data.depth=12",
+    ),
+    *(
+        "data.csv=/x/l.csv data.columns.path='a b' data.columns.split=null data.group='1e3'",
+        "data.group='(\\\\d+),\\[x\\]'",
+    ),
+    *(
+        "model.weights=null",
+        "model.weights=/w/a=b.pth",
+        "model.weights=bundled",
+        "model.arch=timm/vit_small_patch14_dinov2",
+    ),
+    *("model.label_smoothing=1e-7", "model.lr=1e-05", "model.weight_decay=0", "model.head=ridge", "model.head=linear"),
+    *(
+        "features.views=4",
+        "features.max_gb=null",
+        "features.dir='/f/$HOME'",
+        "features.compile=false",
+        "features.precision='32'",
+    ),
+    *(
+        "trainer.precision='32'",
+        "trainer.precision=bf16-mixed",
+        "trainer.devices=[0]",
+        "trainer.max_time='00:12:00:00'",
+    ),
+    *("trainer.max_time={hours:1}", "trainer.gradient_clip_val=0.5", "trainer.profiler=null", "trainer.max_epochs=-1"),
+    *("callbacks.early_stopping=null", "callbacks.early_stopping.monitor=train/acc", "callbacks.checkpoint=null"),
+    "+callbacks.sum._target_=pytorch_lightning.callbacks.ModelSummary +callbacks.sum.max_depth=-1",
+    "+callbacks.s._target_=pytorch_lightning.callbacks.GradientAccumulationScheduler +callbacks.s.scheduling={4:2}",
+    "+logger.csv._target_=pytorch_lightning.loggers.CSVLogger +logger.csv.save_dir=${run_dir} +logger.csv.name='on'",
+    *("finetune.epochs=[1,2] finetune.lr_factors=[1.0,0.5] finetune.rest=3", "finetune=full finetune.mixup=0.2"),
+    *("augment.transforms=[]", "evaluation.views=4", "report=none", "export.format=all export.path='/e/2024-01-01'"),
+    "augment.transforms=[{_target_:torchvision.transforms.v2.RandomApply,p:0.5,transforms:[{_target_:torchvision.transforms.v2.ColorJitter,brightness:[0.5,1]}]}]",
+]
+
+
+@pytest.mark.parametrize("overrides", ODD)
+def test_record__odd_values_are_read_back(tmp_path: Path, overrides: str) -> None:
+    assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x", *re.split(r" (?=[+\w.]+=)", overrides))
+
+
+@pytest.mark.parametrize(
+    "text", [*HARD, "null", "~", "on", "1_000", "0x1F", "12:30:45", "1e-3", ".inf", "a: b", "- a", "é"]
+)
+def test_record__any_text_is_read_back(tmp_path: Path, text: str) -> None:
+    for key in ("data.root", "data.csv", "features.dir"):
+        assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x", f"{key}={literal('/' + text)}")
+    for key in ("data.group", "data.columns.label", "export.path"):
+        assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x/l.csv", f"{key}={literal(text)}")
+
+
+def test_record__classes_of_a_dataset_and_their_names(tmp_path: Path) -> None:
+    assert_read_back(tmp_path, "data=caltech256", "data.root=/x", "data.categories=['a,b',' c','1','null','it\\'s']")
+    assert_read_back(tmp_path, "data=shapes", "data.root=/x", "data.classes=pretraining", "data.per_class=3")
+
+
+@pytest.mark.parametrize(
+    ("before", "anew", "expected"),
+    [
+        (["model.lr=0.5"], ["trainer.max_epochs=40"], {"model.lr": 0.5, "trainer.max_epochs": 40}),
+        (["trainer.max_epochs=40"], ["trainer=cpu"], {"trainer.max_epochs": 40, "trainer.accelerator": "cpu"}),
+        (["trainer=cpu"], ["trainer=default"], {"trainer.accelerator": "auto"}),
+        (["callbacks=ema"], ["callbacks=default"], {"callbacks.ema": None}),
+        (["callbacks.early_stopping.patience=9"], ["callbacks=ema"], {"callbacks.early_stopping.patience": 9}),
+        (["logger=none"], ["logger=tensorboard"], {"logger.tensorboard.name": ""}),
+        ([], ["logger=none"], {"logger.tensorboard": None}),
+        (["logger=none"], ["logger=none"], {"logger.tensorboard": None}),
+        ([], ["~callbacks.early_stopping"], {"callbacks.early_stopping": None}),
+        (["data.batch_size=3"], ["data=folder", "data.root=/y"], {"data.batch_size": 3, "data.root": "/y"}),
+        (["data.batch_size=3"], ["data=csv", "data.csv=/y"], {"data.batch_size": 3, "data.group": "auto"}),
+        (["data.split.train=6", "data.split.valid=3"], ["data=shapes"], {"data.split.train": 40}),
+        (["model.dropout=0.1"], ["experiment=long"], {"model.lr": 3e-4, "model.dropout": 0.1}),
+        (["finetune=full"], ["finetune=full"], {"features.cache": False, "finetune.rest": 0}),
+        (["augment=none"], ["augment=recipe"], {"augment.transforms.1.degrees": 15}),
+        ([], ["callbacks.early_stopping.monitor=train/acc"], {"callbacks.early_stopping.mode": "max"}),
+    ],
+)  # fmt: skip
+def test_record__what_is_given_anew_wins(
+    tmp_path: Path, before: list[str], anew: list[str], expected: dict[str, object]
+) -> None:
+    names.register_resolvers()
+    overrides = ["data=folder", "data.root=/x", *before]
+    run = recorded(tmp_path, settings_of(*overrides))
+    chosen = dict(word.split("=") for word in overrides if key_of(word) in GROUPS)
+    run.record.write_text(json.dumps({"choices": {"data": "folder", "experiment": None, "sweep": "default"} | chosen}))
+    found = OmegaConf.create(asdict(resumed(run, *anew)))
+    assert {key: OmegaConf.select(found, key.replace(".1.", "[1].")) for key in expected} == expected
+
+
+def test_record__options_of_another_folder_are_not_needed_again(tmp_path: Path) -> None:
+    own = tmp_path / "own conf" / "model"
+    own.mkdir(parents=True)
+    (own / "mine.yaml").write_text("defaults: [resnet50]\nhidden_dim: 99\n")
+    run = recorded(tmp_path / "run", settings_of("data=folder", "data.root=/x", "model.hidden_dim=99"))
+    run.record.write_text(json.dumps({"choices": {"data": "folder", "model": "mine"}}))
+    assert resumed(run).model.hidden_dim == 99
+    assert resumed(run, "--config-dir", str(own.parent), "model=mine").model.hidden_dim == 99
+
+
+def test_record__of_an_older_version(tmp_path: Path) -> None:
+    run = recorded(tmp_path, settings := settings_of("data=folder", "data.root=/x"))
+    config: Any = OmegaConf.load(run.config)
+    for key in ("data.depth", "data.folds", "evaluation", "augment", "model.head"):
+        group, _, leaf = key.rpartition(".")
+        del (OmegaConf.select(config, group) if group else config)[leaf]
+    config.finetune.rest_lr_factor = 1.0
+    OmegaConf.save(config, run.config)
+    assert in_folder(resumed(run), "new") == in_folder(settings, "new")
+
+
+def test_record__relative_paths_are_those_of_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("project/images", "elsewhere/images"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "project")
+    Path("w.pth").touch()
+    given = ("data=csv", "data.root=images", "data.csv=l.csv", "model.weights=w.pth", "features.dir=f")
+    run = recorded(tmp_path / "project" / "logs" / "a" / "b", settings_of(*given))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    found = resumed(run)
+    paths = [found.data.root, found.data.csv, found.model.weights, found.features.dir]
+    assert paths == [str(tmp_path / "project" / name) for name in ("images", "l.csv", "w.pth", "f")]
+    assert resumed(run, "data.root=images").data.root == "images"
+
+
+def test_record__a_project_that_was_moved_with_its_runs(tmp_path: Path, messages: list[str]) -> None:
+    (tmp_path / "project" / "images").mkdir(parents=True)
+    settings = settings_of("data=folder", f"data.root={tmp_path / 'project' / 'images'}")
+    folder = tmp_path / "project" / "logs" / "a" / "b"
+    run = recorded(folder, replace(settings, run_dir=str(folder)))
+    (tmp_path / "project").rename(tmp_path / "moved")
+    run = RunFolder(tmp_path / "moved" / run.path.relative_to(tmp_path / "project"))
+    assert resumed(run).data.root == str(tmp_path / "moved" / "images")
+    assert any("which was moved together with the run's folder" in message for message in messages)
+
+
+def test_arguments__of_a_process_that_another_one_started(tmp_path: Path) -> None:
+    run = recorded(tmp_path, settings_of("data=folder", "data.root=/x"))
+    given = [f"ckpt_path={run.last}", "callbacks=ema", "seed=0"]
+    assert arguments_for_hydra(passed := arguments_for_hydra(given, TRAIN), TRAIN) == passed
+
+
+def test_record__gone(tmp_path: Path) -> None:
     run = run_in(tmp_path)
-    run.overrides.parent.mkdir()
-    OmegaConf.save(["data.root='a\\${x}'", "ckpt_path=x", "task=test", "model.lr=${oc.env:LR,1}"], run.overrides)
-    assert overrides_to_repeat([f"ckpt_path={run.last}"]) == ["data.root='a\\${x}'", "model.lr=${oc.env:LR,1}"]
-    assert overrides_to_repeat(["seed=1", "ckpt_path=null"]) == []
+    with pytest.raises(HeadstartError, match=r"has no config.yaml: give its data"):
+        with_settings_of_run([f"ckpt_path={run.last}", "model.lr=1"])
+    given = [f"ckpt_path={run.last}", "data=folder", "data.root=x"]
+    assert with_settings_of_run(given) == given
 
 
-def test_overrides__not_the_weights_for_a_test(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    run.overrides.parent.mkdir()
-    OmegaConf.save(["model.weights=here.pth", "seed=1"], run.overrides)
-    assert overrides_to_repeat(["task=test", f"ckpt_path={run.best}"]) == ["seed=1"]
-
-
-def test_overrides__from_the_configuration_if_hydras_record_is_gone(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    values = {
-        "task": "train",
-        "run_dir": str(tmp_path),
-        "data": {"maker": None, "root": "it's ${x}", "split": {"train": 0.7}},
-        "trainer": {"precision": "32"},
-        "callbacks": {"early_stopping": None},
-        "logger": {"csv": {"save_dir": str(tmp_path)}},
-        "sweep": {"over": []},
-    }
-    OmegaConf.save(OmegaConf.create(literals(values)), run.config)
-    found = overrides_to_repeat([f"ckpt_path={run.last}"])
-    assert found[0] == "data=folder"
-    given = {key_of(override): value_of(override) for override in found}
-    assert given["data.root"] == "it's ${x}"
-    assert given["data.split.train"] == "0.7"
-    assert "trainer.precision='32'" in found
-    assert "callbacks.early_stopping=null" in found
-    assert "logger.csv.save_dir=${run_dir}" in found
-    assert not {"task", "run_dir", "sweep.over"} & given.keys()
-
-
-def test_overrides__gone_for_good(tmp_path: Path) -> None:
-    run = run_in(tmp_path)
-    with pytest.raises(HeadstartError, match=r"has neither .hydra/overrides.yaml nor config.yaml: give its data"):
-        overrides_to_repeat([f"ckpt_path={run.last}", "model.lr=1"])
-    assert overrides_to_repeat([f"ckpt_path={run.last}", "data=folder", "data.root=x"]) == []
-
-
-@pytest.mark.parametrize("content", ["data: [", "3", "data: 3"])
-def test_overrides__damaged(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["data: [", "3", "data: 3", ""])
+def test_record__damaged(tmp_path: Path, content: str) -> None:
     run = run_in(tmp_path)
     run.config.write_text(content)
-    with pytest.raises(HeadstartError, match="cannot be read: one of its files is damaged"):
-        overrides_to_repeat([f"ckpt_path={run.last}"])
+    with pytest.raises(HeadstartError, match=r"the settings of the run, .*/config.yaml, cannot be read: it is damaged"):
+        with_settings_of_run([f"ckpt_path={run.last}"])
 
 
 def test_checkpoint__missing() -> None:
     with pytest.raises(HeadstartError, match=r"ckpt_path=no/such.ckpt does not exist"):
-        overrides_to_repeat(["ckpt_path=no/such.ckpt"])
+        with_settings_of_run(["ckpt_path=no/such.ckpt"])

@@ -15,7 +15,7 @@ TRAIN, PREDICT = known_keys(TrainSettings), known_keys(PredictSettings)
     ("name", "key"),
     [
         ("epochs", "trainer.max_epochs"),
-        ("finetune.epoch", "trainer.max_epochs"),
+        ("finetune.epoch", None),
         ("data.workers", "data.num_workers"),
         ("data.path", "data.root"),
         ("model.path", "model.weights"),

@@ -186,7 +186,7 @@ def test_unlabelled_test_images__are_left_out_and_named(split_folders: Path, inn
     assert found.unlabelled == {"test": split_folders / "test"}
     assert found.notes == (
         f"{split_folders / 'test'} has no class folders, so it is not used as the test split; to predict on it: "
-        f"python predict.py ckpt_path=RUN/checkpoints/best.ckpt source={split_folders / 'test'}",
+        f"python predict.py ckpt_path=last source={split_folders / 'test'}",
     )
 
 

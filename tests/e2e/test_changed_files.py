@@ -65,8 +65,8 @@ def test_training__one_sentence_and_nothing_stored(
     after_inspection: Callable[[Callable[[], None]], None],
 ) -> None:
     store = tmp_path / "features"
-    arguments = (f"data.root={flat}", *SMALL, *RULE, f"features.dir={store}", f"features.cache={cache}")
-    arguments = (*arguments, f"data.num_workers={workers}")
+    stored = (f"features.dir={store}", f"features.cache={cache}", f"data.num_workers={workers}")
+    arguments = (f"data.root={flat}", *SMALL, *RULE, *stored)
     after_inspection(lambda: change(flat / "red" / "0.jpg", flat / "blue" / "0.jpg"))
     result = script("train.py", *arguments)
     assert result.status == 1

@@ -254,14 +254,14 @@ def test_training__training_and_testing_without_valid(script: Script, tmp_path: 
 
 def test_training__unlabelled_test_images_are_predicted_by_the_command_shown(script: Script, tmp_path: Path) -> None:
     root = unlabelled_test(tmp_path / "my images")
-    result = script("train.py", f"data.root={root}", *SMALL, "hydra.run.dir=run", "trainer.max_epochs=1")
+    result = script("train.py", f"data.root={root}", *SMALL, "hydra.run.dir=logs/run", "trainer.max_epochs=1")
     assert result.status == 0
     assert "3 classes, 30 train, 6 valid images; 1 other left out (folder without class folders ×1)" in result.out
-    assert not Path("run", "test_predictions.csv").exists()
+    assert not Path("logs/run", "test_predictions.csv").exists()
     (command,) = re.findall(r"to predict on it: python (.*)", result.out)
-    predicted = script(*shlex.split(command.replace("RUN", "run")))
+    predicted = script(*shlex.split(command))
     assert predicted.status == 0
-    assert predicted.out.startswith(str(root / "test" / "0.jpg"))
+    assert str(root / "test" / "0.jpg") in predicted.out
 
 
 def test_training__odd_metadata_are_read_as_the_audit_says(script: Script, tmp_path: Path) -> None:
@@ -364,6 +364,6 @@ def test_balance__resumed_run_equals_an_uninterrupted_one(script: Script, tmp_pa
     script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'part'}", "trainer.max_epochs=1")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     failed = script("train.py", f"ckpt_path={last}", "data.balance=none", f"hydra.run.dir={tmp_path / 'other'}")
-    assert f"its balance is {balance}, not none" in failed.err
+    assert f"data.balance=none cannot be set for a resumed run, whose checkpoint has {balance}: " in failed.err
     script("train.py", f"ckpt_path={last}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'resumed'}")
     assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "resumed" / "history.csv").read_text()

@@ -27,4 +27,4 @@ def test_report__needs_a_finished_run(script: Script, trained: Path) -> None:
     result = script("train.py", "task=report", "ckpt_path=alone/best.ckpt", "data=folder", images)
     assert result.status == 1
     assert "is not in the folder of a finished run" in result.err
-    assert script("train.py", "task=report").err == "error: task=report needs ckpt_path=RUN/checkpoints/best.ckpt\n"
+    assert script("train.py", "task=report").err == "error: task=report needs ckpt_path=RUN, the folder of a run\n"

@@ -108,6 +108,48 @@ def test_resume__with_more_patience_trains_on(script: Script, flat: Path, tmp_pa
     assert metrics_of(tmp_path / "resumed")["epochs"] == 8
 
 
+CHANGED = {
+    "frozen": ("callbacks.early_stopping.patience=1", "callbacks.early_stopping.monitor=train/acc"),
+    "finetuned with a schedule": (*FINETUNED, "model.schedule=cosine", "model.warmup=0.1", "model.weight_decay=0.1"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", CHANGED.values(), ids=CHANGED)
+def test_resume__with_a_smaller_learning_rate(
+    script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]
+) -> None:
+    train(script, flat, tmp_path / "part", *more, "model.lr=0.01", "trainer.max_epochs=3")
+    anew = ("model.lr=0.001", "model.weight_decay=0.2", "trainer.max_epochs=5", f"hydra.run.dir={tmp_path / 'resumed'}")
+    result = script("train.py", f"ckpt_path={tmp_path / 'part'}", *anew)
+    assert result.status == 0, result.err
+    assert "model.lr: 0.001 from here on (0.01 so far)" in result.out
+    first, last = (
+        torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("part", "resumed")
+    )
+    assert last["hyper_parameters"]["lr"] == 0.001
+    # Even if the first run had stopped, because it did not improve.
+    assert len(last["callbacks"]["History"]["rows"]) > len(first["callbacks"]["History"]["rows"])
+    groups = last["optimizer_states"][0]["param_groups"]
+    before = first["optimizer_states"][0]["param_groups"]
+    if last["lr_schedulers"]:
+        assert [g["initial_lr"] for g in groups] == pytest.approx([g["initial_lr"] / 10 for g in before])
+        assert last["lr_schedulers"][0]["base_lrs"] == pytest.approx([g["initial_lr"] for g in groups])
+    else:
+        assert [group["lr"] for group in groups] == pytest.approx([0.001])
+    assert all(group["weight_decay"] == 0.2 for group in groups)
+    assert "  lr: 0.001\n" in (tmp_path / "resumed" / "config.yaml").read_text()
+
+
+def test_resume__of_a_finished_run_says_that_nothing_is_trained(script: Script, trained: Path) -> None:
+    result = script("train.py", f"ckpt_path={trained}", "model.lr=1e-4")
+    assert result.status == 0, result.err
+    assert (
+        "has completed trainer.max_epochs=3 epochs, so nothing is trained: for more, set trainer.max_epochs=6"
+        in result.err
+    )
+
+
 @pytest.mark.slow
 def test_validation__not_in_every_epoch(script: Script, flat: Path, tmp_path: Path) -> None:
     train(script, flat, tmp_path / "run", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
@@ -151,8 +193,8 @@ def test_resume__without_the_best_checkpoint_is_an_error(script: Script, trained
 def test_resume__rejected_before_anything_is_written(script: Script, trained: Path, tmp_path: Path) -> None:
     last = trained / "checkpoints" / "last.ckpt"
     for override, sentence in (
-        ("model.lr=0.5", "its lr is 0.001, not 0.5"),
-        ("model.arch=squeezenet1_1", "its backbone arch is shufflenet_v2_x0_5, not squeezenet1_1"),
+        ("model.dropout=0.5", "model.dropout=0.5 cannot be set for a resumed run, whose checkpoint has 0.4: "),
+        ("model.arch=squeezenet1_1", "model.arch=squeezenet1_1 cannot be set for a resumed run, whose checkpoint has "),
         (f"ckpt_path={tmp_path / 'none.ckpt'}", "none.ckpt does not exist"),
     ):
         result = script("train.py", f"ckpt_path={last}", f"hydra.run.dir={tmp_path / 'resumed'}", override)

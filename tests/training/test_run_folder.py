@@ -59,8 +59,10 @@ def test_run_json(trained: Path) -> None:
     record = json.loads((trained / "run.json").read_text())
     assert set(record) == {
         "started", "backbone", "data_fingerprint", "command", "git", "python", "packages", "device", "platform",
-        "seconds", "skipped", "dropped", "splits",
+        "seconds", "skipped", "dropped", "splits", "choices",
     }  # fmt: skip
+    assert record["choices"]["data"] == "folder"
+    assert record["choices"]["experiment"] is None
     assert set(record["seconds"]) - {"startup"} == {"data", "model", "fit", "test", "report", "all"}
     assert len(record["backbone"]["sha256"]) == 64
 

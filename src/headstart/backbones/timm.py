@@ -1,8 +1,8 @@
 """timm's models as backbones: `model.arch=timm/NAME`, `timm/NAME.TAG`, `timm/local-dir:FOLDER` or `timm/hf-hub:ID`."""
 
-import difflib
 import logging
 import math
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +23,7 @@ from headstart.backbones.stages import find_stages as stages_by_size
 from headstart.backbones.stages import group_blocks
 from headstart.backbones.weights import file_of
 from headstart.config.model import BUNDLED, DEFAULT
+from headstart.config.suggest import similar
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 
@@ -115,6 +116,15 @@ def _name(arch: str, weights: str | None) -> str:
     return f"{base}.{weights}"
 
 
+def _similar(name: str) -> list[str]:
+    """Up to three of timm's models of the family that `name` says: with most of its parts, or of which it is a typo."""
+    parts = re.split(r"[^a-z0-9]+", name.lower())
+    shared = {model: sum(part in model for part in parts if len(part) > 2) for model in timm.list_models()}
+    family = [model for model in shared if parts[0] in model and len(parts[0]) > 2]
+    ranked = sorted(family, key=lambda model: (-shared[model], len(model)))
+    return ranked[:3] or similar(name, timm.list_models(), most=3)
+
+
 def _config(arch: str, weights: str | None) -> dict[str, Any]:
     """timm's configuration of the weights; for a file or None, of the default ones.
 
@@ -126,7 +136,7 @@ def _config(arch: str, weights: str | None) -> dict[str, Any]:
         return _config_of_source(arch, name)
     base, _, tag = name.partition(".")
     if not timm.is_model(base):
-        near = difflib.get_close_matches(base, timm.list_models(), n=3, cutoff=0.4)
+        near = _similar(base)
         hint = f"did you mean {' or '.join(PREFIX + other for other in near)}?" if near else "see timm.list_models()"
         raise HeadstartError(f"model.arch={arch} is not a timm model: {hint}")
     published = [model.partition(".")[2] for model in timm.list_pretrained(f"{base}*") if model.split(".")[0] == base]

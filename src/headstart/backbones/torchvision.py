@@ -1,6 +1,5 @@
 """Torchvision's classification models as backbones, cut before their last layer."""
 
-import difflib
 import re
 import warnings
 from pathlib import Path
@@ -18,6 +17,7 @@ from headstart.backbones.provider import Choice, Network, Provider
 from headstart.backbones.stages import find_stages
 from headstart.backbones.weights import file_of, fitting_state, load_weights
 from headstart.config.model import BUNDLED, DEFAULT
+from headstart.config.suggest import family_in_timm, similar
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 from headstart.files import sha256_of
@@ -92,8 +92,10 @@ def architectures() -> list[str]:
 def check_architecture(arch: str) -> None:
     """Raises HeadstartError, with the nearest names, if torchvision has no classification model `arch`."""
     if arch not in architectures():
-        near = difflib.get_close_matches(arch, architectures(), n=3, cutoff=0.4)
+        near = similar(arch, architectures(), most=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see torchvision's list of classification models"
+        if family := family_in_timm(arch):
+            hint = f"timm has this family, such as model.arch={family}"
         raise HeadstartError(
             f"model.arch={arch} is not a torchvision classification model: {hint} (timm's models are timm/NAME)"
         )

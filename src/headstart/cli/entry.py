@@ -1,14 +1,27 @@
 """The command `headstart`: its first word chooses what the rest of the command line is for."""
 
 import importlib
+import os
 import sys
 from importlib.metadata import version
 
+from headstart.commands import quoted
+from headstart.config.suggest import nearest
+from headstart.run_folder import newest_run
+
 PROGRAMS = {
-    "train": "train a new head, test a checkpoint, audit a folder, sweep (train.py)",
-    "predict": "predict the classes of images (predict.py)",
-    "embed": "write the features of images",
+    "train": "train a new head, or sweep: headstart train DIR",
+    "resume": "continue a run: headstart resume RUN",
+    "audit": "find what is wrong with a folder of images: headstart audit DIR",
+    "compare": "rank backbones: headstart compare DIR ARCH ARCH …",
+    "test": "score a run on the test split: headstart test RUN",
+    "report": "write a run's report again: headstart report RUN",
+    "export": "write a run for other runtimes: headstart export RUN",
+    "predict": "predict the classes of images: headstart predict RUN IMAGES",
+    "embed": "write the features of images: headstart embed RUN IMAGES output=DIR",
 }
+# Those that are train.py with this task.
+TASKS = ("audit", "compare", "test", "report", "export")
 USAGE = "usage: headstart COMMAND key=value …\n\n" + "".join(
     f"  headstart {name:<8} {says}\n" for name, says in PROGRAMS.items()
 )
@@ -20,10 +33,23 @@ def main() -> None:
     if name == "--version":
         print(f"headstart {version('headstart')}")
         return
-    if name in ("--help", "-h"):
-        print(USAGE + "\nheadstart COMMAND --help explains each.")
+    if name in ("--help", "-h", "help"):
+        print(
+            USAGE
+            + "\nRUN is a run's folder, its name, or last, the newest one. headstart COMMAND --help explains each."
+        )
         return
     if name not in PROGRAMS:
-        sys.exit(f"error: headstart {name} is not a command: choose one of {', '.join(PROGRAMS)}")
-    del sys.argv[1]
-    importlib.import_module(f"headstart.cli.{name}").run()
+        sys.exit(f"error: headstart {name} is not a command{_hint(name)}")
+    rest = sys.argv[2:]
+    if name == "resume" and not rest:
+        sys.exit(f"error: headstart resume needs a run: headstart resume RUN, such as {newest_run()}")
+    sys.argv[1:] = [f"task={name}", *rest] if name in TASKS else rest
+    module = name if name in ("predict", "embed") else "train"
+    importlib.import_module(f"headstart.cli.{module}").run()
+
+
+def _hint(name: str) -> str:
+    if os.path.isdir(name):
+        return f": did you mean headstart train {quoted(name)} or headstart audit {quoted(name)}?"
+    return nearest(name, list(PROGRAMS))

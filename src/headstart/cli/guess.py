@@ -9,11 +9,11 @@ from headstart.cli.translate import NO, YES
 from headstart.commands import quoted
 from headstart.config.architectures import architecture_names
 from headstart.config.export import is_model_file
-from headstart.config.suggest import nearest
+from headstart.config.suggest import family_in_timm, nearest
 from headstart.config.train import TASKS
 from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
-from headstart.run_folder import checkpoint_in
+from headstart.run_folder import NEWEST, checkpoint_in, runs_named
 
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -32,6 +32,8 @@ def option_meant(group: str, value: str, script: Script) -> list[str] | None:
     if found is None:
         own = " (a folder of your own: data=folder data.root=DIR)" if group == "data" else ""
         missing = next(part for part in parts if part not in options)
+        if group == "model" and (family := family_in_timm(missing)):
+            raise HeadstartError(f"model={value} is not available: timm has it, as model.arch={family}")
         raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
     return found
 
@@ -51,8 +53,10 @@ def word_meant(word: str, script: Script) -> list[str]:
 
 
 def is_checkpoint(word: str) -> bool:
-    """Whether it is a checkpoint by its name, or the folder of a run or a sweep."""
-    return word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None
+    """Whether it is a checkpoint by its name, the folder of a run or a sweep, or the name of a run in logs/."""
+    if word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None:
+        return True
+    return not os.path.lexists(word) and (word == NEWEST or bool(runs_named(word)))
 
 
 def _is_architecture(word: str) -> bool:
@@ -80,7 +84,9 @@ def _model(value: str) -> list[str] | None:
 
 
 def _finetune(value: str) -> list[str] | None:
-    names = dict.fromkeys(YES, "gradual") | dict.fromkeys(NO, "none") | {"all": "full"}
+    if value.lower() in YES:
+        raise HeadstartError(f"finetune={value} may mean finetune=gradual or finetune=full: choose one of them")
+    names = dict.fromkeys(NO, "none") | {"all": "full"}
     return [f"finetune={names[value.lower()]}"] if value.lower() in names else None
 
 
@@ -104,6 +110,8 @@ OTHERS: dict[str, Callable[[str], list[str] | None]] = {
 
 
 def _to_train(word: str) -> list[str] | None:
+    if word in TASKS and os.path.exists(word):
+        raise HeadstartError(f"{word} is a task and a folder here: write task={word} or data=folder data.root={word}")
     if word in TASKS:
         return [f"task={word}"]
     if is_checkpoint(word):

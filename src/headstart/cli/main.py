@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
 from headstart.cli.environment import share_cores
 from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
-from headstart.cli.hints import check_words
+from headstart.cli.hints import understood
 from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import (
     PATHS,
@@ -29,7 +29,13 @@ from headstart.cli.overrides import (
     with_model_file,
     with_plain_paths,
 )
-from headstart.cli.resume import evaluates, overrides_to_repeat, with_checkpoint_file, with_runs_own_folder
+from headstart.cli.resume import (
+    as_given,
+    evaluates,
+    with_checkpoint_file,
+    with_runs_own_folder,
+    with_settings_of_run,
+)
 from headstart.cli.script import Script
 from headstart.commands import quoted
 from headstart.config.folder import conf_folder
@@ -138,7 +144,8 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
-    check_words(arguments, script)
+    arguments = as_given(arguments)
+    arguments = understood(arguments, script)
     is_sweep = _asks_for_multirun(arguments)
     if program.name == "predict":
         arguments = with_model_file(arguments)
@@ -153,8 +160,9 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     if trains:
         arguments += _without_hydras_record(arguments, is_sweep)
         arguments += [] if is_first_process() else ["hydra.output_subdir=null"]
-    repeated = overrides_to_repeat(arguments) if trains else []
-    return list(for_hydra(repeated, arguments))
+    if trains and not is_sweep:
+        arguments = with_settings_of_run(arguments)
+    return for_hydra(arguments)
 
 
 def _reject_sweep_keys(arguments: list[str]) -> None:

@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -69,15 +69,12 @@ def literal(text: str) -> str:
     return _quoted(literal_text(text))
 
 
-def for_hydra(repeated: list[str], arguments: list[str]) -> Iterator[str]:
-    """The overrides `repeated` from an earlier run, except those given anew, then `arguments`.
+def for_hydra(arguments: Iterable[str]) -> list[str]:
+    """`arguments` with `trainer.x=1` as `++trainer.x=1`.
 
-    `trainer.x=1` becomes `++trainer.x=1`: Hydra rejects keys that conf/ does not list; headstart.config.trainer checks
-    them.
+    Hydra rejects keys that conf/ does not list; headstart.config.trainer checks them.
     """
-    given = {key_of(argument) for argument in arguments}
-    for override in [o for o in repeated if key_of(o) not in given] + arguments:
-        yield f"++{override}" if OPEN_GROUPS.match(override) else override
+    return [f"++{argument}" if OPEN_GROUPS.match(argument) else argument for argument in arguments]
 
 
 def _plain(argument: str, is_sweep: bool) -> str:
@@ -106,7 +103,7 @@ def expand_home(value: str) -> str:
 def _path(value: str, is_sweep: bool) -> str:
     if os.path.lexists(value):
         return literal(value)
-    if _is_for_hydra(value, is_sweep):
+    if _is_for_hydra(value, is_sweep) or _is_list_of_paths(value):
         return value
     if INTERPOLATION.search(value):
         return _quoted(encodable(value))
@@ -121,6 +118,13 @@ def _is_for_hydra(value: str, is_sweep: bool) -> bool:
         parsed = parsed_override(f"key={value}")
         return parsed is not None and (is_sweep or isinstance(parsed.value(), str))
     return value.lower() in ("null", "") or (is_sweep and FUNCTION.fullmatch(value) is not None)
+
+
+def _is_list_of_paths(value: str) -> bool:
+    """Whether it is a list of files, such as several sources, rather than the name of one, or a glob."""
+    parsed = parsed_override(f"key={value}") if value[:1] == "[" else None
+    found = parsed.value() if parsed is not None else None
+    return isinstance(found, list) and len(found) > 1 and all(os.path.lexists(plain_text(str(path))) for path in found)
 
 
 def _quoted(text: str) -> str:

@@ -1,31 +1,32 @@
 """Resuming and testing again: the settings of the run that a checkpoint belongs to."""
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml  # type: ignore[import-untyped]
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.cleanup import INTO_RUN
-from headstart.cli.names import as_written
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
+from headstart.cli.script import GROUPS, options_of
+from headstart.config.folder import conf_folder
+from headstart.config.record import OF_RUN, read_record
 from headstart.config.train import EVALUATING
 from headstart.errors import HeadstartError
+from headstart.files import read_json
 from headstart.log import log
 from headstart.run_folder import RunFolder, checkpoint_file, is_ensemble, run_folder_of
 
-# A trial of a sweep is resumed as a run of its own.
-OF_A_SWEEP = ("sweep", "sweep.over", "sweep.fixed", "sweep.objective", "sweep.ensemble")
-NOT_REPEATED = ("ckpt_path", "task", *OF_A_SWEEP, "run_dir")
-# A checkpoint knows where its weights came from, and this key where they are now.
-NOT_TO_EVALUATE = ("model.weights",)
+# What a resumed run does not take over. A trial of a sweep is resumed as a run of its own.
+NOT_REPEATED = ("ckpt_path", "task", "sweep", "run_dir")
+# Sections whose entries are arguments of Lightning's classes: one that a run does not have must stay away.
+OPEN = ("trainer", "callbacks", "logger")
 # What says which data to use, if a checkpoint's run does not.
 DATA = ("data", "data.root", "experiment")
-# What reading the settings of a run may raise.
-DAMAGED = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, AttributeError, KeyError, TypeError)
+# Where further options may be.
+CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
@@ -50,12 +51,39 @@ def with_runs_own_folder(arguments: list[str]) -> list[str]:
     return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
 
 
-def overrides_to_repeat(arguments: list[str]) -> list[str]:
-    """The settings of the run whose checkpoint `ckpt_path` names, as overrides; empty if there is no such key.
+def with_settings_of_run(arguments: list[str]) -> list[str]:
+    """`arguments` with the settings of the run whose checkpoint `ckpt_path` names; the same if there is no such key.
+
+    Hydra finds each section of the run's config.yaml as an option of a group. What `arguments` set is set on top of
+    it; an option that they choose anew changes what distinguishes it from the run's own.
 
     Raises:
         HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
     """
+    path = _checkpoint_of(arguments)
+    if path is None or "task=export" in arguments:
+        # An export takes nothing but the checkpoint.
+        return arguments
+    run = run_folder_of(path)
+    if not run.config.is_file():
+        _check_has_data(run, arguments)
+        return arguments
+    record: Any = OmegaConf.to_container(read_record(run))
+    log.info("settings of the run: %s", run.config)
+    chosen = {
+        key_of(argument): value_of(argument).removeprefix(OF_RUN) for argument in arguments if _is_choice(argument)
+    }
+    places = _config_dirs(arguments)
+    before = _choices(run, record, places)
+    old = _composed(before, places)
+    new = _composed(before | chosen, places) if chosen else old
+    values = _changed(_completed(record, old), old, new)
+    deleted = {argument.lstrip("~") for argument in arguments if argument.startswith("~")}
+    stored = _store(values, before | chosen)
+    return [o for o in stored if key_of(o) not in deleted] + [a for a in arguments if not _is_choice(a)]
+
+
+def _checkpoint_of(arguments: list[str]) -> Path | None:
     for argument in arguments:
         value = expand_home(value_of(argument))
         if key_of(argument) == "ckpt_path" and value.lower() not in ("", "null") and "${" not in value:
@@ -63,60 +91,124 @@ def overrides_to_repeat(arguments: list[str]) -> list[str]:
                 raise HeadstartError(f"ckpt_path={value} does not exist")
             if is_ensemble(Path(value)):
                 raise HeadstartError(f"ckpt_path={value} is an ensemble, which only predict.py and embed take")
-            if "task=export" in arguments:
-                # It takes nothing but the checkpoint.
-                return []
-            repeated = _overrides_of(run_folder_of(Path(value)), {key_of(argument) for argument in arguments})
-            return [
-                override for override in repeated if not (evaluates(arguments) and key_of(override) in NOT_TO_EVALUATE)
-            ]
-    return []
+            return Path(value)
+    return None
+
+
+def _check_has_data(run: RunFolder, arguments: list[str]) -> None:
+    if not {key_of(argument) for argument in arguments} & set(DATA):
+        raise HeadstartError(
+            f"the settings of the checkpoint's run are gone, because {run.path} has no {run.config.name}: give its "
+            "data and settings again (data=folder data.root=DIR …)"
+        )
 
 
 def _with_file(argument: str, name: Literal["best", "last"]) -> str:
     path = expand_home(value_of(argument))
+    if path.lower() in ("", "null") or "${" in path:
+        return argument
     file = str(checkpoint_file(Path(path), name))
-    return argument if file == str(Path(path)) else f"ckpt_path={file}"
+    if file == str(Path(path)):
+        return argument
+    if not os.path.lexists(path):
+        log.info("ckpt_path=%s: %s", path, file)
+    return f"ckpt_path={file}"
 
 
-def _overrides_of(run: RunFolder, given: set[str]) -> list[str]:
+def _is_choice(argument: str) -> bool:
+    """Whether it chooses an option of a group of conf/."""
+    return "=" in argument and not argument.startswith("~") and key_of(argument) in GROUPS
+
+
+def _config_dirs(arguments: list[str]) -> list[str]:
+    """The values of --config-dir."""
+    found = []
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, _, value = argument.partition("=")
+        found += [os.path.abspath(value or following)] if flag in CONFIG_DIR else []
+    return found
+
+
+def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[str, str]:
+    """The options that the run was made from, as far as they are recorded and still there."""
+    data = record["data"]
+    own = "csv" if data.get("csv") is not None else "folder"
+    inferred = next((o for o in options_of("data") if o.startswith(str(data["maker"]))), own) if data["maker"] else own
     try:
-        if run.overrides.is_file():
-            return [
-                override
-                for override in as_written(OmegaConf.load(run.overrides))
-                if key_of(override) not in NOT_REPEATED
-            ]
-        if run.config.is_file():
-            log.info("settings of the run: %s", run.config)
-            return list(_overrides_of_config(OmegaConf.to_container(OmegaConf.load(run.config))))
-    except DAMAGED as error:
-        reason = (isinstance(error, OSError) and error.strerror) or "one of its files is damaged"
-        raise HeadstartError(f"the settings of the run in {run.path} cannot be read: {reason}") from None
-    if not given & set(DATA):
-        raise HeadstartError(
-            f"the settings of the checkpoint's run are gone, because {run.path} has neither "
-            f"{run.overrides.relative_to(run.path)} nor {run.config.name}: give its data and settings again "
-            "(data=folder data.root=DIR …)"
-        )
-    return []
+        recorded: dict[str, str] = read_json(run.record)["choices"]
+    except (OSError, ValueError, KeyError, TypeError):
+        recorded = {}
+    folders = [conf_folder(), *map(Path, places)]
+    return {"data": inferred} | {
+        group: option
+        for group, option in recorded.items()
+        if group in GROUPS and any(option in options_of(group, place) for place in folders)
+    }
 
 
-def _overrides_of_config(config: Any) -> Iterator[str]:
-    """The overrides that give the resolved configuration `config` again, in another run's folder."""
-    yield "data=folder"
-    if not config["logger"]:
-        yield "logger=none"
-    for key, value in _leaves(config):
-        if key not in NOT_REPEATED:
-            # A dataset that headstart creates has keys that conf/data/folder.yaml lacks.
-            new = "++" if key.startswith("data.") else ""
-            yield f"{new}{key}={'${run_dir}' if value == config['run_dir'] else written_as(value)}"
+def _composed(choices: dict[str, str], places: list[str]) -> Any:
+    """What these options of conf/ say, before anything in it is resolved."""
+    searched = [f"hydra.searchpath={written_as([f'file://{place}' for place in places])}"] if places else []
+    overrides = [f"{group}={option or 'null'}" for group, option in choices.items() if group != "sweep"]
+    with initialize_config_dir(str(conf_folder())):
+        return OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=False)
 
 
-def _leaves(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
+def _completed(record: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """`record` with the keys that it lacks because an older version wrote it."""
+    result = usual | record
+    for key, value in usual.items():
+        if isinstance(value, dict) and isinstance(record.get(key), dict) and key not in OPEN:
+            result[key] = _completed(record[key], value)
+    return result
+
+
+def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`values` with what distinguishes `new` from `old`."""
+    result = {key: value for key, value in values.items() if key in new or key not in old}
+    for key, value in new.items():
+        if isinstance(value, dict) and isinstance(old.get(key), dict) and isinstance(values.get(key), dict):
+            result[key] = _changed(values[key], old[key], value)
+        elif key not in old or old[key] != value:
+            result[key] = value
+    return result
+
+
+def as_given(arguments: list[str]) -> list[str]:
+    """`arguments` of a process that another one started with those that `with_settings_of_run` returned, as before."""
+    given = [argument.replace(f"={OF_RUN}", "=") if _is_choice(argument) else argument for argument in arguments]
+    return [
+        argument for argument, before in zip(given, arguments, strict=True) if argument == before or value_of(argument)
+    ]
+
+
+def _store(values: dict[str, Any], choices: dict[str, str]) -> list[str]:
+    """Lets Hydra find the sections of `values` as options of their groups; the overrides that choose them."""
+    values = _in_new_folder(values)
+    kept = {key: value for key, value in values.items() if key not in NOT_REPEATED and key != "hydra"}
+    sections = {key: value for key, value in kept.items() if key in GROUPS}
+    # It is applied last, and has what is in no group.
+    sections["experiment"] = {key: value for key, value in kept.items() if key not in GROUPS}
+    names = {group: f"{OF_RUN}{choices.get(group) or ''}" for group in sections}
+    configs = ConfigStore.instance()
+    for group, name in names.items():
+        # Hydra warns if an earlier run of the same process has left one.
+        configs.repo.get(group, {}).pop(f"{name}.yaml", None)
+        package = "_global_" if group == "experiment" else group
+        configs.store(name=name, group=group, node=OmegaConf.create(sections[group]), package=package)
+    return [f"{group}={name}" for group, name in names.items()]
+
+
+def _in_new_folder(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` with the run's own folder, where it is in arguments of Lightning's classes, as that of the new run."""
+
+    def moved(value: Any) -> Any:
         if isinstance(value, dict):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+            return {key: moved(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [moved(inner) for inner in value]
+        is_in_it = isinstance(value, str) and (value == folder or value.startswith(f"{folder}/"))
+        return f"${{run_dir}}{value[len(folder) :]}" if is_in_it else value
+
+    folder = str(values["run_dir"])
+    return values | {key: moved(values[key]) for key in OPEN}

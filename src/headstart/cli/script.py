@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.config.folder import conf_folder
-from headstart.config.suggest import VAGUE, meant_key
+from headstart.config.suggest import VAGUE, meant_key, meant_keys
 
 GROUPS = (
     *("data", "model", "features", "trainer", "finetune", "augment", "callbacks", "logger", "sweep", "experiment"),
@@ -38,6 +38,10 @@ class Script:
     def meant(self, name: str) -> str | None:
         """The key that people mean by `name`."""
         return meant_key(name, [*self.known, *(MORE if self.trains else ())])
+
+    def meant_all(self, name: str) -> list[str]:
+        """The keys that people may mean by `name`: one, if it is certain."""
+        return meant_keys(name, [*self.known, *(MORE if self.trains else ())])
 
     def is_name(self, word: str) -> bool:
         """Whether a bare word looks like the name of a setting."""

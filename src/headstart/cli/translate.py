@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from headstart.config.train import TASKS
 from headstart.errors import HeadstartError
 
 YES, NO = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0", "none", "null")
@@ -18,6 +19,10 @@ REASONS = {
         ("num_classes", "n_classes", "nb_classes", "classes", "class_names"), "the class folders are the classes"
     ),
 }
+# What other tools call the size of the test split, and the groups in which it may be called test.
+TEST_SIZES, SPLITS = ("test_split", "test_size", "test_ratio", "test_fraction"), ("split", "data", "data.split")
+# Keys in them are headstart's, or typos of these.
+OWN_GROUPS = ("data", "data.split", "data.columns", "model", "features", "evaluation", "export", "sweep", "finetune")
 Translator = Callable[[str, str], list[str]]
 
 
@@ -27,7 +32,14 @@ def translated(name: str, value: str, *, trains: bool) -> list[str] | None:
     Raises:
         HeadstartError: headstart does not have it, and why.
     """
-    leaf = name.lower().replace("-", "_").rpartition(".")[2]
+    group, _, leaf = name.lower().replace("-", "_").rpartition(".")
+    is_number = value.replace(".", "").isdigit() and value != "1"
+    if leaf in TEST_SIZES or (leaf == "test" and (group in SPLITS or (group == "" and is_number))):
+        raise HeadstartError(
+            f"there is no setting '{name}': the test split has what data.split.train and data.split.valid leave"
+        )
+    if group in OWN_GROUPS:
+        return None
     if leaf in REASONS:
         raise HeadstartError(f"there is no setting '{name}': {REASONS[leaf]}")
     translator = (TRAIN if trains else PREDICT).get(leaf)
@@ -67,11 +79,18 @@ def _device_to_predict(name: str, value: str) -> list[str]:
 
 
 def _frozen(name: str, value: str) -> list[str]:
-    return ["finetune=gradual" if value.lower() in NO else "finetune=none"]
+    return _doubtful_finetuning(name, value) if value.lower() in NO else ["finetune=none"]
 
 
 def _unfrozen(name: str, value: str) -> list[str]:
-    return ["finetune=none" if value.lower() in NO else "finetune=gradual"]
+    return ["finetune=none"] if value.lower() in NO else _doubtful_finetuning(name, value)
+
+
+def _doubtful_finetuning(name: str, value: str) -> list[str]:
+    raise HeadstartError(
+        f"{name}={value} may mean finetune=gradual (the top of the backbone, stage by stage) or finetune=full (all of "
+        "it): choose one of them"
+    )
 
 
 def _half(name: str, value: str) -> list[str]:
@@ -87,12 +106,16 @@ def _early_stopping(name: str, value: str) -> list[str]:
 
 
 def _test(name: str, value: str) -> list[str]:
-    return ["task=test"]
+    if value.lower() in YES:
+        return ["task=test"]
+    raise HeadstartError(f"{name}={value} is not a setting: task=test ckpt_path=RUN scores a run on the test split")
 
 
 def _mode(name: str, value: str) -> list[str]:
     names = {"eval": "test", "evaluate": "test", "validate": "test", "val": "test", "check": "audit"}
-    return [f"task={names.get(value.lower(), value)}"]
+    if (task := names.get(value.lower(), value)) in TASKS:
+        return [f"task={task}"]
+    raise HeadstartError(f"{name}={value} is not a setting: task= is one of {', '.join(TASKS)}")
 
 
 TRAIN: dict[str, Translator] = {

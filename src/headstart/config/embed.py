@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,12 +11,13 @@ from headstart.config.features import EncoderSettings
 from headstart.config.predict import PredictDataSettings, PredictModelSettings
 from headstart.config.validation import typed
 from headstart.errors import HeadstartError
+from headstart.run_folder import newest_run
 
 
 @dataclass
 class EmbedSettings:
     ckpt_path: str
-    source: str
+    source: Any  # a path or a glob, or a list of them
     output: str
     data: PredictDataSettings
     model: PredictModelSettings
@@ -30,9 +32,10 @@ def check_embed(config: DictConfig) -> EmbedSettings:
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
     """
-    for key in ("ckpt_path", "source", "output"):
+    needed = {"ckpt_path": newest_run, "source": lambda: "source=FILE|DIR|GLOB", "output": lambda: "output=DIR"}
+    for key, says in needed.items():
         if OmegaConf.is_missing(config, key):
-            raise HeadstartError(f"{key} is missing: headstart embed ckpt_path=RUN source=FILE|DIR|GLOB output=DIR")
+            raise HeadstartError(f"{key} is missing: set {says()}")
     settings = typed(EmbedSettings, config)
     if settings.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
         raise HeadstartError("format=parquet needs pyarrow, which is not installed: python -m pip install pyarrow")

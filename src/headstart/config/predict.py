@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -10,6 +11,7 @@ from headstart.config.export import is_model_file
 from headstart.config.features import EncoderSettings
 from headstart.config.validation import typed
 from headstart.errors import HeadstartError
+from headstart.run_folder import newest_run
 
 
 @dataclass
@@ -34,7 +36,7 @@ class ModelOrFileSettings(PredictModelSettings):
 @dataclass
 class PredictSettings:
     ckpt_path: str | None
-    source: str
+    source: Any  # a path or a glob, or a list of them
     output: str | None
     annotate: bool
     explain: bool
@@ -55,12 +57,13 @@ def check_predict(config: DictConfig) -> PredictSettings:
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
     """
-    usage = "python predict.py ckpt_path=RUN/checkpoints/best.ckpt source=FILE|DIR|GLOB"
     if config.ckpt_path is None and OmegaConf.select(config, "model.file") is None:
-        raise HeadstartError(f"ckpt_path is missing: {usage}, or model=FILE.onnx|FILE.pt2 in place of ckpt_path")
+        raise HeadstartError(f"ckpt_path is missing: {newest_run()}, or model=FILE.onnx|FILE.pt2 in place of ckpt_path")
     if OmegaConf.is_missing(config, "source"):
-        raise HeadstartError(f"source is missing: {usage}")
+        raise HeadstartError("source is missing: the images to predict, source=FILE|DIR|GLOB")
     settings = typed(PredictSettings, config)
+    if settings.labelled and isinstance(settings.source, list):
+        raise HeadstartError("labelled=true needs one source, the folder whose folders are the classes")
     if settings.model.file is not None:
         _check_file(settings)
     elif importlib.util.find_spec("torch") is None:

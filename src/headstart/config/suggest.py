@@ -1,6 +1,7 @@
 """Which key an unknown one was probably meant to be."""
 
 import difflib
+import re
 from collections.abc import Collection, Iterator
 
 from headstart.errors import listed
@@ -26,7 +27,8 @@ SYNONYMS = {
     "images image img image_dir img_dir input input_dir inputs src data i d data.root",
     "data.image_size": "image_size img_size imgsz input_size crop_size size resolution",
     "data.resize_size": "resize_size resize",
-    "data.split.valid": "val_split valid_split validation_split val_size valid_size val_ratio val_fraction",
+    "data.split.valid": "data.split.val data.split.validation val_split valid_split validation_split val_size "
+    "valid_size val_ratio val_fraction",
     "data.split.train": "train_split train_size train_ratio train_fraction",
     "ckpt_path": "ckpt checkpoint checkpoint_path ckpt_file resume resume_from resume_from_checkpoint load model_path "
     "c",
@@ -46,21 +48,35 @@ SYNONYMS = {
 # Names that mean one of the group in which they are written, or nothing.
 VAGUE = {"name", "path", "dir", "folder", "file", "files", "input", "output", "out", "images", "image", "size", "root"}
 VAGUE |= {"data", "top", *"abcdeijkosw"}
+# Names that are suggested, and not taken for certain: they may mean a name, a parent folder, or something else.
+UNCERTAIN = {"log_dir", "logdir", "workdir", "work_dir", "run_name", "exp_name", "name", "project", "s", "w"}
 
 
 def meant_key(name: str, known: Collection[str]) -> str | None:
-    """Which of the `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; None: unclear."""
+    """The first of `meant_keys`; None: unclear."""
+    return next(iter(meant_keys(name, known)), None)
+
+
+def meant_keys(name: str, known: Collection[str]) -> list[str]:
+    """Which of the `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
     name = name.lower().replace("-", "_")
     if name in known:
-        return name
+        return [name]
     group, _, leaf = name.rpartition(".")
     keys = [key for key in _with_synonym(name) if key in known]
     if group:
         siblings = [key for key in _with_synonym(leaf) if key.startswith(f"{group}.")]
-        others = [] if leaf in VAGUE else _with_synonym(leaf)
+        others = [] if leaf in VAGUE or _is_group(group, known) else _with_synonym(leaf)
         keys += [key for key in [*siblings, *others] if key in known]
-    keys += [key for key in known if key.rpartition(".")[2] == leaf and leaf not in VAGUE]
-    return next(iter(keys), None)
+    if keys:
+        return keys[:1]
+    same = [key for key in known if key.rpartition(".")[2] == leaf and leaf not in VAGUE]
+    return [] if group and _is_group(group, known) else same
+
+
+def _is_group(name: str, known: Collection[str]) -> bool:
+    """Whether keys begin with it: what is written in it is not meant for another one."""
+    return any(key.startswith(f"{name}.") for key in known)
 
 
 def suggestion(key: str, known: list[str]) -> str:
@@ -79,8 +95,40 @@ def suggestion(key: str, known: list[str]) -> str:
 
 def nearest(name: str, names: list[str]) -> str:
     """The end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
-    matches = difflib.get_close_matches(name, names, n=1)
+    matches = similar(name, names)
     return f": did you mean {matches[0]}?" if matches else f": choose one of {listed(names)}"
+
+
+# Well-known families that torchvision does not have, and a small model of each in timm.
+IN_TIMM = {
+    "dinov2": "timm/vit_small_patch14_dinov2",
+    "dinov3": "timm/vit_small_patch16_dinov3",
+    "dino": "timm/vit_small_patch16_224.dino",
+    "clip": "timm/vit_base_patch32_clip_224",
+    "siglip": "timm/vit_base_patch16_siglip_224",
+    "convnextv2": "timm/convnextv2_tiny",
+    "mobilenetv4": "timm/mobilenetv4_conv_small",
+    "deit": "timm/deit_small_patch16_224",
+    "beit": "timm/beit_base_patch16_224",
+    "eva": "timm/eva02_small_patch14_224",
+}
+
+
+def family_in_timm(name: str) -> str | None:
+    """A model in timm of the family that an architecture's name begins with; None: it is none of those known here."""
+    return next((model for family, model in IN_TIMM.items() if name.lower().startswith(family)), None)
+
+
+def similar(name: str, names: Collection[str], most: int = 1) -> list[str]:
+    """Those of `names` that `name` may be a typo of: alike, and beginning alike, so that they are of one family."""
+    return [found for found in difflib.get_close_matches(name, names, n=3 * most) if _begins_like(name, found)][:most]
+
+
+def _begins_like(name: str, other: str) -> bool:
+    first, second = (re.match(r"[a-z]*", text.lower())[0] for text in (name, other))  # type: ignore[index]
+    if min(len(first), len(second)) >= 3 and (first.startswith(second) or second.startswith(first)):
+        return True
+    return difflib.SequenceMatcher(None, first, second).ratio() >= 0.7
 
 
 def _with_synonym(name: str) -> Iterator[str]:

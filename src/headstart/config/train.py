@@ -21,6 +21,7 @@ from headstart.config.trainer import check_entries, check_trainer
 from headstart.config.validation import typed
 from headstart.errors import HeadstartError
 from headstart.log import log
+from headstart.run_folder import newest_run
 
 TASKS = ("train", "test", "report", "audit", "compare", "export")
 # Those that use a checkpoint as it is.
@@ -82,7 +83,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_entries("logger", settings.logger)
     check_validated(settings.trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
-        raise HeadstartError(f"task={settings.task} needs ckpt_path=RUN/checkpoints/best.ckpt")
+        raise HeadstartError(f"task={settings.task} needs {newest_run()}")
     if settings.task == "export":
         settings.export.check()
     _check_comparison(settings)

@@ -2,12 +2,12 @@
 
 import fnmatch
 import re
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from headstart.commands import command
 from headstart.config.data import DataSettings, SplitSettings
 from headstart.data.class_folders import ClassFolders
 from headstart.data.folders import listed
@@ -249,7 +249,7 @@ def _notes(scan: Scan) -> Iterator[str]:
     for split, path in scan.unlabelled.items():
         yield (
             f"{path} has no class folders, so it is not used as the {split} split; to predict on it: "
-            f"python predict.py ckpt_path=RUN/checkpoints/best.ckpt {shlex.quote(f'source={path}')}"
+            + command("predict.py", ["ckpt_path=last", f"source={path}"])
         )
     if scan.fold is not None:
         yield f"valid split: {scan.origins['valid']}"

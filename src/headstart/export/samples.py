@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
+from headstart.config.record import read_record
 from headstart.data.images import read_rgb
 from headstart.data.root import root_of
 from headstart.datasets.shapes import TEN_CLASSES, draw_image
@@ -47,10 +46,10 @@ def training_samples(run: RunFolder, depth: int) -> Samples:
 
 def _of_split(run: RunFolder, split: str, depth: int) -> Samples:
     try:
-        root = Path(OmegaConf.load(run.config).data.root)
+        root = Path(read_record(run).data.root)
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, OmegaConfBaseException):
+    except (OSError, ValueError, KeyError, TypeError, HeadstartError):
         raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
     base, count = root_of(root, names), min(len(names), MOST)
     images = tuple(_readable([base / names[place * len(names) // count] for place in range(count)], depth))

@@ -14,11 +14,12 @@ from headstart.backbones.backbone import Backbone
 from headstart.config.features import EncoderSettings
 from headstart.data.sampler import IGNORED
 from headstart.errors import HeadstartError
+from headstart.log import log
 from headstart.metrics import compute_metrics
 from headstart.model.dropout import drop_as_one_process, seed_dropout
 from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
 from headstart.model.loss import class_weights, mixed, mixing, training_loss
-from headstart.model.recipe import Recipe, warn_about_other_data
+from headstart.model.recipe import RATES, Recipe, warn_about_other_data
 from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
 from headstart.model.temperature import fit_temperature
 from headstart.processes import copy_from_first, interleaved, total, world_size
@@ -40,6 +41,8 @@ class Classifier(ImageClassifier, LightningModule):
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
+        # Whether it continues with another learning rate or weight decay than its checkpoint's.
+        self.has_new_rates = False
         self._losses: list[tuple[Tensor, Tensor]] = []  # of the epoch's batches, with their numbers of images
 
     def configure_model(self) -> None:
@@ -200,5 +203,20 @@ class Classifier(ImageClassifier, LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         saved = checkpoint["hyper_parameters"]
         self.recipe.check_resumable(saved)
+        self.has_new_rates = any(getattr(self.recipe, key) != saved[key] for key in RATES)
+        if checkpoint["optimizer_states"]:
+            self._set_rates(checkpoint, saved)
         warn_about_other_data(saved["data_fingerprint"], self.recipe.data_fingerprint)
         self._complete(checkpoint)
+
+    def _set_rates(self, checkpoint: dict[str, Any], saved: dict[str, Any]) -> None:
+        """Puts this recipe's learning rate and weight decay in place of those `saved`, also of unfrozen stages."""
+        for key in RATES:
+            if (value := getattr(self.recipe, key)) != saved[key]:
+                log.info("model.%s: %g from here on (%g so far)", key, value, saved[key])
+        ratio = self.recipe.lr / saved["lr"]
+        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
+            group["weight_decay"] = self.recipe.weight_decay
+            group |= {key: group[key] * ratio for key in ("lr", "initial_lr") if key in group}
+        for state in checkpoint["lr_schedulers"]:
+            state |= {key: [lr * ratio for lr in state[key]] for key in ("base_lrs", "_last_lr")}

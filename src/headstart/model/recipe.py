@@ -14,6 +14,17 @@ from headstart.log import log
 
 # A resumed run may train on changed data, and the weights file may have moved.
 MAY_CHANGE = ("backbone", "data_fingerprint", "class_counts")
+# What the optimizer of a resumed run may continue with, as other values.
+RATES = ("lr", "weight_decay")
+# The settings that a recipe's fields are from; of the others they are those of the model, by the same names.
+SETTINGS = {
+    "backbone arch": "model.arch",
+    "backbone pooling": "model.pooling",
+    "seed": "seed",
+    "precision": "features.precision",
+    "balance": "data.balance",
+}
+GROUPS = {"preprocessing": "data", "finetune": "finetune"}
 
 
 @dataclass(frozen=True)
@@ -69,13 +80,39 @@ class Recipe:
         )
 
     def check_resumable(self, saved: dict[str, Any]) -> None:
-        """Raises HeadstartError naming what differs from the recipe `saved` in a checkpoint, apart from MAY_CHANGE."""
-        found = _comparable(saved)
-        for key, value in _comparable(self.as_dict()).items():
-            if found[key] != value:
-                raise HeadstartError(
-                    f"the checkpoint does not match this configuration: its {key} {_differing(found[key], value)}"
-                )
+        """Raises HeadstartError for what differs from the recipe `saved` in a checkpoint, and may not.
+
+        MAY_CHANGE and RATES may.
+        """
+        check_unchanged(_comparable(saved), _comparable(self.as_dict()))
+
+
+def check_unchanged(saved: dict[str, Any], given: dict[str, Any]) -> None:
+    """Raises HeadstartError, with the setting, for the first of the `given` fields of a recipe that is not as `saved`.
+
+    Fields that are not among the `saved` ones, and RATES, are not compared.
+    """
+    for field, value in given.items():
+        if field in saved and field not in RATES and saved[field] != value:
+            raise HeadstartError(_difference(field, saved[field], value))
+
+
+def _difference(field: str, saved: Any, value: Any) -> str:
+    if field == "classes":
+        return f"the data have other classes than the checkpoint: its {field} {_differing(saved, value)}"
+    if field == "backbone sha256":
+        return (
+            f"the weights of the backbone are not those of the checkpoint, whose SHA-256 is {saved}, not {value}: "
+            "set model.weights to those it was trained with"
+        )
+    key = SETTINGS.get(field, f"model.{field}")
+    if field in GROUPS:
+        inner = next(name for name in value | saved if value.get(name) != saved.get(name))
+        key, saved, value = f"{GROUPS[field]}.{inner}", saved.get(inner), value.get(inner)
+    return (
+        f"{key}={value} cannot be set for a resumed run, whose checkpoint has {saved}: leave it out, or train a new "
+        "run, without ckpt_path"
+    )
 
 
 def recipe_of(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -> Recipe:

@@ -4,9 +4,9 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 
 from headstart.config.embed import EmbedSettings
+from headstart.config.record import read_record
 from headstart.config.train import check_train
 from headstart.data.images import read_image_file
 from headstart.data.prepare import prepare_data
@@ -69,7 +69,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
     if classifier.recipe.finetune.first_epoch is not None or not run.config.is_file():
         return {}
     try:
-        settings = check_train(DictConfig(OmegaConf.load(run.config)))
+        settings = check_train(read_record(run))
         root, store = Path(settings.data.root).resolve(), open_store(settings.features)
         if store is None or not any(path.resolve().is_relative_to(root) for path in paths):
             return {}

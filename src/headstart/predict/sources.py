@@ -12,8 +12,8 @@ from headstart.errors import HeadstartError
 from headstart.log import log
 
 
-def find_images(source: str) -> list[Path]:
-    """The files that `source` names, sorted: a file, a folder (with its subfolders), or a glob (`**` too).
+def find_images(source: str | list[str]) -> list[Path]:
+    """The files that `source` names, sorted: a file, a folder (with its subfolders), a glob (`**` too), or several.
 
     A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
     folder is visited once, but none that headstart made, unless `source` names it. Logs what is left out.
@@ -21,6 +21,8 @@ def find_images(source: str) -> list[Path]:
     Raises:
         HeadstartError: nothing matches, or it holds no images.
     """
+    if isinstance(source, list):
+        return list(dict.fromkeys(path for one in source for path in find_images(one)))
     path = Path(source).expanduser()
     if is_file(path):
         return [path]

@@ -10,25 +10,29 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.backbones.backbone import BackboneSource
 from headstart.commands import shown
-from headstart.config.literal import literals
+from headstart.config.record import choices, record_of
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.files import write_json, write_text
+from headstart.files import read_json, write_json, write_text
 from headstart.log import is_first_process, log
 from headstart.machine import cpu_name
 from headstart.marker import RUN, claim
 from headstart.run_folder import RunFolder
 
-PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core")
+PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "pillow", "timm")
+# Those of them on whose versions figures depend, and how much of a version says so.
+DECISIVE = {"headstart": 3, "torch": 2, "torchvision": 2, "timm": 2}
+# What they are imported as, if that is another name.
+MODULES = {"pytorch-lightning": "pytorch_lightning", "hydra-core": "hydra", "pillow": "PIL"}
 
 
 class RunRecord(Callback):
@@ -76,13 +80,14 @@ class RunRecord(Callback):
             "skipped": manifest.skipped,
             "dropped": manifest.dropped,
             "command": sys.argv,
+            "choices": choices(),
             **_program(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
             "platform": platform.platform(),
         }
         if is_first_process():
             write_json(self.run.record, self._values)
-            write_text(self.run.config, OmegaConf.to_yaml(OmegaConf.create(literals(asdict(self._settings)))))
+            write_text(self.run.config, record_of(self._settings))
             manifest.write(self.run.split)
         log.info("run folder: %s", shown(self.run.path))
 
@@ -103,8 +108,31 @@ def _program() -> dict[str, Any]:
     return {
         "git": git_state(Path(__file__).parent),
         "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": _versions(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of those of PACKAGES that are installed: timm is an extra."""
+    return {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name)) is not None}
+
+
+def warn_about_versions(run: RunFolder) -> None:
+    """Warns if a run was made with other versions of the libraries that its figures depend on."""
+    try:
+        recorded: dict[str, str] = read_json(run.record)["packages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # The checkpoint was taken out of its run's folder.
+        return
+    here = _versions()
+    other = [
+        name
+        for name, parts in DECISIVE.items()
+        if name in recorded and name in here and recorded[name].split(".")[:parts] != here[name].split(".")[:parts]
+    ]
+    if other:
+        before, now = (", ".join(f"{name} {of[name]}" for name in other) for of in (recorded, here))
+        log.warning("the checkpoint was made with %s, this is %s: figures may differ from its run's", before, now)
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from headstart.config.literal import literals
+from headstart.config.record import read_record
 from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.files import read_json
@@ -104,6 +105,5 @@ def _average(sweep: SweepFolder, trials: list[Trial], size: int) -> tuple[Ensemb
 
 def _settings(run: RunFolder, **changes: Any) -> TrainSettings:
     """Those of a trial, to evaluate its best checkpoint."""
-    values = OmegaConf.to_container(OmegaConf.load(run.config))
-    assert isinstance(values, dict)
+    values: Any = OmegaConf.to_container(read_record(run))
     return check_train(OmegaConf.create(values | literals({"ckpt_path": str(run.best), **changes})))

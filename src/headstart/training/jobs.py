@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from typing import Any
 
 import torch.distributed
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -77,7 +78,7 @@ def join() -> None:
     )
 
 
-def _when_all_have_come(place: Place) -> torch.distributed.Store:
+def _when_all_have_come(place: Place) -> Any:
     """Waits until all processes have reached the first one's store, in steps so short that signals are heeded.
 
     Raises:
@@ -113,7 +114,7 @@ def _when_all_have_come(place: Place) -> torch.distributed.Store:
     return store
 
 
-def _store(place: Place, host: str, port: str) -> torch.distributed.Store | None:
+def _store(place: Place, host: str, port: str) -> Any:
     """Where the processes meet; None: whoever has it, the first process or torchrun, does not answer yet."""
     # torchrun has one already.
     is_own = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -122,7 +123,7 @@ def _store(place: Place, host: str, port: str) -> torch.distributed.Store | None
             raise ValueError("there is no such port")
         if not is_own:
             socket.create_connection((host, int(port)), timeout=1).close()
-        found = torch.distributed.TCPStore(
+        found = torch.distributed.TCPStore(  # type: ignore[attr-defined]
             host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False
         )
     except (ValueError, OverflowError, RuntimeError, socket.gaierror) as error:
@@ -131,10 +132,10 @@ def _store(place: Place, host: str, port: str) -> torch.distributed.Store | None
     except OSError:
         return None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return torch.distributed.PrefixStore(f"headstart/attempt_{attempt}", found)
+    return torch.distributed.PrefixStore(f"headstart/attempt_{attempt}", found)  # type: ignore[attr-defined]
 
 
-def _arrived(store: torch.distributed.Store, more: int) -> int:
+def _arrived(store: Any, more: int) -> int:
     """How many processes have come, of which `more` does now."""
     return int(store.add("arrived", more))
 

@@ -14,10 +14,11 @@ from headstart.text import counted
 
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
-    """Lightning's, with three differences.
+    """Lightning's, with four differences.
 
     A run that had stopped before it was killed does not train another epoch when it is resumed; `patience` is the
-    current setting rather than the checkpoint's; and it starts when the last stage of the backbone is unfrozen.
+    current setting rather than the checkpoint's; a resumed run with another learning rate waits as long again; and it
+    starts when the last stage of the backbone is unfrozen.
     """
 
     def __init__(
@@ -45,6 +46,9 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
         self._last = state_dict["last"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if cast(Classifier, pl_module).has_new_rates:
+            # What they change takes as many epochs to show.
+            self.wait_count = 0
         if trainer.ckpt_path is not None and (self.wait_count >= self.patience or self._was_good_enough()):
             trainer.should_stop = True
 
