@@ -101,7 +101,7 @@ def _warn_about_other_versions(checkpoint: dict[str, Any], recipe: Recipe, backb
     differing = [
         f"{name} {number} (here {here[name]})"
         for name, number in trained_with.items()
-        if number and here.get(name) and _minor(number) != _minor(here[name])
+        if number and (own := here.get(name)) and _minor(number) != _minor(own)
     ]
     if differing:
         log.warning(
