@@ -320,3 +320,9 @@ def test_exclude__of_a_table_and_of_nothing(tmp_path: Path, messages: list[str])
     assert {sample.path for sample in scan.samples} == {"cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"}
     assert len(scan.left_out) == 4
     assert messages == ["data.exclude: no image matches *.gif"]
+
+
+def test_exclude__a_whole_class(flat: Path) -> None:
+    scan = scan_folder(flat, SplitSettings(train=6, valid=3), seed=0, exclude=["red/*"])
+    assert scan.classes["train"] == ("blue", "green")
+    assert len(scan.left_out) == 12

@@ -210,8 +210,13 @@ def _without(patterns: Sequence[str], images: dict[str, Images]) -> tuple[dict[s
                 excluded[path] = EXCLUDED
     if unused := [pattern for pattern in patterns if pattern not in used]:
         log.warning("data.exclude: no image matches %s", listed(unused))
+    # A class of which nothing remains is left out whole; one that was empty before is for others to judge.
     kept = {
-        split: {name: [path for path in paths if path not in excluded] for name, paths in of_split.items()}
+        split: {
+            name: [path for path in paths if path not in excluded]
+            for name, paths in of_split.items()
+            if not paths or not excluded.keys() >= {*paths}
+        }
         for split, of_split in images.items()
     }
     return kept, excluded
