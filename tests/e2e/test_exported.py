@@ -138,7 +138,7 @@ def test_lone_checkpoint__is_exported_beside_it(script: Script, trained_to_expor
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("task=export", "task=export needs ckpt_path=RUN/checkpoints/best.ckpt"),
+        ("task=export", "task=export needs ckpt_path=RUN, the folder of a run"),
         ("task=export ckpt_path=a.ckpt export.format=torchscript", "export.format=torchscript is invalid"),
         ("task=export ckpt_path=a.ckpt export.format=pt2 export.precision=int8", "export.precision=int8 needs export"),
         (
@@ -163,7 +163,7 @@ def test_export__rejected_in_one_sentence(script: Script, arguments: str, senten
     [
         (
             "source=b",
-            "ckpt_path is missing: python predict.py ckpt_path=RUN/checkpoints/best.ckpt",
+            "ckpt_path is missing: ckpt_path=RUN, the folder of a run",
         ),
         ("source=b", "or model=FILE.onnx|FILE.pt2"),
         ("model=a.onnx", "source is missing"),
@@ -174,7 +174,7 @@ def test_export__rejected_in_one_sentence(script: Script, arguments: str, senten
         ("model=a.onnx source=b labelled=true output=o", "labelled=true needs a checkpoint"),
         ("model=a.onnx source=b views=2", "views=2 needs a checkpoint"),
         ("model=a.onnx source=b features.precision=32", "features.precision=32 needs a checkpoint"),
-        ("a.onnx photo.jpg", "predict.py model=a.onnx source=photo.jpg"),
+        ("a.onnx photo.jpg", "source=photo.jpg is not a file or folder"),
     ],
 )
 def test_predict__rejected_in_one_sentence(
