@@ -8,7 +8,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from headstart.config.data import SplitSettings
-from headstart.data import dataset as module
+from headstart.data import manifest as module
 from headstart.data.dataset import ImageDataset
 from headstart.data.decoded import BYTES_PER_PIXEL, DecodedImages
 from headstart.data.images import read_rgb
@@ -47,9 +47,9 @@ def test_dataset__same_images_decoded_once(flat: Path, monkeypatch: pytest.Monke
     read: list[Path] = []
     expected = {(view, i): plain[view, i][0] for view in range(3) for i in range(len(split))}
 
-    def remember(path: Path, depth: int) -> Image.Image:
+    def remember(path: Path, depth: int, sha256: str | None) -> Image.Image:
         read.append(path)
-        return read_rgb(path, depth)
+        return read_rgb(path, depth, sha256)
 
     monkeypatch.setattr(module, "read_rgb", remember)
     for view in range(3):

@@ -204,7 +204,7 @@ class Classifier(ImageClassifier, LightningModule):
         saved = checkpoint["hyper_parameters"]
         self.recipe.check_resumable(saved)
         self.has_new_rates = any(getattr(self.recipe, key) != saved[key] for key in RATES)
-        if checkpoint["optimizer_states"]:
+        if checkpoint.get("optimizer_states"):
             self._set_rates(checkpoint, saved)
         warn_about_other_data(saved["data_fingerprint"], self.recipe.data_fingerprint)
         self._complete(checkpoint)
