@@ -11,19 +11,14 @@ from headstart.errors import HeadstartError
 
 # Under which keys training scripts save a state_dict, averaged weights first.
 CONTAINERS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "teacher",
+    *("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net"),
+    *("teacher", "student", "backbone", "network", "module"),
 )
-CONTAINERS += ("student", "backbone", "network", "module")
 # Prefixes of one network in a file with several, or with other tensors beside it.
-OF_ONE_NETWORK = ("module.encoder_q.", "encoder_q.", "base_encoder.", "module.base_encoder.", "teacher.")
-OF_ONE_NETWORK += ("backbone.", "model.")
+OF_ONE_NETWORK = (
+    *("module.encoder_q.", "encoder_q.", "base_encoder.", "module.base_encoder.", "teacher."),
+    *("backbone.", "model."),
+)
 # Those that wrappers put before all names.
 PREFIXES = (*OF_ONE_NETWORK, "module.", "_orig_mod.", "net.", "network.", "encoder.", "student.")
 HINTS = {

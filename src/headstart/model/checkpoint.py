@@ -74,9 +74,12 @@ def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
 def _check_not_newer(checkpoint: dict[str, Any], path: Path) -> None:
     """Raises HeadstartError for a checkpoint with settings that this version of headstart does not know."""
     recipe, known = checkpoint["hyper_parameters"], {field.name for field in fields(Recipe)}
-    parts = (("", recipe, Recipe), ("backbone.", recipe["backbone"], BackboneSource))
-    parts += (("finetune.", recipe["finetune"], FinetuneSettings),)
-    parts += (("preprocessing.", recipe["preprocessing"], Preprocessing),)
+    parts: list[tuple[str, dict[str, Any], Any]] = [
+        ("", recipe, Recipe),
+        ("backbone.", recipe["backbone"], BackboneSource),
+        ("finetune.", recipe["finetune"], FinetuneSettings),
+        ("preprocessing.", recipe["preprocessing"], Preprocessing),
+    ]
     names = {kind: {field.name for field in fields(kind)} for _, _, kind in parts}
     new = [f"{prefix}{key}" for prefix, part, kind in parts for key in part if key not in names[kind]]
     # Every checkpoint of headstart, but no other, has most of them.
@@ -90,15 +93,15 @@ def _check_not_newer(checkpoint: dict[str, Any], path: Path) -> None:
 
 def _warn_about_other_versions(checkpoint: dict[str, Any], recipe: Recipe, backbone: Backbone) -> None:
     """Warns if the packages that the features depend on have other versions, 1.2 of 1.2.3, than in training."""
-    trained_with = {"torch": checkpoint.get("versions", {}).get("torch")}
-    here = {"torch": str(torch.__version__)}
+    trained_with: dict[str, str | None] = {"torch": checkpoint.get("versions", {}).get("torch")}
+    here: dict[str, str | None] = {"torch": str(torch.__version__)}
     for versions, library in ((trained_with, recipe.backbone.library), (here, backbone.source.library)):
         name, _, number = library.partition(" ")
         versions[name] = number or None
     differing = [
         f"{name} {number} (here {here[name]})"
         for name, number in trained_with.items()
-        if number and here.get(name) and _minor(number) != _minor(here[name])
+        if number and (other := here.get(name)) and _minor(number) != _minor(other)
     ]
     if differing:
         log.warning(
