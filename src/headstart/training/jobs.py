@@ -16,6 +16,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from headstart.errors import HeadstartError
 from headstart.launchers import VARIABLES, Place, place_in_job
