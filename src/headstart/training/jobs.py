@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
-from typing import Any
 
 import torch.distributed
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -79,7 +78,7 @@ def join() -> None:
     )
 
 
-def _when_all_have_come(place: Place) -> Any:
+def _when_all_have_come(place: Place) -> Store:
     """Waits until all processes have reached the first one's store, in steps so short that signals are heeded.
 
     Raises:
@@ -115,7 +114,7 @@ def _when_all_have_come(place: Place) -> Any:
     return store
 
 
-def _store(place: Place, host: str, port: str) -> Any:
+def _store(place: Place, host: str, port: str) -> Store | None:
     """Where the processes meet; None: whoever has it, the first process or torchrun, does not answer yet."""
     # torchrun has one already.
     is_own = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
@@ -124,19 +123,17 @@ def _store(place: Place, host: str, port: str) -> Any:
             raise ValueError("there is no such port")
         if not is_own:
             socket.create_connection((host, int(port)), timeout=1).close()
-        found = torch.distributed.TCPStore(  # type: ignore[attr-defined]
-            host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False
-        )
+        found = TCPStore(host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False)
     except (ValueError, OverflowError, RuntimeError, socket.gaierror) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise HeadstartError(f"the processes of this job cannot meet at {host}:{port}: {reason}") from None
     except OSError:
         return None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return torch.distributed.PrefixStore(f"headstart/attempt_{attempt}", found)  # type: ignore[attr-defined]
+    return PrefixStore(f"headstart/attempt_{attempt}", found)
 
 
-def _arrived(store: Any, more: int) -> int:
+def _arrived(store: Store, more: int) -> int:
     """How many processes have come, of which `more` does now."""
     return int(store.add("arrived", more))
 
