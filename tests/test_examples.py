@@ -109,7 +109,9 @@ def test_onnx_client__gives_what_predict_gives(
     assert capsys.readouterr().out.splitlines() == lines
 
 
-def test_notebook__runs() -> None:
+def test_notebook__runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Programs that ran in this process before have set it.
+    monkeypatch.delenv("MPLBACKEND", raising=False)
     nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
     pytest.importorskip("ipykernel")
     notebook = nbformat.read(ROOT / "docs" / "quickstart.ipynb", as_version=4)

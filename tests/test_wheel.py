@@ -80,9 +80,9 @@ def test_command__takes_the_users_own_configuration(installed: Path, tmp_path: P
     [
         ((), 0, "headstart embed"),
         (("--version",), 0, "headstart 0.1.0"),
-        (("tran",), 1, "error: headstart tran is not a command: choose one of train, predict, embed"),
-        (("embed", "source=x"), 1, "error: ckpt_path is missing: headstart embed ckpt_path=RUN"),
-        (("train", "epochs=3"), 1, "headstart train trainer.max_epochs=3"),
+        (("tran",), 1, "error: headstart tran is not a command: did you mean train?"),
+        (("embed", "source=x"), 1, "error: ckpt_path is missing: set ckpt_path=RUN, the folder of a run"),
+        (("train", "epochs=3", "data=folder", "data.root=nowhere"), 1, "read as: trainer.max_epochs=3"),
     ],
 )
 def test_command__explains_itself(

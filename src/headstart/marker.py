@@ -18,7 +18,7 @@ from headstart.run_folder import MARKER, RunFolder
 
 # Kinds of folders, and what a message calls them.
 RUN, SWEEP, ENSEMBLE, REPORT, CACHE = "run", "sweep", "ensemble", "report", "cache"
-PREDICTIONS, FEATURES, DATASET = "predictions", "features", "dataset"
+PREDICTIONS, DATASET = "predictions", "dataset"  # features too: their files have other names
 CALLED = {RUN: "a run", SWEEP: "a sweep", ENSEMBLE: "an ensemble", REPORT: "a report"}
 # Runs of earlier versions have no marker, but this file, with keys that no other program's would have.
 RECORD, KEYS = RunFolder(Path()).record.name, {"backbone", "data_fingerprint"}

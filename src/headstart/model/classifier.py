@@ -215,7 +215,7 @@ class Classifier(ImageClassifier, LightningModule):
             if (value := getattr(self.recipe, key)) != saved[key]:
                 log.info("model.%s: %g from here on (%g so far)", key, value, saved[key])
         ratio = self.recipe.lr / saved["lr"]
-        for group in (group for state in checkpoint["optimizer_states"] for group in state["param_groups"]):
+        for group in (group for state in checkpoint["optimizer_states"] for group in state.get("param_groups", ())):
             group["weight_decay"] = self.recipe.weight_decay
             group |= {key: group[key] * ratio for key in ("lr", "initial_lr") if key in group}
         for state in checkpoint["lr_schedulers"]:

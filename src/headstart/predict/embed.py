@@ -18,7 +18,7 @@ from headstart.features.store import open_store
 from headstart.features.stored import features_by_content
 from headstart.files import replacing, write_csv
 from headstart.log import log
-from headstart.marker import FEATURES, check, claim
+from headstart.marker import PREDICTIONS, check, claim
 from headstart.predict.predictor import Predictor, load
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
@@ -33,7 +33,7 @@ def embed(settings: EmbedSettings) -> None:
         HeadstartError: there is no checkpoint, or no image that can be read.
     """
     output = Path(settings.output)
-    check(output, FEATURES, "output")
+    check(output, PREDICTIONS, "output")
     paths = find_images(settings.source)
     predictor = load(
         settings.ckpt_path,
@@ -56,7 +56,7 @@ def embed(settings: EmbedSettings) -> None:
     if not kept:
         raise HeadstartError(f"none of the {len(paths)} images of source={settings.source} could be read")
     matrix = np.stack([np.asarray(known[path], np.float32) for path in kept])
-    claim(output, FEATURES, "output")
+    claim(output, PREDICTIONS, "output")
     written = _write_parquet(kept, matrix, output) if settings.format == "parquet" else _write(kept, matrix, output)
     cached = len(paths) - len(missing)
     log.info("%d images, %d features each (%d images from the feature cache): %s", *matrix.shape, cached, written)
