@@ -1,9 +1,10 @@
+import json
 import os
 from pathlib import Path
 
 import pytest
 from faulty import photo
-from PIL import Image
+from PIL import Image, ImageFile
 
 from headstart.data import image_info
 from headstart.data.image_info import ImageInfo, inspect_images
@@ -124,3 +125,29 @@ def test_reason__does_not_name_the_path(cache: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"no image at all")
     info = inspect_images(tmp_path, ["a.jpg"])["a.jpg"]
     assert (info.fault, info.reason) == ("not an image", "its content is not a known image format")
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_cache__not_of_another_setting_of_pillow(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: bool
+) -> None:
+    photo(tmp_path / "a.jpg", 1, size=(200, 200))
+    content = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "a.jpg").write_bytes(content[: len(content) // 2])
+    for truncated in (first, not first):
+        monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", truncated)
+        fault = inspect_images(tmp_path, ["a.jpg"])["a.jpg"].fault
+        assert fault == (None if truncated else "truncated")
+
+
+def test_cache__not_of_another_reader(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo(tmp_path / "a.jpg", 1)
+    inspect_images(tmp_path, ["a.jpg"])
+    (before,) = (json.loads(file.read_text().splitlines()[0]) for file in cache.glob("*.jsonl"))
+    reader = type("Reader", (), {"__module__": "pillow_other.plugin"})
+    monkeypatch.setitem(Image.OPEN, "QOI", (reader, None))
+    photo(tmp_path / "b.jpg", 2)
+    inspect_images(tmp_path, ["a.jpg", "b.jpg"])
+    (after,) = (json.loads(file.read_text().splitlines()[0]) for file in cache.glob("*.jsonl"))
+    assert "plugins" not in before
+    assert after["plugins"] == {"QOI": "pillow_other of no known version"}

@@ -1,12 +1,13 @@
 """All folds share the stored features of their images."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from conftest import ARCH, SMALL, settings_of
-from PIL import Image
+from PIL import Image, ImageFile
 
 from headstart.backbones.load import load_backbone
 from headstart.config.train import TrainSettings
@@ -105,3 +106,11 @@ def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> N
     after = folds.features(0, "train", augmented=True).key
     assert after.values["readings"] == ["floating-point samples, of which 1 is white"]
     assert after.folder != before.folder
+
+
+@pytest.mark.parametrize("setting", [(ImageFile, "LOAD_TRUNCATED_IMAGES", True), (Image, "MAX_IMAGE_PIXELS", 1000)])
+def test_key__has_the_settings_of_pillow(folds: Folds, monkeypatch: pytest.MonkeyPatch, setting: Any) -> None:
+    features = folds.features(0, "train", augmented=False)
+    before = features.key
+    monkeypatch.setattr(*setting)
+    assert features.key.folder != before.folder

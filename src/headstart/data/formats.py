@@ -23,19 +23,27 @@ LEFTOVERS = (".bak", ".crdownload", ".download", ".old", ".orig", ".part", ".swp
 SYSTEM = ("thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 
 
-@functools.cache
 def image_extensions() -> dict[str, str]:
     """The extensions of images that Pillow can decode, in lower case with the dot, and the format of each."""
+    return _image_extensions(readable_formats())
+
+
+@functools.cache
+def _image_extensions(formats: tuple[str, ...]) -> dict[str, str]:
     # MPO files are opened as JPEG.
-    readable = {*readable_formats(), "MPO"}
+    readable = {*formats, "MPO"}
     return {extension: form for extension, form in Image.registered_extensions().items() if form in readable}
 
 
-@functools.cache
 def readable_formats() -> tuple[str, ...]:
-    """The formats that Pillow can decode, in the order in which it tries them."""
+    """The formats that Pillow can decode, in the order in which it tries them; plugins may add some at any time."""
     Image.init()
-    return tuple(form for form in dict.fromkeys(Image.ID) if form not in NOT_DECODED)
+    return _decodable(tuple(Image.ID))
+
+
+@functools.cache
+def _decodable(formats: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(form for form in dict.fromkeys(formats) if form not in NOT_DECODED)
 
 
 def is_visible(name: str) -> bool:

@@ -14,7 +14,7 @@ import PIL
 from PIL import Image
 
 from headstart.data.damage import damage_of, gray_rows
-from headstart.data.images import decode, fault_of, read_image_file, upright_rgb, within_limit
+from headstart.data.images import decode, decoding, fault_of, read_image_file, upright_rgb, within_limit
 from headstart.data.metadata import TRANSPOSED, orientation_of
 from headstart.data.pixels import DEPTHS, clipped_share, hidden_share, highest_samples, is_wide, reading_of
 from headstart.data.storage import lexists
@@ -96,7 +96,7 @@ class _Cache:
         place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
         name = re.sub(r"[^\w.-]+", "_", root.resolve().name)
         self._path = cache_folder() / "audit" / f"{name}-{place}.jsonl"
-        self._head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS}
+        self._head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS} | decoding()
         self.infos: dict[str, ImageInfo] = {}
         # Missing or damaged: what is not known is inspected again.
         with suppress(OSError, ValueError, TypeError), self._path.open(encoding="utf-8") as lines:

@@ -6,10 +6,11 @@ import io
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from PIL import Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.formats import readable_formats
@@ -132,6 +133,27 @@ def allowed_pixels(most: int | None) -> Iterator[None]:
 def allow_pixels(most: int | None) -> None:
     """As `allowed_pixels`, from here on; None: there is no limit."""
     Image.MAX_IMAGE_PIXELS = most
+
+
+def decoding() -> dict[str, Any]:
+    """Settings of this process that decide which files can be read and what their pixels are; {} with the usual ones.
+
+    They belong into the key of whatever is computed from pixels and stored. `plugins` are readers that are not Pillow's
+    own, such as pillow_heif's, with the version of their package.
+    """
+    readers = {form: Image.OPEN[form][0].__module__.split(".")[0] for form in readable_formats()}
+    plugins = {form: f"{package} {_version(package)}" for form, package in readers.items() if package != "PIL"}
+    return {
+        **({"max_pixels": Image.MAX_IMAGE_PIXELS} if Image.MAX_IMAGE_PIXELS != USUAL_LIMIT else {}),
+        **({"truncated": True} if ImageFile.LOAD_TRUNCATED_IMAGES else {}),
+        **({"plugins": plugins} if plugins else {}),
+    }
+
+
+def _version(package: str) -> str:
+    with suppress(PackageNotFoundError):
+        return version(package)
+    return "of no known version"
 
 
 def within_limit(image: Image.Image) -> Image.Image:

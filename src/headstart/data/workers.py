@@ -12,7 +12,7 @@ from threading import Barrier, local
 from typing import Any, TypeVar
 
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 from torch.utils.data import get_worker_info
 
 from headstart.data.images import allow_pixels
@@ -66,13 +66,14 @@ def loader_options(num_workers: int | str, device: torch.device, *, pixels: int,
         "num_workers": count,
         "timeout": LONGEST_WAIT if count else 0,
         "persistent_workers": count > 0 and kept,
-        # Where workers are not copies of this process, they would have Pillow's own limit.
-        "worker_init_fn": functools.partial(_allow_pixels, Image.MAX_IMAGE_PIXELS),
+        # Where workers are not copies of this process, they would have Pillow's own settings.
+        "worker_init_fn": functools.partial(_decode_as, Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES),
     }
 
 
-def _allow_pixels(most: int | None, worker: int) -> None:
+def _decode_as(most: int | None, truncated: bool, worker: int) -> None:
     allow_pixels(most)
+    ImageFile.LOAD_TRUNCATED_IMAGES = truncated
 
 
 def _shared_memory_left() -> int | None:

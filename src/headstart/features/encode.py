@@ -7,12 +7,11 @@ from typing import Any
 import PIL
 import torch
 import torchvision
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from headstart.data.dataset import ImageDataset
-from headstart.data.images import USUAL_LIMIT
+from headstart.data.images import decoding
 from headstart.data.workers import loader_options, thread_imap, worker_count
 from headstart.errors import HeadstartError
 from headstart.features.encoder import CPU_CHUNK, Encoder
@@ -131,10 +130,7 @@ class SplitFeatures:
             "device": self._encoder.device.type,
             "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},
         }
-        # Larger JPEGs are read at reduced size. Keys with the usual limit are those of versions that had no other.
-        if Image.MAX_IMAGE_PIXELS != USUAL_LIMIT:
-            values["max_pixels"] = Image.MAX_IMAGE_PIXELS
-        return Key(f"{self._backbone['arch']}-{self._name}", values)
+        return Key(f"{self._backbone['arch']}-{self._name}", values | decoding())
 
     def _rows(self, view: int) -> Iterator[Array]:
         total = len(self._dataset)

@@ -3,8 +3,12 @@
 import json
 from typing import Any
 
+from headstart.data.images import decoding
 from headstart.data.manifest import Split
 from headstart.features.store import Array, FeatureStore, Key
+
+# Parts of a key that are absent where images are read in the usual way.
+OPTIONAL = {"readings", "max_pixels", "truncated", "plugins"}
 
 
 def stored_features(
@@ -40,6 +44,8 @@ def features_by_content(
 
 
 def _keys(store: FeatureStore, split: Split, values: dict[str, Any]) -> list[Key]:
-    """Those of a split's images, read as they are today."""
+    """Those of a split's images, read as they are today and with the settings of this process."""
     found = store.find(values | {"data": split.stored.fingerprint})
-    return [key for key in found if key.values.get("readings", []) == list(split.stored.readings)]
+    readings = {"readings": list(split.stored.readings)} if split.stored.readings else {}
+    optional = readings | decoding()
+    return [key for key in found if {part: key.values[part] for part in OPTIONAL & key.values.keys()} == optional]
