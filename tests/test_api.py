@@ -9,15 +9,19 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import SMALL, Script
+from conftest import SMALL, Script, draw_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import ImageFile
 
 import headstart
 import headstart.api  # torch and Hydra change the process when they are imported
@@ -182,3 +186,54 @@ print(os.environ["MPLBACKEND"], matplotlib.rcParams._get_backend_or_none())
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [backend, "None" if backend == "nonsense" else backend]
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float], list[float]]:
+    """A folder of images, and what a training on them and predictions give in a process with the usual settings."""
+    images = draw_classes(tmp_path_factory.mktemp("plain") / "images", 12)
+    return images, *trained_on(images, images.parent / "run")
+
+
+def trained_on(images: Path, run: Path) -> tuple[dict[str, float], list[float]]:
+    rule = ("data.split.train=6", "data.split.valid=3", f"features.dir={run.parent / 'features'}")
+    metrics = headstart.train(f"data.root={images}", *SMALL, *rule, f"hydra.run.dir={run}").metrics
+    found = headstart.load(run, accelerator="cpu").predict(images / "red")
+    return metrics | {"seconds": 0.0}, [prediction.probabilities[0] for prediction in found]
+
+
+def use_float64(stack: ExitStack, patch: pytest.MonkeyPatch) -> None:
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    torch.set_default_dtype(torch.float64)
+
+
+def raise_warnings(stack: ExitStack, patch: pytest.MonkeyPatch) -> None:
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("error")
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        use_float64,
+        lambda stack, patch: stack.enter_context(torch.device("meta")),
+        lambda stack, patch: stack.enter_context(torch.autocast("cpu", torch.bfloat16)),
+        lambda stack, patch: stack.enter_context(torch.inference_mode()),
+        lambda stack, patch: stack.enter_context(torch.no_grad()),
+        lambda stack, patch: stack.enter_context(np.errstate(all="raise")),
+        lambda stack, patch: patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
+        raise_warnings,
+    ],
+    ids=["float64", "device", "autocast", "inference", "no_grad", "errstate", "truncated", "warnings"],
+)
+def test_settings_of_the_surrounding_program__change_no_figure(
+    plain: tuple[Path, dict[str, float], list[float]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: Callable[[ExitStack, pytest.MonkeyPatch], object],
+) -> None:
+    images, metrics, probabilities = plain
+    with ExitStack() as stack:
+        setting(stack, monkeypatch)
+        found = trained_on(images, tmp_path / "run")
+    assert found == (metrics, probabilities)

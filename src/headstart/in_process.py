@@ -25,6 +25,7 @@ from headstart.cli.main import Program, run_program
 from headstart.cli.output_folder import remembered_output
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
+from headstart.features.encoder import usual_numerics
 from headstart.files import ForkSafeLock
 
 # The exit status of a program that Ctrl-C ended.
@@ -95,6 +96,7 @@ def _left_as_it_was() -> Iterator[None]:
             _logging,
             _randomness,
             torch_settings_restored,
+            usual_numerics,
             _signals,
             warnings.catch_warnings,
         ):

@@ -1,9 +1,12 @@
 """The frozen forward pass: the one place for precision, memory layout, compilation and the shape of a call."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -196,6 +199,30 @@ class Encoder(nn.Module):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features: Tensor = run(padded)
         return features[: len(images)].float()
+
+
+@contextmanager
+def usual_numerics() -> Iterator[None]:
+    """Computes in the block as a program of its own would, whatever a surrounding notebook has set.
+
+    That is PyTorch's default dtype and device, an autocast or inference mode, and NumPy's warnings as errors.
+    """
+    dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with ExitStack() as stack:
+            stack.enter_context(np.errstate(divide="warn", over="warn", under="ignore", invalid="warn"))
+            for device in ("cpu", "cuda"):
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
+            # Only then: it makes every call of PyTorch a little slower.
+            if torch.get_default_device() != torch.device("cpu"):
+                stack.enter_context(torch.device("cpu"))
+            yield
+    finally:
+        torch.set_default_dtype(dtype)
 
 
 def has_fast_bf16(device: torch.device) -> bool:

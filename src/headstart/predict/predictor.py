@@ -17,7 +17,7 @@ from headstart.data.images import Note
 from headstart.data.workers import loader_options, thread_imap, use_one_thread_after_fork, worker_count
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
-from headstart.features.encoder import CPU_CHUNK
+from headstart.features.encoder import CPU_CHUNK, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.ensemble import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
@@ -105,7 +105,7 @@ class Predictor:
             min_confidence=min_confidence,
             explain=explain,
         )
-        with self._lock:
+        with self._lock, usual_numerics():
             return list(found)
 
     def stream(
@@ -143,7 +143,7 @@ class Predictor:
         """
         found = []
         rows = self.stream_features(inputs_of(source), batch_size=batch_size, num_workers=num_workers)
-        with self._lock:
+        with self._lock, usual_numerics():
             for features in rows:
                 if isinstance(features, str):
                     raise HeadstartError(features)
@@ -283,8 +283,9 @@ def load(
     path = checkpoint_file(Path(checkpoint).expanduser(), "best")
     paths = members_in(path) if is_ensemble(path) else [path]
     files = [LoadedFile.at(member) for member in paths if member.is_file()]
-    ensemble = load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights)
-    predictor = Predictor(ensemble, device, path)
+    with usual_numerics():
+        ensemble = load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights)
+        predictor = Predictor(ensemble, device, path)
     if weights is not None and Path(weights).expanduser().is_file():
         weights = str(Path(weights).expanduser().absolute())
     options = {"accelerator": accelerator, "precision": precision, "compile": compile, "weights": weights}
