@@ -45,7 +45,7 @@ def test_predict__stopped_keeps_the_rows(
     process = forks.start(str(ROOT / "predict.py"), *arguments, folder=tmp_path)
     shown = [process.stdout.readline() for _ in range(3)]
     process.send_signal(number)
-    rest, err = process.communicate(timeout=60)
+    rest, err = process.communicate(timeout=300)
     assert process.returncode == status, err
     assert "Traceback" not in err
     lines = len(shown) + len(rest.splitlines())

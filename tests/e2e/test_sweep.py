@@ -134,7 +134,7 @@ def end_after(forks: ForkServer, trials: int, number: signal.Signals, *arguments
         if not trials:
             break
     running.send_signal(number)
-    _, err = running.communicate(timeout=60)
+    _, err = running.communicate(timeout=300)
     assert running.returncode != 0
     assert ("run the same command again to continue the sweep" in err) == (number != signal.SIGKILL)
     (folder,) = Path("logs").iterdir()

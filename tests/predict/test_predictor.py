@@ -120,7 +120,7 @@ def test_more_pages_or_frames__are_counted(
     assert messages == [f"2 files have more than one page or frame; only the first is used: {paths[0]}, {paths[1]}"]
 
 
-LONGEST = 60  # seconds, after which a process hangs
+LONGEST = 300  # seconds, after which a process hangs
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes are forked on this system")
 
 
