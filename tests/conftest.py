@@ -1,6 +1,5 @@
 """Small generated images and small backbones; nothing is downloaded."""
 
-import copy
 import logging
 import runpy
 import sys
@@ -13,7 +12,6 @@ import pytest
 import torch
 from fork_server import ForkServer
 from hydra import compose, initialize_config_dir
-from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig
 from PIL import Image
 
@@ -111,8 +109,6 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.Captur
     folder = tmp_path / "work"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    # A resumed run adds its settings to Hydra's options.
-    monkeypatch.setattr(ConfigStore.instance(), "repo", copy.deepcopy(ConfigStore.instance().repo))
 
     def run(name: str, *arguments: str) -> Result:
         # The scripts set it for themselves; left over, it would turn sentences into tracebacks.

@@ -1,6 +1,5 @@
 """Running a program of the command line inside another one, which is left as it was."""
 
-import copy
 import logging
 import os
 import random
@@ -18,7 +17,6 @@ import hydra._internal.hydra
 import hydra.core.utils
 import numpy as np
 import torch
-from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -123,9 +121,6 @@ def _hydra() -> Iterator[None]:
     """What it is at; and it must not configure logging, which is the surrounding program's."""
     hydras, configuration = GlobalHydra.instance(), HydraConfig.instance()
     initialized, current = hydras.hydra, configuration.cfg
-    # A resumed run adds its settings to them.
-    store = ConfigStore.instance()
-    options = copy.deepcopy(store.repo)
     places: list[Any] = [hydra.core.utils, hydra._internal.hydra]
     before = [place.configure_log for place in places]
     for place in places:
@@ -136,7 +131,7 @@ def _hydra() -> Iterator[None]:
     finally:
         for place, function in zip(places, before, strict=True):
             place.configure_log = function
-        hydras.hydra, configuration.cfg, store.repo = initialized, current, options
+        hydras.hydra, configuration.cfg = initialized, current
 
 
 @contextmanager
