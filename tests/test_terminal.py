@@ -136,7 +136,9 @@ def test_quickstart__in_a_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "to predict: python" in text
 
 
-def test_help__is_a_page(script: Script) -> None:
+def test_help__is_a_page(script: Script, trained: Path) -> None:
+    # Its settings are options of Hydra's for as long as the process runs.
+    assert script("train.py", "task=test", f"ckpt_path={trained}").status == 0
     for name in ("train.py", "predict.py"):
         lines = script(name, "--help").out.splitlines()
         assert 10 < len(lines) <= 45

@@ -32,6 +32,7 @@ from headstart.cli.overrides import (
 from headstart.cli.resume import (
     as_given,
     evaluates,
+    forget_settings_of_runs,
     with_checkpoint_file,
     with_runs_own_folder,
     with_settings_of_run,
@@ -144,6 +145,7 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
+    forget_settings_of_runs()
     arguments = as_given(arguments)
     arguments = understood(arguments, script)
     is_sweep = _asks_for_multirun(arguments)

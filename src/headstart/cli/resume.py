@@ -192,11 +192,17 @@ def _store(values: dict[str, Any], choices: dict[str, str]) -> list[str]:
     names = {group: f"{OF_RUN}{choices.get(group) or ''}" for group in sections}
     configs = ConfigStore.instance()
     for group, name in names.items():
-        # Hydra warns if an earlier run of the same process has left one.
-        configs.repo.get(group, {}).pop(f"{name}.yaml", None)
         package = "_global_" if group == "experiment" else group
         configs.store(name=name, group=group, node=OmegaConf.create(sections[group]), package=package)
     return [f"{group}={name}" for group, name in names.items()]
+
+
+def forget_settings_of_runs() -> None:
+    """Removes the options that an earlier run of the same process has left, which --help would list."""
+    groups = (options for options in ConfigStore.instance().repo.values() if isinstance(options, dict))
+    for options in groups:
+        for name in [name for name in options if name.startswith(OF_RUN)]:
+            del options[name]
 
 
 def _in_new_folder(values: dict[str, Any]) -> dict[str, Any]:
