@@ -173,6 +173,15 @@ def recorded(folder: Path, settings: TrainSettings) -> RunFolder:
     return run
 
 
+@pytest.mark.parametrize(("root", "found"), [("/images", "/images"), ("/r/images", "r/images")])
+def test_read_record__data_moves_with_the_run_only_from_a_common_folder(tmp_path: Path, root: str, found: str) -> None:
+    """What happens to be as many folders above the run as the data was is something else."""
+    for folder in ("images", "r/images"):
+        (tmp_path / folder).mkdir(parents=True)
+    settings = replace(settings_of("data=folder", f"data.root={root}"), run_dir="/r/run")
+    assert resumed(recorded(tmp_path / "r/run", settings)).data.root == str(tmp_path / found)
+
+
 def in_folder(settings: TrainSettings, folder: str) -> TrainSettings:
     """`settings` of the run in another folder, without its checkpoint."""
     moved = {key: value | {"save_dir": folder} for key, value in settings.logger.items() if value}

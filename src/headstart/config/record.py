@@ -86,6 +86,9 @@ def _moved(key: str, path: str, before: str, now: str) -> str:
     """`path`, or where it is if it is gone and was moved together with the run's folder, from `before` to `now`."""
     if before == now or not os.path.isabs(path) or os.path.lexists(path):
         return path
+    if os.path.dirname(common := os.path.commonpath([os.path.abspath(before), path])) == common:
+        # They have only the root of the file system in common, so nothing can have moved both.
+        return path
     moved = os.path.normpath(os.path.join(now, os.path.relpath(path, before)))
     if not os.path.lexists(moved):
         return path
