@@ -2,11 +2,14 @@
 
 import json
 import os
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save_file
 
 from headstart.backbones import timm as provider
@@ -292,3 +295,20 @@ def test_suggestions__exist_and_are_of_the_family() -> None:
             provider.preset(arch, "default")
     with pytest.raises(HeadstartError, match=r"see timm.list_models"):
         provider.preset("timm/qqq", "default")
+
+
+def test_load__without_a_network_fails_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """huggingface_hub retries for a minute, also where the server's name cannot be resolved."""
+
+    def no_network(*arguments: Any, **keywords: Any) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("a retry"))
+    for variable in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(HeadstartError, match=r"could not be downloaded; if you have them, set model.weights=FILE"):
+        provider.load(Choice(VIT, "default", "default", None), 0)
+    with pytest.raises(HeadstartError, match="could not be loaded"):
+        provider.preset("timm/hf-hub:nobody/nothing", None)
+    assert not constants.HF_HUB_OFFLINE

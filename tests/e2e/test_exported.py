@@ -170,7 +170,7 @@ def test_export__rejected_in_one_sentence(script: Script, arguments: str, senten
         ("model=a.onnx ckpt_path=c.ckpt source=b", "ckpt_path=c.ckpt and model=a.onnx exclude each other"),
         ("model=a.xyz source=b", "model=a.xyz is not a file of task=export, which end in .onnx or .pt2"),
         ("model=a.onnx source=.", "model=a.onnx does not exist"),
-        ("model=a.onnx source=b explain=true output=o", "explain=true needs a checkpoint (ckpt_path=RUN)"),
+        ("model=a.onnx source=b explain=true output=o", "explain=true needs a checkpoint: model=a.onnx cannot do that"),
         ("model=a.onnx source=b labelled=true output=o", "labelled=true needs a checkpoint"),
         ("model=a.onnx source=b views=2", "views=2 needs a checkpoint"),
         ("model=a.onnx source=b features.precision=32", "features.precision=32 needs a checkpoint"),

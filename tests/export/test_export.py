@@ -83,6 +83,13 @@ def test_export__says_what_it_is(tiny: list[Path]) -> None:
     assert properties["preprocessing"]["interpolation"] == "bilinear"
 
 
+def test_export__onnx_models_can_be_read_by_runtimes_of_2024(tiny: list[Path]) -> None:
+    """ONNX Runtime 1.18 reads the IR version 10 and the operators of version 21 at most."""
+    model = onnx.load(tiny[0])
+    assert model.ir_version <= 10
+    assert all(entry.version <= 21 for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+
+
 def test_export__leaves_the_classifier_as_it_was() -> None:
     classifier = tiny_classifier("knn")
     before = {key: value.clone() for key, value in classifier.state_dict().items()}

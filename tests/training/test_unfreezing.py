@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import matplotlib
 import pytest
 from conftest import SMALL, Script
 from PIL import Image
@@ -66,3 +67,13 @@ def test_curves__mark_the_epochs(tmp_path: Path) -> None:
     green = (0, 158, 115)
     assert green in marked.get_flattened_data()
     assert green not in plain.get_flattened_data()
+
+
+def test_curves__look_the_same_whatever_matplotlib_was_told(tmp_path: Path) -> None:
+    """Such as by a matplotlibrc: LaTeX need not be installed, and the sizes are the figure's own."""
+    rows = [row(1, 0.5, 0), row(2, 0.4, 1)]
+    draw_curves(rows, 2, tmp_path / "usual.png")
+    with matplotlib.rc_context({"text.usetex": True, "figure.dpi": 20, "savefig.bbox": "tight", "font.size": 40}):
+        draw_curves(rows, 2, tmp_path / "other.png")
+        assert matplotlib.rcParams["text.usetex"]
+    assert (tmp_path / "usual.png").read_bytes() == (tmp_path / "other.png").read_bytes()

@@ -3,14 +3,18 @@
 import logging
 import math
 import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 from typing import Any, cast
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import timm
 import torch
+from huggingface_hub import constants
 from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
@@ -151,7 +155,7 @@ def _config(arch: str, weights: str | None) -> dict[str, Any]:
 def _config_of_source(arch: str, name: str) -> dict[str, Any]:
     """That in the folder or the repository, which is downloaded."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), _no_retries_without_network():
             config: dict[str, Any] = timm.create_model(name, pretrained=False).pretrained_cfg
     except Exception as error:
         raise HeadstartError(f"model.arch={arch} could not be loaded: {_reason(error)}") from None
@@ -171,7 +175,7 @@ def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
     if is_download:
         what = f"the weights of model.arch={arch} could not be downloaded; if you have them, set model.weights=FILE"
     try:
-        with _loaded() as results, warnings.catch_warnings():
+        with _loaded() as results, _no_retries_without_network(), warnings.catch_warnings():
             # What they announce concerns their developers, and each retry of a download.
             warnings.simplefilter("ignore")
             logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
@@ -186,6 +190,21 @@ def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
         cast(Any, model).pretrained_cfg.pop("state_dict", None)
     _check_complete(model, results.get(id(model)), what, is_file=file is not None)
     return model
+
+
+@contextmanager
+def _no_retries_without_network() -> Iterator[None]:
+    """Where the name of the server cannot be resolved, only what is cached is used: retries would take a minute."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not getproxies():
+            socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, None)
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 def _size_option(choice: Choice) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from headstart.config.train import TASKS
 from headstart.errors import HeadstartError
+from headstart.run_folder import newest_run
 
 YES, NO = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0", "none", "null")
 # What cannot be translated, and why.
@@ -108,7 +109,7 @@ def _early_stopping(name: str, value: str) -> list[str]:
 def _test(name: str, value: str) -> list[str]:
     if value.lower() in YES:
         return ["task=test"]
-    raise HeadstartError(f"{name}={value} is not a setting: task=test ckpt_path=RUN scores a run on the test split")
+    raise HeadstartError(f"{name}={value} is not a setting: task=test scores a run on the test split: {newest_run()}")
 
 
 def _mode(name: str, value: str) -> list[str]:

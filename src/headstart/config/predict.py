@@ -93,6 +93,6 @@ def _check_file(settings: PredictSettings) -> None:
     ):
         if value != usual:
             given = str(value).lower() if isinstance(value, bool) else value
-            raise HeadstartError(f"{key}={given} needs a checkpoint (ckpt_path=RUN): model={file} cannot do that")
+            raise HeadstartError(f"{key}={given} needs a checkpoint: model={file} cannot do that")
     if settings.annotate and importlib.util.find_spec("matplotlib") is None:
         raise HeadstartError("annotate=true needs matplotlib, which is not installed: python -m pip install matplotlib")

@@ -17,7 +17,7 @@ from headstart.data.prepare import PreparedData
 from headstart.data.storage import is_file
 from headstart.files import write_text
 from headstart.marker import REPORT, claim
-from headstart.report.style import BLUE, GREEN, GREY, ORANGE, families, new_figure, save, short, tidy
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, short, tidy
 from headstart.report.templates import render
 from headstart.report.thumbnails import png_uri, thumbnail
 from headstart.run_folder import RunFolder
@@ -95,37 +95,37 @@ def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:
         totals[name] += count
     ranked = [name for name, _ in totals.most_common()]
     shown = ranked if len(ranked) <= MOST_CLASSES else ranked[: MOST_CLASSES // 2] + ranked[-MOST_CLASSES // 2 :]
-    figure = new_figure(7, 1.0 + 0.22 * len(shown))
-    axes = figure.subplots()
-    left = np.zeros(len(shown))
-    for split in dict.fromkeys(split for split, _ in counts):
-        widths = np.array([counts[split, name] for name in shown])
-        axes.barh(range(len(shown)), widths, left=left, color=COLOURS.get(split, GREY), height=0.75, label=split)
-        left += widths
-    names = [short(name) for name in shown]
-    axes.set_yticks(range(len(shown)), names, size=8, family=families(names))
-    axes.invert_yaxis()
-    axes.set_xlabel("images")
-    if len({split for split, _ in counts}) > 1:
-        axes.legend()
-    tidy(axes)
-    save(figure, path)
+    with drawing(path, 7, 1.0 + 0.22 * len(shown)) as figure:
+        axes = figure.subplots()
+        left = np.zeros(len(shown))
+        for split in dict.fromkeys(split for split, _ in counts):
+            widths = np.array([counts[split, name] for name in shown])
+            axes.barh(range(len(shown)), widths, left=left, color=COLOURS.get(split, GREY), height=0.75, label=split)
+            left += widths
+        names = [short(name) for name in shown]
+        axes.set_yticks(range(len(shown)), names, size=8, family=families(names))
+        axes.invert_yaxis()
+        axes.set_xlabel("images")
+        if len({split for split, _ in counts}) > 1:
+            axes.legend()
+        tidy(axes)
 
 
 def _draw_sizes(sizes: list[tuple[int, int]], path: Path) -> None:
     """Width by height, in pixels; the area of a dot is proportional to the number of images of that size."""
     found = Counter(sizes)
-    figure = new_figure(7, 4)
-    axes = figure.subplots()
-    if found:
-        widths, heights = np.array(list(found)).T
-        axes.scatter(widths, heights, s=8 + 400 * np.array(list(found.values())) / len(sizes), color=BLUE, alpha=0.5)
-        axes.set_xscale("log")
-        axes.set_yscale("log")
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(ScalarFormatter())
-            axis.set_minor_formatter(ScalarFormatter())
-    axes.set_xlabel("width in pixels")
-    axes.set_ylabel("height in pixels")
-    tidy(axes)
-    save(figure, path)
+    with drawing(path, 7, 4) as figure:
+        axes = figure.subplots()
+        if found:
+            widths, heights = np.array(list(found)).T
+            axes.scatter(
+                widths, heights, s=8 + 400 * np.array(list(found.values())) / len(sizes), color=BLUE, alpha=0.5
+            )
+            axes.set_xscale("log")
+            axes.set_yscale("log")
+            for axis in (axes.xaxis, axes.yaxis):
+                axis.set_major_formatter(ScalarFormatter())
+                axis.set_minor_formatter(ScalarFormatter())
+        axes.set_xlabel("width in pixels")
+        axes.set_ylabel("height in pixels")
+        tidy(axes)

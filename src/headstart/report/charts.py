@@ -11,7 +11,7 @@ from headstart.evaluation.answers import FromFeatures
 from headstart.evaluation.learning_curve import LearningCurve
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
-from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, families, new_figure, push_apart, save, short, tidy
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, drawing, families, push_apart, short, tidy
 
 # In a confusion matrix.
 MOST_CLASSES = 40
@@ -26,19 +26,18 @@ def draw_accuracy(result: Result, found: FromFeatures | None, path: Path) -> Non
     if found is not None:
         rows += [(of.name, of.accuracy, of.interval, GREY) for of in found.baselines]
     names, values, intervals, colours = zip(*rows, strict=True)
-    figure = new_figure(7, 0.9 + 0.42 * len(rows))
-    axes = figure.subplots()
-    places = np.arange(len(rows))
-    errors = np.abs(np.array(intervals).T - np.array(values))
-    axes.barh(places, values, color=colours, height=0.62, xerr=errors, error_kw={"ecolor": "#333333", "capsize": 3})
-    if found is not None:
-        axes.axvline(found.best_baseline().accuracy, color=ORANGE, linestyle="--", linewidth=1.2)
-    axes.set_yticks(places, [f"{name}  {value:.3f}" for name, value in zip(names, values, strict=True)])
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel(f"accuracy on the {len(result.correct)} {result.split} images, with 95 % intervals")
-    tidy(axes)
-    save(figure, path)
+    with drawing(path, 7, 0.9 + 0.42 * len(rows)) as figure:
+        axes = figure.subplots()
+        places = np.arange(len(rows))
+        errors = np.abs(np.array(intervals).T - np.array(values))
+        axes.barh(places, values, color=colours, height=0.62, xerr=errors, error_kw={"ecolor": "#333333", "capsize": 3})
+        if found is not None:
+            axes.axvline(found.best_baseline().accuracy, color=ORANGE, linestyle="--", linewidth=1.2)
+        axes.set_yticks(places, [f"{name}  {value:.3f}" for name, value in zip(names, values, strict=True)])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel(f"accuracy on the {len(result.correct)} {result.split} images, with 95 % intervals")
+        tidy(axes)
 
 
 def draw_confusion(result: Result, path: Path) -> None:
@@ -51,94 +50,90 @@ def draw_confusion(result: Result, path: Path) -> None:
     matrix = matrix[np.ix_(shown, shown)]
     names, count = [short(result.classes[i]) for i in shown], len(shown)
     side = max(3.6, min(11.0, 2.2 + 0.34 * count))
-    figure = new_figure(side + 0.6, side)
-    axes = figure.subplots()
-    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    size, fonts = 9 if count <= 15 else 7, families(names)
-    axes.set_xticks(range(count), names, rotation=90 if count > 4 else 0, size=size, family=fonts)
-    axes.set_yticks(range(count), names, size=size, family=fonts)
-    if count <= NUMBERED:
-        for row, column in zip(*np.nonzero(matrix), strict=True):
-            colour = "white" if shares[row, column] > 0.5 else "black"
-            axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, size=size)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    save(figure, path)
+    with drawing(path, side + 0.6, side) as figure:
+        axes = figure.subplots()
+        shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        size, fonts = 9 if count <= 15 else 7, families(names)
+        axes.set_xticks(range(count), names, rotation=90 if count > 4 else 0, size=size, family=fonts)
+        axes.set_yticks(range(count), names, size=size, family=fonts)
+        if count <= NUMBERED:
+            for row, column in zip(*np.nonzero(matrix), strict=True):
+                colour = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, matrix[row, column], ha="center", va="center", color=colour, size=size)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
 
 
 def draw_map(result: Result, places: Array, path: Path) -> None:
     """Where each image (N, 2) lies among the others, coloured by its class; mistakes have a ring."""
     labels, count = result.predictions.labels.numpy(), len(result.classes)
-    figure = new_figure(7, 5)
-    axes = figure.subplots()
-    colours = matplotlib.colormaps["turbo"]((labels + 0.5) / count)
-    axes.scatter(places[:, 0], places[:, 1], c=colours, s=14, linewidths=0)
-    wrong = ~result.correct.numpy()
-    axes.scatter(places[wrong, 0], places[wrong, 1], s=60, facecolors="none", edgecolors=RED, linewidths=1)
-    axes.margins(0.12)
-    names = [short(name) for name in result.classes]
-    texts: list[Text] = []
-    fonts = families(names)
-    for label in np.unique(labels) if count <= NAMED else ():
-        own = labels == label
-        x, y = np.median(places[own], axis=0)
-        box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colours[own][0], "alpha": 0.8}
-        texts.append(axes.text(x, y, names[label], ha="center", va="center", size=8, family=fonts, bbox=box))
-    axes.set_xlabel("first principal component")
-    axes.set_ylabel("second principal component")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    tidy(axes)
-    push_apart(texts)
-    save(figure, path)
+    with drawing(path, 7, 5) as figure:
+        axes = figure.subplots()
+        colours = matplotlib.colormaps["turbo"]((labels + 0.5) / count)
+        axes.scatter(places[:, 0], places[:, 1], c=colours, s=14, linewidths=0)
+        wrong = ~result.correct.numpy()
+        axes.scatter(places[wrong, 0], places[wrong, 1], s=60, facecolors="none", edgecolors=RED, linewidths=1)
+        axes.margins(0.12)
+        names = [short(name) for name in result.classes]
+        texts: list[Text] = []
+        fonts = families(names)
+        for label in np.unique(labels) if count <= NAMED else ():
+            own = labels == label
+            x, y = np.median(places[own], axis=0)
+            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": colours[own][0], "alpha": 0.8}
+            texts.append(axes.text(x, y, names[label], ha="center", va="center", size=8, family=fonts, bbox=box))
+        axes.set_xlabel("first principal component")
+        axes.set_ylabel("second principal component")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        tidy(axes)
+        push_apart(texts)
 
 
 def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Path) -> None:
     """Accuracy by images per class, its forecast, and the recall of the worst classes."""
-    figure = new_figure(7, 3.8)
-    axes = figure.subplots()
-    means, spread = curve.accuracies.mean(1), curve.accuracies.std(1)
-    axes.fill_between(curve.counts, means - spread, means + spread, color=BLUE, alpha=0.2, linewidth=0)
-    axes.plot(curve.counts, means, color=BLUE, marker="o", label="all classes (band: ± one standard deviation)")
-    worst = [label for label in curve.worst_classes(2) if len(classes) > 2]
-    for label, colour in zip(worst, (RED, GREEN), strict=False):
-        name = short(classes[label])
-        axes.plot(curve.counts, curve.recall(label), color=colour, linewidth=1, marker=".", label=f"only {name}")
-    if curve.forecast is not None:
-        value, low, high = curve.forecast
-        end = 2 * curve.counts[-1]
-        axes.plot([curve.counts[-1], end], [means[-1], value], color=BLUE, linestyle=":")
-        errors = [[max(value - low, 0)], [max(high - value, 0)]]
-        axes.errorbar([end], [value], yerr=errors, color=BLUE, marker="o", mfc="white", capsize=4, label="forecast")
-    axes.set_xscale("log")
-    ends = [curve.counts[-1], *([2 * curve.counts[-1]] if curve.forecast else [])]
-    axes.set_xticks([*(count for count in curve.counts if count * CLOSE < curve.counts[-1]), *ends])
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.minorticks_off()
-    axes.set_xlabel("training images per class")
-    axes.set_ylabel("accuracy")
-    axes.legend(prop={"family": families(map(short, classes)), "size": 9})
-    tidy(axes)
-    save(figure, path)
+    with drawing(path, 7, 3.8) as figure:
+        axes = figure.subplots()
+        means, spread = curve.accuracies.mean(1), curve.accuracies.std(1)
+        axes.fill_between(curve.counts, means - spread, means + spread, color=BLUE, alpha=0.2, linewidth=0)
+        axes.plot(curve.counts, means, color=BLUE, marker="o", label="all classes (band: ± one standard deviation)")
+        worst = [label for label in curve.worst_classes(2) if len(classes) > 2]
+        for label, colour in zip(worst, (RED, GREEN), strict=False):
+            name = short(classes[label])
+            axes.plot(curve.counts, curve.recall(label), color=colour, linewidth=1, marker=".", label=f"only {name}")
+        if curve.forecast is not None:
+            value, low, high = curve.forecast
+            end = 2 * curve.counts[-1]
+            axes.plot([curve.counts[-1], end], [means[-1], value], color=BLUE, linestyle=":")
+            errors = [[max(value - low, 0)], [max(high - value, 0)]]
+            axes.errorbar([end], [value], yerr=errors, color=BLUE, marker="o", mfc="white", capsize=4, label="forecast")
+        axes.set_xscale("log")
+        ends = [curve.counts[-1], *([2 * curve.counts[-1]] if curve.forecast else [])]
+        axes.set_xticks([*(count for count in curve.counts if count * CLOSE < curve.counts[-1]), *ends])
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.minorticks_off()
+        axes.set_xlabel("training images per class")
+        axes.set_ylabel("accuracy")
+        axes.legend(prop={"family": families(map(short, classes)), "size": 9})
+        tidy(axes)
 
 
 def draw_reliability(result: Result, path: Path) -> None:
     """Share of correct predictions by probability, before and after temperature scaling."""
-    figure = new_figure(4.6, 4.2)
-    axes = figure.subplots()
-    axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
-    parts = (("before scaling", result.uncalibrated, ORANGE), ("after scaling", result.calibrated, BLUE))
-    for name, found, colour in parts:
-        means, shares, counts = (np.array(column) for column in zip(*found.bins, strict=True))
-        axes.plot(means, shares, color=colour, linewidth=1, label=name)
-        # The area of a dot is proportional to its images.
-        axes.scatter(means, shares, s=12 + 160 * counts / counts.sum(), color=colour, alpha=0.75, linewidths=0)
-    axes.set_xlim(0, 1.02)
-    axes.set_ylim(0, 1.02)
-    axes.set_xlabel("probability of the predicted class")
-    axes.set_ylabel("share that is correct")
-    axes.yaxis.set_major_locator(MaxNLocator(5))
-    axes.legend()
-    tidy(axes)
-    save(figure, path)
+    with drawing(path, 4.6, 4.2) as figure:
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
+        parts = (("before scaling", result.uncalibrated, ORANGE), ("after scaling", result.calibrated, BLUE))
+        for name, found, colour in parts:
+            means, shares, counts = (np.array(column) for column in zip(*found.bins, strict=True))
+            axes.plot(means, shares, color=colour, linewidth=1, label=name)
+            # The area of a dot is proportional to its images.
+            axes.scatter(means, shares, s=12 + 160 * counts / counts.sum(), color=colour, alpha=0.75, linewidths=0)
+        axes.set_xlim(0, 1.02)
+        axes.set_ylim(0, 1.02)
+        axes.set_xlabel("probability of the predicted class")
+        axes.set_ylabel("share that is correct")
+        axes.yaxis.set_major_locator(MaxNLocator(5))
+        axes.legend()
+        tidy(axes)

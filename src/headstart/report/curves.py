@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from headstart.metrics import METRICS, UNFROZEN, Row
-from headstart.report.style import BLUE, GREEN, GREY, RED, new_figure, save, tidy
+from headstart.report.style import BLUE, GREEN, GREY, RED, drawing, tidy
 
 COLOURS = {"train": GREY, "valid": BLUE}
 CURVES = ("loss", "acc")
@@ -17,10 +17,9 @@ def draw_curves(rows: list[Row], best_epoch: int, path: Path) -> None:
 
     The best epoch is marked, and those in which stages of the backbone were unfrozen.
     """
-    figure = new_figure(10, 4)
-    for axes, metric in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
-        _draw(axes, rows, best_epoch, metric)
-    save(figure, path)
+    with drawing(path, 10, 4) as figure:
+        for axes, metric in zip(figure.subplots(1, len(CURVES)), CURVES, strict=True):
+            _draw(axes, rows, best_epoch, metric)
 
 
 def _draw(axes: Axes, rows: list[Row], best_epoch: int, metric: str) -> None:

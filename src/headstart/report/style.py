@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import matplotlib
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,17 +23,19 @@ ROUNDS = 60  # of moving texts apart
 LONGEST = 22  # characters of a label
 
 
-def new_figure(width: float, height: float) -> Figure:
-    """A figure of this size in inches, which needs no display."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+@contextmanager
+def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of this size in inches, which needs no display, and which is saved as a PNG, completely or not at all.
 
-
-def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, completely or not at all."""
-    with replacing(path) as temporary, _about_glyphs_silent():
-        figure.savefig(temporary, format="png", dpi=DPI)
+    It looks the same whatever the user's matplotlibrc or the surrounding program has set (`text.usetex` needs LaTeX).
+    """
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        figure = Figure(figsize=(width, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure
+        with replacing(path) as temporary, _about_glyphs_silent():
+            figure.savefig(temporary, format="png", dpi=DPI)
 
 
 @contextmanager

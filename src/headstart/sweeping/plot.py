@@ -6,14 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from headstart.cli.names import shortened
-from headstart.files import replacing
 from headstart.marker import remove
 from headstart.metrics import metric_of
+from headstart.report.style import drawing
 from headstart.sweeping.scales import Scale
 from headstart.sweeping.trial_record import Trial
 
@@ -41,18 +39,15 @@ def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[
     columns = min(3 if len(keys) <= 9 else 4, len(keys))
     rows = -(-len(keys) // columns)
     width = max(NARROWEST, PANEL[0] * columns)
-    figure = Figure(figsize=(width, PANEL[1] * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    figure.suptitle(_title(done, objective, width), size=10, parse_math=False)
-    grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
-    for axes, key in zip(grid.flat, keys, strict=False):
-        _draw(axes, [trial for trial in done if key in trial.values], key, objective, (scales or {}).get(key))
-    for axes in grid[:, 0]:
-        axes.set_ylabel(objective)
-    for axes in list(grid.flat)[len(keys) :]:
-        axes.set_axis_off()
-    with replacing(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+    with drawing(path, width, PANEL[1] * rows) as figure:
+        figure.suptitle(_title(done, objective, width), size=10, parse_math=False)
+        grid = figure.subplots(rows, columns, squeeze=False, sharey=True)
+        for axes, key in zip(grid.flat, keys, strict=False):
+            _draw(axes, [trial for trial in done if key in trial.values], key, objective, (scales or {}).get(key))
+        for axes in grid[:, 0]:
+            axes.set_ylabel(objective)
+        for axes in list(grid.flat)[len(keys) :]:
+            axes.set_axis_off()
 
 
 def _title(trials: list[Trial], objective: str, width: float) -> str:
