@@ -1,6 +1,5 @@
 """Files that are written completely or not at all, locks between threads and processes, and the cache folder."""
 
-import errno
 import functools
 import hashlib
 import json
@@ -20,13 +19,12 @@ from filelock import FileLock
 from headstart import marker
 from headstart.errors import HeadstartError
 from headstart.log import log
+from headstart.machine import DISK_FULL
 
 # The variable that names the cache folder.
-CACHE = "HEADSTART_CACHE"
+CACHE_VARIABLE = "HEADSTART_CACHE"
 TEMPORARY = ".tmp"
 _NEEDS_QUOTES = re.compile(r"[,;|\t\r\n\"]")
-# The disk, a quota or a limit is used up; they occur on open files, of which Python does not give the name.
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
@@ -205,7 +203,7 @@ def cache_folder() -> Path:
     Raises:
         HeadstartError: none of them can be written.
     """
-    if chosen := os.environ.get(CACHE):
+    if chosen := os.environ.get(CACHE_VARIABLE):
         return Path(os.path.abspath(os.path.expanduser(chosen)))
     usual = usual_cache_folder()
     is_usable = usual is not None and _can_be_written(usual / "headstart")
@@ -239,13 +237,15 @@ def _temporary_cache_folder() -> Path:
         raise _no_cache(error.strerror or str(error)) from None
     if not is_own or not _can_be_written(folder):
         raise _no_cache(f"{folder} belongs to another user")
-    log.warning("no cache folder of yours can be written, so %s is used: choose one with %s=DIR", folder, CACHE)
+    log.warning(
+        "no cache folder of yours can be written, so %s is used: choose one with %s=DIR", folder, CACHE_VARIABLE
+    )
     return folder
 
 
 def _no_cache(reason: str) -> HeadstartError:
     return HeadstartError(
-        f"there is no folder for the cache ({reason}): set the environment variable {CACHE} to a folder"
+        f"there is no folder for the cache ({reason}): set the environment variable {CACHE_VARIABLE} to a folder"
     )
 
 

@@ -1,5 +1,6 @@
 """The machine: its CPU, its cores, and errors that are its fault: a full disk, too little memory, a killed process."""
 
+import errno
 import functools
 import io
 import os
@@ -8,7 +9,6 @@ import re
 import traceback
 from pathlib import Path
 
-from headstart.files import DISK_FULL
 from headstart.launchers import place_in_job
 
 # What PyTorch says about a worker process that was killed, or that does not answer.
@@ -16,6 +16,8 @@ DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
 NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
 # What the others say when a process of a job is gone.
 PEER_GONE = re.compile(r"(onnection|ocket) (was )?(closed|reset) by|gloo/transport|NCCL|recvValue failed|Broken pipe")
+# The disk, a quota or a limit is used up; they occur on open files, of which Python does not give the name.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
 # Wider than any table, so that no line is wrapped.
 WIDTH = 10_000
 
 
 def render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Lines of aligned columns under their names, without colour; without names if these are empty."""
+    # Imported here because it takes a tenth of a second.
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=any(columns))
     for name in columns:
         table.add_column(Text(name), no_wrap=True)

@@ -113,7 +113,7 @@ def test_baselines__are_the_same_in_parts_of_stored_features(monkeypatch: pytest
 def test_nearest_images__are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(20, 8, seed=1)
     expected = nearest_images(train, other.features, 5)
-    monkeypatch.setattr("headstart.evaluation.baselines.ROWS", 7)
+    monkeypatch.setattr("headstart.evaluation.baselines.CENTRED", 7)
     assert nearest_images(train, other.features, 5).tolist() == expected.tolist()
 
 
@@ -125,7 +125,7 @@ def test_nearest_images__of_training_images_are_themselves() -> None:
 def test_nearest_neighbours__of_many_images_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(50, 8, seed=1)
     whole = nearest_neighbours(train, (5,))(other.features)[5]
-    monkeypatch.setattr(neighbours, "ROWS", 7)
+    monkeypatch.setattr(neighbours, "QUERIES", 7)
     np.testing.assert_allclose(nearest_neighbours(train, (5,))(other.features)[5], whole, rtol=1e-5)
     assert nearest_neighbours(train, (5,))(other.features[:0])[5].shape == (0, 4)
 

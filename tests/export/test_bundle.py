@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Script, draw_classes
+from conftest import ROOT, SMALL, Script, draw_classes
 
 from headstart.backbones.bundled import FOLDER
-from headstart.export.bundle import bundle
 from headstart.files import sha256_of
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import NETWORK
+
+SCRIPT = ROOT / "scripts" / "bundle_backbone.py"
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def run(script: Script, tmp_path: Path) -> Path:
 
 def test_bundle__contains_what_the_run_has_trained(run: Path, tmp_path: Path) -> None:
     checkpoint = run / "checkpoints" / "best.ckpt"
-    path = bundle(checkpoint, tmp_path / "new")
+    path = runpy.run_path(str(SCRIPT))["bundle"](checkpoint, tmp_path / "new")
     assert path.name == "shufflenet_v2_x0_5.pth"
     trained = {k.removeprefix(NETWORK): v for k, v in read_checkpoint(checkpoint)["state_dict"].items() if NETWORK in k}
     found = torch.load(path, weights_only=True)
@@ -54,12 +55,11 @@ def test_bundle__contains_what_the_run_has_trained(run: Path, tmp_path: Path) ->
 
 @pytest.fixture
 def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs `python -m headstart.export.bundle` with arguments in this process."""
+    """Runs the script with arguments in this process."""
 
     def run(*arguments: str) -> None:
-        monkeypatch.setattr(sys, "argv", ["bundle", *arguments])
-        monkeypatch.delitem(sys.modules, "headstart.export.bundle")
-        runpy.run_module("headstart.export.bundle", run_name="__main__", alter_sys=True)
+        monkeypatch.setattr(sys, "argv", ["bundle_backbone.py", *arguments])
+        runpy.run_path(str(SCRIPT), run_name="__main__")
 
     return run
 
@@ -72,5 +72,5 @@ def test_bundle__of_a_frozen_backbone_is_rejected(trained: Path, program: Callab
 
 
 def test_bundle__without_a_checkpoint_says_how_to_call_it(program: Callable[..., None]) -> None:
-    with pytest.raises(SystemExit, match=r"python -m headstart\.export\.bundle RUN/checkpoints/best\.ckpt"):
+    with pytest.raises(SystemExit, match=r"python scripts/bundle_backbone\.py RUN/checkpoints/best\.ckpt"):
         program()

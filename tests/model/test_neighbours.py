@@ -28,7 +28,7 @@ def test_neighbours__are_the_reports() -> None:
 @pytest.mark.parametrize("rows", [7, 256])
 @pytest.mark.parametrize("count", [12, 50])
 def test_left_out__is_the_vote_of_the_others(count: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "ROWS", rows)
+    monkeypatch.setattr(neighbours, "QUERIES", rows)
     train = clusters(count, 8, spread=2.0)
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     for k, votes in left_out(features, labels, counts=NEIGHBOURS, classes=4).items():

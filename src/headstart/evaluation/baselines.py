@@ -29,7 +29,7 @@ RIDGE = "ridge regression"
 HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", "logistic regression": "linear"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
-ROWS = 4096  # training images that are centred at a time
+CENTRED = 4096  # training images that are centred at a time
 
 
 @dataclass(frozen=True)
@@ -83,8 +83,8 @@ def nearest_images(train: Labelled, features: Array, count: int) -> Array:
     units = unit_rows(features - mean)
     best, places = np.zeros((len(units), 0), np.float32), np.zeros((len(units), 0), int)
     # In parts, or all centred training images would be in memory twice.
-    for start in range(0, len(train), ROWS):
-        similarities = units @ unit_rows(train.features[start : start + ROWS] - mean).T
+    for start in range(0, len(train), CENTRED):
+        similarities = units @ unit_rows(train.features[start : start + CENTRED] - mean).T
         found = np.broadcast_to(start + np.arange(similarities.shape[1]), similarities.shape)
         candidates, indices = np.concatenate([best, similarities], axis=1), np.concatenate([places, found], axis=1)
         order = np.argsort(-candidates, axis=1, kind="stable")[:, :count]

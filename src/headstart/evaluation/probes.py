@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from headstart.model.neighbours import ROWS, directions, votes
+from headstart.model.neighbours import QUERIES, directions, votes
 from headstart.model.ridge import LeastSquares
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -110,7 +110,7 @@ def nearest_neighbours(train: Labelled, counts: Sequence[int]) -> Probes:
     known = directions(known, mean)
 
     def scores(features: Array) -> dict[float, Array]:
-        parts = (torch.tensor(features[start : start + ROWS]) for start in range(0, max(1, len(features)), ROWS))
+        parts = (torch.tensor(features[start : start + QUERIES]) for start in range(0, max(1, len(features)), QUERIES))
         found = [votes(directions(part, mean), known, labels, counts=counts, classes=train.classes) for part in parts]
         return {count: torch.cat([of[count] for of in found]).numpy() for count in counts}
 

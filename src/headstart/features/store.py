@@ -15,8 +15,9 @@ from numpy.lib.format import open_memmap
 
 from headstart.config.features import FeatureSettings
 from headstart.errors import HeadstartError
-from headstart.files import DISK_FULL, cache_folder, replacing, sha256_of, write_json, write_text
+from headstart.files import cache_folder, replacing, sha256_of, write_json, write_text
 from headstart.log import log
+from headstart.machine import DISK_FULL
 from headstart.marker import CACHE, mark, mark_if_empty, remove
 
 Array = np.ndarray[Any, np.dtype[Any]]

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from headstart.model.leave_one_out import choose
 
 NEIGHBOURS = (1, 5, 10, 20)
-ROWS = 256  # compared at a time with all images known
+QUERIES = 256  # compared at a time with all images known
 
 
 def directions(features: Tensor, mean: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
     centred = features - features.mean(0)
     squares = centred.square().sum(1)
     parts: dict[float, list[Tensor]] = {count: [] for count in counts}
-    for rows in torch.arange(len(features), device=features.device).split(ROWS):
+    for rows in torch.arange(len(features), device=features.device).split(QUERIES):
         own, products = squares[rows, None], centred[rows] @ centred.T
         # Without an image, the mean is 1/(N - 1) of the image's own distance further away from it.
         lengths = (squares + 2 * products / others + own / others**2).clamp(min=0).sqrt() * own.sqrt()

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from headstart.files import DISK_FULL, replacing
+from headstart.files import replacing
+from headstart.machine import DISK_FULL
 from headstart.marker import PREDICTIONS, claim
 from headstart.predict.prediction import Prediction
 from headstart.predict.sources import common_folder

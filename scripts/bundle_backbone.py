@@ -1,6 +1,6 @@
 """Bundles the backbone of a run of `experiment=pretrain_shapes finetune=full`.
 
-python -m headstart.export.bundle RUN/checkpoints/best.ckpt
+python scripts/bundle_backbone.py RUN/checkpoints/best.ckpt
 """
 
 import shlex
@@ -63,7 +63,7 @@ def _record(run: RunFolder, recipe: Recipe, path: Path) -> dict[str, Any]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("error: the checkpoint is missing: python -m headstart.export.bundle RUN/checkpoints/best.ckpt")
+        sys.exit("error: the checkpoint is missing: python scripts/bundle_backbone.py RUN/checkpoints/best.ckpt")
     try:
         print(bundle(Path(sys.argv[1]), FOLDER))
     except (HeadstartError, OSError) as error:
