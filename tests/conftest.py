@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from headstart.cli import names
+from headstart.cli.names import register_resolvers
 from headstart.cli.overrides import for_hydra, with_plain_paths
 from headstart.config.data import SplitSettings
 from headstart.config.train import TrainSettings, check_train
@@ -88,7 +88,7 @@ def settings_of(*overrides: str) -> TrainSettings:
 
 def config_of(*overrides: str) -> DictConfig:
     """As `settings_of`, before it is checked."""
-    names.register_resolvers()
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
         return compose("train", [*for_hydra(with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
 

@@ -10,9 +10,9 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from headstart.cli import names
 from headstart.cli.embed import EMBED
 from headstart.cli.main import Program, arguments_for_hydra
+from headstart.cli.names import register_resolvers
 from headstart.cli.predict import PREDICT
 from headstart.cli.train import TRAIN
 from headstart.config.embed import check_embed
@@ -55,7 +55,7 @@ def accept(program: Program, check: Callable[[DictConfig], object], arguments: l
     Raises:
         HeadstartError: they are not accepted.
     """
-    names.register_resolvers()
+    register_resolvers()
     overrides = [word for word in arguments_for_hydra(arguments, program) if not word.startswith(("-", "hydra."))]
     # What searches by itself needs no values, and plugins need not be installed.
     if any("optuna" in word or "hydra/launcher" in word for word in overrides):

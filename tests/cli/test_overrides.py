@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from headstart.cli import names
+from headstart.cli.names import register_resolvers
 from headstart.cli.overrides import literal, parsed_override, value_of, with_plain_paths, written_as
 from headstart.errors import HeadstartError
 
@@ -22,7 +22,7 @@ HARD = (
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current folder."""
-    names.register_resolvers()
+    register_resolvers()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

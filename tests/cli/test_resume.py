@@ -13,8 +13,8 @@ from conftest import ROOT, settings_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headstart.cli import names
 from headstart.cli.main import arguments_for_hydra
+from headstart.cli.names import register_resolvers
 from headstart.cli.overrides import key_of, literal, value_of, written_as
 from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
 from headstart.cli.script import GROUPS, options_of
@@ -155,7 +155,7 @@ def test_arguments__a_run_folder_becomes_its_checkpoint(tmp_path: Path) -> None:
 
 def resumed(run: RunFolder, *arguments: str) -> TrainSettings:
     """The settings of `python train.py ckpt_path=RUN ARGUMENTS`."""
-    names.register_resolvers()
+    register_resolvers()
     given = [f"ckpt_path={literal(str(run.last))}", *arguments]
     words = [word for word in arguments_for_hydra(given, TRAIN) if not word.startswith("-")]
     folders = [f"file://{following}" for flag, following in pairwise(given) if flag == "--config-dir"]
@@ -300,7 +300,7 @@ def test_record__classes_of_a_dataset_and_their_names(tmp_path: Path) -> None:
 def test_record__what_is_given_anew_wins(
     tmp_path: Path, before: list[str], anew: list[str], expected: dict[str, object]
 ) -> None:
-    names.register_resolvers()
+    register_resolvers()
     overrides = ["data=folder", "data.root=/x", *before]
     run = recorded(tmp_path, settings_of(*overrides))
     chosen = dict(word.split("=") for word in overrides if key_of(word) in GROUPS)

@@ -3,13 +3,13 @@ import random
 import pytest
 from omegaconf import OmegaConf
 
-from headstart.cli import names
+from headstart.cli.names import register_resolvers
 from headstart.config.literal import encodable, is_encodable, literal_text, literals, plain_text
 
 
 @pytest.mark.parametrize("text", ["a", "", "a$b", "${x}", "a${b", "\\${x}", "\\\\${x", "t\\", "caf\udce9", "\\\udce9"])
 def test_literal_text__is_read_as_the_same_text(text: str) -> None:
-    names.register_resolvers()
+    register_resolvers()
     written = literal_text(text)
     assert is_encodable(written)
     assert OmegaConf.create({"value": written}).value == text
@@ -17,7 +17,7 @@ def test_literal_text__is_read_as_the_same_text(text: str) -> None:
 
 
 def test_literal_text__random_texts() -> None:
-    names.register_resolvers()
+    register_resolvers()
     draw = random.Random(0)
     parts = ["\\", "$", "{", "}", "${x}", "a", "\udce9", "${byte:e9}", "${"]
     for _ in range(2000):
@@ -27,7 +27,7 @@ def test_literal_text__random_texts() -> None:
 
 
 def test_literals__in_a_file(tmp_path: str) -> None:
-    names.register_resolvers()
+    register_resolvers()
     values = {"a": ["x ${y}", 1, None], "b": {"c": "caf\udce9"}}
     text = OmegaConf.to_yaml(OmegaConf.create(literals(values)))
     assert OmegaConf.to_container(OmegaConf.create(text), resolve=True) == values

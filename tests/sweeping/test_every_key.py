@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from headstart import pipeline
-from headstart.cli import names
+from headstart.cli.names import register_resolvers
 from headstart.config.train import TrainSettings, check_train
 from headstart.config.validation import known_keys
 from headstart.data.images import allowed_pixels
@@ -190,7 +190,7 @@ def test_every_key_is_swept_or_has_a_reason_not_to_be() -> None:
 
 
 def composed(*overrides: str, hydra: bool = False) -> DictConfig:
-    names.register_resolvers()
+    register_resolvers()
     with initialize_config_dir(str(ROOT / "conf")):
         return compose("train", list(overrides), return_hydra_config=hydra)
 
