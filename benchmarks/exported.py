@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from common import empty_caches, run, save, training
 
-from headstart.config.export import ExportSettings
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings, ExportSettings
 from headstart.export.model_file import Array, open_model
 from headstart.export.write import export
 from headstart.model.checkpoint import load_classifier

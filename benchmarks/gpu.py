@@ -25,9 +25,8 @@ from common import (
 )
 from torch.utils.data import DataLoader
 
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import ImageDataset, ViewSampler
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.sampler import ViewSampler
 from headstart.data.transforms import TrainTransform
 from headstart.data.workers import loader_options, worker_count
 from headstart.features.encode import ENCODING_BATCH

@@ -15,7 +15,7 @@ from common import ROOT, empty_caches, save
 from memory import peak
 from PIL import Image
 
-from headstart.auditing.from_features import find_from_features
+from headstart.auditing.report import find_from_features
 from headstart.data.manifest import Split
 
 COUNTS = (1_000, 10_000, 100_000)

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import headstart
-from headstart.marker import claim
+from headstart.files import claim
 from headstart.text import as_file_name
 
 

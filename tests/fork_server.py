@@ -20,7 +20,12 @@ import time
 from pathlib import Path
 from typing import IO
 
-PRELOADED = ("headstart.preflight", "headstart.tasks", "headstart.sweeping.trial", "headstart.predict.from_checkpoint")
+PRELOADED = (
+    "headstart.pipeline",
+    "headstart.pipeline",
+    "headstart.sweeping.trial",
+    "headstart.predict.from_checkpoint",
+)
 
 
 class Process:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
-from headstart.data.metadata import PNG_START
+from headstart.data.images import PNG_START
 
 SIZE = (60, 40)
 # A field of EXIF or TIFF: tag, type, count, value. Types: 2 text, 3 short, 4 long, 5 rational, 7 undefined.

@@ -176,9 +176,9 @@ def test_names__are_all_there() -> None:
 @pytest.mark.parametrize("backend", ["nonsense", "svg", "module://matplotlib_inline.backend_inline"])
 def test_backend_of_matplotlib__is_the_surrounding_programs(flat: Path, backend: str) -> None:
     code = """
-import headstart.in_process, os, sys
+import headstart.api, os, sys
 assert "matplotlib" not in sys.modules
-headstart.in_process._import_matplotlib()
+headstart.api._import_matplotlib()
 import headstart.report.charts, matplotlib
 print(os.environ["MPLBACKEND"], matplotlib.rcParams._get_backend_or_none())
 """

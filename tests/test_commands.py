@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from headstart.commands import command, quoted
+from headstart.log import command, quoted
 
 
 @pytest.mark.parametrize(

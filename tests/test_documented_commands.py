@@ -12,11 +12,10 @@ from omegaconf import DictConfig
 
 from headstart.cli.embed import EMBED
 from headstart.cli.main import Program, arguments_for_hydra
-from headstart.cli.names import register_resolvers
+from headstart.cli.overrides import register_resolvers
 from headstart.cli.predict import PREDICT
 from headstart.cli.train import TRAIN
-from headstart.config.embed import check_embed
-from headstart.config.predict import check_predict
+from headstart.config.predict import check_embed, check_predict
 from headstart.config.train import check_train
 
 PROGRAMS = {"train": (TRAIN, check_train), "predict": (PREDICT, check_predict), "embed": (EMBED, check_embed)}

@@ -1,6 +1,6 @@
 import pytest
 
-from headstart.launchers import VARIABLES, Place, place_in_job
+from headstart.machine import VARIABLES, Place, place_in_job
 
 SLURM = (
     "SLURM_STEP_NUM_TASKS",

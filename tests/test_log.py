@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.launchers import VARIABLES
 from headstart.log import is_first_process, log, log_to_console, log_to_file
+from headstart.machine import VARIABLES
 
 Capture = pytest.CaptureFixture[str]
 

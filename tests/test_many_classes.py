@@ -17,9 +17,9 @@ from headstart.data.prepare import PreparedData
 from headstart.data.scan import Scan, scan_folder, scan_images
 from headstart.errors import HeadstartError
 from headstart.model.image_classifier import ImageClassifier
+from headstart.pipeline import _check_same_classes
 from headstart.predict.labelled import Labelled
 from headstart.predict.predictor import Predictor
-from headstart.tasks import _check_same_classes
 
 COUNT, LONGEST = 3000, 1000  # characters, with two paths of a temporary folder
 CLASSES = tuple(f"class number {number:04}" for number in range(COUNT))

@@ -23,7 +23,7 @@ from headstart.data.folders import MADE
 from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
-from headstart.marker import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.files import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
 from headstart.predict.prediction import Prediction
 from headstart.predict.sources import find_images
 from headstart.run_folder import MARKER, RunFolder, SweepFolder
@@ -413,7 +413,7 @@ DELETES = {
 def test_source__deletes_by_the_marker() -> None:
     source = ROOT / "src" / "headstart"
     found = {path.relative_to(source).as_posix() for path in source.rglob("*.py") if any(_deletions(path))}
-    assert found <= set(DELETES), "use headstart.marker.remove"
+    assert found <= set(DELETES), "use headstart.files.remove"
 
 
 def _deletions(path: Path) -> Iterator[ast.AST]:

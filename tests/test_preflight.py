@@ -9,7 +9,7 @@ import torch
 from conftest import SMALL, settings_of
 
 from headstart.errors import HeadstartError
-from headstart.preflight import check_without_data
+from headstart.pipeline import check_without_data
 
 DATA = (*SMALL, "data.root=nowhere")
 

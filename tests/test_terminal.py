@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-
 WORK = """
 import time
 from headstart.log import log, log_to_console
-from headstart.progress import progress_bar
+from headstart.log import progress_bar
 log_to_console()
 for view in range(2):
     with progress_bar("encoding images", 10, later=20) as advance:
@@ -78,7 +78,7 @@ def test_bar__beside_one_of_lightnings(tmp_path: Path) -> None:
             import time
             from rich.progress import Progress
             from rich.console import Console
-            from headstart.progress import progress_bar
+            from headstart.log import progress_bar
             with Progress(console=Console(stderr=True), transient=True) as bar:
                 bar.add_task("rich")
                 with progress_bar("encoding images", 10) as advance:

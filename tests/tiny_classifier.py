@@ -6,13 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from headstart.backbones.backbone import Backbone
-from headstart.backbones.provider import Network
-from headstart.backbones.stages import find_stages
-from headstart.config.features import EncoderSettings
-from headstart.config.finetune import FinetuneSettings
+from headstart.backbones.provider import Network, find_stages
+from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
-from headstart.model.head import ClosedForm
-from headstart.model.image_classifier import ImageClassifier
+from headstart.model.image_classifier import ClosedForm, ImageClassifier
 from headstart.model.recipe import Recipe
 
 SIZES = Preprocessing(resize_size=24, image_size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
     from headstart.predict.exported import ExportedPredictor
-    from headstart.predict.load import load
     from headstart.predict.prediction import Prediction
     from headstart.predict.predictor import Predictor
+    from headstart.predict.run import load
 
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
 # programs use too, the thread they wait for may not be running.
@@ -41,7 +41,7 @@ _MODULES = {
     "Prediction": "headstart.predict.prediction",
     "ExportedPredictor": "headstart.predict.exported",
     "Predictor": "headstart.predict.predictor",
-    "load": "headstart.predict.load",
+    "load": "headstart.predict.run",
 }
 
 

@@ -1,20 +1,53 @@
-"""What a run does, in the order in which it does it."""
+"""The tasks of train.py, each from the data to what it writes; training first."""
 
-from headstart.auditing.report import AuditReport
-from headstart.backbones.load import load_backbone
-from headstart.config.train import TrainSettings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from headstart.auditing.findings import find_problems, in_order
+from headstart.auditing.report import (
+    COMPARED,
+    TOO_MANY,
+    AuditReport,
+    find_from_features,
+    findings_table,
+    is_too_much,
+    missing_groups,
+    write_audit,
+)
+from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
+from headstart.config.model import RECIPE, EncoderSettings
+from headstart.config.record import is_encodable
+from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.data.prepare import prepare_data
+from headstart.data.prepare import PreparedData, inspect_data, prepare_data
+from headstart.data.preprocessing import deep_samples, other_depth
+from headstart.data.transforms import EvalTransform, TrainTransform
 from headstart.datasets.make import make_dataset
-from headstart.errors import HeadstartError
-from headstart.evaluation.predictions import write_predictions
-from headstart.evaluation.views import predict_views
-from headstart.log import log
+from headstart.errors import HeadstartError, listed
+from headstart.evaluation.compare import compare
+from headstart.evaluation.predictions import predict_views, write_predictions
+from headstart.features.store import Array, open_store, stored_features
+from headstart.files import REPORT, RUN, check, claim
+from headstart.log import command, log, shown
+from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
+from headstart.model.image_classifier import ImageClassifier
+from headstart.model.recipe import check_unchanged, warn_about_other_data
 from headstart.processes import first_on_node_first, from_first, rank
-from headstart.report.run_record import RunRecord
+from headstart.report.audit_page import write_audit_page
+from headstart.report.run_record import RunRecord, warn_about_versions
 from headstart.report.write import write_report
+from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
 from headstart.startup import startup_seconds
-from headstart.training.fit import fit
+from headstart.training.callbacks.history import read_history
+from headstart.training.data_module import ImageDataModule
+from headstart.training.fit import Fitted, encode_unaugmented, fit
+from headstart.training.trainer import build_trainer, lightning_errors
+
+# What a run does, in the order in which it does it.
 
 
 def train(settings: TrainSettings) -> dict[str, float]:
@@ -57,3 +90,246 @@ def _check_same_everywhere(manifest: Manifest) -> None:
         raise HeadstartError(
             f"process {rank() + 1} finds other images in {manifest.root} than the first: copy the same to every machine"
         )
+
+
+# What can be checked before data are downloaded, generated or scanned.
+
+
+def check_without_data(settings: TrainSettings) -> TrainSettings:
+    """The settings, with the checkpoint's file where `ckpt_path` is the folder of a run.
+
+    Raises:
+        HeadstartError: the checkpoint, the architecture or the weights could not be used, or Lightning rejected a
+            setting of the trainer, a callback or a logger.
+    """
+    evaluates = settings.task in EVALUATING
+    if not is_encodable(settings.run_dir):
+        settings = _without_loggers(settings)
+    if settings.task not in ("audit", "export"):
+        with lightning_errors(settings):
+            build_trainer(settings)
+    if settings.ckpt_path is not None:
+        path = checkpoint_file(Path(settings.ckpt_path), "best" if evaluates else "last")
+        settings = replace(settings, ckpt_path=str(path))
+        if settings.task != "export":
+            warn_about_versions(run_folder_of(path))
+        if evaluates:
+            check_loadable(path, settings.model.weights)
+        elif settings.task == "train":
+            _check_resumable(read_checkpoint(path), settings)
+    if not evaluates and settings.task != "compare":
+        check_backbone(settings.model, settings.data)
+    if settings.task == "train":
+        _try_augmentation(settings)
+    return settings
+
+
+def _try_augmentation(settings: TrainSettings) -> None:
+    """Raises HeadstartError if the transforms of `augment` cannot be used, judging by one image."""
+    preprocessing = preprocessing_of(settings.model, settings.data)
+    if settings.augment.transforms not in ([], RECIPE):
+        size = preprocessing.resize_size, preprocessing.image_size
+        TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)(Image.new("RGB", size), 0, 0)
+
+
+def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> None:
+    """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    recipe = checkpoint["hyper_parameters"]
+    saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
+    given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
+    check_unchanged(saved, given | asdict(settings.model))
+    epochs, longest = (
+        len(checkpoint["callbacks"].get("History", {}).get("rows", ())),
+        settings.trainer.get("max_epochs"),
+    )
+    if longest is not None and 0 <= longest <= epochs:
+        log.warning(
+            "the run that is resumed has completed trainer.max_epochs=%d epochs, so nothing is trained: for more, set "
+            "trainer.max_epochs=%d",
+            *(longest, epochs + longest),
+        )
+
+
+def _without_loggers(settings: TrainSettings) -> TrainSettings:
+    if settings.logger:
+        log.warning("the run's folder has a name that is not UTF-8, to which TensorBoard cannot write: logger=none")
+    return replace(settings, logger={})
+
+
+# What `task=` chooses besides the training in headstart.pipeline.
+
+
+def train_and_advise(settings: TrainSettings) -> dict[str, float]:
+    """Trains as headstart.pipeline does, and then says how to predict with the result."""
+    metrics = train(settings)
+    best = RunFolder(Path(settings.run_dir)).best
+    if best.is_file():
+        views = int(metrics.get("views_used", 1))
+        arguments = [
+            f"ckpt_path={shown(Path(settings.run_dir))}",
+            "source=FILE_OR_FOLDER",
+            *([f"views={views}"] if views > 1 else []),
+        ]
+        log.info("best checkpoint: %s", shown(best))
+        log.info("to predict: %s", command("predict.py", arguments))
+    return metrics
+
+
+def test(settings: TrainSettings) -> dict[str, float]:
+    """Scores the checkpoint `settings.ckpt_path` on the test split of the data.
+
+    With several `evaluation.views`, the valid split decides whether they are averaged.
+
+    Returns:
+        The contents of metrics.json.
+
+    Raises:
+        HeadstartError: there is no test split, its classes are not the checkpoint's, or as in `train`.
+    """
+    with RunRecord(settings, startup_seconds()) as record:
+        with record.stage("model"):
+            classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features, settings.model.weights)
+        with record.stage("data"):
+            make_dataset(settings.data, settings.data.seed)
+            data = prepare_data(settings.data, settings.data.seed)
+            _check_same_classes(data.manifest, classifier)
+            _warn_about_depth(data, classifier)
+            if "test" not in data.manifest.splits:
+                raise HeadstartError(f"{data.manifest.root} has no test split")
+        with lightning_errors(settings):
+            device = build_trainer(settings).strategy.root_device
+        record.begin(device, data.manifest, classifier.recipe.backbone)
+        AuditReport(settings, data, compares=False).begin()
+        with record.stage("test"):
+            loaders = ImageDataModule(settings, data.manifest)
+            loaders.serve(classifier.to(device))
+            views = settings.evaluation.views
+            splits = ("test",) if views == 1 else ("valid", "test")
+            predictions, averaging = predict_views(classifier, loaders, splits, views)
+            record.metrics |= averaging.metrics() if averaging is not None else {}
+            record.metrics |= predictions["test"].metrics("test")
+            log.info("%s", predictions["test"].summary("test"))
+            write_predictions(predictions, data.manifest.classes, record.run)
+    return record.metrics
+
+
+def report(settings: TrainSettings) -> bool:
+    """Makes the report of the finished run that the checkpoint `settings.ckpt_path` is from again, in its folder.
+
+    Raises:
+        HeadstartError: the checkpoint is in no run's folder, or as in `test`.
+    """
+    path = Path(str(settings.ckpt_path))
+    run = run_folder_of(path)
+    if not run.history.is_file():
+        raise HeadstartError(f"{path} is not in the folder of a finished run: {run.history} does not exist")
+    check(run.path, RUN)
+    check(run.report, REPORT)
+    classifier = load_classifier(path, settings.features, settings.model.weights)
+    make_dataset(settings.data, settings.data.seed)
+    data = prepare_data(settings.data, settings.data.seed)
+    _check_same_classes(data.manifest, classifier)
+    _warn_about_depth(data, classifier)
+    loaders = ImageDataModule(settings, data.manifest)
+    with lightning_errors(settings):
+        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
+    predictions, averaging = predict_views(classifier, loaders, ("valid", "test"), settings.evaluation.views)
+    claim(run.path, RUN)
+    fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
+    write_report(fitted, predictions, run, averaging)
+    return True
+
+
+def audit(settings: TrainSettings) -> bool:
+    """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
+    make_dataset(settings.data, settings.data.seed)
+    data = inspect_data(settings.data, settings.data.seed)
+    features, compared = _features_to_compare(settings, data.manifest)
+    more = find_from_features(data.manifest.splits, features) if features is not None else []
+    findings = in_order(find_problems(data) + more + missing_groups(data.manifest, more))
+    run = RunFolder(Path(settings.run_dir))
+    claim(run.path, RUN, "hydra.run.dir")
+    write_audit(run.audit, data, findings, compared)
+    data.manifest.write(run.split)
+    log.info("%s", data.manifest.describe())
+    if findings:
+        log.info("%s", findings_table(findings))
+    errors = sum(finding.severity == "error" for finding in findings)
+    log.info("near duplicates: %s", compared)
+    write_audit_page(run, data, findings, compared)
+    details = f"{shown(run.audit)} and {shown(run.page)}"
+    log.info("errors: %d, warnings: %d; details: %s", errors, len(findings) - errors, details)
+    return errors == 0
+
+
+def export(settings: TrainSettings) -> bool:
+    """Writes the checkpoint `settings.ckpt_path` for other runtimes, by default into its run's folder.
+
+    Raises:
+        HeadstartError: it could not be exported, or a file differs from it.
+    """
+    # It takes seconds to import.
+    from headstart.export.write import export as write
+
+    # In the best trial's own folder, if it is in that of a sweep.
+    path = Path(str(settings.ckpt_path)).resolve()
+    exact = EncoderSettings(precision="32", compile=False)
+    run = run_folder_of(path)
+    write(
+        load_classifier(path, exact, settings.model.weights),
+        run if run.record.exists() else RunFolder(path.parent),
+        settings.export,
+    )
+    return True
+
+
+# What `task=` chooses. A task without a result has failed.
+TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
+    "train": train_and_advise,
+    "test": test,
+    "report": report,
+    "audit": audit,
+    "compare": compare,
+    "export": export,
+}
+
+
+def _warn_about_depth(data: PreparedData, classifier: ImageClassifier) -> None:
+    if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
+        log.warning("%s", reason)
+
+
+def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None:
+    warn_about_other_data(classifier.recipe.data_fingerprint, manifest.fingerprint)
+    if manifest.classes != classifier.recipe.classes:
+        raise HeadstartError(
+            f"{manifest.root} has the classes {listed(manifest.classes)}, but the checkpoint was trained on "
+            f"{listed(classifier.recipe.classes)}"
+        )
+
+
+def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[dict[str, Array] | None, str]:
+    """The features by which an audit finds near duplicates, and whether or why not it does."""
+    if settings.data.near_duplicates is False:
+        return None, "not compared (data.near_duplicates=false)"
+    manifest = replace(manifest, splits={name: split for name, split in manifest.splits.items() if len(split)})
+    if "train" not in manifest.splits:
+        return None, "not compared (there are no images to train on)"
+    if settings.data.near_duplicates is True:
+        return _encode_unaugmented(settings, manifest), COMPARED
+    if is_too_much(settings, manifest):
+        return None, TOO_MANY
+    store = open_store(settings.features)
+    preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)
+    found = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None
+    return found, COMPARED if found is not None else "not compared (training does it; or set data.near_duplicates=true)"
+
+
+def _encode_unaugmented(settings: TrainSettings, manifest: Manifest) -> dict[str, Array]:
+    if not settings.finds_near_duplicates:
+        raise HeadstartError(
+            "data.near_duplicates=true needs features.cache=true, finetune=none, and model.weights other than null "
+            "and bundled"
+        )
+    backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+    return encode_unaugmented(settings, manifest, backbone)

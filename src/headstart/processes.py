@@ -8,7 +8,7 @@ import torch
 import torch.distributed
 from torch import Tensor
 
-from headstart.launchers import place_in_job
+from headstart.machine import place_in_job
 
 Value = TypeVar("Value")
 

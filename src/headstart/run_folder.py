@@ -15,7 +15,7 @@ NEWEST = "last"
 # Of checkpoints, and of the record of an ensemble: what ends so is no run's name.
 SUFFIXES = (".ckpt", ".json", ".pt", ".pth")
 
-# In every folder that headstart makes to write into: see headstart.marker.
+# In every folder that headstart makes to write into: see headstart.files.
 MARKER = ".headstart-output"
 # What a run writes before its first epoch ends. "events.*" are TensorBoard's.
 EARLY_FILES = (

@@ -9,9 +9,8 @@ from conftest import settings_of
 from faulty import CLASSES, clean
 
 from headstart.auditing.findings import Finding, find_problems
-from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE, SIMILAR_GROUPS
-from headstart.auditing.report import AuditReport
+from headstart.auditing.report import AuditReport, find_from_features, missing_groups
 from headstart.config.data import DataSettings
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.errors import HeadstartError

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from headstart.auditing.findings import Finding
-from headstart.auditing.from_features import find_from_features
+from headstart.auditing.report import find_from_features
 from headstart.data.manifest import Split
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -94,8 +94,8 @@ def test_pairs__are_the_same_however_many_images_are_compared_at_a_time(monkeypa
     contents = tuple("same" if index in (47, 48) else f"train{index}" for index in range(50))
     splits = {"train": split("train", 50, contents), "valid": split("valid", 30)}
     at_once = near_duplicates(splits, {"train": train, "valid": valid})
-    monkeypatch.setattr("headstart.auditing.near_duplicates.ROWS", 7)
-    monkeypatch.setattr("headstart.auditing.near_duplicates.COLUMNS", 9)
+    monkeypatch.setattr("headstart.auditing.report.ROWS", 7)
+    monkeypatch.setattr("headstart.auditing.report.COLUMNS", 9)
     assert near_duplicates(splits, {"train": train, "valid": valid}) == at_once
     assert {finding.paths for finding in at_once} == {
         ("train/3.jpg", "train/40.jpg"),

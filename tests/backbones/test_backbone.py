@@ -4,8 +4,7 @@ import torchvision
 from torch import nn
 
 from headstart.backbones.backbone import Backbone, state_sha256
-from headstart.backbones.provider import Network
-from headstart.backbones.stages import find_stages
+from headstart.backbones.provider import Network, find_stages
 from headstart.backbones.torchvision import build_classifier, cut
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError

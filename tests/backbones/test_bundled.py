@@ -11,9 +11,8 @@ from torch import nn
 from torchvision.models import get_model
 
 from headstart.backbones import bundled
-from headstart.backbones.backbone import Backbone
+from headstart.backbones.backbone import Backbone, load_backbone
 from headstart.backbones.bundled import FOLDER, bundled_weights
-from headstart.backbones.load import load_backbone
 from headstart.config.model import BUNDLED
 from headstart.data.preprocessing import Preprocessing
 from headstart.datasets.shapes import PRETRAINING_CLASSES

@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import settings_of
 
-from headstart.backbones.backbone import Backbone
-from headstart.backbones.load import load_backbone, preprocessing_of, restore_backbone
+from headstart.backbones.backbone import Backbone, load_backbone, preprocessing_of, restore_backbone
 from headstart.backbones.torchvision import build_classifier
 from headstart.data.preprocessing import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from headstart.errors import HeadstartError

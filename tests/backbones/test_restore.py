@@ -8,8 +8,7 @@ import torch
 from conftest import ARCH, settings_of
 
 from headstart.backbones import torchvision as provider
-from headstart.backbones.backbone import Backbone
-from headstart.backbones.load import check_backbone, check_source, load_backbone, restore_backbone
+from headstart.backbones.backbone import Backbone, check_backbone, check_source, load_backbone, restore_backbone
 from headstart.backbones.torchvision import build_classifier
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError

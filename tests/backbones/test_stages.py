@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.backbones.stages import find_stages
+from headstart.backbones.provider import find_stages
 from headstart.backbones.torchvision import build_classifier, cut
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headstart import files
-from headstart.cli.environment import use_writable_caches
+from headstart.cli.programs import use_writable_caches
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, lock_for
 

@@ -9,13 +9,12 @@ from conftest import ROOT
 from headstart.cli import embed, entry, predict, train  # noqa: F401
 from headstart.cli.hints import understood
 from headstart.cli.overrides import parsed_override, with_plain_paths
-from headstart.cli.script import Script
-from headstart.commands import quoted
+from headstart.cli.programs import Script
 from headstart.config.predict import PredictSettings
 from headstart.config.suggest import similar
-from headstart.config.train import TrainSettings
-from headstart.config.validation import known_keys
+from headstart.config.train import TrainSettings, known_keys
 from headstart.errors import HeadstartError
+from headstart.log import quoted
 from headstart.predict.sources import find_images
 
 TRAIN = Script("train.py", tuple(known_keys(TrainSettings)), ROOT / "conf")

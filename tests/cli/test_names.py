@@ -1,7 +1,7 @@
 import pytest
 from hydra.core.singleton import Singleton
 
-from headstart.cli.names import (
+from headstart.cli.overrides import (
     LONGEST,
     register_resolvers,
     shared_name,

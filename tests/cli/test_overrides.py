@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from headstart.cli.names import register_resolvers
-from headstart.cli.overrides import literal, parsed_override, value_of, with_plain_paths, written_as
+from headstart.cli.overrides import literal, parsed_override, register_resolvers, value_of, with_plain_paths, written_as
 from headstart.errors import HeadstartError
 
 # Of a folder that does not exist yet, and each is read by Hydra's grammar as something else, or not at all.

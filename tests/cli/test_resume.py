@@ -14,10 +14,9 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from headstart.cli.main import arguments_for_hydra
-from headstart.cli.names import register_resolvers
-from headstart.cli.overrides import key_of, literal, value_of, written_as
+from headstart.cli.overrides import key_of, literal, register_resolvers, value_of, written_as
+from headstart.cli.programs import GROUPS, options_of
 from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
-from headstart.cli.script import GROUPS, options_of
 from headstart.cli.train import TRAIN
 from headstart.config.record import record_of
 from headstart.config.train import TrainSettings, check_train

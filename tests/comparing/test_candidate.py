@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from headstart.comparing.candidate import Candidate, equals_of_first, ranked
-from headstart.comparing.table import describe
+from headstart.evaluation.compare import Candidate, describe, equals_of_first, ranked
 
 
 def candidate(arch: str, ridge: int, knn: int, images: int = 200) -> Candidate:

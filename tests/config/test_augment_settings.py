@@ -4,7 +4,7 @@ import pytest
 from conftest import SMALL, settings_of
 
 from headstart.errors import HeadstartError
-from headstart.preflight import check_without_data
+from headstart.pipeline import check_without_data
 
 ROOT = ("data.root=DIR", *SMALL, "logger=none")
 

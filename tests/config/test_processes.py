@@ -3,14 +3,14 @@ from typing import Any
 import pytest
 from conftest import SMALL, settings_of
 
-from headstart.config.processes import check_processes
+from headstart.config.lightning import check_processes
 from headstart.errors import HeadstartError
-from headstart.launchers import Place
+from headstart.machine import Place
 
 
 def launched(monkeypatch: pytest.MonkeyPatch, processes: int, per_node: int) -> None:
     place = Place(0, processes, 0, per_node, "torchrun")
-    monkeypatch.setattr("headstart.config.processes.place_in_job", lambda: place)
+    monkeypatch.setattr("headstart.config.lightning.place_in_job", lambda: place)
 
 
 def test_ddp__takes_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,10 +5,9 @@ from dataclasses import asdict
 from conftest import SMALL, settings_of
 from omegaconf import OmegaConf
 
-from headstart.config.augment import RECIPE
 from headstart.config.data import ColumnSettings
-from headstart.config.export import ExportSettings
-from headstart.config.literal import literals
+from headstart.config.model import RECIPE, ExportSettings
+from headstart.config.record import literals
 from headstart.config.train import check_train
 
 

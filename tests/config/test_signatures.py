@@ -3,8 +3,8 @@ import inspect
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import EarlyStopping
 
-from headstart.config.signatures import parameters_of
-from headstart.config.trainer import TRAINER
+from headstart.config.checks import parameters_of
+from headstart.config.lightning import TRAINER
 
 
 def test_parameters_of__same_as_inspect_finds() -> None:

@@ -1,11 +1,9 @@
 import pytest
 import torchvision
 
-from headstart.config.architectures import architecture_names
 from headstart.config.predict import PredictSettings
-from headstart.config.suggest import SYNONYMS, meant_key, nearest, suggestion
-from headstart.config.train import TrainSettings
-from headstart.config.validation import known_keys, unknown_key
+from headstart.config.suggest import SYNONYMS, architecture_names, meant_key, nearest, suggestion
+from headstart.config.train import TrainSettings, known_keys, unknown_key
 from headstart.errors import listed
 
 TRAIN, PREDICT = known_keys(TrainSettings), known_keys(PredictSettings)

@@ -9,8 +9,7 @@ import pytest
 from archived import tar_link, tar_with, zip_link, zip_with
 
 from headstart.data import archives
-from headstart.data.archive_members import Item, members_of
-from headstart.data.archives import OPENED, Archive, in_archive
+from headstart.data.archives import OPENED, Archive, Item, in_archive, members_of
 from headstart.errors import HeadstartError
 
 

@@ -12,12 +12,11 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torchvision.transforms import v2
 
-from headstart.config.augment import RECIPE
-from headstart.data.augmentation import DRAW_FIRST, Augmentation, _Random
+from headstart.config.model import RECIPE
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import TrainTransform
+from headstart.data.splits import derive_seed
+from headstart.data.transforms import DRAW_FIRST, Augmentation, TrainTransform, _Random
 from headstart.errors import HeadstartError
-from headstart.seeds import derive_seed
 
 SIZES = Preprocessing(resize_size=40, image_size=32)
 PREFIX = "torchvision.transforms.v2."

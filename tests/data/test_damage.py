@@ -9,8 +9,7 @@ import pytest
 from odd_files import png
 from PIL import Image, ImageDraw
 
-from headstart.data.damage import damage_of, gray_rows
-from headstart.data.image_info import ImageInfo, inspect_images
+from headstart.data.image_info import ImageInfo, damage_of, gray_rows, inspect_images
 
 LOSSLESS: dict[str, Any] = {"lossless": True}
 

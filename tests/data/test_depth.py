@@ -14,10 +14,9 @@ from PIL import Image
 from headstart.auditing.findings import Finding, find_problems
 from headstart.auditing.kinds import ODD_DEPTH
 from headstart.data.dataset import ImageDataset
-from headstart.data.depth import Samples, other_depth, used_depth
 from headstart.data.images import read_rgb
 from headstart.data.prepare import PreparedData, inspect_data
-from headstart.data.preprocessing import Preprocessing
+from headstart.data.preprocessing import Preprocessing, Samples, other_depth, used_depth
 from headstart.data.transforms import EvalTransform
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.recipe import Recipe

@@ -5,9 +5,9 @@ import pytest
 from conftest import draw_classes, settings_of
 
 from headstart.config.data import SplitSettings
-from headstart.data.groups import groups_by_path, share_out, units_of
 from headstart.data.prepare import inspect_data, prepare_data
 from headstart.data.scan import Scan, scan_folder
+from headstart.data.splits import groups_by_path, share_out, units_of
 from headstart.errors import HeadstartError
 
 FRACTIONS = SplitSettings(0.7, 0.15)

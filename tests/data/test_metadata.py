@@ -10,8 +10,7 @@ from odd_files import FIELDS, SIZE, chunk, exif, good_image, jpegs, others, png,
 from PIL import Image
 
 from headstart.data.image_info import ImageInfo, inspect_images
-from headstart.data.images import read_rgb
-from headstart.data.metadata import TURN, upright, without_metadata
+from headstart.data.images import TURN, read_rgb, upright, without_metadata
 from headstart.errors import UnreadableImage
 
 # pytest shows these warnings, which the program suppresses.

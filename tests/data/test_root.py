@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 from archived import tar_of, zip_of, zip_with
 
-from headstart.data.root import check_root, open_root, root_of
+from headstart.data.layout import check_root, open_root, root_of
 from headstart.errors import HeadstartError
 
 

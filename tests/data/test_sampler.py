@@ -1,6 +1,6 @@
 from collections import Counter
 
-from headstart.data.sampler import PADDING, ViewSampler
+from headstart.data.dataset import PADDING, ViewSampler
 
 
 def keys_of(sampler: ViewSampler, epoch: int) -> list[tuple[int, int]]:

@@ -8,10 +8,9 @@ from odd_files import saved
 from torchvision.datasets import ImageFolder
 
 from headstart.config.data import SplitSettings
-from headstart.data.class_folders import ClassFolders
 from headstart.data.folders import LOOP, SECOND_LINK, Folder
 from headstart.data.layout import NO_SPLIT, OUTSIDE, UNLABELLED
-from headstart.data.scan import Scan, scan_folder, scan_images
+from headstart.data.scan import ClassFolders, Scan, scan_folder, scan_images
 from headstart.errors import HeadstartError
 
 RULE = SplitSettings(train=6, valid=3)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.datasets import download
-from headstart.datasets.download import fetch, partial
+from headstart.datasets import caltech256
+from headstart.datasets.caltech256 import fetch, partial
 from headstart.errors import HeadstartError
 
 CONTENT = bytes(range(256)) * 20_000
@@ -64,7 +64,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    monkeypatch.setattr(download, "PAUSE", 0.001)
+    monkeypatch.setattr(caltech256, "PAUSE", 0.001)
     # A proxy could not reach this server.
     monkeypatch.setenv("no_proxy", "*")
     server = Server()
@@ -185,12 +185,12 @@ def test_server_errors__temporary(server: Server, path: Path) -> None:
 
 
 def test_server_errors__permanent(server: Server, path: Path) -> None:
-    server.statuses = [503] * download.ATTEMPTS
+    server.statuses = [503] * caltech256.ATTEMPTS
     assert "503" in error_of(server, path)
-    assert len(server.ranges) == download.ATTEMPTS
+    assert len(server.ranges) == caltech256.ATTEMPTS
     server.statuses = [404]
     assert "404" in error_of(server, path)
-    assert len(server.ranges) == download.ATTEMPTS + 1
+    assert len(server.ranges) == caltech256.ATTEMPTS + 1
 
 
 def test_no_server(server: Server, path: Path) -> None:

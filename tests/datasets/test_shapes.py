@@ -13,10 +13,9 @@ from headstart.config.data import ShapesSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets import shapes
 from headstart.datasets.generate import RECORD
-from headstart.datasets.outlines import SHAPES, TEXTURES
-from headstart.datasets.shapes import CLASSES, draw_image, make_shapes
+from headstart.datasets.shapes import CLASSES, SHAPES, TEXTURES, draw_image, make_shapes
 from headstart.errors import HeadstartError
-from headstart.marker import DATASET, kind_of, mark
+from headstart.files import DATASET, kind_of, mark
 
 
 def settings(root: Path, *overrides: str) -> ShapesSettings:

@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, f1_score  # type: ignore[import-untyped]
 from test_predict import rows_of
 
-from headstart.predict import contact_sheets
+from headstart.predict import overlays
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_explain__draws_what_the_network_saw_beside_its_map(script: Script, trai
 def test_contact_sheets__have_every_image(
     script: Script, trained: Path, best: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(contact_sheets, "ROWS", 2)
+    monkeypatch.setattr(overlays, "ROWS", 2)
     images = trained.parent / "images"
     count = len(list(images.rglob("*.*")))
     for source in (images, images / "red"):

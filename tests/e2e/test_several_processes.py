@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT, SMALL, draw_classes
 from fork_server import ForkServer, Process
 
-from headstart.launchers import VARIABLES
+from headstart.machine import VARIABLES
 from headstart.run_folder import RunFolder
 
 pytestmark = pytest.mark.slow

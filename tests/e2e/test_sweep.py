@@ -24,16 +24,15 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData  # typ
 from torch import nn
 from torchvision.models import get_model
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
-from headstart.files import lock_for
-from headstart.marker import SWEEP, mark
+from headstart.files import SWEEP, lock_for, mark
 from headstart.model import image_classifier
-from headstart.model.head import build_head
+from headstart.model.image_classifier import build_head
 from headstart.model.recipe import Recipe
-from headstart.sweeping import shared
+from headstart.sweeping import trial
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -91,7 +90,7 @@ def count_calls(patch: pytest.MonkeyPatch) -> Counter[str]:
         return call
 
     for function in (prepare_data, load_backbone):
-        patch.setattr(shared, function.__name__, counted(function))
+        patch.setattr(trial, function.__name__, counted(function))
     return counts
 
 

@@ -5,9 +5,8 @@ import pytest
 from clusters import clusters
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from headstart.data.folds import FOLDS, folds_of_distinct, stratified_folds
-from headstart.evaluation.cross_validation import PROBES, cross_validate
-from headstart.evaluation.probes import Labelled
+from headstart.data.splits import FOLDS, folds_of_distinct, stratified_folds
+from headstart.evaluation.probes import PROBES, Labelled, cross_validate
 
 
 def test_cross_validate__random_labels_are_at_chance() -> None:

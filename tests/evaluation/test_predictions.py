@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL, Script, settings_of
 from reference_metrics import expected_metrics
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest

@@ -7,21 +7,21 @@ from sklearn.linear_model import LogisticRegression, Ridge  # type: ignore[impor
 from sklearn.metrics.pairwise import cosine_similarity  # type: ignore[import-untyped]
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from headstart.evaluation.baselines import fit_baselines, nearest_images
 from headstart.evaluation.probes import (
     Fit,
     Labelled,
     class_means,
+    fit_baselines,
     logistics,
     majority_class,
+    nearest_images,
     nearest_mean,
     nearest_neighbours,
     ridge,
     ridges,
 )
-from headstart.model import neighbours
-from headstart.model.neighbours import NEIGHBOURS
-from headstart.model.ridge import PENALTIES
+from headstart.model import closed_form
+from headstart.model.closed_form import NEIGHBOURS, PENALTIES
 
 
 @pytest.mark.parametrize(("count", "width"), [(200, 12), (30, 80)])
@@ -36,7 +36,7 @@ def test_ridge__is_scikit_learns_in_both_forms(count: int, width: int) -> None:
 def test_ridge__scores_many_images_as_it_scores_each(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(50, 8, seed=1)
     expected = ridge(train, 0.1)(other.features)
-    monkeypatch.setattr("headstart.model.ridge.ROWS", 7)
+    monkeypatch.setattr("headstart.model.closed_form.ROWS", 7)
     np.testing.assert_allclose(ridge(train, 0.1)(other.features), expected, atol=1e-12)
     assert ridge(train, 0.1)(other.features[:0]).shape == (0, 4)
 
@@ -113,7 +113,7 @@ def test_baselines__are_the_same_in_parts_of_stored_features(monkeypatch: pytest
 def test_nearest_images__are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(20, 8, seed=1)
     expected = nearest_images(train, other.features, 5)
-    monkeypatch.setattr("headstart.evaluation.baselines.CENTRED", 7)
+    monkeypatch.setattr("headstart.evaluation.probes.CENTRED", 7)
     assert nearest_images(train, other.features, 5).tolist() == expected.tolist()
 
 
@@ -125,7 +125,7 @@ def test_nearest_images__of_training_images_are_themselves() -> None:
 def test_nearest_neighbours__of_many_images_are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(50, 8, seed=1)
     whole = nearest_neighbours(train, (5,))(other.features)[5]
-    monkeypatch.setattr(neighbours, "QUERIES", 7)
+    monkeypatch.setattr(closed_form, "QUERIES", 7)
     np.testing.assert_allclose(nearest_neighbours(train, (5,))(other.features)[5], whole, rtol=1e-5)
     assert nearest_neighbours(train, (5,))(other.features[:0])[5].shape == (0, 4)
 

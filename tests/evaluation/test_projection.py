@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA  # type: ignore[import-untyped]
 
-from headstart.evaluation.projection import principal_components, project
+from headstart.evaluation.probes import principal_components, project
 
 
 @pytest.mark.parametrize("shape", [(300, 40), (30, 500), (5, 3)])

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalViewsTransform
-from headstart.evaluation.predictions import Predictions, predict_split, predict_splits
-from headstart.evaluation.views import Averaging, predict_views
+from headstart.evaluation.predictions import Averaging, Predictions, predict_split, predict_splits, predict_views
 from headstart.features.encoder import Encoder
 from headstart.model.classifier import Classifier
 from headstart.training.data_module import ImageDataModule
@@ -105,7 +104,7 @@ def test_test_split__is_averaged_only_if_that_helped_on_valid(
         seen.append(next(name for name, split in data.manifest.splits.items() if split.paths == found.paths))
         return found
 
-    monkeypatch.setattr("headstart.evaluation.views.predict_split", remembered)
+    monkeypatch.setattr("headstart.evaluation.predictions.predict_split", remembered)
     found, averaging = predict_views(classifier, data, SPLITS, 2)
     assert averaging is not None
     assert averaging.used == (2 if helps else 1)

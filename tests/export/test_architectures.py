@@ -14,8 +14,8 @@ from torchvision.models.convnext import CNBlockConfig
 from torchvision.models.efficientnet import MBConvConfig
 from torchvision.models.resnet import Bottleneck
 
-from headstart.backbones.load import load_backbone
-from headstart.config.export import ExportSettings
+from headstart.backbones.backbone import load_backbone
+from headstart.config.model import ExportSettings
 from headstart.export.model_file import open_model
 from headstart.export.write import export
 from headstart.run_folder import RunFolder

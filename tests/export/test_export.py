@@ -10,16 +10,13 @@ import pytest
 import torch
 from tiny_classifier import CLASSES, SIZES, images, padded, squashed, tiny_classifier
 
-from headstart.config.export import ExportSettings
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings, ExportSettings
 from headstart.errors import HeadstartError
 from headstart.export import write
-from headstart.export.graph import trace
 from headstart.export.model_file import open_model
-from headstart.export.parity import Difference
-from headstart.export.write import export
-from headstart.marker import RUN, mark
-from headstart.model.ensemble import Ensemble
+from headstart.export.write import Difference, export, trace
+from headstart.files import RUN, mark
+from headstart.model.checkpoint import Ensemble
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor
 from headstart.run_folder import MARKER, RunFolder

@@ -15,9 +15,14 @@ from fork_server import ForkServer
 from torch import Tensor, nn
 
 from headstart.features import compiled
-from headstart.features.compiled import CompilationFailed, Unusable, compiled_program, is_compiled
-from headstart.features.program import Program
-from headstart.features.program_files import program_path
+from headstart.features.compiled import (
+    CompilationFailed,
+    Program,
+    Unusable,
+    compiled_program,
+    is_compiled,
+    program_path,
+)
 from headstart.files import sha256_of
 from headstart.log import log_to_console
 

@@ -10,14 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from headstart.backbones.backbone import Backbone
-from headstart.backbones.provider import Network
-from headstart.backbones.stages import find_stages
+from headstart.backbones.provider import Network, find_stages
 from headstart.data.preprocessing import Preprocessing
 from headstart.features import encoder as module
-from headstart.features.compiled import Unusable, compiled_program
-from headstart.features.compiled_speed import FILE
+from headstart.features.compiled import FILE, Program, Unusable, compiled_program
 from headstart.features.encoder import CPU_CHUNK, Encoder
-from headstart.features.program import Program
 from headstart.files import cache_folder
 from headstart.log import log_to_console
 
@@ -187,7 +184,7 @@ def compiles_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[fl
 
         seconds = itertools.cycle([speed, 1.0])
         monkeypatch.setattr(module, "compiled_program", compile_it)
-        monkeypatch.setattr("headstart.features.compiled_speed._seconds", lambda run: (run(), next(seconds))[1])
+        monkeypatch.setattr("headstart.features.compiled._seconds", lambda run: (run(), next(seconds))[1])
         return compiled
 
     return choose

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from headstart.backbones.provider import Choice
 from headstart.backbones.torchvision import PROVIDER
-from headstart.features.folding import with_folded_batch_norm
+from headstart.features.compiled import with_folded_batch_norm
 
 
 class Shared(nn.Module):

@@ -9,15 +9,14 @@ import torch
 from conftest import ARCH, SMALL, settings_of
 from PIL import Image, ImageFile
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.dataset import ImageDataset
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform, TrainTransform
 from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
-from headstart.features.store import Array, FeatureStore
-from headstart.features.stored import features_by_content, stored_features
+from headstart.features.store import Array, FeatureStore, features_by_content, stored_features
 
 
 def settings(root: Path, fold: int, *overrides: str) -> TrainSettings:

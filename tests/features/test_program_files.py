@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from headstart.features import program_files
-from headstart.features.program_files import ABANDONED, delete, is_kept, is_whole, keep, program_path
+from headstart.features import compiled
+from headstart.features.compiled import ABANDONED, delete, is_kept, is_whole, keep, program_path
 
 IDENTITY = {"arch": "timm/tiny"}
 
@@ -33,7 +33,7 @@ def test_path__depends_on_identity_pytorch_and_cpu(monkeypatch: pytest.MonkeyPat
     others = [program_path(IDENTITY | {"state": "other"})]
     for name in ("cpu_name", "cpu_instructions"):
         with monkeypatch.context() as patched:
-            patched.setattr(program_files, name, lambda: "other")
+            patched.setattr(compiled, name, lambda: "other")
             others.append(program_path(IDENTITY))
     monkeypatch.setattr("torch.__version__", "1.0")
     others.append(program_path(IDENTITY))
@@ -79,7 +79,7 @@ def test_room__the_programs_that_were_not_used_for_longest_are_deleted(monkeypat
         (folder / name).mkdir()
         os.utime(folder / name, (time.time() - age,) * 2)
     assert is_whole(folder / "older.so"), "it is used now"
-    monkeypatch.setattr(program_files, "MAX_BYTES", 35)
+    monkeypatch.setattr(compiled, "MAX_BYTES", 35)
     make(folder / "newest.so")
     kept = [f"{name}.{suffix}" for name in ("new", "newest", "older") for suffix in ("sha256", "so")]
     assert sorted(path.name for path in folder.iterdir()) == [*kept, "running.work"]

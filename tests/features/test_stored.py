@@ -5,8 +5,7 @@ from typing import Any
 import numpy as np
 
 from headstart.data.manifest import Split
-from headstart.features.store import FeatureStore, Key
-from headstart.features.stored import features_by_content, stored_features
+from headstart.features.store import FeatureStore, Key, features_by_content, stored_features
 
 Array = np.ndarray[Any, np.dtype[Any]]
 TRANSFORM = {"name": "eval"}

@@ -9,8 +9,7 @@ import torch
 from old_checkpoint import downgrade
 
 from headstart.backbones.backbone import state_sha256
-from headstart.config.features import EncoderSettings
-from headstart.config.finetune import FinetuneSettings
+from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier, read_checkpoint

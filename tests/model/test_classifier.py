@@ -9,16 +9,13 @@ from pytorch_lightning import Trainer
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from headstart.backbones.backbone import Backbone, state_sha256
-from headstart.backbones.load import load_backbone
-from headstart.config.features import EncoderSettings
-from headstart.config.finetune import FinetuneSettings
+from headstart.backbones.backbone import Backbone, load_backbone, state_sha256
+from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.config.train import TrainSettings
-from headstart.data.sampler import IGNORED
+from headstart.data.dataset import IGNORED
 from headstart.errors import HeadstartError
 from headstart.metrics import compute_metrics
-from headstart.model.classifier import Classifier
-from headstart.model.loss import mixed, mixing, training_loss
+from headstart.model.classifier import Classifier, mixed, mixing, training_loss
 from headstart.model.recipe import Recipe
 from headstart.training.trainer import build_trainer
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
 from headstart.errors import HeadstartError
-from headstart.model.ensemble import load_ensemble, members_in
+from headstart.model.checkpoint import load_ensemble, members_in
 
 PLAIN = EncoderSettings(precision="32", compile=False)
 IMAGES = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

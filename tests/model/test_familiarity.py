@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.metrics.pairwise import cosine_similarity  # type: ignore[import-untyped]
 
-from headstart.model.familiarity import Familiarity
+from headstart.model.image_classifier import Familiarity
 
 
 def fitted(features: torch.Tensor, labels: torch.Tensor, classes: int) -> Familiarity:

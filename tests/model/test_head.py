@@ -7,9 +7,8 @@ import torch
 from test_classifier import IMAGES, classifier_of, settings
 
 from headstart.config.model import CLOSED_FORM, TRAINED
-from headstart.model.closed_form import ClosedFormClassifier, build_classifier
-from headstart.model.head import ClosedForm, setting_of
-from headstart.model.image_classifier import ImageClassifier
+from headstart.model.classifier import ClosedFormClassifier, build_classifier
+from headstart.model.image_classifier import ClosedForm, ImageClassifier, setting_of
 from headstart.model.saliency import saliency_maps
 
 LABELS = torch.arange(24) % 3

@@ -6,8 +6,8 @@ import torch
 from clusters import clusters
 
 from headstart.evaluation.probes import nearest_neighbours
-from headstart.model import neighbours
-from headstart.model.neighbours import NEIGHBOURS, NearestNeighbours, left_out
+from headstart.model import closed_form
+from headstart.model.closed_form import NEIGHBOURS, NearestNeighbours, left_out
 
 
 def fitted(count: int = 60) -> NearestNeighbours:
@@ -28,7 +28,7 @@ def test_neighbours__are_the_reports() -> None:
 @pytest.mark.parametrize("rows", [7, 256])
 @pytest.mark.parametrize("count", [12, 50])
 def test_left_out__is_the_vote_of_the_others(count: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "QUERIES", rows)
+    monkeypatch.setattr(closed_form, "QUERIES", rows)
     train = clusters(count, 8, spread=2.0)
     features, labels = torch.from_numpy(train.features), torch.from_numpy(train.labels)
     for k, votes in left_out(features, labels, counts=NEIGHBOURS, classes=4).items():

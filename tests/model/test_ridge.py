@@ -7,8 +7,8 @@ from clusters import clusters
 from sklearn.linear_model import Ridge as SklearnRidge  # type: ignore[import-untyped]
 
 from headstart.evaluation import probes
-from headstart.model import ridge
-from headstart.model.ridge import PENALTIES, LeastSquares, Ridge
+from headstart.model import closed_form
+from headstart.model.closed_form import PENALTIES, LeastSquares, Ridge
 
 # More images than features, fewer, and as many.
 SHAPES = [(60, 8), (12, 40), (20, 20)]
@@ -50,7 +50,7 @@ def test_left_out__is_scikit_learns_without_the_image(count: int, width: int, pe
 def test_least_squares__are_the_same_in_parts(count: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     train = clusters(count, width)
     whole = LeastSquares(train.features, train.targets)
-    monkeypatch.setattr(ridge, "ROWS", 7)
+    monkeypatch.setattr(closed_form, "ROWS", 7)
     parts = LeastSquares(train.features, train.targets)
     np.testing.assert_allclose(parts.weights(0.1), whole.weights(0.1), rtol=1e-8)
     np.testing.assert_allclose(parts.left_out(0.1), whole.left_out(0.1), rtol=1e-8)

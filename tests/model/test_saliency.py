@@ -8,7 +8,7 @@ import torch
 from conftest import SMALL, settings_of
 from test_classifier import classifier_of
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.model.classifier import Classifier
 from headstart.model.saliency import overlay, saliency_maps
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.config.finetune import FinetuneSettings
-from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
+from headstart.config.model import FinetuneSettings
+from headstart.model.classifier import lr_factor, stage_factors, unfrozen_stages
 
 
 def finetune(**changes: Any) -> FinetuneSettings:

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import log_softmax, nll_loss
 
-from headstart.model.temperature import fit_temperature, scale
+from headstart.model.closed_form import fit_temperature, scale
 
 
 def sample(count: int, sharpness: float) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,7 @@ from PIL import Image
 from tiny_classifier import CLASSES, SIZES, tiny_classifier
 
 from headstart.data.transforms import EvalTransform
-from headstart.export.info import ModelInfo, Provenance
-from headstart.export.model_file import Array
+from headstart.export.model_file import Array, ModelInfo, Provenance
 from headstart.predict.exported import ExportedPredictor
 from headstart.predict.predictor import Predictor
 

@@ -9,7 +9,7 @@ import pytest
 PROGRAM = """
 import sys
 import torch
-from headstart.predict.light_import import compiler_when_needed
+from headstart.predict.run import compiler_when_needed
 
 with compiler_when_needed():
     import torchvision
@@ -32,7 +32,7 @@ assert sys.modules["torch._dynamo"].__spec__ is not None
 WITHIN = """
 import sys
 import torch
-from headstart.predict.light_import import compiler_when_needed
+from headstart.predict.run import compiler_when_needed
 
 with compiler_when_needed():
     from torch._dynamo import OptimizedModule
@@ -46,7 +46,7 @@ with compiler_when_needed():
 DECORATOR = """
 import sys
 import torch
-from headstart.predict.light_import import compiler_when_needed
+from headstart.predict.run import compiler_when_needed
 
 with compiler_when_needed():
     @torch.compiler.disable(recursive=False)
@@ -61,7 +61,7 @@ assert torch.equal(torch.compile(lambda x: twice(x) + thrice(x), backend="eager"
 """
 FAILED = """
 import sys
-from headstart.predict.light_import import compiler_when_needed
+from headstart.predict.run import compiler_when_needed
 
 try:
     with compiler_when_needed():

@@ -8,10 +8,10 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from headstart.predict import drawings
-from headstart.predict.drawings import Drawings
+from headstart.predict import write
 from headstart.predict.overlays import LARGEST_PANEL, Overlays, annotate
 from headstart.predict.prediction import Prediction
+from headstart.predict.write import Drawings
 
 SHORT = tuple(f"class {number}" for number in range(3))
 LONG = ("a very long class name that goes on and on", "another one that is as long as the first", "x")
@@ -61,7 +61,7 @@ def test_annotation__all_lines_are_there() -> None:
 def test_annotation__of_an_image_that_is_too_long_for_a_jpeg(tmp_path: Path) -> None:
     image = annotate(Image.new("RGB", (70_000, 300)), prediction(SHORT))
     assert image.width <= 65_500
-    drawings.save(image, tmp_path / "a.jpg")
+    write.save(image, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").width == image.width
 
 
@@ -84,7 +84,7 @@ def test_overlays__a_full_disk_ends_the_program(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     draw(tmp_path / "a.jpg", (9, 9, 9), seed=0)
-    monkeypatch.setattr(drawings, "save", full)
+    monkeypatch.setattr(write, "save", full)
     drawing = Drawings(tmp_path / "out", "annotated", [tmp_path / "a.jpg"], Overlays(SHORT).draw)
     with pytest.raises(OSError, match="No space left"):
         drawing.add(Prediction(tmp_path / "a.jpg", SHORT, (0.5, 0.3, 0.2)))

@@ -18,15 +18,15 @@ import torch
 from conftest import draw
 from PIL import Image
 
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
 from headstart.data.images import read_rgb
 from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
-from headstart.predict import inputs
-from headstart.predict.load import load as load_any
+from headstart.predict import sources
 from headstart.predict.prediction import Prediction
 from headstart.predict.predictor import Predictor, load
+from headstart.predict.run import load as load_any
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def test_any_error_in_an_images_pipeline__is_its_own(
             raise ZeroDivisionError
         return read_rgb(path, depth)
 
-    monkeypatch.setattr(inputs, "read_rgb", read_or_fail)
+    monkeypatch.setattr(sources, "read_rgb", read_or_fail)
     found = predict(classifier, images)
     assert [index for index, prediction in enumerate(found) if prediction.error] == [5]
     assert found[5].error == f"{images[5]} cannot be processed: ZeroDivisionError"

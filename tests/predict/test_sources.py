@@ -8,7 +8,7 @@ from conftest import draw
 from odd_files import saved
 
 from headstart.errors import HeadstartError
-from headstart.marker import PREDICTIONS, mark
+from headstart.files import PREDICTIONS, mark
 from headstart.predict.sources import find_images
 
 

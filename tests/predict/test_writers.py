@@ -9,7 +9,7 @@ import pytest
 
 from headstart.data.table import read_table
 from headstart.predict.prediction import Prediction
-from headstart.predict.writers import RowFile, TableWriter, open_files
+from headstart.predict.write import RowFile, TableWriter, open_files
 
 ONE = Prediction(Path("a.jpg"), ("ant", "bee"), (0.9, 0.1), familiarity=0.25)
 BAD = Prediction(Path("b.jpg"), error="b.jpg cannot be read")

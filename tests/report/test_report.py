@@ -16,7 +16,7 @@ from conftest import ROOT, SMALL, Script, draw
 from PIL import Image
 from torch.nn.functional import log_softmax
 
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
 from headstart.data.manifest import Manifest
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result

@@ -13,9 +13,8 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 )
 from torch.nn.functional import log_softmax
 
-from headstart.evaluation.calibration import calibration
 from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.result import Result
+from headstart.evaluation.result import Result, calibration
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 

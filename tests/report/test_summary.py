@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from headstart.evaluation.answers import Comparison, FromFeatures, Head
-from headstart.report.summary import best_on_valid
+from headstart.report.page import best_on_valid
 
 
 def found_of(kind: str, valid_accuracy: float, **baselines: float) -> FromFeatures:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories  # type: ignore[import-untyped]
 
-from headstart.marker import SWEEP, mark
+from headstart.files import SWEEP, mark
 from headstart.run_folder import SweepFolder, checkpoint_in
 from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.trial_record import Trial, read_trial, write_trial

@@ -16,15 +16,13 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from headstart import pipeline
-from headstart.cli.names import register_resolvers
-from headstart.config.train import TrainSettings, check_train
-from headstart.config.validation import known_keys
+from headstart.api import torch_settings_restored
+from headstart.cli.overrides import register_resolvers
+from headstart.config.train import TrainSettings, check_train, known_keys
 from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError
-from headstart.in_process import torch_settings_restored
 from headstart.run_folder import RunFolder
-from headstart.sweeping.shared import forget_shared
-from headstart.sweeping.trial import run_trial
+from headstart.sweeping.trial import forget_shared, run_trial
 from headstart.sweeping.trial_record import read_trial
 
 GROUPS = ("data", "model", "finetune", "features", "trainer", "augment", "callbacks", "logger", "sweep")

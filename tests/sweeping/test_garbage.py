@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headstart.sweeping.garbage import collect_garbage, look_at_everything_again
+from headstart.sweeping.callback import collect_garbage, look_at_everything_again
 
 
 class Node:

@@ -7,13 +7,11 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from headstart.files import read_json, write_json
+from headstart.files import SWEEP, mark, read_json, write_json
 from headstart.log import log_to_console
-from headstart.marker import SWEEP, mark
 from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweeping.ensemble_score import EnsembleScore, Member
-from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
-from headstart.sweeping.plot import draw_sweep
+from headstart.sweeping.finalize import draw_sweep
+from headstart.sweeping.leaderboard import EnsembleScore, Member, describe_leaderboard, ranked, update_leaderboard
 from headstart.sweeping.trial_record import Trial, read_trials, write_trial
 
 

@@ -9,11 +9,10 @@ from omegaconf import OmegaConf
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.run_folder import SweepFolder
+from headstart.sweeping.callback import check_sweep
 from headstart.sweeping.ensemble import update_ensemble
-from headstart.sweeping.folds import mean_objectives, over_folds, write_out_of_fold
 from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
-from headstart.sweeping.trial_record import Trial, write_trial
-from headstart.sweeping.validation import check_sweep
+from headstart.sweeping.trial_record import Trial, mean_objectives, over_folds, write_out_of_fold, write_trial
 
 
 def trial(lr: str, fold: str, accuracy: float, reason: str | None = None) -> Trial:

@@ -7,9 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headstart.sweeping.plot import LONGEST, _place, _title, draw_sweep, short_label
-from headstart.sweeping.scales import scales_of
-from headstart.sweeping.trial_record import Trial
+from headstart.sweeping.finalize import LONGEST, _place, _title, draw_sweep, short_label
+from headstart.sweeping.trial_record import Trial, scales_of
 
 
 def trial(number: int, **values: Any) -> Trial:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from conftest import SMALL, draw_classes, settings_of
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
-from headstart.sweeping import shared
+from headstart.sweeping import trial
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         return call
 
     for function in (prepare_data, load_backbone):
-        monkeypatch.setattr(shared, function.__name__, counted(function))
-    shared.forget_shared()
+        monkeypatch.setattr(trial, function.__name__, counted(function))
+    trial.forget_shared()
     yield counts
-    shared.forget_shared()
+    trial.forget_shared()
 
 
 def settings(root: Path, *overrides: str) -> TrainSettings:
@@ -36,8 +36,8 @@ def settings(root: Path, *overrides: str) -> TrainSettings:
 
 
 def prepare(settings: TrainSettings) -> tuple[str, Any, Any]:
-    backbone = shared.shared_backbone(settings)
-    return shared.shared_data(settings).manifest.fingerprint, backbone.source, backbone.preprocessing
+    backbone = trial.shared_backbone(settings)
+    return trial.shared_data(settings).manifest.fingerprint, backbone.source, backbone.preprocessing
 
 
 def prepare_alone(settings: TrainSettings) -> tuple[str, Any, Any]:
@@ -70,17 +70,17 @@ def test_shared__prepared_again_only_if_a_setting_matters(
 
 def test_backbone__new_for_each_trial_that_trains_it(flat: Path, calls: Counter[str]) -> None:
     frozen, full = settings(flat), settings(flat, "finetune=full")
-    kept = shared.shared_backbone(frozen)
-    trained = [shared.shared_backbone(full) for _ in range(2)]
+    kept = trial.shared_backbone(frozen)
+    trained = [trial.shared_backbone(full) for _ in range(2)]
     assert calls["load_backbone"] == 3
     assert len({id(backbone) for backbone in (kept, *trained)}) == 3
-    assert shared.shared_backbone(frozen) is kept
+    assert trial.shared_backbone(frozen) is kept
 
 
 def test_forget_shared__next_sweep_sees_changed_images(flat: Path, calls: Counter[str]) -> None:
     before = prepare(settings(flat))
     draw_classes(flat, 1, first_seed=77)
-    shared.forget_shared()
+    trial.forget_shared()
     after = prepare(settings(flat))
     assert after != before
     assert after == prepare_alone(settings(flat))

@@ -8,7 +8,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from headstart.files import write_csv
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.significance import find_tie, over_seeds
+from headstart.sweeping.leaderboard import find_tie, over_seeds
 from headstart.sweeping.trial_record import Trial
 
 IMAGES = 100

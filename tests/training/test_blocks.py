@@ -11,17 +11,15 @@ from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.errors import HeadstartError
-from headstart.model.block_classifier import BlockClassifier
 from headstart.model.checkpoint import read_checkpoint
-from headstart.model.closed_form import build_classifier
+from headstart.model.classifier import BlockClassifier, build_classifier
 from headstart.run_folder import RunFolder
-from headstart.training.blocks import builder_of_trial, trains_on_blocks
 from headstart.training.callbacks.best_and_last import BestOfTrial
-from headstart.training.fit import ClassifierBuilder, Fitted, fit
+from headstart.training.fit import ClassifierBuilder, Fitted, builder_of_trial, fit, trains_on_blocks
 from headstart.training.trainer import SafeCheckpointIO
 
 

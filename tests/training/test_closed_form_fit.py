@@ -8,11 +8,11 @@ import pytest
 import torch
 from conftest import SMALL, Script, manifest_of, settings_of
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
 from headstart.metrics import compute_metrics
 from headstart.model.checkpoint import load_classifier, read_checkpoint
-from headstart.model.head import ClosedForm, build_head
-from headstart.model.ridge import Ridge
+from headstart.model.closed_form import Ridge
+from headstart.model.image_classifier import ClosedForm, build_head
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")

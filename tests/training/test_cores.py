@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from headstart.training.cores import cores_for_head
+from headstart.training.fit import cores_for_head
 
 
 @pytest.fixture(autouse=True)

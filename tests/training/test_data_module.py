@@ -9,9 +9,9 @@ from conftest import SMALL, draw, manifest_of, settings_of
 from pytorch_lightning import Trainer
 from torch import Tensor
 
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone
+from headstart.data.dataset import IGNORED
 from headstart.data.images import read_rgb
-from headstart.data.sampler import IGNORED
 from headstart.data.transforms import EvalTransform
 from headstart.errors import HeadstartError
 from headstart.features.compiled import CompilationFailed

@@ -13,8 +13,7 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from headstart.training.callbacks.best_and_last import BestAndLast
-from headstart.training.callbacks.clock import Clock
-from headstart.training.callbacks.history import History
+from headstart.training.callbacks.history import Clock, History
 from headstart.training.callbacks.progress import count_epochs_from_1
 
 

@@ -11,12 +11,11 @@ import pytest
 import torch
 from conftest import SMALL, Script
 
-from headstart.backbones.backbone import state_sha256
-from headstart.backbones.load import load_backbone
+from headstart.backbones.backbone import load_backbone, state_sha256
 from headstart.evaluation.predictions import predict_split
 from headstart.model.checkpoint import read_checkpoint
-from headstart.model.familiarity import UNFAMILIAR
-from headstart.model.temperature import fit_temperature
+from headstart.model.closed_form import fit_temperature
+from headstart.model.image_classifier import UNFAMILIAR
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")

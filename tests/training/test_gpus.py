@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from headstart.training.gpus import ASKS_DRIVER, gpus_sought_once
+from headstart.training.fit import ASKS_DRIVER, gpus_sought_once
 
 
 @pytest.mark.parametrize("before", ["1", "0"])

@@ -9,11 +9,11 @@ import pytest
 from fork_server import ForkServer, Process
 
 from headstart.errors import HeadstartError
-from headstart.launchers import Place
+from headstart.machine import Place
 from headstart.training import jobs
 
 JOINS = """
-from headstart.cli.endings import ended_by_signals
+from headstart.cli.errors import ended_by_signals
 from headstart.training import jobs
 
 jobs.SILENT = 0.3

@@ -11,12 +11,10 @@ from conftest import SMALL, Script, settings_of
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import LearningRateMonitor
 
-from headstart.config.lightning import ARGUMENTS, VALUES
-from headstart.config.trainer import RESERVED
+from headstart.config.lightning import ARGUMENTS, RESERVED, VALUES
 from headstart.errors import HeadstartError
-from headstart.training.callbacks.clock import Clock
-from headstart.training.errors import lightning_errors
-from headstart.training.trainer import build_trainer, process_count
+from headstart.training.callbacks.history import Clock
+from headstart.training.trainer import build_trainer, lightning_errors, process_count
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow

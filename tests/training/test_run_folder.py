@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from headstart.metrics import Row
 from headstart.report import write
-from headstart.report.curves import draw_curves
+from headstart.report.charts import draw_curves
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from headstart.metrics import UNFROZEN, Row
-from headstart.report.curves import draw_curves
+from headstart.report.charts import draw_curves
 from headstart.training.callbacks.unfreezing import _named, compare
 
 RULE = ("data.split.train=6", "data.split.valid=3")

@@ -21,12 +21,10 @@ from headstart.auditing.kinds import (
     SMALLER,
     UNUSED_BITS,
 )
-from headstart.data.depth import deep_samples, odd_depths, used_depth
-from headstart.data.folders import MADE, listed
-from headstart.data.formats import image_extensions, is_visible
+from headstart.data.folders import MADE, image_extensions, is_visible, listed
 from headstart.data.image_info import GRID, ImageInfo
-from headstart.data.pixels import FULL_DEPTH
 from headstart.data.prepare import PreparedData
+from headstart.data.preprocessing import FULL_DEPTH, deep_samples, odd_depths, used_depth
 from headstart.data.scan import Sample, Scan
 from headstart.text import alike, counted, on_one_line, with_odd_character
 

@@ -1,24 +1,188 @@
-"""What an audit found: as a table for the terminal, as warnings of a run, and as audit.json."""
+"""The audit: what the features add to its findings, near duplicates, and the written report."""
 
 from collections import Counter
 from collections.abc import Iterator
-from itertools import groupby
+from dataclasses import astuple, dataclass
+from functools import reduce
+from itertools import groupby, pairwise
+from operator import or_
 from pathlib import Path
 
+import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.auditing.findings import Finding, find_problems, in_order
-from headstart.auditing.from_features import find_from_features, missing_groups
 from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE
-from headstart.auditing.near_duplicates import MOST_IMAGES
 from headstart.config.train import TrainSettings
 from headstart.data.folders import MADE, listed
-from headstart.data.manifest import Manifest
+from headstart.data.manifest import Manifest, Split
 from headstart.data.prepare import PreparedData
+from headstart.evaluation.probes import Array, unit_rows
 from headstart.files import write_json
-from headstart.log import is_first_process, log
+from headstart.log import is_first_process, log, render_table
 from headstart.run_folder import RunFolder
-from headstart.tables import render_table
+
+# Images that look almost like another one: cropped, scaled, compressed again, the next of a burst.
+
+
+# Cosine similarity of centered features from which a pair is listed.
+SIMILAR = 0.9
+# A pair that is less similar is listed if it is at least this similar, and by at least this much more similar than
+# either is to any third image. Of photographs and ImageNet features, all copies cropped by a twentieth at each edge and
+# compressed again are found, and no pair of different photographs.
+ALIKE, GAP = 0.8, 0.15
+# More are only compared on request: the time grows with the square of their number.
+MOST_IMAGES = 200_000
+# Compared at a time, which bounds the memory.
+ROWS, COLUMNS = 1024, 16384
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """The N images of all splits in turn. `units` (N, embedding_dim) are centred features of unit length.
+
+    `contents` (N) are equal for exact duplicates.
+    """
+
+    units: Array
+    paths: tuple[str, ...]
+    labels: Array
+    contents: Array
+    splits: Array
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """For each of several images: the index of the most similar other one, its similarity, and that of the second."""
+
+    index: Array
+    best: Array
+    second: Array
+
+    def merged(self, other: "Nearest") -> "Nearest":
+        """For the same images, among all that either has compared them with."""
+        is_other = other.best > self.best
+        second = np.maximum(np.minimum(self.best, other.best), np.maximum(self.second, other.second))
+        return Nearest(np.where(is_other, other.index, self.index), np.maximum(self.best, other.best), second)
+
+    def pairs(self, chosen: Array) -> dict[tuple[int, int], float]:
+        """The similarity of the pairs of all `chosen` (N) images, the lower index first."""
+        first = np.flatnonzero(chosen)
+        pairs = np.sort(np.stack([first, self.index[first]], axis=1), axis=1)
+        return dict(zip(map(tuple, pairs.tolist()), self.best[first].tolist(), strict=True))
+
+
+def near_duplicates(images: Pooled) -> list[Finding]:
+    """Pairs of similar images, the most similar first; exact duplicates are left out."""
+    found = [
+        Finding(kind, (images.paths[first], images.paths[second]), f"similarity {similarity:.3f}")
+        for (first, second), similarity in sorted(_pairs(images).items(), key=lambda item: -item[1])
+        for kind in _kinds(images, first, second)
+    ]
+    return sorted(found, key=lambda finding: finding.kind)
+
+
+def _kinds(images: Pooled, first: int, second: int) -> Iterator[str]:
+    if images.labels[first] != images.labels[second]:
+        yield "near duplicates with conflicting labels"
+    if images.splits[first] != images.splits[second]:
+        yield "near duplicates across splits"
+    elif images.labels[first] == images.labels[second]:
+        yield "near duplicates within a split"
+
+
+def _pairs(images: Pooled) -> dict[tuple[int, int], float]:
+    """The similarity of each pair of indices, the lower one first."""
+    in_splits = [_nearest(images, split) for split in _ranges(images.splits)]
+    nearest = reduce(Nearest.merged, in_splits)
+    gap = nearest.best - np.maximum(nearest.second, nearest.second[nearest.index])
+    is_mutual = nearest.index[nearest.index] == np.arange(len(gap))
+    alike = nearest.pairs(is_mutual & (nearest.best >= ALIKE) & (gap >= GAP))
+    return reduce(or_, (split.pairs(split.best >= SIMILAR) for split in in_splits), alike)
+
+
+def _ranges(splits: Array) -> list[slice]:
+    """The images of each split."""
+    bounds = [0, *(np.flatnonzero(splits[1:] != splits[:-1]) + 1).tolist(), len(splits)]
+    return [slice(*pair) for pair in pairwise(bounds)]
+
+
+def _nearest(images: Pooled, split: slice) -> Nearest:
+    """To all images, among those of `split`; neither themselves nor their exact duplicates."""
+    blocks = [
+        reduce(Nearest.merged, (_in_tile(images, rows, columns) for columns in _tiles(split, COLUMNS)))
+        for rows in _tiles(slice(0, len(images.units)), ROWS)
+    ]
+    return Nearest(*(np.concatenate(parts) for parts in zip(*map(astuple, blocks), strict=True)))
+
+
+def _tiles(whole: slice, size: int) -> list[slice]:
+    return [slice(start, min(start + size, whole.stop)) for start in range(whole.start, whole.stop, size)]
+
+
+def _in_tile(images: Pooled, rows: slice, columns: slice) -> Nearest:
+    block: Array = images.units[rows] @ images.units[columns].T
+    block[images.contents[rows, None] == images.contents[columns]] = -1
+    places = np.arange(len(block))
+    closest = block.argmax(1)
+    best = block[places, closest]
+    block[places, closest] = -1
+    return Nearest(columns.start + closest, best, block.max(1))
+
+
+# What features say about images: near duplicates and outliers.
+
+
+# An outlier is less similar to the rest of its class than a quarter of them are, by this many interquartile ranges.
+FAR = 2.5
+SMALLEST = 10  # classes in which outliers are looked for
+# If more than this fraction of the images outside train look almost like one in another split, they may be series.
+SERIES = 0.05
+
+
+def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
+    """`features` (N, embedding_dim) are unaugmented, in the order of each split's samples."""
+    matrix = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
+    matrix -= matrix.mean(0)
+    contents = [content for split in splits.values() for content in split.contents]
+    images = Pooled(
+        unit_rows(matrix),
+        tuple(path for split in splits.values() for path in split.paths),
+        np.array([label for split in splits.values() for label in split.labels]),
+        np.unique(contents, return_inverse=True)[1],
+        np.array([name for name, split in splits.items() for _ in split.paths]),
+    )
+    return [*near_duplicates(images), *_outliers(images)]
+
+
+def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:
+    """Whether the near duplicates among `findings` suggest that images belong to groups, of which there are none."""
+    splits = {path: name for name, split in manifest.splits.items() for path in split.paths}
+    pairs = [finding.paths for finding in findings if finding.kind == "near duplicates across splits"]
+    alike = {path for pair in pairs for path in pair if splits[path] != "train"}
+    held_out = sum(name != "train" for name in splits.values())
+    if manifest.groups or len(alike) <= SERIES * held_out:
+        return []
+    says = f"{len(alike)} of the {held_out} images outside train look almost like one in another split"
+    return [Finding(MISSING_GROUPS, (), says)]
+
+
+def _outliers(images: Pooled) -> Iterator[Finding]:
+    """Images that are unlike the rest of their class."""
+    for label in np.unique(images.labels):
+        own = np.flatnonzero(images.labels == label)
+        if len(own) < SMALLEST:
+            continue
+        units = images.units[own]
+        similarities = (units * unit_rows(units.sum(0) - units)).sum(1)
+        low, high = np.quantile(similarities, (0.25, 0.75))
+        for place in np.flatnonzero(similarities < low - FAR * (high - low)).tolist():
+            says = f"similarity {similarities[place]:.2f} to the rest of its class"
+            yield Finding("outlier", (images.paths[own[place]],), says)
+
+
+# What an audit found: as a table for the terminal, as warnings of a run, and as audit.json.
+
 
 # Examples per kind on the terminal.
 EXAMPLES = 3

@@ -20,12 +20,9 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from headstart.backbones.bundled import bundled_weights
-from headstart.backbones.pooling import TokenPooling, cannot_pool
-from headstart.backbones.provider import Choice, Network, Provider
-from headstart.backbones.safe_load import read_tensors
-from headstart.backbones.stages import find_stages as stages_by_size
-from headstart.backbones.stages import group_blocks
-from headstart.backbones.weights import file_of
+from headstart.backbones.provider import Choice, Network, Provider, TokenPooling, cannot_pool, group_blocks
+from headstart.backbones.provider import find_stages as stages_by_size
+from headstart.backbones.weights import file_of, read_tensors
 from headstart.config.model import BUNDLED, DEFAULT
 from headstart.config.suggest import similar
 from headstart.data.preprocessing import Preprocessing

@@ -12,9 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from headstart.backbones.bundled import bundled_weights
-from headstart.backbones.pooling import TokenPooling, cannot_pool
-from headstart.backbones.provider import Choice, Network, Provider
-from headstart.backbones.stages import find_stages
+from headstart.backbones.provider import Choice, Network, Provider, TokenPooling, cannot_pool, find_stages
 from headstart.backbones.weights import file_of, fitting_state, load_weights
 from headstart.config.model import BUNDLED, DEFAULT
 from headstart.config.suggest import family_in_timm, similar

@@ -3,11 +3,10 @@
 import hydra
 from omegaconf import DictConfig
 
-from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import Program, start
-from headstart.config.embed import EmbedSettings, check_embed
-from headstart.config.folder import conf_folder
+from headstart.cli.programs import conf_folder, use_writable_caches
+from headstart.config.predict import EmbedSettings, check_embed
 
 
 @hydra.main(config_path=str(conf_folder()), config_name="embed")
@@ -17,7 +16,7 @@ def _main(config: DictConfig) -> None:
         use_writable_caches()
         # Imported here because torch takes seconds, and reporting a typo should not.
         from headstart.data.images import allowed_pixels
-        from headstart.predict.light_import import compiler_when_needed
+        from headstart.predict.run import compiler_when_needed
 
         with compiler_when_needed():
             from headstart.predict.embed import embed

@@ -5,8 +5,8 @@ import os
 import sys
 from importlib.metadata import version
 
-from headstart.commands import quoted
 from headstart.config.suggest import nearest
+from headstart.log import quoted
 from headstart.run_folder import newest_run
 
 PROGRAMS = {

@@ -1,23 +1,134 @@
-"""Errors as one sentence on stderr and exit status 1."""
+"""How a program ends: signals, errors in one sentence, and the clean-up of what a failed run left."""
 
 import multiprocessing
 import re
 import signal
+import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
 
-from headstart.cli.cleanup import remove_begun_run
 from headstart.config.suggest import nearest
-from headstart.config.validation import unknown_key
+from headstart.config.train import unknown_key
 from headstart.errors import HeadstartError
-from headstart.log import exit_on_closed_pipe
+from headstart.files import HYDRAS, RUN, check, mark, remove_made
+from headstart.log import abandon_output, exit_on_closed_pipe, is_first_process
 from headstart.machine import fault_of_machine
+from headstart.run_folder import RunFolder, is_early_file
+
+# How a program ends that is told to: by a signal, or because nobody reads its output any more.
+
+
+# SIGHUP comes when a terminal is closed.
+SIGNALS = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
+
+
+@contextmanager
+def quiet_when_pipe_is_closed() -> Iterator[None]:
+    """Ends the program silently when the reader of its output has gone away, as in `--help | head -1`."""
+    try:
+        try:
+            yield
+        finally:
+            # Otherwise Python would do it after everything else, and report the error in its own words.
+            sys.stdout.flush()
+    except BrokenPipeError:
+        exit_on_closed_pipe()
+    finally:
+        abandon_output()
+
+
+@contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Lets signals end the program as sys.exit does, so that files are closed and temporary ones removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # Ignored ones stay ignored, as nohup wants it.
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    default = [number for number, handler in before.items() if handler == signal.SIG_DFL]
+    for number in default:
+        signal.signal(number, _exit)
+    try:
+        yield
+    finally:
+        for number in default:
+            signal.signal(number, before[number])
+
+
+def _exit(number: int, frame: FrameType | None) -> None:
+    sys.exit(128 + number)
+
+
+# Run folders on the command line: used ones are rejected, and those of runs that failed at once are removed.
+
+
+# Tasks that write into the folder of the checkpoint's run.
+INTO_RUN = frozenset(("report", "export"))
+PROCESS_START = time.time()
+
+
+def is_multirun() -> bool:
+    """Whether Hydra runs the current job as one of several."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def claim_run_folder(folder: Path) -> None:
+    """Makes the folder of a run, before Hydra writes its own files.
+
+    Raises:
+        HeadstartError: it already holds a run, or what headstart did not write.
+    """
+    check(folder, RUN, "hydra.run.dir")
+    if RunFolder(folder).record.exists():
+        raise HeadstartError(f"{folder} already holds a run: choose another folder")
+    mark(folder, RUN)
+
+
+def mark_if_new(folder: Path) -> None:
+    """Marks the folder of a run that holds nothing but what Hydra has just written.
+
+    Otherwise that is done before; but a configuration of the user's own need not have the callback that does it.
+    """
+    if is_first_process() and all(path.name == HYDRAS and not _is_older(path) for path in folder.iterdir()):
+        mark(folder, RUN)
+
+
+def remove_begun_run(*, even_with_checkpoint: bool = True) -> None:
+    """Removes the folder of a run that failed before its first epoch ended, and those above it made for it.
+
+    Nothing is removed if anything in the folder is older than this process, or not a run's.
+    """
+    if is_multirun() or not is_first_process():
+        return
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    if not even_with_checkpoint and RunFolder(folder).last.exists():
+        return
+    if HydraConfig.get().output_subdir is None or not all(is_early_file(p.name) for p in folder.iterdir()):
+        return
+    if any(map(_is_older, folder.rglob("*"))):
+        return
+    # What cannot be removed stays; the error that ended the run is more important.
+    remove_made(folder)
+
+
+def _is_older(path: Path) -> bool:
+    """Whether it was there before this process."""
+    return path.lstat().st_ctime < PROCESS_START
+
+
+# Errors as one sentence on stderr and exit status 1.
+
 
 # Packages whose exceptions are about the command line, or the machine.
 HYDRA_PACKAGES = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")

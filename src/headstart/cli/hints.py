@@ -1,17 +1,271 @@
-"""What people type who know other tools, or not yet this one: it is done where it is certain, and said."""
+"""What is meant by a command line that Hydra does not understand: translated where it is certain, otherwise a hint."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
 
-from headstart.cli.guess import is_checkpoint, option_meant, word_meant
-from headstart.cli.overrides import expand_home, key_of, written_as
-from headstart.cli.script import Script
-from headstart.cli.translate import TRANSLATED, translated
-from headstart.cli.words import Word, split
-from headstart.commands import command, quoted
-from headstart.config.suggest import UNCERTAIN, VAGUE, suggestion
-from headstart.config.trainer import RESERVED
+from headstart.cli.overrides import Word, expand_home, key_of, split, written_as
+from headstart.cli.programs import Script
+from headstart.config.lightning import RESERVED
+from headstart.config.model import is_model_file
+from headstart.config.suggest import UNCERTAIN, VAGUE, architecture_names, family_in_timm, nearest, suggestion
+from headstart.config.train import TASKS
+from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
-from headstart.log import log
+from headstart.log import command, log, quoted
+from headstart.run_folder import NEWEST, checkpoint_in, newest_run, runs_named
+
+# Settings of other tools that headstart does not have under another name, but as something else.
+
+
+YES, NO = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0", "none", "null")
+# What cannot be translated, and why.
+REASONS = {
+    **dict.fromkeys(
+        ("optimizer", "optim", "opt", "momentum", "betas", "nesterov"),
+        "the optimizer is AdamW, set by model.lr and model.weight_decay",
+    ),
+    **dict.fromkeys(
+        ("loss", "criterion", "loss_fn"), "the loss is the cross-entropy, set by model.label_smoothing and data.balance"
+    ),
+    **dict.fromkeys(
+        ("num_classes", "n_classes", "nb_classes", "classes", "class_names"), "the class folders are the classes"
+    ),
+}
+# What other tools call the size of the test split, and the groups in which it may be called test.
+TEST_SIZES, SPLITS = ("test_split", "test_size", "test_ratio", "test_fraction"), ("split", "data", "data.split")
+# Keys in them are headstart's, or typos of these.
+OWN_GROUPS = ("data", "data.split", "data.columns", "model", "features", "evaluation", "export", "sweep", "finetune")
+Translator = Callable[[str, str], list[str]]
+
+
+def translated(name: str, value: str, *, trains: bool) -> list[str] | None:
+    """The overrides that stand for the setting `name` of another tool, such as pretrained; None: there are none.
+
+    Raises:
+        HeadstartError: headstart does not have it, and why.
+    """
+    group, _, leaf = name.lower().replace("-", "_").rpartition(".")
+    is_number = value.replace(".", "").isdigit() and value != "1"
+    if leaf in TEST_SIZES or (leaf == "test" and (group in SPLITS or (group == "" and is_number))):
+        raise HeadstartError(
+            f"there is no setting '{name}': the test split has what data.split.train and data.split.valid leave"
+        )
+    if group in OWN_GROUPS:
+        return None
+    if leaf in REASONS:
+        raise HeadstartError(f"there is no setting '{name}': {REASONS[leaf]}")
+    translator = (TRAIN if trains else PREDICT).get(leaf)
+    return translator(leaf, value) if translator else None
+
+
+def _pretrained(name: str, value: str) -> list[str]:
+    if value.lower() in YES:
+        return ["model.weights=default"]
+    return [f"model.weights={'null' if value.lower() in NO else value}"]
+
+
+def _device(name: str, value: str) -> list[str]:
+    kind, _, number = value.lower().partition(":")
+    if name == "cpu" or kind == "cpu" or (name != "device" and kind in NO and kind != "0"):
+        return ["trainer.accelerator=cpu"]
+    if kind in ("mps", "auto", "tpu"):
+        return [f"trainer.accelerator={kind}"]
+    number = number or (kind if kind.isdigit() else "")
+    return ["trainer.accelerator=gpu", *([f"trainer.devices=[{number}]"] if number else [])]
+
+
+def _gpus(name: str, value: str) -> list[str]:
+    if value.lower() in NO:
+        return ["trainer.accelerator=cpu"]
+    return [
+        "trainer.accelerator=gpu",
+        *([f"trainer.devices={value}"] if value.lower() not in YES[:3] and value else []),
+    ]
+
+
+def _device_to_predict(name: str, value: str) -> list[str]:
+    kind = value.lower().partition(":")[0]
+    if name == "cpu" or kind == "cpu" or (name != "device" and kind in NO and kind != "0"):
+        return ["accelerator=cpu"]
+    return [f"accelerator={kind if kind in ('mps', 'auto') else 'cuda'}"]
+
+
+def _frozen(name: str, value: str) -> list[str]:
+    return _doubtful_finetuning(name, value) if value.lower() in NO else ["finetune=none"]
+
+
+def _unfrozen(name: str, value: str) -> list[str]:
+    return ["finetune=none"] if value.lower() in NO else _doubtful_finetuning(name, value)
+
+
+def _doubtful_finetuning(name: str, value: str) -> list[str]:
+    raise HeadstartError(
+        f"{name}={value} may mean finetune=gradual (the top of the backbone, stage by stage) or finetune=full (all of "
+        "it): choose one of them"
+    )
+
+
+def _half(name: str, value: str) -> list[str]:
+    if value.lower() in NO:
+        return ["trainer.precision=32"]
+    return [f"trainer.precision={'bf16' if name == 'bf16' else '16'}-mixed"]
+
+
+def _early_stopping(name: str, value: str) -> list[str]:
+    if value.lower() in NO:
+        return ["callbacks.early_stopping=null"]
+    return [f"callbacks.early_stopping.patience={value if value.isdigit() and value != '1' else 5}"]
+
+
+def _test(name: str, value: str) -> list[str]:
+    if value.lower() in YES:
+        return ["task=test"]
+    raise HeadstartError(f"{name}={value} is not a setting: task=test scores a run on the test split: {newest_run()}")
+
+
+def _mode(name: str, value: str) -> list[str]:
+    names = {"eval": "test", "evaluate": "test", "validate": "test", "val": "test", "check": "audit"}
+    if (task := names.get(value.lower(), value)) in TASKS:
+        return [f"task={task}"]
+    raise HeadstartError(f"{name}={value} is not a setting: task= is one of {', '.join(TASKS)}")
+
+
+TRAIN: dict[str, Translator] = {
+    "pretrained": _pretrained,
+    **dict.fromkeys(("device", "gpu", "cuda", "cpu"), _device),
+    "gpus": _gpus,
+    **dict.fromkeys(("freeze", "frozen", "freeze_backbone", "feature_extract"), _frozen),
+    **dict.fromkeys(("unfreeze", "fine_tune", "finetuning", "fine_tuning"), _unfrozen),
+    **dict.fromkeys(("amp", "fp16", "bf16", "half", "mixed_precision"), _half),
+    "early_stopping": _early_stopping,
+    **dict.fromkeys(("test", "eval", "evaluate", "test_only", "validate"), _test),
+    **dict.fromkeys(("mode", "phase"), _mode),
+}
+PREDICT: dict[str, Translator] = dict.fromkeys(("device", "gpu", "gpus", "cuda", "cpu"), _device_to_predict)
+TRANSLATED = {*TRAIN, *PREDICT}
+
+
+# What is meant by a bare word, and by group=value where conf/ has no such option.
+
+
+WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
+
+
+def option_meant(group: str, value: str, script: Script) -> list[str] | None:
+    """The overrides that stand for group=value if the group has no such option; None if it has.
+
+    Raises:
+        HeadstartError: nothing does.
+    """
+    options = script.options(group)
+    parts = value.split(",")
+    if not options or set(parts) <= {*options, "null", ""} or not set("[{$(").isdisjoint(value):
+        return None
+    found = OTHERS[group](value) if group in OTHERS else None
+    if found is None:
+        own = " (a folder of your own: data=folder data.root=DIR)" if group == "data" else ""
+        missing = next(part for part in parts if part not in options)
+        if group == "model" and (family := family_in_timm(missing)):
+            raise HeadstartError(f"model={value} is not available: timm has it, as model.arch={family}")
+        raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
+    return found
+
+
+def word_meant(word: str, script: Script) -> list[str]:
+    """The overrides that stand for a bare word.
+
+    Raises:
+        HeadstartError: nothing does.
+    """
+    if found := (_to_train if script.trains else _to_predict)(word):
+        return found
+    raise HeadstartError(
+        f"{quoted(word)} is not a setting: settings are written key=value, with quotes around a value with spaces, and "
+        "--help lists them"
+    )
+
+
+def is_checkpoint(word: str) -> bool:
+    """Whether it is a checkpoint by its name, the folder of a run or a sweep, or the name of a run in logs/."""
+    if word.endswith(".ckpt") or checkpoint_in(Path(word), "best") is not None:
+        return True
+    return not os.path.lexists(word) and (word == NEWEST or bool(runs_named(word)))
+
+
+def _is_architecture(word: str) -> bool:
+    # Which models timm has, only timm knows, which takes a second to import.
+    return word in architecture_names() or word.startswith("timm/")
+
+
+def _data(value: str) -> list[str] | None:
+    if value.lower().endswith((".csv", ".tsv")) or _is_text(value):
+        return ["data=csv", f"data.csv={value}"]
+    return ["data=folder", f"data.root={value}"] if os.sep in value or os.path.exists(value) else None
+
+
+def _is_text(path: str) -> bool:
+    """Whether it is a file that is called like a text, and no archive."""
+    return path.lower().endswith(".txt") or (os.path.isfile(path) and not Path(path).suffix and not is_archive(path))
+
+
+def _model(value: str) -> list[str] | None:
+    if all(_is_architecture(name) for name in value.split(",")):
+        return [f"model.arch={value}"]
+    if is_checkpoint(value):
+        return [f"ckpt_path={value}"]
+    return [f"model.weights={value}"] if value.endswith(WEIGHTS) else None
+
+
+def _finetune(value: str) -> list[str] | None:
+    if value.lower() in YES:
+        raise HeadstartError(f"finetune={value} may mean finetune=gradual or finetune=full: choose one of them")
+    names = dict.fromkeys(NO, "none") | {"all": "full"}
+    return [f"finetune={names[value.lower()]}"] if value.lower() in names else None
+
+
+def _trainer(value: str) -> list[str] | None:
+    names = {"cuda": "gpu", "mps": "mps", "tpu": "tpu", "auto": "auto"}
+    return [f"trainer.accelerator={names[value.lower()]}"] if value.lower() in names else None
+
+
+def _logger(value: str) -> list[str] | None:
+    return ["logger=none"] if value.lower() in NO else None
+
+
+# What is meant by values that are not among a group's options.
+OTHERS: dict[str, Callable[[str], list[str] | None]] = {
+    "data": _data,
+    "model": _model,
+    "finetune": _finetune,
+    "trainer": _trainer,
+    "logger": _logger,
+}
+
+
+def _to_train(word: str) -> list[str] | None:
+    if word in TASKS and os.path.exists(word):
+        raise HeadstartError(f"{word} is a task and a folder here: write task={word} or data=folder data.root={word}")
+    if word in TASKS:
+        return [f"task={word}"]
+    if is_checkpoint(word):
+        return [f"ckpt_path={word}"]
+    if _is_architecture(word):
+        return [f"model.arch={word}"]
+    return [f"model.weights={word}"] if word.endswith(WEIGHTS) else _data(word)
+
+
+def _to_predict(word: str) -> list[str] | None:
+    if is_checkpoint(word):
+        return [f"ckpt_path={word}"]
+    if is_model_file(word):
+        return [f"model={word}"]
+    looks_like_path = not set("/*?.").isdisjoint(word)
+    return [f"source={word}"] if looks_like_path or os.path.exists(word) else None
+
+
+# What people type who know other tools, or not yet this one: it is done where it is certain, and said.
+
 
 HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
 # Keys that begin so are Hydra's, arguments of any class, or rejected later, with the reason.

@@ -14,21 +14,30 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.endings import ended_by_signals, quiet_when_pipe_is_closed
-from headstart.cli.environment import share_cores
-from headstart.cli.errors import Failed, errors_in_threads, fail, is_about_command_line, sentence_of
+from headstart.cli.errors import (
+    Failed,
+    ended_by_signals,
+    errors_in_threads,
+    fail,
+    is_about_command_line,
+    quiet_when_pipe_is_closed,
+    sentence_of,
+)
 from headstart.cli.hints import understood
-from headstart.cli.names import register_resolvers, sweep_name, swept_keys
 from headstart.cli.overrides import (
     PATHS,
     TEXTS,
     for_hydra,
     key_of,
     parsed_override,
+    register_resolvers,
+    sweep_name,
+    swept_keys,
     value_of,
     with_model_file,
     with_plain_paths,
 )
+from headstart.cli.programs import Script, conf_folder, share_cores
 from headstart.cli.resume import (
     as_given,
     evaluates,
@@ -37,13 +46,10 @@ from headstart.cli.resume import (
     with_runs_own_folder,
     with_settings_of_run,
 )
-from headstart.cli.script import Script
-from headstart.commands import quoted
-from headstart.config.folder import conf_folder
-from headstart.config.literal import is_encodable
-from headstart.config.validation import known_keys
+from headstart.config.record import is_encodable
+from headstart.config.train import known_keys
 from headstart.errors import HeadstartError
-from headstart.log import abandon_output, is_first_process, log_to_console, show
+from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
 from headstart.startup import program_starts
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.

@@ -1,17 +1,131 @@
-"""From what a user types to what Hydra accepts."""
+"""Overrides `key=value`: read, quoted, completed, and shortened to names of runs and trials."""
 
 import functools
+import hashlib
 import os
 import re
-from collections.abc import Iterable
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from os.path import exists
+from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import ListConfig, OmegaConf
 
-from headstart.config.literal import encodable, literal_text, plain_text
+from headstart.config.record import byte, encodable, literal_text, plain_text
 from headstart.errors import HeadstartError
+from headstart.machine import place_in_job
+from headstart.metrics import metric_of
+
+# What stands on a command line, whatever the form in which it was typed.
+
+
+# Hydra's own flags, and how many values follow each.
+FLAGS = {
+    **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
+    **dict.fromkeys(("--shell-completion", "-sc", "--info", "-i"), 0),
+    **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
+    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1),
+}
+SHOWN = ("job", "hydra", "all")  # values of --cfg
+GLUED = re.compile(r"-([a-z])([\d.].*)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Word:
+    """`typed`, one or more arguments; `name` and `value` where it looks like a setting, `name` None where it is bare.
+
+    `is_right` where it is a flag of Hydra, or a deletion (~key).
+    """
+
+    typed: tuple[str, ...]
+    name: str | None = None
+    value: str | None = None
+    is_right: bool = False
+
+
+def split(arguments: list[str], is_name: Callable[[str], bool]) -> Iterator[Word]:
+    """The words of a command line; `is_name` tells names of settings from other bare words."""
+    rest = list(arguments)
+    while rest:
+        taken, word = _first(rest, is_name)
+        del rest[:taken]
+        yield word
+
+
+def _first(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Word]:
+    """The first word, and how many arguments it consists of."""
+    first = rest[0]
+    if (values := _values_of_flag(rest)) is not None:
+        return 1 + values, Word(tuple(rest[: 1 + values]), is_right=True)
+    if first.startswith("-") and len(first) > 1:
+        return _option(rest)
+    if "=" not in first and not first.startswith("~"):
+        return _bare(rest, is_name)
+    if first.startswith(("~", "=")):
+        return 1, Word((first,), is_right=first.startswith("~"))
+    return _assignment(rest)
+
+
+def _values_of_flag(rest: list[str]) -> int | None:
+    """How many arguments follow Hydra's flag at the start, which may be shortened; None: there is no such flag."""
+    name, has_value, _ = rest[0].partition("=")
+    found = [flag for flag in FLAGS if flag == name] or [f for f in FLAGS if len(name) > 3 and f.startswith(name)]
+    if len(found) != 1 or (name in ("-c", "--cfg") and rest[1:2] and rest[1] not in SHOWN):
+        return None
+    if name in ("-i", "--info"):
+        return int(rest[1:2] != [] and "=" not in rest[1] and not rest[1].startswith("-"))
+    return 0 if has_value else min(FLAGS[found[0]], len(rest) - 1)
+
+
+def _option(rest: list[str]) -> tuple[int, Word]:
+    """ "--lr 1e-3", "--lr=1e-3", "-e 3", "-e3", "--pretrained"."""
+    if glued := GLUED.fullmatch(rest[0]):
+        return 1, Word((rest[0],), glued[1], glued[2])
+    name, equals, value = rest[0].lstrip("-").partition("=")
+    if equals:
+        return 1, Word((rest[0],), name, value)
+    if rest[1:] and "=" not in rest[1] and not re.match(r"-\D", rest[1]):
+        return 2, Word((rest[0], rest[1]), name, rest[1])
+    return 1, Word((rest[0],), name)
+
+
+def _bare(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Word]:
+    """ "photos", "data.root photos", "data.root = photos", "data.root =photos", "data.root: photos"."""
+    name, colon, value = rest[0].partition(":")
+    if not is_name(name) or (colon and exists(rest[0])):
+        return 1, Word((rest[0],))
+    if value:
+        return 1, Word((rest[0],), name, value)
+    if rest[1:] and rest[1] == "=":
+        return min(3, len(rest)), Word(tuple(rest[:3]), name, rest[2] if rest[2:] else None)
+    if rest[1:] and rest[1].startswith("="):
+        return 2, Word((rest[0], rest[1]), name, rest[1][1:])
+    if rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
+        return 2, Word((rest[0], rest[1]), name, rest[1])
+    return 1, Word((rest[0],), None if exists(rest[0]) else name)
+
+
+def _assignment(rest: list[str]) -> tuple[int, Word]:
+    """ "data.root=photos", "data.root= photos", and a path that the shell split at its spaces."""
+    name, _, value = rest[0].partition("=")
+    if not value and rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
+        return 2, Word((rest[0], rest[1]), name, rest[1])
+    for count in range(len(rest), 1, -1):
+        joined = " ".join([value, *rest[1:count]])
+        if not exists(value) and "=" not in "".join(rest[1:count]) and exists(joined):
+            return count, Word(tuple(rest[:count]), name, joined)
+    return 1, Word((rest[0],), name, value)
+
+
+# From what a user types to what Hydra accepts.
+
 
 # Groups whose entries accept arguments of a Lightning class that are not listed in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
@@ -72,7 +186,7 @@ def literal(text: str) -> str:
 def for_hydra(arguments: Iterable[str]) -> list[str]:
     """`arguments` with `trainer.x=1` as `++trainer.x=1`.
 
-    Hydra rejects keys that conf/ does not list; headstart.config.trainer checks them.
+    Hydra rejects keys that conf/ does not list; headstart.config.lightning checks them.
     """
     return [f"++{argument}" if OPEN_GROUPS.match(argument) else argument for argument in arguments]
 
@@ -138,3 +252,133 @@ def _quoted(text: str) -> str:
 @functools.cache
 def _parser() -> OverridesParser:
     return OverridesParser.create()
+
+
+# Names of runs, sweeps and trials. Those of sweeps depend only on the command line, so that a rerun finds them.
+
+
+# Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
+# done with them in the end.
+NOT_OF_A_SWEEP = (
+    *("-", "hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
+    *("hydra.sweep.dir", "hydra.mode", "sweep.over", "sweep.fixed", "sweep.ensemble"),
+)
+# Characters in a folder's name; file systems accept 255 bytes.
+LONGEST = 100
+LONG_NUMBER = re.compile(r"-?\d*\.\d{5,}(e[+-]?\d+)?|-?\d*\.\d+e[+-]?\d+")
+UNSAFE = re.compile(r"[^\w.,=+-]+", re.ASCII)
+
+
+def run_name(root: str, arch: str) -> str:
+    """ "zoo10-mobilenet_v2" for ("../images/zoo10/", "mobilenet_v2")."""
+    return re.sub(r"[^\w.-]+", "_", f"{Path(root).resolve().name}-{arch}")
+
+
+def unique_name() -> str:
+    """The time and a random suffix."""
+    return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
+
+
+@functools.cache
+def shared_name() -> str:
+    """A unique name, the same in all processes that torchrun or SLURM started, and however often it is asked for."""
+    if place_in_job().world_size == 1:
+        return unique_name()
+    from headstart.processes import from_first
+    from headstart.training.jobs import join
+
+    join()
+    return from_first(unique_name())
+
+
+def swept_keys(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The keys given several values ("model.lr" of model.lr=1e-2,1e-3), and those given one."""
+    over: list[str] = []
+    fixed: list[str] = []
+    for override in _parsed(arguments):
+        (over if override.is_sweep_override() else fixed).append(str(override.key_or_group))
+    return over, fixed
+
+
+def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
+    """The values that a trial's overrides give to `keys`, in their order."""
+    given = {str(o.key_or_group): str(o.get_value_element_as_str()) for o in _parsed(overrides)}
+    return {key: given[key] for key in keys if key in given}
+
+
+def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
+    """The current trial's values of all keys that are swept."""
+    return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
+
+
+def as_written(overrides: Any) -> list[str]:
+    """The overrides that Hydra received, before anything in them is resolved."""
+    written = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(written, list)
+    return [str(override) for override in written]
+
+
+def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
+    """The keys `over` of the command line, and those of the sweeper's search space that are not `fixed`."""
+    own = [key.lstrip("+~") for key in HydraConfig.get().sweeper.get("params") or {}]
+    return list(dict.fromkeys([*over, *(key for key in own if key not in set(fixed))]))
+
+
+def sweep_name(arguments: Iterable[str]) -> str:
+    """Of a sweep, whatever the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
+    arguments = [argument for argument in arguments if not argument.lstrip("+").startswith(NOT_OF_A_SWEEP)]
+    words = sorted(key.rpartition(".")[2] for key in swept_keys(arguments)[0])
+    words += [str(override.value()) for override in _parsed(arguments) if override.key_or_group == "sweep"]
+    readable = UNSAFE.sub("_", "-".join(["sweep", *words]))[:LONGEST]
+    return f"{readable}-{_digest(sorted(arguments))}"
+
+
+def trial_name(values: Mapping[str, str]) -> str:
+    """Of the swept values: "model.dropout=0.2,model.lr=0.01"; with a hash if that is not everything."""
+    full = ",".join(f"{key}={values[key]}" for key in sorted(values)) or "only"
+    short = ",".join(f"{key}={shortened(values[key])}" for key in sorted(values)) or "only"
+    safe = UNSAFE.sub("_", short)
+    return full if safe == full and len(full) <= LONGEST else f"{safe[:LONGEST]}-{_digest([full])}"
+
+
+def shortened(value: str) -> str:
+    """A number with many digits, to four significant ones."""
+    return f"{float(value):.4g}" if LONG_NUMBER.fullmatch(value) else value
+
+
+def register_resolvers() -> None:
+    """Registers the resolvers that conf/ uses, for a new run."""
+    shared_name.cache_clear()
+
+    def trial(over: ListConfig, fixed: ListConfig) -> str:
+        return trial_name(values_of_trial(over, fixed))
+
+    resolvers: dict[str, Callable[..., str]] = {
+        "run_name": run_name,
+        # Launchers pickle the resolvers; a cache made here would not be found again by its name.
+        "unique_name": shared_name,
+        "trial_name": trial,
+        "byte": byte,
+        "direction": lambda objective: f"{metric_of(objective).direction}imize",
+    }
+    for key, resolver in resolvers.items():
+        OmegaConf.register_resolver(key, resolver, replace=True)
+
+
+def _parsed(arguments: Iterable[str]) -> list[Override]:
+    parser, parsed = OverridesParser.create(), []
+    for argument in arguments:
+        try:
+            parsed.append(parser.parse_override(argument))
+        except HydraException:
+            # A flag, or a typo that Hydra will report.
+            continue
+    return parsed
+
+
+def _digest(parts: list[str]) -> str:
+    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+
+
+# Also on import: a process that runs a trial for another one starts no script.
+register_resolvers()

@@ -3,10 +3,9 @@
 import hydra
 from omegaconf import DictConfig
 
-from headstart.cli.environment import use_writable_caches
 from headstart.cli.errors import exit_on_error
 from headstart.cli.main import Program, start
-from headstart.config.folder import conf_folder
+from headstart.cli.programs import conf_folder, use_writable_caches
 from headstart.config.predict import PredictSettings, check_predict
 
 

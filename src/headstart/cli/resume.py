@@ -8,10 +8,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from headstart.cli.cleanup import INTO_RUN
+from headstart.cli.errors import INTO_RUN
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
-from headstart.cli.script import GROUPS, options_of
-from headstart.config.folder import conf_folder
+from headstart.cli.programs import GROUPS, conf_folder, options_of
 from headstart.config.record import OF_RUN, read_record
 from headstart.config.train import EVALUATING
 from headstart.errors import HeadstartError

@@ -7,13 +7,10 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from headstart.cli.cleanup import INTO_RUN, is_multirun, mark_if_new
-from headstart.cli.environment import use_writable_caches
-from headstart.cli.errors import exit_on_error
+from headstart.cli.errors import INTO_RUN, exit_on_error, is_multirun, mark_if_new
 from headstart.cli.main import HYDRA_TARGETS, Program, start
-from headstart.cli.output_folder import remember_output
 from headstart.cli.overrides import literal
-from headstart.config.folder import conf_folder
+from headstart.cli.programs import conf_folder, remember_output, use_writable_caches
 from headstart.config.train import TrainSettings, check_train
 
 
@@ -32,8 +29,7 @@ def _main(config: DictConfig) -> float | None:
         settings = check_train(config)
         use_writable_caches()
         from headstart.data.images import allowed_pixels
-        from headstart.preflight import check_without_data
-        from headstart.tasks import TASKS
+        from headstart.pipeline import TASKS, check_without_data
         from headstart.training.jobs import several_processes
         from headstart.training.trainer import process_count
 

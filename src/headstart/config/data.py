@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from headstart.config.constraints import (
+from headstart.config.checks import (
     auto_or_bool,
     constrained,
     is_int,

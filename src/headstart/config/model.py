@@ -1,8 +1,26 @@
-"""conf/model: the backbone, the head, and how the head is trained."""
+"""The settings of the model and of what is done with it: features, fine-tuning, evaluation, export, sweeps."""
 
-from dataclasses import dataclass
+import importlib.util
+import re
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from headstart.config.constraints import constrained, fraction, non_negative, one_of, positive_int
+from headstart.config.checks import (
+    auto_or_bool,
+    constrained,
+    fraction,
+    is_int,
+    non_negative,
+    one_of,
+    optional,
+    positive_int,
+)
+from headstart.errors import HeadstartError
+from headstart.metrics import full_names
+
+# conf/model: the backbone, the head, and how the head is trained.
+
 
 # What `model.weights` calls the weights that come with headstart.
 BUNDLED = "bundled"
@@ -52,3 +70,259 @@ def has_photo_features(weights: str | None) -> bool:
     To random weights all images look alike; to the bundled ones, all of a class.
     """
     return weights not in (None, BUNDLED)
+
+
+# conf/features: how the frozen backbone runs, and where its features are cached.
+
+
+@dataclass(kw_only=True)
+class EncoderSettings:
+    """How the frozen backbone runs."""
+
+    precision: str = one_of("auto", "32", "bf16")
+    compile: bool | str = auto_or_bool()
+
+
+@dataclass(kw_only=True)
+class FeatureSettings(EncoderSettings):
+    cache: bool
+    views: int | None = optional("a positive integer", lambda v: v > 0)
+    dir: str | None
+    max_gb: float | None = optional("a positive number", lambda v: v > 0)
+
+
+# conf/finetune: which stages of the backbone are trained, from the top, after how many epochs, and how fast.
+
+
+@dataclass
+class FinetuneSettings:
+    batch_norm: bool
+    epochs: list[int] = constrained(  # noqa: RUF009
+        "non-negative epochs in ascending order", lambda v: v == sorted(v) and all(e >= 0 for e in v)
+    )
+    lr_factors: list[float] = constrained("positive numbers", lambda v: all(0 < f < float("inf") for f in v))  # noqa: RUF009
+    rest: int | None = optional("a non-negative epoch", lambda v: v >= 0)
+    mixup: float = non_negative()
+    cutmix: float = non_negative()
+
+    @property
+    def first_epoch(self) -> int | None:
+        """After how many epochs any stage of the backbone is trained; None: it stays frozen."""
+        return min(self._all_epochs(), default=None)
+
+    @property
+    def last_epoch(self) -> int | None:
+        """After how many epochs every stage is trained that ever will be; None: the backbone stays frozen."""
+        return max(self._all_epochs(), default=None)
+
+    @property
+    def kind(self) -> str:
+        """ "none", "full" or "gradual", whatever the file in conf/finetune is called."""
+        if self.first_epoch is None:
+            return "none"
+        return "full" if self.rest == 0 else "gradual"
+
+    def _all_epochs(self) -> list[int]:
+        return [*self.epochs, *([] if self.rest is None else [self.rest])]
+
+    def check(self) -> None:
+        """Raises HeadstartError where two values contradict each other."""
+        if len(self.epochs) != len(self.lr_factors):
+            raise HeadstartError(
+                f"finetune.epochs={self.epochs} and finetune.lr_factors={self.lr_factors} must have the same length: "
+                "one epoch and one factor for each stage to unfreeze"
+            )
+        if self.rest is not None and self.rest < max(self.epochs, default=0):
+            raise HeadstartError(f"finetune.rest={self.rest} is invalid: the stages above are unfrozen later than that")
+        for key, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if value and self.first_epoch is None:
+                raise HeadstartError(
+                    f"finetune.{key}={value} needs a backbone that is trained, because it mixes images and a frozen "
+                    "backbone's features are cached: set finetune=full or finetune=gradual"
+                )
+
+
+# conf/augment: how training images are augmented, as a list of torchvision's v2 transforms.
+
+
+# What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
+TARGET = re.compile(r"torchvision\.transforms\.v2\.[A-Z]\w*")
+# conf/augment/recipe.yaml, which settings that an older version recorded do not have.
+RECIPE: list[Any] = [
+    {
+        "_target_": "torchvision.transforms.v2.RandomResizedCrop",
+        "size": "resize_size",
+        "scale": [0.8, 1.0],
+        "interpolation": "interpolation",
+    },
+    {"_target_": "torchvision.transforms.v2.RandomRotation", "degrees": 15},
+    {"_target_": "torchvision.transforms.v2.RandomHorizontalFlip"},
+    {"_target_": "torchvision.transforms.v2.CenterCrop", "size": "image_size"},
+]
+
+
+@dataclass
+class AugmentSettings:
+    """Each of `transforms` has its class as `_target_`, and its arguments. None of them: images as in evaluation."""
+
+    transforms: list[Any] = field(default_factory=lambda: deepcopy(RECIPE))
+
+    def check(self) -> None:
+        """Raises HeadstartError for an entry that is no transform."""
+        for number, entry in enumerate(self.transforms):
+            _check_entry(entry, f"augment.transforms[{number}]")
+
+
+def _check_entry(entry: Any, place: str) -> None:
+    if not isinstance(entry, dict) or "_target_" not in entry:
+        raise HeadstartError(f"{place}={entry} has no class: write it as _target_: torchvision.transforms.v2.NAME")
+    if not TARGET.fullmatch(str(entry["_target_"])):
+        raise HeadstartError(
+            f"{place}._target_={entry['_target_']} is not one of torchvision's v2 transforms: write it as "
+            "torchvision.transforms.v2.NAME"
+        )
+    for key, value in entry.items():
+        for inner in value if isinstance(value, list) else [value]:
+            if isinstance(inner, dict):
+                _check_entry(inner, f"{place}.{key}")
+
+
+# What `model.head=ridge` and `knn` rule out, because they are fitted at once, and what of the trainer they ignore.
+
+
+if TYPE_CHECKING:
+    from headstart.config.train import TrainSettings
+
+# One epoch, with no steps of an optimizer, whatever the settings say for heads that are trained.
+TRAINER: dict[str, Any] = {
+    "max_epochs": 1,
+    "min_epochs": None,
+    "max_steps": -1,
+    "min_steps": None,
+    "max_time": None,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": None,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "precision": "32-true",
+}
+AVERAGES = ("EMA", "WeightAveraging")
+
+
+def check_closed_form(settings: "TrainSettings") -> None:
+    """Raises HeadstartError for what needs training steps, or several processes."""
+    head, balance, trainer = settings.model.head, settings.data.balance, settings.trainer
+    if settings.finetune.first_epoch is not None:
+        raise HeadstartError(
+            f"model.head={head} needs finetune=none, because it is fitted at once to the features of a frozen "
+            "backbone: set model.head=mlp or linear to train the backbone too"
+        )
+    if balance != "none":
+        raise HeadstartError(
+            f"data.balance={balance} is invalid with model.head={head}, which has no training steps to weight: set "
+            "data.balance=none, or model.head=mlp or linear"
+        )
+    for name, entry in settings.callbacks.items():
+        if str((entry or {}).get("_target_")).rpartition(".")[2] in AVERAGES:
+            raise HeadstartError(
+                f"callbacks.{name} is invalid with model.head={head}, which is fitted at once and has no weights to "
+                f"average: set callbacks=default or callbacks.{name}=null"
+            )
+    devices = trainer.get("devices")
+    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
+        raise _several("devices", devices, 1, head)
+    if trainer.get("num_nodes", 1) != 1:
+        raise _several("num_nodes", trainer["num_nodes"], 1, head)
+    if str(trainer.get("strategy", "auto")).startswith("ddp"):
+        raise _several("strategy", trainer["strategy"], "auto", head)
+
+
+def _several(key: str, value: Any, instead: Any, head: str) -> HeadstartError:
+    return HeadstartError(
+        f"trainer.{key}={value} is invalid with model.head={head}, which is fitted at once in one process: set "
+        f"trainer.{key}={instead}"
+    )
+
+
+# The section `evaluation`: what the valid and the test split are predicted from after the training.
+
+
+@dataclass
+class EvaluationSettings:
+    views: int = constrained("a positive integer", lambda v: v > 0, default=1)
+
+
+# The section `export`: what task=export writes.
+
+
+FORMATS = ("onnx", "pt2")
+PRECISIONS = ("float32", "float16", "int8")
+# "model": a batch of images of the network's size; "any": one image of any size.
+INPUTS = ("model", "any")
+# What writing ONNX takes.
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+# Values of keys that are for ONNX alone.
+ONNX_ONLY = {"precision": PRECISIONS[1:], "input": INPUTS[1:]}
+
+
+@dataclass
+class ExportSettings:
+    """What is exported: to which format, "all" meaning both; `path` is that of the one file, null: in the run's folder.
+
+    `precision` is that of the weights and of what the backbone computes with.
+    """
+
+    format: str = one_of(*FORMATS, "all", default="onnx")
+    precision: str = one_of(*PRECISIONS, default="float32")
+    input: str = one_of(*INPUTS, default="model")
+    path: str | None = None
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats to write."""
+        return FORMATS if self.format == "all" else (self.format,)
+
+    def check(self) -> None:
+        """Raises HeadstartError where two values contradict each other, or a package is missing."""
+        missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+        if "onnx" in self.formats and missing:
+            raise HeadstartError(
+                f"export.format={self.format} needs {' and '.join(missing)}, not installed: python -m pip install "
+                '-e ".[export]"'
+            )
+        for key, values in ONNX_ONLY.items():
+            if (value := getattr(self, key)) in values and self.format != "onnx":
+                raise HeadstartError(f"export.{key}={value} needs export.format=onnx")
+        if self.path is None:
+            return
+        if self.format == "all":
+            raise HeadstartError("export.path names one file: set export.format=onnx or pt2")
+        if not self.path.lower().endswith(f".{self.format}"):
+            raise HeadstartError(f"export.path={self.path} must end in .{self.format}, as export.format={self.format}")
+
+
+def is_model_file(path: str) -> bool:
+    """Whether it is an exported model, by its name."""
+    return path.lower().endswith(tuple(f".{name}" for name in FORMATS))
+
+
+# conf/sweep: what the trials of a sweep are compared by, which keys it varies, and how many trials are averaged.
+
+
+OBJECTIVES = full_names("valid")
+ENSEMBLE = "0, for none, or an integer of 2 or more"
+
+
+def is_ensemble_size(value: object) -> bool:
+    """Whether `value` is one of those that ENSEMBLE describes."""
+    return value == 0 or is_int(value, least=2)
+
+
+@dataclass
+class SweepSettings:
+    """`over` are the keys given several values on the command line, `fixed` those given one."""
+
+    over: list[str]
+    fixed: list[str]
+    objective: str = one_of(*OBJECTIVES)
+    ensemble: int = constrained(ENSEMBLE, is_ensemble_size, default=0)

@@ -1,4 +1,4 @@
-"""The settings of predict.py."""
+"""The settings of predict.py and of `headstart embed`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.constraints import auto_or_bool, fraction, one_of, optional, positive_int, workers
-from headstart.config.export import is_model_file
-from headstart.config.features import EncoderSettings
-from headstart.config.validation import typed
+from headstart.config.checks import auto_or_bool, fraction, one_of, optional, positive_int, workers
+from headstart.config.model import EncoderSettings, is_model_file
+from headstart.config.train import typed
 from headstart.errors import HeadstartError
 from headstart.run_folder import newest_run
+
+# The settings of predict.py.
 
 
 @dataclass
@@ -96,3 +97,34 @@ def _check_file(settings: PredictSettings) -> None:
             raise HeadstartError(f"{key}={given} needs a checkpoint: model={file} cannot do that")
     if settings.annotate and importlib.util.find_spec("matplotlib") is None:
         raise HeadstartError("annotate=true needs matplotlib, which is not installed: python -m pip install matplotlib")
+
+
+# The settings of `headstart embed`.
+
+
+@dataclass
+class EmbedSettings:
+    ckpt_path: str
+    source: Any  # a path or a glob, or a list of them
+    output: str
+    data: PredictDataSettings
+    model: PredictModelSettings
+    features: EncoderSettings
+    format: str = one_of("npy", "parquet")
+    accelerator: str = one_of("auto", "cpu", "cuda", "mps")
+
+
+def check_embed(config: DictConfig) -> EmbedSettings:
+    """The settings of `headstart embed`.
+
+    Raises:
+        HeadstartError: names the unknown or missing key, or the invalid value.
+    """
+    needed = {"ckpt_path": newest_run, "source": lambda: "source=FILE|DIR|GLOB", "output": lambda: "output=DIR"}
+    for key, says in needed.items():
+        if OmegaConf.is_missing(config, key):
+            raise HeadstartError(f"{key} is missing: set {says()}")
+    settings = typed(EmbedSettings, config)
+    if settings.format == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise HeadstartError("format=parquet needs pyarrow, which is not installed: python -m pip install pyarrow")
+    return settings

@@ -10,8 +10,7 @@ from typing import NamedTuple
 
 from headstart.config.data import AUTO, ColumnSettings
 from headstart.data.folders import listed
-from headstart.data.layout import SPLIT_OF
-from headstart.data.root import Files, open_root
+from headstart.data.layout import SPLIT_OF, Files, open_root
 from headstart.data.splits import SPLITS, Images
 from headstart.data.storage import exists, is_in_archive
 from headstart.data.table import Table, read_table

@@ -3,12 +3,10 @@
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
-from headstart.data.depth import chosen_depth, deep_samples, odd_depths
-from headstart.data.held_out import hold_out
 from headstart.data.image_info import MISSING, ImageInfo, inspect_images
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
-from headstart.data.manifest import Manifest, build_manifest, check_trainable
-from headstart.data.pixels import FULL_DEPTH
+from headstart.data.manifest import Manifest, build_manifest, check_trainable, hold_out
+from headstart.data.preprocessing import FULL_DEPTH, chosen_depth, deep_samples, odd_depths
 from headstart.data.scan import Fold, Scan, scan_images
 from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded

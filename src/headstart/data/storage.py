@@ -9,8 +9,7 @@ import os
 from pathlib import Path
 from typing import IO
 
-from headstart.data.archive_members import Member
-from headstart.data.archives import OPENED, Entry, Node, in_archive, is_archive
+from headstart.data.archives import OPENED, Entry, Member, Node, in_archive, is_archive
 
 LARGEST = 8 * 10**9  # bytes of any file that is read as a whole
 Place = str | os.PathLike[str]

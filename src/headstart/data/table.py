@@ -9,10 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.config.data import AUTO
-from headstart.data.encodings import MOST_NAMES, plausible
 from headstart.data.storage import read_file
 from headstart.errors import HeadstartError
-from headstart.text import visible
+from headstart.text import MOST_NAMES, plausible, visible
 
 DELIMITERS = ",;\t|"
 NAMES = {"\t": "a tab"}

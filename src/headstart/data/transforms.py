@@ -1,16 +1,140 @@
-"""From an RGB image to the uint8 square that the backbone takes, in training and in evaluation."""
+"""Augmentation as a pure function of seed, view and index, and the transforms built from the settings."""
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
+import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional
 
-from headstart.config.augment import RECIPE
-from headstart.data.augmentation import Augmentation
+from headstart.config.model import RECIPE
 from headstart.data.preprocessing import Preprocessing, resized_and_cropped, squared
-from headstart.seeds import derive_seed
+from headstart.data.splits import derive_seed
+from headstart.errors import HeadstartError
+from headstart.files import ForkSafeLock
+
+# A list of torchvision's v2 transforms as a pure function of an image and a seed, in any process and thread.
+
+
+# Transforms that draw all they need before they touch the pixels, so that threads do the work side by side.
+DRAW_FIRST = (
+    *(v2.RandomResizedCrop, v2.RandomCrop, v2.RandomRotation, v2.RandomAffine, v2.RandomPerspective),
+    *(v2.RandomHorizontalFlip, v2.RandomVerticalFlip, v2.ElasticTransform, v2.ColorJitter, v2.RandomGrayscale),
+    *(v2.RandomInvert, v2.RandomSolarize, v2.RandomPosterize, v2.RandomAdjustSharpness, v2.RandomAutocontrast),
+    *(v2.RandomEqualize, v2.RandomChannelPermutation, v2.GaussianBlur, v2.RandomErasing),
+    *(v2.JPEG, v2.Resize, v2.CenterCrop, v2.Pad, v2.Grayscale, v2.ToImage, v2.PILToTensor),
+)
+
+
+class Augmentation:
+    """Applies `transforms`, entries of conf/augment, one after the other.
+
+    Raises:
+        HeadstartError: there is no such transform, or it rejects its arguments.
+    """
+
+    def __init__(self, transforms: Sequence[Any], preprocessing: Preprocessing) -> None:
+        self._transforms = [_built(entry, preprocessing) for entry in transforms]
+        self._size = preprocessing.image_size
+
+    def __call__(self, image: Image.Image, seed: int) -> Tensor:
+        """uint8 (3, image_size, image_size).
+
+        Raises:
+            HeadstartError: a transform fails, or the result is something else.
+        """
+        found: Any = image
+        random = _Random(seed)
+        for transform in self._transforms:
+            try:
+                found = random.applied(transform, found)
+            except Exception as error:
+                raise HeadstartError(
+                    f"augment.transforms: {type(transform).__name__} failed on an image: {_reason(error)}"
+                ) from error
+        return self._checked(found)
+
+    def _checked(self, found: Any) -> Tensor:
+        if isinstance(found, Image.Image):
+            found = functional.pil_to_tensor(found)
+        wanted = (3, self._size, self._size)
+        if not isinstance(found, Tensor) or found.dtype != torch.uint8 or tuple(found.shape) != wanted:
+            what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise HeadstartError(
+                f"augment.transforms must give uint8 {wanted}, the size of the network's images, not {what}: end them "
+                "with torchvision.transforms.v2.CenterCrop, size: image_size"
+            )
+        return found.as_subclass(Tensor)
+
+
+class _Random:
+    """A random state of its own; torchvision draws from the one that all threads share, so they take turns."""
+
+    _turn = ForkSafeLock()
+
+    def __init__(self, seed: int) -> None:
+        self._state = torch.Generator().manual_seed(seed).get_state()
+
+    def applied(self, transform: v2.Transform, image: Any) -> Any:
+        """`transform(image)`, had the shared state been this one."""
+        if type(transform) not in DRAW_FIRST:
+            with self._shared():
+                return transform(image)
+        with self._shared():
+            transform.check_inputs([image])
+            if hasattr(transform, "p") and torch.rand(1) >= transform.p:
+                return image
+            parameters = transform.make_params([image])
+        return transform.transform(image, parameters)
+
+    @contextmanager
+    def _shared(self) -> Iterator[None]:
+        generator = torch.default_generator
+        with self._turn:
+            before = generator.get_state()
+            try:
+                generator.set_state(self._state)
+                yield
+                self._state = generator.get_state()
+            finally:
+                generator.set_state(before)
+
+
+def _built(entry: Any, preprocessing: Preprocessing) -> v2.Transform:
+    name = entry["_target_"].rpartition(".")[2]
+    kind = getattr(v2, name, None)
+    if not inspect.isclass(kind) or not issubclass(kind, v2.Transform):
+        raise HeadstartError(f"augment.transforms: torchvision has no v2 transform {name}")
+    arguments = {key: _value(key, value, preprocessing) for key, value in entry.items() if key != "_target_"}
+    try:
+        return kind(**arguments)
+    except Exception as error:
+        raise HeadstartError(f"augment.transforms: {name} rejects its arguments: {_reason(error)}") from None
+
+
+def _value(key: str, value: Any, preprocessing: Preprocessing) -> Any:
+    """An argument, with words in place of the preprocessing's values, and transforms in place of entries."""
+    if isinstance(value, list):
+        return [_value(key, item, preprocessing) for item in value]
+    if isinstance(value, dict):
+        return _built(value, preprocessing)
+    if value in ("image_size", "resize_size", "interpolation"):
+        value = getattr(preprocessing, value)
+    if key == "interpolation" and value in {mode.value for mode in InterpolationMode}:
+        return InterpolationMode(value)
+    return value
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# From an RGB image to the uint8 square that the backbone takes, in training and in evaluation.
+
 
 # The recipe's augmentation, in keys of stored features.
 RECIPE_SPEC = {"scale": [0.8, 1.0], "ratio": [3 / 4, 4 / 3], "degrees": 15.0, "flip": 0.5}

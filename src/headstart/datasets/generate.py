@@ -8,8 +8,7 @@ from typing import Any
 from headstart.config.data import DataSettings
 from headstart.data.folders import OWN
 from headstart.errors import HeadstartError
-from headstart.files import exclusively, read_json, write_json
-from headstart.marker import DATASET, mark, remove, remove_made
+from headstart.files import DATASET, exclusively, mark, read_json, remove, remove_made, write_json
 from headstart.run_folder import MARKER
 
 # Records what a folder was created with.

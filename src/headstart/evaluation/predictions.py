@@ -1,4 +1,4 @@
-"""Predictions of a whole split, from which every metric and figure of it is computed."""
+"""Predictions of a split: each image once, in order, from one view or several."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,16 @@ from torch.utils.data import DataLoader
 from headstart.data.manifest import Split
 from headstart.evaluation.statistics import wilson_interval
 from headstart.files import write_csv
-from headstart.log import is_first_process
+from headstart.log import is_first_process, log
 from headstart.metrics import compute_metrics
+from headstart.model.closed_form import scale
 from headstart.model.image_classifier import ImageClassifier
-from headstart.model.temperature import scale
 from headstart.processes import interleaved
 from headstart.run_folder import RunFolder
 from headstart.text import counted
 from headstart.training.data_module import ImageDataModule
+
+# Predictions of a whole split, from which every metric and figure of it is computed.
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Predictions:
     """Of N samples, in the order of the split: paths relative to the data's root, labels (N), log-probabilities
     (N, classes) as the head gives them, and the temperature at which they are calibrated.
 
-    `familiarity` (N) is the score of headstart.model.familiarity, `threshold` that below which an image is unlike
+    `familiarity` (N) is the score of headstart.model.image_classifier, `threshold` that below which an image is unlike
     anything trained on; -inf: it is not known.
     """
 
@@ -110,3 +112,70 @@ def write_predictions(predictions: dict[str, Predictions], classes: tuple[str, .
         for split, path in (("valid", run.valid_predictions), ("test", run.test_predictions)):
             if split in predictions:
                 predictions[split].write(path, classes)
+
+
+# Averaging the predictions of several views of each image, if that helps.
+
+
+COMPARED = ("valid/loss", "valid/acc")
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """How the mean over `views` views of each valid image compares with one view, both of calibrated probabilities."""
+
+    views: int
+    one_view: dict[str, float]
+    mean: dict[str, float]
+
+    @property
+    def helps(self) -> bool:
+        """Whether the mean has the lower loss."""
+        return self.mean["valid/loss"] < self.one_view["valid/loss"]
+
+    @property
+    def used(self) -> int:
+        """The number of views that is best."""
+        return self.views if self.helps else 1
+
+    def metrics(self) -> dict[str, float]:
+        """As metrics.json has it."""
+        compared = (("one_view", self.one_view), ("mean_of_views", self.mean))
+        values = {f"{kind}/{name}": of[name] for kind, of in compared for name in COMPARED}
+        return {"views": self.views, "views_used": self.used} | values
+
+    def describe(self) -> str:
+        """In one sentence."""
+        loss, accuracy = (f"{self.one_view[name]:.4f} to {self.mean[name]:.4f}" for name in COMPARED)
+        change = "lowers" if self.helps else "does not lower"
+        return (
+            f"The mean over {self.views} views of each image {change} the loss on the valid split ({loss}; accuracy "
+            f"{accuracy}), so it is {'used' if self.helps else 'not used'}."
+        )
+
+
+def predict_views(
+    classifier: ImageClassifier, data: ImageDataModule, splits: Sequence[str], views: int
+) -> tuple[dict[str, Predictions], Averaging | None]:
+    """The predictions of those of `splits` that `data` has: the mean over `views` views of each image, if that helps.
+
+    Whether it does is decided on the valid split, which is one of `splits`; with one view there is nothing to decide.
+    """
+    plain = predict_splits(classifier, data, splits)
+    if views == 1:
+        return plain, None
+
+    def mean(split: str) -> Predictions:
+        others = (predict_split(classifier, data.whole(split, view)) for view in range(1, views))
+        return mean_of([plain[split], *others])
+
+    valid = mean("valid")
+    averaging = Averaging(views, _calibrated_metrics(plain["valid"]), _calibrated_metrics(valid))
+    log.info("%s", averaging.describe())
+    if not averaging.helps:
+        return plain, averaging
+    return {split: valid if split == "valid" else mean(split) for split in plain}, averaging
+
+
+def _calibrated_metrics(predictions: Predictions) -> dict[str, float]:
+    return compute_metrics(predictions.calibrated, predictions.labels, "valid")

@@ -1,12 +1,7 @@
-"""Simple classifiers on features: ridge and logistic regression, nearest neighbours, nearest class mean.
-
-They take a fraction of a second, which makes them the yardstick for the trained head and the tool for questions about
-the data. Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction. Those
-with a setting are trained with several at once, which share most of the work.
-"""
+"""Simple classifiers and projections of stored features: baselines, cross-validation, principal components."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +9,14 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from headstart.model.neighbours import QUERIES, directions, votes
-from headstart.model.ridge import LeastSquares
+from headstart.data.splits import FOLDS
+from headstart.model.closed_form import NEIGHBOURS, PENALTIES, QUERIES, LeastSquares, directions, votes
+
+# Simple classifiers on features: ridge and logistic regression, nearest neighbours, nearest class mean. They take a
+# fraction of a second, which makes them the yardstick for the trained head and the tool for questions about the data.
+# Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction. Those with a
+# setting are trained with several at once, which share most of the work.
+
 
 Array = np.ndarray[Any, np.dtype[Any]]
 Probe = Callable[[Array], Array]
@@ -154,3 +155,163 @@ def in_parts(features: Array) -> Iterator[Array]:
 def accuracy(classes: Array, labels: Array) -> float:
     """The share of images whose predicted class (N) is their label (N)."""
     return float((classes == labels).mean())
+
+
+# How well simple classifiers on features do on images that they were not trained on.
+
+
+# How each is trained, and the settings to choose from.
+PROBES: Mapping[str, tuple[Fit, tuple[float, ...]]] = {
+    "ridge": (ridges, PENALTIES),
+    "knn": (nearest_neighbours, NEIGHBOURS),
+}
+
+
+def cross_validate(data: Labelled, folds: Array) -> dict[str, Array]:
+    """Whether (N) each of PROBES classifies each image correctly when it is trained on the other `folds` (N).
+
+    Its setting is chosen on one of these other folds.
+    """
+    return {name: _out_of_fold(data, folds, *probe) for name, probe in PROBES.items()}
+
+
+def _out_of_fold(data: Labelled, folds: Array, fit: Fit, settings: tuple[float, ...]) -> Array:
+    correct = np.zeros(len(data), bool)
+    for fold in range(FOLDS):
+        held_out, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
+        if len(held_out) and len(others):
+            chosen = _choose(data, folds, fold, fit, settings)
+            classes = predicted(fit(data[others], (chosen,)), data.features[held_out])[chosen]
+            correct[held_out] = classes == data.labels[held_out]
+    return correct
+
+
+def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[float, ...]) -> float:
+    """The setting with the highest accuracy on the next fold."""
+    following = (fold + 1) % FOLDS
+    valid = data[np.flatnonzero(folds == following)]
+    train = data[np.flatnonzero((folds != fold) & (folds != following))]
+    if not len(valid) or not len(train):
+        return settings[0]
+    classes = predicted(fit(train, settings), valid.features)
+    return max(settings, key=lambda setting: accuracy(classes[setting], valid.labels))
+
+
+# Features in two dimensions, by principal component analysis.
+
+
+ITERATIONS = 30
+OVERSAMPLED = 18
+
+
+def project(features: Array, known: Array) -> Array:
+    """Where features (N, d) are on the map (N, 2) of the two principal components of `known` (M, d)."""
+    mean, directions = known.mean(0), principal_components(known)
+    return np.concatenate([(part - mean) @ directions for part in in_parts(features)])
+
+
+def principal_components(features: Array) -> Array:
+    """The two directions (d, 2) of most variance of features (N, d), by a randomized SVD (Halko et al. 2011).
+
+    Signs are chosen such that the largest entry of each is positive.
+    """
+    mean = features.mean(0, dtype=np.float64)
+    basis = np.random.default_rng(0).normal(size=(features.shape[1], 2 + OVERSAMPLED))
+    for _ in range(ITERATIONS):
+        basis, _ = np.linalg.qr(sum(part.T @ (part @ basis) for part in _centred(features, mean)))
+    projected = np.concatenate([part @ basis for part in _centred(features, mean)])
+    _, _, rotation = np.linalg.svd(projected, full_matrices=False)
+    found: Array = basis @ rotation[:2].T
+    if found.shape[1] < 2:
+        found = np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
+    return found * np.where(found[np.abs(found).argmax(0), [0, 1]] < 0, -1, 1)
+
+
+def _centred(features: Array, mean: Array) -> Iterator[Array]:
+    """In parts: in double precision, all of them would take twice as much memory again."""
+    return (part - mean for part in in_parts(features))
+
+
+# What simple classifiers on the same features reach: the yardstick for the trained head.
+
+
+LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
+RIDGE = "ridge regression"
+# The value of `model.head` that trains a baseline.
+HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", "logistic regression": "linear"}
+# Images × features × classes from which logistic regression takes too long.
+LOGISTIC_LIMIT = 2e8
+CENTRED = 4096  # training images that are centred at a time
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """`predicted` are the classes (N) of the images to score; `setting` in words.
+
+    `valid_accuracy` chose the setting, whose value is `value`; 0 if there is none to choose.
+    """
+
+    name: str
+    setting: str
+    value: float
+    valid_accuracy: float
+    predicted: Array
+
+    def correct(self, labels: Array) -> Array:
+        """Whether (N) each prediction is right."""
+        right: Array = self.predicted == labels
+        return right
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a baseline is trained, with which settings, and how they are written."""
+
+    name: str
+    fit: Fit
+    settings: Sequence[float]
+    words: str
+
+
+def fit_baselines(train: Labelled, valid: Labelled, features: Array) -> list[Baseline]:
+    """Trains each baseline on `train`, chooses its setting by the accuracy on `valid`, and classifies `features`.
+
+    Only those of `train` need fit into memory.
+    """
+    found = []
+    for kind in _kinds(train):
+        probes = kind.fit(train, kind.settings)
+        on_valid = predicted(probes, valid.features)
+        accuracies = {setting: accuracy(classes, valid.labels) for setting, classes in on_valid.items()}
+        best = max(accuracies, key=accuracies.__getitem__)
+        classes = predicted(probes, features)[best]
+        found.append(Baseline(kind.name, kind.words.format(best), best, accuracies[best], classes))
+    return found
+
+
+def nearest_images(train: Labelled, features: Array, count: int) -> Array:
+    """The indices (M, count) of the training images most similar to `features` (M, d), the most similar first."""
+    mean = train.features.mean(0, dtype=np.float64).astype(np.float32)
+    units = unit_rows(features - mean)
+    best, places = np.zeros((len(units), 0), np.float32), np.zeros((len(units), 0), int)
+    # In parts, or all centred training images would be in memory twice.
+    for start in range(0, len(train), CENTRED):
+        similarities = units @ unit_rows(train.features[start : start + CENTRED] - mean).T
+        found = np.broadcast_to(start + np.arange(similarities.shape[1]), similarities.shape)
+        candidates, indices = np.concatenate([best, similarities], axis=1), np.concatenate([places, found], axis=1)
+        order = np.argsort(-candidates, axis=1, kind="stable")[:, :count]
+        best, places = (np.take_along_axis(values, order, axis=1) for values in (candidates, indices))
+    return places
+
+
+def _kinds(train: Labelled) -> Iterator[Kind]:
+    yield Kind("majority class", lambda data, _: _without_setting(majority_class(data)), (), "")
+    yield Kind("nearest class mean", lambda data, _: _without_setting(nearest_mean(data)), (), "")
+    yield Kind("nearest neighbours", nearest_neighbours, NEIGHBOURS, "k={:g}")
+    yield Kind(RIDGE, ridges, PENALTIES, "penalty {:g}")
+    if train.features.size * train.classes <= LOGISTIC_LIMIT:
+        yield Kind("logistic regression", logistics, LOGISTIC_PENALTIES, "penalty {:g}")
+
+
+def _without_setting(probe: Probe) -> Probes:
+    return lambda features: {0.0: probe(features)}

@@ -1,4 +1,4 @@
-"""Exported models as they run: in ONNX Runtime, without PyTorch, or as a program of torch.export."""
+"""Exported models as files: what they say of themselves, and how they are opened and run."""
 
 import ctypes
 import importlib.util
@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -13,11 +14,87 @@ from weakref import WeakSet
 import numpy as np
 from PIL import Image
 
-from headstart.data.preprocessing import center, network_input
+from headstart.data.preprocessing import Preprocessing, center, network_input
 from headstart.errors import HeadstartError
-from headstart.export.info import ModelInfo
 from headstart.files import LoadedFile
 from headstart.machine import core_count
+
+# What a model file says of itself, as plain values: the same in every format.
+
+
+# Grows when a reader of the last one would go wrong.
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a model comes from.
+
+    `compared` is how far it is from its checkpoint, a headstart.export.write.Difference; None: not compared yet.
+    """
+
+    arch: str
+    head: str
+    weights_sha256: str
+    temperature: float
+    seed: int
+    data_fingerprint: str
+    headstart: str
+    torch: str
+    date: str
+    compared: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Below the score `familiarity_threshold`, an image is unlike anything trained on; None: it is not known.
+
+    `input` and `precision` are as in headstart.config.model.
+    """
+
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    familiarity_threshold: float | None
+    input: str
+    precision: str
+    provenance: Provenance
+
+    def as_dict(self) -> dict[str, Any]:
+        """Numbers, strings, lists and dicts, with `format` and the provenance beside the other keys."""
+        own = {
+            "format": FORMAT,
+            "classes": list(self.classes),
+            "preprocessing": self.preprocessing.as_dict(),
+            "familiarity_threshold": self.familiarity_threshold,
+            "input": self.input,
+            "precision": self.precision,
+        }
+        return own | asdict(self.provenance)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any], path: Path) -> "ModelInfo":
+        """The inverse of `as_dict`, of the file `path`.
+
+        Raises:
+            HeadstartError: headstart did not write it, or a newer version did.
+        """
+        try:
+            if values["format"] > FORMAT:
+                raise HeadstartError(f"{path} was written by a newer version of headstart ({values['headstart']})")
+            return cls(
+                tuple(values["classes"]),
+                Preprocessing(**values["preprocessing"]),
+                values["familiarity_threshold"],
+                values["input"],
+                values["precision"],
+                Provenance(**{name: values[name] for name in Provenance.__dataclass_fields__}),
+            )
+        except (KeyError, TypeError, AttributeError):
+            raise HeadstartError(f"{path} is not a model that headstart exported: its metadata are missing") from None
+
+
+# Exported models as they run: in ONNX Runtime, without PyTorch, or as a program of torch.export.
+
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # The file with what a .pt2 archive says of itself.

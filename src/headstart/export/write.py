@@ -1,30 +1,230 @@
-"""Exports a classifier: written, loaded again, compared with the checkpoint, and only then put in its place."""
+"""task=export: a classifier as one file for other runtimes, compared with the original before it is kept."""
 
+import copy
+import csv
+import json
 import os
-from collections.abc import Callable
-from dataclasses import asdict, replace
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from math import inf, isfinite
 from pathlib import Path
 
+import numpy as np
 import torch
-from torch.export import ExportedProgram
+from PIL import Image
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
 
-from headstart.config.constraints import violations
-from headstart.config.export import FORMATS, ExportSettings, is_model_file
+from headstart.config.checks import violations
+from headstart.config.model import FORMATS, ExportSettings, is_model_file
+from headstart.config.record import read_record
+from headstart.data.images import read_rgb
+from headstart.data.layout import root_of
 from headstart.data.preprocessing import network_input
-from headstart.errors import HeadstartError
-from headstart.export.graph import trace
-from headstart.export.info import ModelInfo, Provenance
-from headstart.export.model_file import OnnxFile, Pt2File, is_exported
-from headstart.export.parity import Difference, compare
-from headstart.export.samples import Samples, training_samples, validation_samples
-from headstart.files import replacing
+from headstart.data.transforms import EvalTransform
+from headstart.datasets.shapes import TEN_CLASSES, draw_image
+from headstart.errors import HeadstartError, UnreadableImage
+from headstart.export.model_file import (
+    PT2_INFO,
+    Array,
+    ModelFile,
+    ModelInfo,
+    OnnxFile,
+    Provenance,
+    Pt2File,
+    is_exported,
+    prepared,
+    run,
+)
+from headstart.features.encoder import Encoder
+from headstart.files import is_own, replacing
 from headstart.log import log
-from headstart.marker import is_own
+from headstart.model.closed_form import NearestNeighbours
 from headstart.model.image_classifier import ImageClassifier
 from headstart.run_folder import RunFolder, run_folder_of
+
+# A classifier as the graph that is exported: uint8 images → probabilities and familiarity.
+
+
+INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
+
+
+class ExportedClassifier(nn.Module):
+    """uint8 images (N, 3, image_size, image_size) → calibrated probabilities (N, classes), familiarity scores (N).
+
+    A copy of `classifier` on the CPU, in eval mode, uncompiled and without autocast. With `half`, the backbone is in
+    float16; the normalization of the images and all that follows the features stay in float32.
+    """
+
+    def __init__(self, classifier: ImageClassifier, *, half: bool) -> None:
+        super().__init__()
+        self.classifier = copy.deepcopy(classifier).eval().requires_grad_(False)
+        self.classifier.cpu().to(memory_format=torch.contiguous_format)
+        head = self.classifier.head
+        if isinstance(head[0], NearestNeighbours):
+            head[0] = _Neighbours(head[0])
+        if half:
+            self.classifier.backbone.network = _InHalf(self.classifier.backbone.network)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        # Not by way of the encoder, which shares images out among threads.
+        features = self.classifier.backbone(images)
+        return self.classifier.predict_proba(features), self.classifier.familiarity(features)
+
+
+class _Neighbours(nn.Module):
+    """The head with k as a number: it is the size of a tensor in the graph."""
+
+    def __init__(self, head: NearestNeighbours) -> None:
+        super().__init__()
+        self._head, self._count = head, int(head.count)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self._head.scores(features, self._count)
+
+
+class _InHalf(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network = network.half()
+
+    def forward(self, images: Tensor) -> Tensor:
+        features: Tensor = self._network(images.half())
+        return features
+
+
+def trace(classifier: ImageClassifier, *, half: bool) -> ExportedProgram:
+    """The graph of a classifier, for batches of any size."""
+    size = classifier.recipe.preprocessing.image_size
+    # Of two, because a size of one would be taken for a constant.
+    example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
+    network = ExportedClassifier(classifier, half=half)
+    with torch.no_grad():
+        return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
+
+
+# Images that an export is compared on: some of those that the checkpoint was chosen by, or drawn ones.
+
+
+MOST = 64  # images, spread evenly over a split
+
+
+@dataclass(frozen=True)
+class Samples:
+    """RGB images in full size; `of` says which."""
+
+    images: tuple[Image.Image, ...]
+    of: str
+
+
+def validation_samples(run: RunFolder, depth: int) -> Samples:
+    """Some validation images of the finished run `run`, read with `depth`; drawn ones if it or they are not found."""
+    try:
+        return _of_split(run, "valid", depth)
+    except HeadstartError as reason:
+        names = (name.split("_") for name in TEN_CLASSES)
+        images = tuple(draw_image(shape, texture, seed) for seed, (texture, shape) in enumerate(names))
+        return Samples(images, f"drawn images, because {reason}")
+
+
+def training_samples(run: RunFolder, depth: int) -> Samples:
+    """Some training images of the finished run `run`, read with `depth`.
+
+    Raises:
+        HeadstartError: it or they are not found.
+    """
+    return _of_split(run, "train", depth)
+
+
+def _of_split(run: RunFolder, split: str, depth: int) -> Samples:
+    try:
+        root = Path(read_record(run).data.root)
+        with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
+    except (OSError, ValueError, KeyError, TypeError, HeadstartError):
+        raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
+    base, count = root_of(root, names), min(len(names), MOST)
+    images = tuple(_readable([base / names[place * len(names) // count] for place in range(count)], depth))
+    if not images:
+        raise HeadstartError(f"the {split} images of the run are not in {root}")
+    return Samples(images, f"{split} images of {root}")
+
+
+def _readable(paths: list[Path], depth: int) -> Iterator[Image.Image]:
+    for path in paths:
+        try:
+            yield read_rgb(path, depth)
+        except UnreadableImage:
+            continue
+
+
+# How far a model file is from the checkpoint that it was exported from.
+
+
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The largest difference of a probability, and of a familiarity score, on `images` images, which `of` describes.
+
+    `agreement` is the share of the images whose first class is the same.
+    """
+
+    images: int
+    of: str
+    probability: float
+    familiarity: float
+    agreement: float
+
+    def is_within(self, tolerance: float) -> bool:
+        """Whether both are at most `tolerance`, which NaN is not."""
+        return self.probability <= tolerance and self.familiarity <= tolerance
+
+
+def compare(model: ModelFile, classifier: ImageClassifier, samples: Samples) -> Difference:
+    """What `model` makes of the images, against `classifier` in float32 on the CPU, uncompiled."""
+    classifier, images = copy.deepcopy(classifier).cpu(), samples.images
+    encoder = Encoder(classifier.backbone, precision="32", compile=False)
+    outputs = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        found = run(model, [prepared(image, model.info) for image in batch])
+        outputs.append((*found, *_expected(classifier, encoder, batch)))
+    probabilities, scores, expected, expected_scores = map(np.concatenate, zip(*outputs, strict=True))
+    return Difference(
+        len(images),
+        samples.of,
+        # Of NaN, these are NaN.
+        probability=float(np.abs(probabilities - expected).max()),
+        familiarity=float(np.abs(scores - expected_scores).max()),
+        agreement=float((probabilities.argmax(1) == expected.argmax(1)).mean()),
+    )
+
+
+def _expected(classifier: ImageClassifier, encoder: Encoder, images: Sequence[Image.Image]) -> tuple[Array, Array]:
+    transform = EvalTransform(classifier.recipe.preprocessing)
+    with torch.inference_mode():
+        features = encoder(torch.stack([transform(image, 0, 0) for image in images]))
+        return classifier.predict_proba(features).numpy(), classifier.familiarity(features).numpy()
+
+
+# Programs of torch.export as files.
+
+
+def save_pt2(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
+    """Writes `program` to `path`, with what it says of itself."""
+    with warnings.catch_warnings(), path.open("wb") as file:
+        # About tensors that share memory, which are saved once each.
+        warnings.filterwarnings("ignore", message="No complete tensor found")
+        torch.export.save(program, file, extra_files={PT2_INFO: json.dumps(info.as_dict())})
+
+
+# Exports a classifier: written, loaded again, compared with the checkpoint, and only then put in its place.
+
 
 # The largest difference that is accepted, of a probability and of a familiarity score. Where the weights are rounded,
 # it is only measured.
@@ -100,7 +300,6 @@ def _failed(arch: str, error: Exception) -> HeadstartError:
 
 
 def _pt2(program: ExportedProgram) -> Save:
-    from headstart.export.pt2 import save_pt2
 
     return lambda info, path: save_pt2(program, info, path)
 
@@ -121,11 +320,11 @@ def _onnx(program: ExportedProgram, info: ModelInfo, calibration: Samples | None
     except torch.onnx.OnnxExporterError as error:
         raise _failed(info.provenance.arch, error) from error
     if calibration is not None:
-        from headstart.export.quantize import quantized
+        from headstart.export.onnx import quantized
 
         model = quantized(model, (network_input(image, info.preprocessing) for image in calibration.images))
     if info.input == "any":
-        from headstart.export.resize import add_resize
+        from headstart.export.onnx import add_resize
 
         add_resize(model, info.preprocessing)
     return lambda info, path: save_onnx(model, info, path)

@@ -1,20 +1,198 @@
-"""Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of the time."""
+"""A compiled network, about twice as fast as PyTorch's eager mode on a CPU: made once per machine, then loaded."""
 
+import ctypes
+import hashlib
+import json
 import os
 import shutil
+import stat
+import statistics
 import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
-from headstart.features.folding import with_folded_batch_norm
-from headstart.features.program import Program, library_in, open_program
-from headstart.features.program_files import WORK, delete, is_kept, is_whole, keep, program_path
-from headstart.files import exclusively
+from headstart.files import cache_folder, exclusively, folder_in_cache, read_json, sha256_of, write_json
 from headstart.log import log
-from headstart.machine import core_count
+from headstart.machine import core_count, cpu_instructions, cpu_name
+
+# BatchNorm as a part of the convolutions before it, which leaves a compiler half as much to do.
+
+
+def with_folded_batch_norm(network: nn.Module) -> nn.Module:
+    """A network that computes the same as `network`, which is in eval mode and stays as it is.
+
+    It is `network` itself if its code cannot be traced.
+    """
+    # They take a while to import, and only compiling needs them.
+    from torch.fx import symbolic_trace
+    from torch.fx.experimental.optimization import fuse
+
+    try:
+        traced = symbolic_trace(network)
+        calls = Counter(node.target for node in traced.graph.nodes if node.op == "call_module")
+        several = (traced.get_submodule(str(name)) for name, count in calls.items() if count > 1)
+        # Another BatchNorm may follow each call.
+        if any(isinstance(module, _ConvNd) for module in several):
+            return network
+        # In place: layers are replaced in what was traced, and none of them is changed.
+        return fuse(traced, inplace=True, no_trace=True)
+    # Tracing fails in any way that a network's own code does.
+    except Exception:
+        return network
+
+
+# A compiled network as a function. PyTorch's own loader holds Python's lock while it runs; this one does not. It
+# calls the C interface of AOTInductor (torch/csrc/inductor/aoti_runtime/interface.h).
+
+
+Program = Callable[[Tensor], Tensor]
+
+_pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
+_pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+_capsule_of = ctypes.pythonapi.PyCapsule_New
+_capsule_of.restype, _capsule_of.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+
+
+def library_in(package: Path) -> bytes:
+    """The shared library in what `aoti_compile_and_package` has written.
+
+    Raises:
+        ValueError: it cannot run by itself.
+    """
+    with ZipFile(package) as archive:
+        names = archive.namelist()
+        # It lists operations that need PyTorch's loader.
+        if any(name.endswith(".wrapper.json") for name in names):
+            raise ValueError("it has operations that cannot be compiled")
+        (name,) = (name for name in names if name.endswith(".so"))
+        return archive.read(name)
+
+
+def open_program(library: Path, threads: int) -> Program:
+    """A function of one tensor, of the shape that was compiled for, which so many threads may call at the same time.
+
+    Raises:
+        OSError: it is no library.
+        RuntimeError: it does not run on this machine.
+    """
+    functions = ctypes.CDLL(str(library))
+    create, run = functions.AOTInductorModelContainerCreateWithDevice, functions.AOTInductorModelContainerRun
+    pointer, size, text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p
+    create.argtypes = [pointer, size, text, text]
+    run.argtypes = [pointer, pointer, size, pointer, size, pointer, pointer]
+    container = ctypes.c_void_p()
+    _check(create(ctypes.byref(container), threads, b"cpu", None))
+
+    def program(images: Tensor) -> Tensor:
+        # The call takes the first away from us, and gives us the second.
+        (capsule,) = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([images])
+        given, found = ctypes.c_void_p(_pointer_of(capsule, None)), ctypes.c_void_p()
+        _check(run(container, ctypes.byref(given), 1, ctypes.byref(found), 1, None, None))
+        (result,) = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_of(found, None, None)])
+        return result
+
+    return program
+
+
+def _check(status: int) -> None:
+    if status != 0:
+        raise RuntimeError("the compiled network failed")
+
+
+# Where compiled programs are kept: in the cache folder, each with its checksum.
+
+
+FOLDER = "compiled"
+MAX_BYTES = 2 * 10**9  # of all files together
+WORK = ".work"  # the suffix of the folder of one compilation
+ABANDONED = 24 * 3600  # seconds, after which nothing writes to such a folder
+
+
+def program_path(identity: dict[str, Any]) -> Path:
+    """Where the program is kept that depends on `identity`, and on the version of PyTorch and the CPU.
+
+    Raises:
+        HeadstartError: the cache folder cannot be written.
+        PermissionError: somebody else could put programs there.
+    """
+    values = identity | {"format": 1, "torch": torch.__version__, "cpu": cpu_name(), "instructions": cpu_instructions()}
+    digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:20]
+    return _own_folder() / f"{identity['arch'].replace('/', '_')}-{digest}.so"
+
+
+def is_kept(path: Path) -> bool:
+    """Whether there is a program (it may turn out to be damaged)."""
+    return _checksum(path).exists()
+
+
+def is_whole(path: Path) -> bool:
+    """Whether it is what was kept; it counts as used now.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    expected = _checksum(path).read_bytes()
+    with suppress(OSError):
+        os.utime(path)
+    return sha256_of(path).encode() == expected
+
+
+def keep(program: Path, path: Path) -> None:
+    """Moves a program, which is in a folder beside `path`, to its place."""
+    checksum = _checksum(program)
+    checksum.write_text(sha256_of(program), encoding="utf-8")
+    # Whatever a power failure leaves, the checksum tells.
+    program.replace(path)
+    checksum.replace(_checksum(path))
+    _make_room(path)
+
+
+def delete(path: Path) -> None:
+    """Deletes a program."""
+    _checksum(path).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _own_folder() -> Path:
+    """A folder of this user alone: programs are run, and others may share the cache."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = folder_in_cache(FOLDER) / str(user)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    is_shared = hasattr(os, "getuid") and (status.st_uid != user or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+    if is_shared or not stat.S_ISDIR(status.st_mode):
+        raise PermissionError(f"{folder} is not a folder that only you can write")
+    return folder
+
+
+def _make_room(newest: Path) -> None:
+    """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
+    programs = sorted(filter(is_kept, newest.parent.glob("*.so")), key=lambda path: path.stat().st_mtime)
+    size = sum(path.stat().st_size for path in programs)
+    for path in programs:
+        if size > MAX_BYTES and path != newest:
+            size -= path.stat().st_size
+            delete(path)
+    for work in newest.parent.glob(f"*{WORK}"):
+        if time.time() - work.stat().st_mtime > ABANDONED:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _checksum(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+# Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of the time.
+
 
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
 # rounding of bf16 adds up over many layers.
@@ -158,3 +336,44 @@ def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+# How many times as fast as uncompiled code the compiled code of a backbone is: measured once per machine, and kept.
+# Of some networks it is slower, such as of Swin Transformers on CPUs.
+
+
+FILE = "compiled_speed.json"
+REPEATS = 3
+
+
+def measured_speed(key: str) -> float | None:
+    """What was measured on this machine for `key`, which names everything that it depends on; None: nothing was."""
+    return _read().get(key)
+
+
+def keep_speed(key: str, speed: float) -> None:
+    """For later processes. Without a cache folder, it is measured again next time."""
+    with suppress(OSError):
+        write_json(cache_folder() / FILE, _read() | {key: round(speed, 3)})
+
+
+def measure_speed(key: str, uncompiled: Callable[[], object], compiled: Callable[[], object]) -> float:
+    """Times both, in turn, and keeps the ratio."""
+    pairs = [(_seconds(uncompiled), _seconds(compiled)) for _ in range(REPEATS)]
+    speed = statistics.median(slow / fast for slow, fast in pairs)
+    keep_speed(key, speed)
+    return speed
+
+
+def _read() -> dict[str, float]:
+    try:
+        found = read_json(cache_folder() / FILE)
+    except (OSError, ValueError):
+        return {}
+    return {key: v for key, v in found.items() if isinstance(v, float)} if isinstance(found, dict) else {}
+
+
+def _seconds(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

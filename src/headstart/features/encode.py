@@ -16,8 +16,8 @@ from headstart.data.workers import loader_options, thread_imap, worker_count
 from headstart.errors import HeadstartError
 from headstart.features.encoder import CPU_CHUNK, Encoder
 from headstart.features.store import Array, FeatureStore, Key
+from headstart.log import progress_bar
 from headstart.processes import everywhere, first_on_node_first, gather, is_first_on_node, rank, world_size
-from headstart.progress import progress_bar
 
 # Images per batch on their way to the encoder, which cuts them to its own chunks.
 ENCODING_BATCH = 64

@@ -14,9 +14,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
-from headstart.features.compiled import CompilationFailed, Unusable, compiled_program, is_compiled
-from headstart.features.compiled_speed import keep_speed, measure_speed, measured_speed
-from headstart.features.program import Program
+from headstart.features.compiled import (
+    CompilationFailed,
+    Program,
+    Unusable,
+    compiled_program,
+    is_compiled,
+    keep_speed,
+    measure_speed,
+    measured_speed,
+)
 from headstart.log import log
 from headstart.machine import cpu_name
 

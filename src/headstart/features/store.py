@@ -1,4 +1,4 @@
-"""Feature matrices on disk. It knows neither models nor images: only keys, views, and how to compute a missing view."""
+"""Stored features: memory-mapped matrices under a key that names everything they depend on."""
 
 import hashlib
 import json
@@ -13,12 +13,26 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.lib.format import open_memmap
 
-from headstart.config.features import FeatureSettings
+from headstart.config.model import FeatureSettings
+from headstart.data.images import decoding
+from headstart.data.manifest import Split
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, replacing, sha256_of, write_json, write_text
+from headstart.files import (
+    CACHE,
+    cache_folder,
+    mark,
+    mark_if_empty,
+    remove,
+    replacing,
+    sha256_of,
+    write_json,
+    write_text,
+)
 from headstart.log import log
 from headstart.machine import DISK_FULL
-from headstart.marker import CACHE, mark, mark_if_empty, remove
+
+# Feature matrices on disk. It knows neither models nor images: only keys, views, and how to compute a missing view.
+
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 2
@@ -255,3 +269,50 @@ def _stats(paths: Iterable[Path]) -> Iterator[os.stat_result]:
     for path in paths:
         with suppress(FileNotFoundError):
             yield path.stat()
+
+
+# Features that earlier runs stored.
+
+
+# Parts of a key that are absent where images are read in the usual way.
+OPTIONAL = {"readings", "max_pixels", "truncated", "plugins"}
+
+
+def stored_features(
+    store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any]
+) -> dict[str, Array] | None:
+    """Features of all `splits` with one `transform` and one backbone, stored by earlier runs; None: there are none.
+
+    Only of backbones whose key says that they have features for photographs.
+    """
+    keys = {name: _keys(store, split, {"transform": transform}) for name, split in splits.items()}
+    of_backbone: dict[str, dict[str, Array]] = {}
+    for name, found in keys.items():
+        for key in found:
+            if not key.values["backbone"]["has_photo_features"]:
+                continue
+            shared = {part: value for part, value in key.values.items() if part not in ("data", "readings")}
+            rest = json.dumps(shared, sort_keys=True)
+            if (matrix := store.read(key, view=0)) is not None:
+                of_backbone.setdefault(rest, {})[name] = splits[name].own(matrix)
+    return next((features for features in of_backbone.values() if len(features) == len(splits)), None)
+
+
+def features_by_content(
+    store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any], backbone: dict[str, Any]
+) -> dict[str, Array]:
+    """The stored features (embedding_dim) of each image, by the SHA-256 of its file."""
+    found: dict[str, Array] = {}
+    for split in splits.values():
+        for key in _keys(store, split, {"transform": transform, "backbone": backbone}):
+            if (matrix := store.read(key, view=0)) is not None:
+                found |= dict(zip(split.stored.contents, matrix, strict=True))
+    return found
+
+
+def _keys(store: FeatureStore, split: Split, values: dict[str, Any]) -> list[Key]:
+    """Those of a split's images, read as they are today and with the settings of this process."""
+    found = store.find(values | {"data": split.stored.fingerprint})
+    readings = {"readings": list(split.stored.readings)} if split.stored.readings else {}
+    optional = readings | decoding()
+    return [key for key in found if {part: key.values[part] for part in OPTIONAL & key.values.keys()} == optional]

@@ -1,6 +1,7 @@
-"""The LightningModule: a backbone, frozen or unfrozen stage by stage, a new head, NLLLoss, Adam."""
+"""The LightningModule: loss, schedule, steps; also of closed-form heads, and of several trials at once."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -9,21 +10,131 @@ import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torchvision.transforms import v2
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.features import EncoderSettings
-from headstart.data.sampler import IGNORED
+from headstart.config.model import EncoderSettings, FinetuneSettings
+from headstart.data.dataset import IGNORED
+from headstart.data.splits import derive_seed
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.metrics import compute_metrics
-from headstart.model.dropout import drop_as_one_process, seed_dropout
-from headstart.model.image_classifier import ENCODER, STATES, ImageClassifier
-from headstart.model.loss import class_weights, mixed, mixing, training_loss
+from headstart.model.closed_form import fit_temperature
+from headstart.model.image_classifier import (
+    ENCODER,
+    STATES,
+    ClosedForm,
+    ImageClassifier,
+    drop_as_one_process,
+    seed_dropout,
+)
 from headstart.model.recipe import RATES, Recipe, warn_about_other_data
-from headstart.model.schedule import lr_factor, stage_factors, unfrozen_stages
-from headstart.model.temperature import fit_temperature
 from headstart.processes import copy_from_first, interleaved, total, world_size
-from headstart.seeds import derive_seed
+
+# The training loss: NLLLoss, weighted, smoothed, and of mixed images, as the recipe says.
+
+
+def training_loss(
+    log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
+) -> tuple[Tensor, Tensor]:
+    """Returns the sum of the losses of log-probabilities (N, classes), and what it is divided by for their mean.
+
+    An image counts as much as the weight of its own class, in the sum and in the divisor. PyTorch's `cross_entropy`
+    weights the smoothing by the weights of all classes instead, so that every image would be drawn to the rare ones.
+
+    Args:
+        targets: labels (N) or, if images were mixed, proportions (N, classes). IGNORED, or zeros, do not count.
+        weights: (classes), those of the classes; None: all images count the same.
+        smoothing: the share of each target that is spread evenly over all classes.
+    """
+    if targets.ndim == 1 and not smoothing:
+        known = targets != IGNORED
+        summed = F.nll_loss(log_probs, targets, weights, reduction="sum")
+        return summed, (known if weights is None else weights[targets.clamp(0)] * known).sum().to(summed.dtype)
+    counted = targets if targets.ndim == 2 else _one_hot(targets, log_probs)
+    counted = counted if weights is None else counted * weights
+    smoothed = (1 - smoothing) * counted + smoothing * counted.mean(1, keepdim=True)
+    return F.cross_entropy(log_probs, smoothed, reduction="sum"), counted.sum()
+
+
+def _one_hot(labels: Tensor, log_probs: Tensor) -> Tensor:
+    """Proportions (N, classes) of labels (N): zeros for IGNORED."""
+    return (labels[:, None] == torch.arange(log_probs.shape[1], device=labels.device)).to(log_probs.dtype)
+
+
+def mixing(recipe: Recipe) -> v2.Transform | None:
+    """Mixes the images of a batch and their labels; at random by one of the two ways if both are set."""
+    classes = len(recipe.classes)
+    alphas = ((v2.MixUp, recipe.finetune.mixup), (v2.CutMix, recipe.finetune.cutmix))
+    ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas if alpha]
+    return v2.RandomChoice(ways) if ways else None
+
+
+def mixed(mix: v2.Transform, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mixed images (N, …), float32, and the proportions (N, classes) of their classes: zeros of what has IGNORED.
+
+    That is at the end, and mixed with nothing.
+    """
+    images, count = images.float(), int((labels != IGNORED).sum())
+    if count == 0:
+        # `mix` knows the classes, but does not mix nothing.
+        proportions = mix(images[:1], labels[:1].clamp(0))[1].zero_()
+        return images, proportions.expand(len(labels), -1)
+    found, proportions = mix(images[:count], labels[:count])
+    rest = proportions.new_zeros(len(labels) - count, proportions.shape[1])
+    return torch.cat([found, images[count:]]), torch.cat([proportions, rest])
+
+
+def class_weights(recipe: Recipe) -> Tensor | None:
+    """Inversely proportional to the classes' sizes, with mean 1 over the images; None: all images count the same."""
+    if recipe.balance != "loss":
+        return None
+    counts = torch.tensor(recipe.class_counts, dtype=torch.float32)
+    return counts.sum() / (len(counts) * counts)
+
+
+# The learning rate as a pure function of the step, and what of the backbone is trained as one of the epoch.
+
+
+# Of the peak learning rate: where one cycle begins, and where it ends.
+FIRST, LAST = 1 / 25, 1 / 250_000
+
+
+def lr_factor(step: int, *, kind: str, warmup: float, total: int) -> float:
+    """The learning rate at a step relative to its peak, which is reached after the fraction `warmup` of `total` steps.
+
+    constant: linear warmup, then constant. cosine: linear warmup, then half a cosine to zero. onecycle: half a cosine
+    up and half a cosine down, as PyTorch's OneCycleLR.
+    """
+    rise = warmup * total
+    if step < rise:
+        return _between(FIRST, 1.0, step / rise) if kind == "onecycle" else (step + 1) / (rise + 1)
+    if kind == "constant":
+        return 1.0
+    return _between(1.0, LAST if kind == "onecycle" else 0.0, min(1.0, (step - rise) / max(1.0, total - rise)))
+
+
+def _between(start: float, stop: float, share: float) -> float:
+    return stop + (start - stop) * (1 + math.cos(math.pi * share)) / 2
+
+
+def unfrozen_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
+    """How many of a backbone's `stages`, from the top, are trained in `epoch`."""
+    if finetune.rest is not None and epoch >= finetune.rest:
+        return stages
+    return min(stages, sum(begin <= epoch for begin in finetune.epochs))
+
+
+def stage_factors(finetune: FinetuneSettings, stages: int) -> list[float]:
+    """The learning rate, relative to the head's, of each stage that is ever trained, from the top."""
+    factors = list(finetune.lr_factors[:stages])
+    return factors if finetune.rest is None else factors + [1.0] * (stages - len(factors))
+
+
+# The LightningModule: a backbone, frozen or unfrozen stage by stage, a new head, NLLLoss, Adam.
+
 
 NETWORK = "encoder.backbone.network."
 Batch = tuple[Tensor, Tensor]
@@ -220,3 +331,91 @@ class Classifier(ImageClassifier, LightningModule):
             group |= {key: group[key] * ratio for key in ("lr", "initial_lr") if key in group}
         for state in checkpoint["lr_schedulers"]:
             state |= {key: [lr * ratio for lr in state[key]] for key in ("base_lrs", "_last_lr")}
+
+
+# The LightningModule of a head that is not trained step by step, but fitted at once to the features of an epoch.
+
+
+class ClosedFormClassifier(Classifier):
+    """The steps of its only epoch put features by, and the last one fits the head to all of them.
+
+    The training metrics are of the scores that each image gets from the others: by itself, its nearest neighbour is
+    always right.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> None:
+        super().__init__(backbone, recipe, features)
+        self.automatic_optimization = False
+
+    def configure_optimizers(self) -> None:
+        """None."""
+
+    def training_step(self, batch: Batch) -> None:
+        x, labels = batch
+        features = self.embed(x)
+        self.familiarity.observe(features, labels)
+        self._outputs["train"].append((features, labels))
+        if self.trainer.is_last_batch:
+            self._fit_head(*self._collect("train"))
+
+    def _fit_head(self, features: Tensor, labels: Tensor) -> None:
+        self._check_features(features)
+        layer = self.head[0]
+        assert isinstance(layer, ClosedForm)
+        log_probs = F.log_softmax(layer.fit(features, labels), dim=1)
+        self._outputs["train"].append((log_probs, labels))
+        log.info("%s: %s, chosen by leaving each training image out", self.recipe.head, layer.setting)
+
+
+def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> Classifier:
+    """What Lightning's Trainer trains, or fits at once."""
+    kind = ClosedFormClassifier if recipe.is_closed_form else Classifier
+    return kind(backbone, recipe, features)
+
+
+# The LightningModule of a head that is trained on blocks of many batches of stored features.
+
+
+# In a block, which is one step for the Trainer.
+BATCHES = 64
+
+
+class BlockClassifier(Classifier):
+    """Takes as many steps as there are batches in a block, exactly those of a Classifier that is given the batches.
+
+    What a Trainer does around each step takes longer than a step of a new head does.
+    """
+
+    def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings, *, batch_size: int) -> None:
+        super().__init__(backbone, recipe, features)
+        self.automatic_optimization = False
+        self._batch_size = batch_size
+
+    def train(self, mode: bool = True) -> "BlockClassifier":
+        """For what is trained; the encoder stays in eval mode, and its many modules are not asked."""
+        self.training = mode
+        self.head.train(mode)
+        return self
+
+    def training_step(self, block: Batch) -> None:
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizer, Optimizer)
+        # Of Lightning's own optimizers, the Trainer counts the steps by itself.
+        count = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        self.familiarity.observe(*block)
+        batches = list(self._batches(block))
+        for features, labels in batches:
+            optimizer.zero_grad()
+            self._loss(features, labels, labels).backward()
+            optimizer.step()
+            count.increment_ready()
+            count.increment_completed()
+        self._check_finite(len(batches), block[0])
+
+    def validation_step(self, block: Batch) -> None:
+        for batch in self._batches(block):
+            super().validation_step(batch)
+
+    def _batches(self, block: Batch) -> Iterator[Batch]:
+        features, labels = block
+        return zip(features.split(self._batch_size), labels.split(self._batch_size), strict=True)

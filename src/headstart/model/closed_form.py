@@ -1,48 +1,299 @@
-"""The LightningModule of a head that is not trained step by step, but fitted at once to the features of an epoch."""
+"""Closed-form heads: nearest neighbours and ridge regression, chosen by leaving one image out."""
 
-from torch import Tensor
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headstart.backbones.backbone import Backbone
-from headstart.config.features import EncoderSettings
-from headstart.log import log
-from headstart.model.classifier import Batch, Classifier
-from headstart.model.head import ClosedForm
-from headstart.model.recipe import Recipe
+# Temperature scaling: one number, fitted on the validation split, that makes probabilities match accuracies. Guo et
+# al. 2017, "On Calibration of Modern Neural Networks".
 
 
-class ClosedFormClassifier(Classifier):
-    """The steps of its only epoch put features by, and the last one fits the head to all of them.
+# The inverse temperature lies between these.
+BOUNDS = (0.05, 20.0)
+STEPS = 40  # of the bisection
 
-    The training metrics are of the scores that each image gets from the others: by itself, its nearest neighbour is
-    always right.
+
+def scale(log_probs: Tensor, temperature: Tensor | float) -> Tensor:
+    """Log-probabilities (N, classes) at a temperature. Their order stays."""
+    return F.log_softmax(log_probs / temperature, dim=1)
+
+
+def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
+    """The temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N)."""
+    return 1 / fit_scale(log_probs.clamp(min=-1e4), labels, BOUNDS)
+
+
+@torch.no_grad()
+def fit_scale(scores: Tensor, labels: Tensor, bounds: tuple[float, float]) -> float:
+    """The factor within `bounds` at which the softmax of scores (N, classes) has the lowest log-loss for `labels` (N).
+
+    Labels are smoothed as Platt (1999) does: a share of 1 / (N + 2) is spread over all classes. Else the temperature of
+    a classifier that is right about all N would be 0.
+    """
+    values, smoothing = scores.cpu().double(), 1 / (len(labels) + 2)
+    own = values.gather(1, labels.cpu()[:, None])[:, 0]
+    wanted = ((1 - smoothing) * own + smoothing * values.mean(1)).mean()
+    low, high = bounds
+    for _ in range(STEPS):
+        factor = (low + high) / 2
+        # The log-loss is convex in the factor, and this is its derivative.
+        expected = (F.softmax(values * factor, dim=1) * values).sum(1).mean()
+        low, high = (low, factor) if expected > wanted else (factor, high)
+    return (low + high) / 2
+
+
+# Choosing the setting of a closed-form head by scores that its training images get from all the others.
+
+
+# Between which the scale of scores lies. Of ridge regression they are differences of about 1, of neighbours of about k.
+SCALES = (1e-3, 1e3)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A setting, its `scores` (N, classes), and the `scale` at which their softmax has the lowest log-loss."""
+
+    setting: float
+    scores: Tensor
+    scale: float
+
+
+def choose(scores: Iterable[tuple[float, Tensor]], labels: Tensor) -> Chosen:
+    """Of settings and their `scores` (N, classes), those with the highest accuracy, then the lowest log-loss."""
+    labels = labels.cpu()
+    # Not a list: of many images and classes, scores take much memory.
+    candidates = (Chosen(setting, found, fit_scale(found, labels, SCALES)) for setting, found in scores)
+    return max(candidates, key=lambda chosen: _quality(chosen, labels))
+
+
+def _quality(chosen: Chosen, labels: Tensor) -> tuple[float, float]:
+    scores = chosen.scores.cpu().double()
+    accuracy = (scores.argmax(1) == labels).double().mean()
+    return float(accuracy), -float(F.cross_entropy(scores * chosen.scale, labels))
+
+
+# Nearest neighbours by cosine similarity of centred features, and what they say of each image when it is left out.
+
+
+NEIGHBOURS = (1, 5, 10, 20)
+QUERIES = 256  # compared at a time with all images known
+
+
+def directions(features: Tensor, mean: Tensor) -> Tensor:
+    """Centred features (N, d), of unit length."""
+    return F.normalize(features - mean)
+
+
+def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes: int) -> Tensor:
+    """The votes (M, classes) of the `count` images nearest to each of `features` (M, d), weighted by similarity.
+
+    `features` and `known` (N, d) are directions, `labels` (N) those of `known`.
+    """
+    return votes(features, known, labels, counts=(count,), classes=classes)[count]
+
+
+def votes(features: Tensor, known: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
+    """Those of `vote` with each count; the images are compared once."""
+    counts = tuple(counts)
+    nearest = (features @ known.T).topk(min(max(counts), len(known)), dim=1)
+    return _by_count(nearest.values, labels[nearest.indices], counts, classes)
+
+
+def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
+    """The votes (N, classes) on each of `features` (N, d) by the others, centred on their mean, with each count."""
+    counts, others = sorted(counts), max(1, len(features) - 1)
+    centred = features - features.mean(0)
+    squares = centred.square().sum(1)
+    parts: dict[float, list[Tensor]] = {count: [] for count in counts}
+    for rows in torch.arange(len(features), device=features.device).split(QUERIES):
+        own, products = squares[rows, None], centred[rows] @ centred.T
+        # Without an image, the mean is 1/(N - 1) of the image's own distance further away from it.
+        lengths = (squares + 2 * products / others + own / others**2).clamp(min=0).sqrt() * own.sqrt()
+        similarities = ((products + own / others) / lengths.clamp(min=1e-12)).clamp(-1, 1)
+        similarities[rows - rows[0], rows] = -torch.inf
+        nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
+        for count, found in _by_count(nearest.values, labels[nearest.indices], counts, classes).items():
+            parts[count].append(found)
+    return {count: torch.cat(found) for count, found in parts.items()}
+
+
+def _by_count(similarities: Tensor, labels: Tensor, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
+    """For the first so many of k neighbours: the sums (M, classes) of similarities (M, k), plus 1, by label (M, k)."""
+    weights, by_label = similarities + 1, F.one_hot(labels, classes).to(similarities)
+    return {count: torch.einsum("nk,nkc->nc", weights[:, :count], by_label[:, :count]) for count in counts}
+
+
+class NearestNeighbours(nn.Module):
+    """Features (N, d) → scores (N, classes), whose softmax is the probability. Unfitted, all scores are 0.
+
+    It holds the directions of all the images it was fitted to, as float32.
     """
 
-    def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> None:
-        super().__init__(backbone, recipe, features)
-        self.automatic_optimization = False
+    mean: Tensor
+    known: Tensor
+    labels: Tensor
+    count: Tensor
+    scale: Tensor
 
-    def configure_optimizers(self) -> None:
-        """None."""
+    def __init__(self, embedding_dim: int, classes: int) -> None:
+        super().__init__()
+        self._classes = classes
+        self.register_buffer("mean", torch.zeros(embedding_dim))
+        self.register_buffer("known", torch.zeros(0, embedding_dim))
+        self.register_buffer("labels", torch.zeros(0, dtype=torch.long))
+        self.register_buffer("count", torch.tensor(0))
+        self.register_buffer("scale", torch.tensor(1.0))
 
-    def training_step(self, batch: Batch) -> None:
-        x, labels = batch
-        features = self.embed(x)
-        self.familiarity.observe(features, labels)
-        self._outputs["train"].append((features, labels))
-        if self.trainer.is_last_batch:
-            self._fit_head(*self._collect("train"))
+    @torch.no_grad()
+    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Chooses k and scale; returns the scores (N, classes) of each image by its neighbours among the others."""
+        chosen = choose(left_out(features, labels, counts=NEIGHBOURS, classes=self._classes).items(), labels)
+        self.mean.copy_(features.mean(0))
+        self.known, self.labels = directions(features, self.mean), labels
+        self.count.fill_(int(chosen.setting))
+        self.scale.fill_(chosen.scale)
+        return chosen.scores * chosen.scale
 
-    def _fit_head(self, features: Tensor, labels: Tensor) -> None:
-        self._check_features(features)
-        layer = self.head[0]
-        assert isinstance(layer, ClosedForm)
-        log_probs = F.log_softmax(layer.fit(features, labels), dim=1)
-        self._outputs["train"].append((log_probs, labels))
-        log.info("%s: %s, chosen by leaving each training image out", self.recipe.head, layer.setting)
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scores(features, int(self.count))
+
+    def scores(self, features: Tensor, count: int) -> Tensor:
+        """As `forward`, of `count` neighbours: in an exported graph, their number must not be a tensor."""
+        found = directions(features, self.mean)
+        return self.scale * vote(found, self.known, self.labels, count=count, classes=self._classes)
+
+    @property
+    def setting(self) -> str:
+        """What was chosen, in words."""
+        return f"k={int(self.count)}"
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        # How many images are known is up to the checkpoint.
+        for name in ("known", "labels"):
+            if (saved := state_dict.get(f"{prefix}{name}")) is not None:
+                setattr(self, name, torch.empty_like(saved, device=self.mean.device))
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> Classifier:
-    """What Lightning's Trainer trains, or fits at once."""
-    kind = ClosedFormClassifier if recipe.is_closed_form else Classifier
-    return kind(backbone, recipe, features)
+# Ridge regression on one-hot labels, in closed form, and what it says of each image when it is left out.
+
+
+Array = np.ndarray[Any, np.dtype[Any]]
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+ROWS = 4096  # in double precision at a time
+
+
+class LeastSquares:
+    """Fits one-hot labels (N, classes) to features (N, d), both centred.
+
+    `penalty` is relative to the mean variance of the features.
+    """
+
+    def __init__(self, features: Array, targets: Array) -> None:
+        self.mean, self.prior = features.mean(0, dtype=np.float64), targets.mean(0)
+        self._features, self._targets = features, targets - self.prior
+        # Of the two equal forms, the one with the smaller matrix.
+        self._is_wide = len(features) < features.shape[1]
+        parts = self._parts(features)
+        if self._is_wide:
+            self._centred = np.concatenate(list(parts))
+            self._gram = self._centred @ self._centred.T
+        else:
+            self._gram = sum(part.T @ part for part in parts)
+
+    def weights(self, penalty: float) -> Array:
+        """The weights (d, classes)."""
+        gram = self._penalized(penalty)
+        if self._is_wide:
+            return self._centred.T @ np.linalg.solve(gram, self._targets)
+        return np.linalg.solve(gram, self._transposed_times(self._targets))
+
+    def scores(self, features: Array, weights: Array) -> Array:
+        """Those (M, classes) of images with `features` (M, d): `(features - mean) @ weights + prior`."""
+        return self._centred_times(features, weights) + self.prior
+
+    def left_out(self, penalty: float) -> Array:
+        """The scores (N, classes) of each image by the fit to the others, with the same absolute penalty.
+
+        From the diagonal of the hat matrix, without fitting N times.
+        """
+        weights = self.weights(penalty)
+        errors = self._targets - self._centred_times(self._features, weights)
+        errors /= np.maximum(1 - self._leverages(penalty) - 1 / len(errors), 1e-12)[:, None]
+        return self._targets + self.prior - errors
+
+    def _strength(self, penalty: float) -> float:
+        """The absolute penalty."""
+        return strength_of(penalty, float(np.trace(self._gram)), len(self._gram))
+
+    def _penalized(self, penalty: float) -> Array:
+        return self._gram + self._strength(penalty) * np.eye(len(self._gram))
+
+    def _leverages(self, penalty: float) -> Array:
+        """The diagonal (N) of the hat matrix of centred features."""
+        inverse = np.linalg.inv(self._penalized(penalty))
+        if self._is_wide:
+            return 1 - self._strength(penalty) * inverse.diagonal()
+        return np.concatenate([np.einsum("nd,nd->n", part @ inverse, part) for part in self._parts(self._features)])
+
+    def _transposed_times(self, matrix: Array) -> Array:
+        """Centred features, transposed, times `matrix` (N, M)."""
+        places = range(0, len(matrix), ROWS)
+        parts = zip(places, self._parts(self._features), strict=True)
+        return np.sum([part.T @ matrix[start : start + ROWS] for start, part in parts], axis=0)
+
+    def _centred_times(self, features: Array, weights: Array) -> Array:
+        return np.concatenate([part @ weights for part in self._parts(features)])
+
+    def _parts(self, features: Array) -> Iterator[Array]:
+        """Centred, ROWS at a time."""
+        for start in range(0, max(1, len(features)), ROWS):
+            yield features[start : start + ROWS] - self.mean
+
+
+def strength_of(penalty: float, scatter: float, rank: int) -> float:
+    """The absolute penalty, for centred features of at most this rank whose squares have the sum `scatter`."""
+    return max(penalty * scatter / rank, 1e-12)
+
+
+class Ridge(nn.Module):
+    """Features (N, d) → scores (N, classes), whose softmax is the probability. Unfitted, all scores are 0."""
+
+    mean: Tensor
+    weights: Tensor
+    prior: Tensor
+    penalty: Tensor
+    scale: Tensor
+
+    def __init__(self, embedding_dim: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(embedding_dim))
+        self.register_buffer("weights", torch.zeros(embedding_dim, classes))
+        self.register_buffer("prior", torch.zeros(classes))
+        self.register_buffer("penalty", torch.tensor(0.0))
+        self.register_buffer("scale", torch.tensor(1.0))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
+        """Chooses penalty and scale; returns the scores (N, classes) of each image by the fit to the others."""
+        fit = LeastSquares(features.cpu().numpy(), np.eye(len(self.prior))[labels.cpu().numpy()])
+        chosen = choose(((penalty, torch.from_numpy(fit.left_out(penalty))) for penalty in PENALTIES), labels)
+        values = (fit.mean, fit.weights(chosen.setting), fit.prior)
+        for buffer, value in zip((self.mean, self.weights, self.prior), values, strict=True):
+            buffer.copy_(torch.from_numpy(value).float())
+        self.penalty.fill_(chosen.setting)
+        self.scale.fill_(chosen.scale)
+        return (chosen.scores * chosen.scale).to(features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scale * ((features - self.mean) @ self.weights + self.prior)
+
+    @property
+    def setting(self) -> str:
+        """What was chosen, in words."""
+        return f"penalty {float(self.penalty):g}"

@@ -1,18 +1,165 @@
-"""A backbone with a new head: what predicts. headstart.model.classifier trains it."""
+"""Images → log-probabilities: backbone, head, temperature, and how familiar an image is."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import StochasticDepth
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
+from headstart.data.dataset import IGNORED
+from headstart.data.splits import derive_seed
 from headstart.features.encoder import Encoder
-from headstart.model.familiarity import Familiarity
-from headstart.model.head import build_head
+from headstart.model.closed_form import NearestNeighbours, Ridge, scale
 from headstart.model.recipe import Recipe
-from headstart.model.temperature import scale
-from headstart.seeds import derive_seed
+from headstart.processes import rank, world_size
+
+# Dropout in several processes: what one process would drop of the batches of all of them.
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seeds what is drawn from on `device`; torch.manual_seed looks for GPUs too, which takes as long as a step."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
+class Dropout(nn.Dropout):
+    """nn.Dropout, of which every process draws the same mask for all of them, and uses its rows."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        mask = super().forward(input.new_ones(len(input) * world_size(), *input.shape[1:]))
+        return input * mask[rank() :: world_size()]
+
+
+class DropPath(StochasticDepth):
+    """torchvision's StochasticDepth, likewise."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or world_size() == 1:
+            return super().forward(input)
+        mask = super().forward(input.new_ones(len(input) * world_size(), *(1,) * (input.ndim - 1)))
+        return input * mask[rank() :: world_size()]
+
+
+def drop_as_one_process(network: nn.Module) -> None:
+    """Replaces the network's layers of these kinds."""
+    for module in network.modules():
+        if type(module) is nn.Dropout:
+            module.__class__ = Dropout
+        elif type(module) is StochasticDepth:
+            module.__class__ = DropPath
+
+
+# The new layers on the backbone's features: trained step by step, or fitted at once in closed form.
+
+
+ClosedForm = Ridge | NearestNeighbours
+
+
+def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
+    """Features (N, embedding_dim) → log-probabilities (N, classes); the last layer is LogSoftmax."""
+    return nn.Sequential(*SCORES[recipe.head](recipe, embedding_dim), nn.LogSoftmax(dim=1))
+
+
+def setting_of(head: nn.Sequential) -> str:
+    """What a closed-form head chose when it was fitted, in words; "" for one that is trained."""
+    return head[0].setting if isinstance(head[0], ClosedForm) else ""
+
+
+def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
+    return [
+        nn.Linear(embedding_dim, recipe.hidden_dim),
+        nn.ReLU(),
+        Dropout(recipe.dropout),
+        nn.Linear(recipe.hidden_dim, len(recipe.classes)),
+    ]
+
+
+# The layers that give the scores, for each value of `model.head`.
+SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
+    "mlp": _mlp,
+    "linear": lambda recipe, embedding_dim: [nn.Linear(embedding_dim, len(recipe.classes))],
+    "ridge": lambda recipe, embedding_dim: [Ridge(embedding_dim, len(recipe.classes))],
+    "knn": lambda recipe, embedding_dim: [NearestNeighbours(embedding_dim, len(recipe.classes))],
+}
+
+
+# Whether an image is like those trained on: the cosine similarity of its features to the nearest class mean.
+
+
+# The share of the validation images that count as unfamiliar.
+UNFAMILIAR = 0.05
+
+
+class Familiarity(nn.Module):
+    """Features (N, d) → scores (N) from -1 to 1. Below `threshold`, an image is unlike anything trained on.
+
+    Features and means are centred on the mean of the training features. The means are of the features that an epoch
+    was trained on; `threshold` is -inf until it is fitted.
+    """
+
+    center: Tensor
+    directions: Tensor
+    threshold: Tensor
+
+    def __init__(self, classes: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(embedding_dim))
+        # Of unit length; of a class without images, zeros.
+        self.register_buffer("directions", torch.zeros(classes, embedding_dim))
+        self.register_buffer("threshold", torch.tensor(-torch.inf))
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets what was observed."""
+        # Not buffers, because an average of the weights would average these too.
+        self._sums, self._counts = torch.zeros_like(self.directions), torch.zeros(len(self.directions))
+
+    @torch.no_grad()
+    def observe(self, features: Tensor, labels: Tensor) -> None:
+        """Adds a training batch, except for what has the label IGNORED."""
+        if world_size() > 1:
+            features, labels = features[labels != IGNORED], labels[labels != IGNORED]
+        self._sums = self._sums.to(features.device).index_add_(0, labels, features.detach())
+        self._counts = self._counts.to(features.device) + torch.bincount(labels, minlength=len(self._counts))
+
+    @property
+    def observed(self) -> tuple[Tensor, Tensor]:
+        """The sum of the features (classes, d) and the number of images (classes) observed of each class."""
+        return self._sums, self._counts
+
+    @torch.no_grad()
+    def fit_means(self, sums: Tensor, counts: Tensor) -> None:
+        """From what was observed, by all processes together. Nothing changes if that is nothing."""
+        if not counts.sum():
+            return
+        present = counts > 0
+        self.center.copy_(sums.sum(0) / counts.sum())
+        means = sums[present] / counts[present, None] - self.center
+        self.directions.zero_()[present] = F.normalize(means)
+
+    @torch.no_grad()
+    def fit_threshold(self, scores: Tensor) -> None:
+        """From the scores (N) of the validation images."""
+        if self.directions.any():
+            self.threshold.copy_(scores.double().quantile(UNFAMILIAR))
+
+    def forward(self, features: Tensor) -> Tensor:
+        similarities = F.normalize(features - self.center) @ self.directions.T
+        is_missing = ~self.directions.any(1)
+        # Rounding lets the cosine of equal directions exceed 1.
+        return similarities.masked_fill(is_missing, -1.0).amax(1).clamp(-1, 1)
+
+
+# A backbone with a new head: what predicts. headstart.model.classifier trains it.
+
 
 ENCODER = "encoder."
 # Where a checkpoint holds weights: those to use and, if these are averages, those being trained.

@@ -4,8 +4,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from headstart.backbones.backbone import Backbone, BackboneSource
-from headstart.config.finetune import FinetuneSettings
-from headstart.config.model import CLOSED_FORM
+from headstart.config.model import CLOSED_FORM, FinetuneSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.preprocessing import Preprocessing

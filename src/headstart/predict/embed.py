@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.config.embed import EmbedSettings
+from headstart.config.predict import EmbedSettings
 from headstart.config.record import read_record
 from headstart.config.train import check_train
 from headstart.data.images import read_image_file
@@ -14,11 +14,9 @@ from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_imap
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
-from headstart.features.store import open_store
-from headstart.features.stored import features_by_content
-from headstart.files import replacing, write_csv
+from headstart.features.store import features_by_content, open_store
+from headstart.files import PREDICTIONS, check, claim, replacing, write_csv
 from headstart.log import log
-from headstart.marker import PREDICTIONS, check, claim
 from headstart.predict.predictor import Predictor, load
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of

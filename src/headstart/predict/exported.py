@@ -1,15 +1,20 @@
-"""An exported model, ready to predict. Of PyTorch it imports nothing, unless the model is a .pt2 file."""
+"""predict.py with an exported model, without PyTorch."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import inf
+from pathlib import Path
 from typing import Any
 
+from headstart.config.predict import PredictSettings
 from headstart.data.images import Note
-from headstart.export.model_file import Array, ModelFile, prepared, run
+from headstart.export.model_file import Array, ModelFile, open_model, prepared, run
 from headstart.machine import core_count
-from headstart.predict.inputs import Input, Notes, inputs_of, read_input
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
+from headstart.predict.sources import Input, Notes, inputs_of, read_input
+from headstart.predict.write import write
+
+# An exported model, ready to predict. Of PyTorch it imports nothing, unless the model is a .pt2 file.
 
 
 class ExportedPredictor:
@@ -29,7 +34,7 @@ class ExportedPredictor:
     def predict(
         self, source: Any, *, topk: int = 3, min_confidence: float = 0.0, batch_size: int = 32
     ) -> list[Prediction]:
-        """One prediction per image of `source`, in its order; see headstart.predict.inputs for what it may be.
+        """One prediction per image of `source`, in its order; see headstart.predict.sources for what it may be.
 
         Args:
             topk: the number of classes of each.
@@ -73,3 +78,20 @@ class ExportedPredictor:
             topk=topk,
             min_confidence=min_confidence,
         )
+
+
+# What predict.py does with an exported model.
+
+
+def predict_with_model(settings: PredictSettings, paths: list[Path]) -> None:
+    """Writes one row per image of `paths`.
+
+    Raises:
+        HeadstartError: there is no such model, or no image that could be read.
+    """
+    model = open_model(Path(str(settings.model.file)), settings.accelerator)
+    predictor = ExportedPredictor(model)
+    predictions = predictor.stream(
+        paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
+    )
+    write(predictions, settings, paths, predictor.classes, model.info.preprocessing.depth)

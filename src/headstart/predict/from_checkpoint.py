@@ -1,11 +1,36 @@
-"""What predict.py does with a checkpoint."""
+"""predict.py with a checkpoint."""
 
 from pathlib import Path
 
+from PIL import Image
+from torchvision.transforms.v2 import functional
+
 from headstart.config.predict import PredictSettings
 from headstart.log import log
+from headstart.model.saliency import overlay
+from headstart.predict.prediction import Prediction
 from headstart.predict.predictor import load
 from headstart.predict.write import write
+
+# What the network saw of an image, and beside it what speaks for its class.
+
+
+GAP = 6  # pixels
+
+
+def explain(prediction: Prediction) -> Image.Image:
+    """What the network saw and, beside it, the same under its map."""
+    seen, saliency = prediction.seen, prediction.saliency
+    if seen is None or saliency is None:
+        raise ValueError("predicted without explain")
+    plain = functional.to_pil_image(seen)
+    both = Image.new("RGB", (2 * plain.width + GAP, plain.height), "white")
+    both.paste(plain, (0, 0))
+    both.paste(overlay(seen, saliency), (plain.width + GAP, 0))
+    return both
+
+
+# What predict.py does with a checkpoint.
 
 
 def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
@@ -41,7 +66,7 @@ def predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> Non
     depth = predictor.classifier.recipe.preprocessing.depth
     write(map(labelled.add, predictions) if labelled else predictions, settings, paths, predictor.classes, depth)
     if labelled and settings.output is not None:
-        from headstart.report.summary import accuracy
+        from headstart.report.page import accuracy
         from headstart.report.write import write_result
 
         log.info("%s", accuracy(result := labelled.result()))

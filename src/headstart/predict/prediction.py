@@ -20,7 +20,7 @@ class Prediction:
     """The classes of one image with their probabilities, most probable first.
 
     `path` of an image given in memory is its index. `error` says why there are no classes, or why an image drawn from
-    it is missing. `familiarity` is the score of headstart.model.familiarity, None for old checkpoints; `doubt` says why
+    it is missing. `familiarity` is how familiar the image is, None for old checkpoints; `doubt` says why
     the first class should not be believed. `saliency` (h, w) is from 0 to 1, of `seen` (uint8, 3×H×W), which is what
     the network saw.
     """

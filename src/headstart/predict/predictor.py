@@ -1,31 +1,90 @@
-"""A trained classifier, or an ensemble of several, ready to predict."""
+"""Predictions from Python: a checkpoint, images in, probabilities out."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
 from headstart.data.images import Note
-from headstart.data.workers import loader_options, thread_imap, use_one_thread_after_fork, worker_count
+from headstart.data.preprocessing import Preprocessing
+from headstart.data.transforms import EvalViewsTransform
+from headstart.data.workers import loader_options, thread_imap, thread_map, use_one_thread_after_fork, worker_count
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.features.encoder import CPU_CHUNK, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
-from headstart.model.ensemble import Ensemble, load_ensemble, members_in
+from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.saliency import saliency_maps
-from headstart.predict.batches import Inputs, collate
-from headstart.predict.inputs import Input, Notes, inputs_of
 from headstart.predict.prediction import Prediction, predictions_of, rows_of
+from headstart.predict.sources import Input, Notes, Read, inputs_of, read_input
 from headstart.run_folder import checkpoint_file, is_ensemble
+
+# Images to predict as the batches of a DataLoader.
+
+
+# An image in every view and preprocessing, or the reason why it cannot be used; and what is special about its file.
+Item = tuple[list[Tensor] | str, Note | None]
+
+
+class Batch(NamedTuple):
+    """The images of a batch that could be read, stacked, in every view and preprocessing; none: no tensors.
+
+    For each of its inputs, `errors` has the reason why it could not be read, or None, and `notes` what is special.
+    """
+
+    images: list[Tensor]
+    errors: list[str | None]
+    notes: list[Note | None]
+
+
+class Inputs(Dataset[Item]):
+    """Item `i` is the i-th image, or the reason why it cannot be used, and what is special about its file.
+
+    An image is given in each of `views` views, in each of the `preprocessings`.
+    """
+
+    def __init__(self, inputs: list[Input], preprocessings: Sequence[Preprocessing], views: int) -> None:
+        self._inputs = inputs
+        self.image_count = len(inputs) * views  # in each preprocessing
+        self.pixels = views * sum(preprocessing.image_size**2 for preprocessing in preprocessings)  # of an item
+        self._transforms = [EvalViewsTransform(preprocessing) for preprocessing in preprocessings]
+        self._views = range(views)
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitems__(self, indices: list[int]) -> list[Item]:
+        return thread_map(self.__getitem__, indices)
+
+    def __getitem__(self, index: int) -> Item:
+        return read_input(self._inputs[index], index, lambda read: self._views_of(read, index))
+
+    def _views_of(self, read: Read, index: int) -> list[Tensor]:
+        images = {depth: read(depth) for depth in {transform.depth for transform in self._transforms}}
+        return [
+            transform(images[transform.depth], view, index) for view in self._views for transform in self._transforms
+        ]
+
+
+def collate(items: list[Item]) -> Batch:
+    """Stacked where they were read: a worker hands over one tensor per view, not one for each image."""
+    images = [image for image, _ in items if not isinstance(image, str)]
+    stacked = [torch.stack(of_one) for of_one in zip(*images, strict=True)]
+    errors = [image if isinstance(image, str) else None for image, _ in items]
+    return Batch(stacked, errors, [note for _, note in items])
+
+
+# A trained classifier, or an ensemble of several, ready to predict.
+
 
 Found = TypeVar("Found")
 # From the images of a batch in each view and preprocessing, one of each for each image.
@@ -82,7 +141,7 @@ class Predictor:
         batch_size: int = 32,
         num_workers: int | str = "auto",
     ) -> list[Prediction]:
-        """One prediction per image of `source`, in its order; see headstart.predict.inputs for what it may be.
+        """One prediction per image of `source`, in its order; see headstart.predict.sources for what it may be.
 
         Args:
             topk: the number of classes of each.

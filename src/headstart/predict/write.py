@@ -1,24 +1,199 @@
-"""What becomes of predictions: the table, the files and the drawings."""
+"""What predict.py writes, while it predicts: tables, JSON, drawings, the summary."""
 
+import io
+import json
+import os
 import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from headstart.commands import shown
+from PIL import Image
+
 from headstart.config.data import AUTO
 from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError, listed
-from headstart.log import log
-from headstart.marker import PREDICTIONS, claim
-from headstart.predict.drawings import Drawings
+from headstart.files import PREDICTIONS, claim, csv_row, naming, replacing
+from headstart.log import is_terminal, log, shown, tracked
+from headstart.machine import DISK_FULL
 from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
-from headstart.predict.writers import TABLE, FileWriter, TableWriter, open_files
-from headstart.progress import is_terminal, tracked
+from headstart.predict.sources import common_folder
 from headstart.text import counted, on_one_line
+
+# Predictions as a table on the terminal, as CSV and as JSON lines.
+
+
+TABLE = "predictions.csv"
+
+
+class TableWriter:
+    """Prints one line per image: path, then classes with their probabilities."""
+
+    def __init__(self, paths: list[Path], classes: tuple[str, ...]) -> None:
+        self._path_width = max(len(on_one_line(path)) for path in paths)
+        self._class_width = max(len(on_one_line(name)) for name in classes)
+
+    def write(self, prediction: Prediction) -> None:
+        """Prints one line, at once: the program that reads it may want no more."""
+        cells = [
+            f"{on_one_line(name):<{self._class_width}} {probability:6.1%}"
+            for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
+        ]
+        if prediction.doubt is not None:
+            cells.append(f"({prediction.doubt})")
+        if prediction.error is not None:
+            cells.append(f"error: {on_one_line(prediction.error)}")
+        print(f"{on_one_line(prediction.path):<{self._path_width}}  {'  '.join(cells)}", flush=True)
+
+
+class RowFile:
+    """A file that grows by whole rows, so that whatever stops the program, it holds those written so far.
+
+    The content that a file has already is replaced when the first row is written.
+    """
+
+    def __init__(self, path: Path, *, errors: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path, self._errors, self._size = path, errors, 0
+        self._is_new = not path.exists()
+        self._file = path.open("ab", buffering=0)
+
+    def write(self, row: str) -> None:
+        """Adds a row.
+
+        Raises:
+            OSError: names the file, which keeps the rows before.
+        """
+        content = row.encode("utf-8", self._errors)
+        if not self._size and not self._is_new:
+            # Another file, because a copy by links (cp -l) has the old one too.
+            self._file.close()
+            self._path.unlink(missing_ok=True)
+            self._file = self._path.open("ab", buffering=0)
+        try:
+            with naming(self._path):
+                written = 0
+                while written < len(content):
+                    written += self._file.write(content[written:])
+        except OSError:
+            self._file.truncate(self._size)
+            raise
+        self._size += len(content)
+
+    def close(self) -> None:
+        """Closes the file, and removes it if it is new and has no rows."""
+        self._file.close()
+        if self._is_new and not self._size:
+            self._path.unlink()
+
+
+class FileWriter:
+    """Writes predictions.csv (path,error,label_1,prob_1,…,familiar,doubt) and predictions.jsonl."""
+
+    def __init__(self, csv_file: RowFile, json_file: RowFile, topk: int) -> None:
+        ranks = range(1, topk + 1)
+        ranked = (f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))
+        self._columns = ["path", "error", *ranked, "familiar", "doubt"]
+        self._csv, self._json = csv_file, json_file
+        self._csv_head = csv_row(self._columns)
+
+    def write(self, prediction: Prediction) -> None:
+        """Adds one row to each file."""
+        ranked = list(zip(prediction.classes, prediction.probabilities, strict=True))
+        familiar = prediction.familiarity
+        row: dict[str, Any] = {"path": str(prediction.path), "error": prediction.error, "doubt": prediction.doubt}
+        row["familiar"] = None if familiar is None else f"{familiar:.6g}"
+        for rank, (name, probability) in enumerate(ranked, start=1):
+            row |= {f"label_{rank}": name, f"prob_{rank}": f"{probability:.6g}"}
+        self._csv.write(self._csv_head + csv_row([row.get(column) for column in self._columns]))
+        self._csv_head = ""
+        line = {
+            "path": str(prediction.path),
+            "error": prediction.error,
+            "predictions": [{"label": name, "prob": float(f"{p:.6g}")} for name, p in ranked],
+            "familiar": None if familiar is None else float(f"{familiar:.6g}"),
+            "doubt": prediction.doubt,
+        }
+        self._json.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+
+@contextmanager
+def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
+    """A FileWriter of the two files in `folder`; bytes of names that are not UTF-8 stay so in the CSV."""
+    with ExitStack() as stack:
+        csv_file = stack.enter_context(closing(RowFile(folder / TABLE, errors="surrogateescape")))
+        json_file = stack.enter_context(closing(RowFile(folder / "predictions.jsonl", errors="backslashreplace")))
+        yield FileWriter(csv_file, json_file, topk)
+
+
+# Images drawn from predictions, in a folder below output=.
+
+
+# Names of images whose drawings can have the same.
+JPEG = (".jpg", ".jpeg")
+
+
+class Drawings:
+    """Writes what `draw` makes of each prediction into output/`kind`, in the folders that the images are in."""
+
+    def __init__(self, output: Path, kind: str, paths: list[Path], draw: Callable[[Prediction], Image.Image]) -> None:
+        self._folder, self._kind, self._draw = output / kind, kind, draw
+        self._places = drawing_places(paths)
+        claim(self._folder, PREDICTIONS)
+
+    def add(self, prediction: Prediction) -> Prediction:
+        """Draws one prediction, unless it has an error, and returns it with the reason if that was not possible.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if prediction.error is not None:
+            return prediction
+        try:
+            save(self._draw(prediction), self._folder / self._places[prediction.path])
+        # Whatever is wrong with one image, the others are drawn all the same.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            reason = f"{prediction.path} cannot be {self._kind}: {error or type(error).__name__}"
+            return replace(prediction, error=reason)
+        return prediction
+
+
+def drawing_places(paths: list[Path]) -> dict[Path, Path]:
+    """Where the drawing of each image goes, as a JPEG: its place below the folder that all of them are in.
+
+    That of 1.png is 1.png.jpg; or, beside an image of that name, 1.png.jpg.jpg.
+    """
+    # Without "..", which would lead out of the folder of the drawings.
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    common = common_folder(list(whole.values()))
+    relative = {path: place.relative_to(common) for path, place in whole.items()}
+    places = {path: place for path, place in relative.items() if place.suffix.lower() in JPEG}
+    taken = set(places.values())
+    for path, place in relative.items():
+        while path not in places:
+            place = place.with_name(f"{place.name}.jpg")
+            if place not in taken:
+                places[path] = place
+                taken.add(place)
+    return places
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Writes a JPEG, completely or not at all."""
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=92)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())
+
+
+# What becomes of predictions: the table, the files and the drawings.
+
 
 # Of how many classes a summary says how often they were predicted.
 MOST_CLASSES = 20
@@ -99,15 +274,14 @@ def _drawings(
     output = Path(str(settings.output))
     # Imported where they are used: exported models are used without matplotlib and torchvision.
     if settings.annotate:
-        from headstart.predict.contact_sheets import ContactSheets
-        from headstart.predict.overlays import Overlays
+        from headstart.predict.overlays import ContactSheets, Overlays
 
         yield Drawings(output, "annotated", paths, Overlays(classes, depth).draw).add
         sheets = ContactSheets(output, classes, depth)
         stack.callback(sheets.close)
         yield sheets.add
     if settings.explain:
-        from headstart.predict.explanations import explain
+        from headstart.predict.from_checkpoint import explain
 
         yield Drawings(output, "explained", paths, explain).add
 

@@ -15,11 +15,8 @@ from headstart.auditing.report import COMPARED
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
 from headstart.data.storage import is_file
-from headstart.files import write_text
-from headstart.marker import REPORT, claim
-from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, short, tidy
-from headstart.report.templates import render
-from headstart.report.thumbnails import png_uri, thumbnail
+from headstart.files import REPORT, claim, write_text
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, png_uri, render, short, thumbnail, tidy
 from headstart.run_folder import RunFolder
 from headstart.text import counted
 

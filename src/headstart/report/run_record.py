@@ -18,14 +18,12 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.backbones.backbone import BackboneSource
-from headstart.commands import shown
 from headstart.config.record import choices, record_of
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.files import read_json, write_json, write_text
-from headstart.log import is_first_process, log
+from headstart.files import RUN, claim, read_json, write_json, write_text
+from headstart.log import is_first_process, log, shown
 from headstart.machine import cpu_name
-from headstart.marker import RUN, claim
 from headstart.run_folder import RunFolder
 
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "pillow", "timm")

@@ -1,20 +1,34 @@
-"""The look that all charts of a run share."""
+"""What pages and charts share: colours, fonts, templates, thumbnails."""
 
+import base64
+import io
 import itertools
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import matplotlib
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from PIL import Image
+from torchvision.transforms.v2 import functional
 
+from headstart.data.images import read_rgb
+from headstart.data.manifest import Split
+from headstart.data.transforms import Transform
+from headstart.errors import HeadstartError, UnreadableImage
 from headstart.files import replacing
 from headstart.fonts import typeface_for
+
+# The look that all charts of a run share.
+
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
@@ -94,3 +108,54 @@ def tidy(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
+
+
+# HTML from the templates in this folder.
+
+
+def render(template: str, **values: Any) -> str:
+    """The page that `template` makes of `values`; names that are not UTF-8 get a replacement character."""
+    environment = Environment(
+        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values).encode("utf-8", "replace").decode()
+
+
+def _source(name: str) -> str:
+    return files("headstart.report").joinpath(name).read_text(encoding="utf-8")
+
+
+# Small images inside the report's page.
+
+
+SIDE = 144  # pixels
+
+
+def thumbnail(path: Path, depth: int) -> str | None:
+    """The image in a file as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
+    try:
+        return image_uri(read_rgb(path, depth))
+    except UnreadableImage:
+        return None
+
+
+def view_of(split: Split, transform: Transform, view: int, index: int) -> str | None:
+    """What `transform` makes of an image, which the network sees; None: the image has changed, or is gone."""
+    try:
+        image = split.read(index, transform.depth)
+    except HeadstartError:
+        return None
+    return image_uri(functional.to_pil_image(transform(image, view, index)))
+
+
+def png_uri(path: Path) -> str:
+    """The PNG `path` as a data URI."""
+    return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
+
+
+def image_uri(image: Image.Image) -> str:
+    """The image as a data URI, reduced to at most SIDE pixels wide and high."""
+    image.thumbnail((SIDE, SIDE))
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,5 +1,6 @@
-"""What happens before Hydra writes the files of a run or a sweep, and after the last trial: a Hydra callback."""
+"""Multirun: the trials' folders before a sweep, its leaderboard after each trial."""
 
+import gc
 import sys
 import traceback
 from collections.abc import Iterator
@@ -11,23 +12,86 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.cleanup import INTO_RUN, claim_run_folder
-from headstart.cli.errors import exit_on_error, fail
-from headstart.cli.names import as_written, sweep_name, swept_keys
-from headstart.cli.output_folder import remember_output
-from headstart.commands import shown
+from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail
+from headstart.cli.overrides import as_written, sweep_name, swept_keys
+from headstart.cli.programs import remember_output
+from headstart.config.model import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
-from headstart.files import lock_for, read_json, write_json
-from headstart.log import is_first_process, log
-from headstart.marker import SWEEP, claim, mark
+from headstart.files import SWEEP, claim, lock_for, mark, read_json, write_json
+from headstart.log import is_first_process, log, shown
+from headstart.machine import place_in_job
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.folds import FOLD
-from headstart.sweeping.garbage import look_at_everything_again
-from headstart.sweeping.scales import scales_of
-from headstart.sweeping.validation import check_sweep
+from headstart.sweeping.trial_record import FOLD, scales_of
+
+# Collecting what trials leave in memory, without a look at all that was there before them.
+
+
+def collect_garbage() -> None:
+    """Frees what a trial has left in reference cycles, and so has Hydra, which composed it.
+
+    What is there after the first trial, such as a million objects of imported modules, is not looked at again until
+    `look_at_everything_again`: it would take longer than a few epochs.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
+def look_at_everything_again() -> None:
+    """Undoes what `collect_garbage` does besides, at the end of a sweep."""
+    gc.unfreeze()
+
+
+# Which commands cannot be a sweep.
+
+
+SINGLE_PROCESS = ("auto", "single_device", "None")
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
+    if (place := place_in_job()).world_size > 1:
+        raise HeadstartError(f"a sweep (-m) runs in one process: start it without {place.launcher}")
+    if config.task != "train":
+        raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
+    if config.ckpt_path is not None:
+        raise HeadstartError("ckpt_path cannot be combined with a sweep (-m): trials start from scratch")
+    objective = config.sweep.objective
+    if objective not in OBJECTIVES:
+        raise HeadstartError(f"sweep.objective={objective} is invalid: it must be one of {', '.join(OBJECTIVES)}")
+    for key in config.sweep.over:
+        if key.startswith("sweep."):
+            raise HeadstartError(f"{key} cannot have several values: it belongs to the sweep as a whole")
+    if not is_ensemble_size(config.sweep.ensemble):
+        raise HeadstartError(f"sweep.ensemble={config.sweep.ensemble} is invalid: it must be {ENSEMBLE}")
+    if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
+        raise HeadstartError(
+            "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
+        )
+    if FOLD in config.sweep.over and config.data.folds is None and "data.folds" not in config.sweep.over:
+        raise HeadstartError(f"{FOLD} has several values, but how many folds there are is not set: add data.folds=5")
+    _check_single_process(config.trainer)
+
+
+def _check_single_process(trainer: DictConfig) -> None:
+    why = (
+        "cannot be used in a sweep (-m), because each trial runs in one process: "
+        "set trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
+    )
+    if str(trainer.get("strategy", "auto")) not in SINGLE_PROCESS:
+        raise HeadstartError(f"trainer.strategy={trainer.strategy} {why}")
+    devices = trainer.get("devices", 1)
+    if str(devices) != "1" and not (isinstance(devices, ListConfig) and len(devices) == 1):
+        raise HeadstartError(f"trainer.devices={devices} {why}")
+    if trainer.get("num_nodes", 1) != 1:
+        raise HeadstartError(f"trainer.num_nodes={trainer.num_nodes} {why}")
+
+
+# What happens before Hydra writes the files of a run or a sweep, and after the last trial: a Hydra callback.
+
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
 _held: list[FileLock] = []
@@ -94,7 +158,7 @@ def _finalize(config: DictConfig, *, is_complete: bool) -> None:
     with _exit_on_unexpected_error(), exit_on_error():
         # Imported here because torch takes seconds.
         from headstart.sweeping.finalize import finalize
-        from headstart.sweeping.shared import forget_shared
+        from headstart.sweeping.trial import forget_shared
 
         forget_shared()
         scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))

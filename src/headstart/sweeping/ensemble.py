@@ -4,24 +4,21 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from headstart.config.features import EncoderSettings
+from headstart.config.model import EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
 from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Predictions, mean_of, predict_splits, write_predictions
 from headstart.evaluation.statistics import Array, mcnemar
-from headstart.files import replacing, sha256_of, write_json
+from headstart.files import ENSEMBLE, claim, mark, remove, replacing, sha256_of, write_json
 from headstart.log import log
-from headstart.marker import ENSEMBLE, claim, mark, remove
-from headstart.model.ensemble import load_ensemble
+from headstart.model.checkpoint import load_ensemble
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
-from headstart.sweeping.ensemble_score import EnsembleScore, Member, read_score
-from headstart.sweeping.folds import FOLD
-from headstart.sweeping.trial_record import Trial
+from headstart.sweeping.leaderboard import EnsembleScore, Member, read_score
+from headstart.sweeping.trial_record import FOLD, Trial
 from headstart.training.data_module import ImageDataModule
-from headstart.training.errors import lightning_errors
-from headstart.training.trainer import build_trainer
+from headstart.training.trainer import build_trainer, lightning_errors
 
 
 def update_ensemble(

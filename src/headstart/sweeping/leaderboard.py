@@ -1,22 +1,186 @@
-"""leaderboard.csv and leaderboard.json: how the trials of a sweep compare."""
+"""The leaderboard: trials ordered, and whether the best one is better than chance."""
 
+import csv
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+import os
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headstart.cli.names import shortened
-from headstart.evaluation.statistics import SIGNIFICANT
-from headstart.files import exclusively, read_json, write_csv, write_json
+import numpy as np
+
+from headstart.cli.overrides import shortened
+from headstart.evaluation.statistics import SIGNIFICANT, mcnemar
+from headstart.files import exclusively, read_json, remove, write_csv, write_json
+from headstart.log import log, render_table
 from headstart.metrics import metric_of
-from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweeping.best import show_best
-from headstart.sweeping.ensemble_score import EnsembleScore
-from headstart.sweeping.folds import FOLD, OverFolds, mean_objectives, over_folds, setting_of
-from headstart.sweeping.significance import OverSeeds, Tie, over_seeds
-from headstart.sweeping.trial_record import Trial, read_trials
-from headstart.tables import render_table
+from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, is_of_a_run
+from headstart.sweeping.trial_record import FOLD, OverFolds, Trial, mean_objectives, over_folds, read_trials, setting_of
+
+# Which trials of a sweep differ by more than chance: between settings, and between seeds.
+
+
+SEED = "seed"
+
+
+@dataclass(frozen=True)
+class Tie:
+    """The first `ranks` completed trials classify the same `images` of the valid split equally well, as far as a paired
+    test can tell."""
+
+    ranks: int
+    images: int
+
+
+@dataclass(frozen=True)
+class OverSeeds:
+    """The mean and the standard deviation of a metric over trials that differ by their seed only."""
+
+    values: dict[str, str]
+    trials: int
+    mean: float
+    deviation: float
+
+
+def find_tie(sweep: SweepFolder, trials: Sequence[Trial]) -> Tie | None:
+    """Compares each completed trial with the first one; `trials` are ranked. None: they were scored on other images."""
+    first, ranks = _correct(sweep, trials[0]), 1
+    if first is None:
+        return None
+    for trial in trials[1:]:
+        other = _correct(sweep, trial) if trial.reason is None else None
+        if other is None or other.keys() != first.keys():
+            break
+        pairs = np.array([(first[path], other[path]) for path in first])
+        if mcnemar(pairs[:, 0], pairs[:, 1]) < SIGNIFICANT:
+            break
+        ranks += 1
+    return Tie(ranks, len(first))
+
+
+def over_seeds(trials: Sequence[Trial], metric: str) -> list[OverSeeds]:
+    """For each combination of the other swept values that was run with several seeds, in the order of `trials`."""
+    groups: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    for trial in trials:
+        if trial.reason is None and SEED in trial.values and metric in trial.metrics:
+            others = tuple((key, value) for key, value in trial.values.items() if key != SEED)
+            groups.setdefault(others, []).append(trial.metrics[metric])
+    return [
+        OverSeeds(dict(values), len(found), statistics.mean(found), statistics.stdev(found))
+        for values, found in groups.items()
+        if len(found) > 1
+    ]
+
+
+def _correct(sweep: SweepFolder, trial: Trial) -> dict[str, bool] | None:
+    """Whether each image of the valid split was classified correctly, by its path and label; None: it is not known."""
+    path = sweep.trial(trial.folder).valid_predictions
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            return {f"{row['path']}\0{row['label']}": row["label"] == row["prediction"] for row in csv.DictReader(file)}
+    except OSError:
+        return None
+
+
+# SWEEP/best: the files of the best trial, for commands that need not know which one that is.
+
+
+def show_best(sweep: SweepFolder, best: RunFolder | None) -> None:
+    """Fills the folder `sweep.best` with links to the files of the trial `best`; None: removes it.
+
+    It has no links to TensorBoard's events, and is no link itself: TensorBoard would show the best trial twice.
+    """
+    wanted = {path.name for path in best.path.iterdir() if _is_shown(path.name)} if best is not None else set()
+    try:
+        # Version 0.1 made it a link to the trial's folder.
+        if sweep.best.is_symlink():
+            remove(sweep.best)
+        if wanted:
+            sweep.best.mkdir(exist_ok=True)
+        for name in wanted:
+            _link(sweep.best / name, Path("..", best.path.name, name) if best is not None else Path())
+        _clear(sweep.best, wanted)
+    except OSError as error:
+        # Something else has the name, or the file system has no links. The leaderboard names the best trial too.
+        log.warning("%s could not be linked to the best trial: %s", sweep.best, error.strerror)
+
+
+def _is_shown(name: str) -> bool:
+    return is_of_a_run(name) and not name.startswith("events.")
+
+
+def _link(link: Path, target: Path) -> None:
+    """Makes `link` point to `target`, replacing an earlier link atomically, and nothing else."""
+    if link.is_symlink() and link.readlink() == target:
+        return
+    if os.path.lexists(link) and not _is_ours(link):
+        raise FileExistsError(None, "it holds other files")
+    temporary = link.with_name(f".{link.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.symlink_to(target)
+        temporary.replace(link)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether it is a link to the file of that name in a trial's folder."""
+    return path.is_symlink() and path.readlink().parts[::2] == ("..", path.name)
+
+
+def _clear(folder: Path, wanted: set[str]) -> None:
+    """Removes its own links that are not `wanted`, and the folder if nothing is left in it."""
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.name not in wanted and _is_ours(path):
+            path.unlink()
+    if not wanted and not any(folder.iterdir()):
+        folder.rmdir()
+
+
+# ensemble.json: the members of an ensemble, and how good it is.
+
+
+@dataclass(frozen=True)
+class Member:
+    """A copy of a trial's checkpoint: its place in the ensemble's folder, the trial, and its SHA-256."""
+
+    checkpoint: str
+    trial: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class EnsembleScore:
+    """Metrics of an ensemble on the valid and the test split, its `members` best first.
+
+    `p_value` is that the ensemble and the best trial, whose accuracy is `best_accuracy`, are equally often right about
+    the `images` valid images (exact McNemar test).
+    """
+
+    members: tuple[Member, ...]
+    metrics: dict[str, float]
+    images: int
+    best_accuracy: float
+    p_value: float
+
+
+def read_score(folder: EnsembleFolder) -> EnsembleScore | None:
+    """That of the ensemble in its folder; None: there is none, or it is incomplete."""
+    try:
+        values = read_json(folder.record)
+        score = EnsembleScore(**values | {"members": tuple(Member(**member) for member in values["members"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+    return score if all((folder.path / member.checkpoint).is_file() for member in score.members) else None
+
+
+# leaderboard.csv and leaderboard.json: how the trials of a sweep compare.
+
 
 COLUMNS = ("valid/loss", "valid/acc", "best_epoch")
 ENSEMBLE, MEAN, DEVIATION = "ensemble", "mean", "standard deviation"  # in place of a rank

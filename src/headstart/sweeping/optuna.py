@@ -6,7 +6,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
-from headstart.cli.names import all_swept, swept_values, trial_name
+from headstart.cli.overrides import all_swept, swept_values, trial_name
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.trial_record import read_trial

@@ -1,36 +1,113 @@
-"""One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
+"""One trial of a sweep: what it shares with the others, and its objective."""
 
+import json
 import math
 import time
 import traceback
+from collections.abc import Callable
+from dataclasses import asdict, fields, replace
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from headstart.api import torch_settings_restored
 from headstart.auditing.report import AuditReport
-from headstart.cli.names import values_of_trial
+from headstart.backbones.backbone import Backbone, check_backbone, load_backbone
+from headstart.cli.overrides import values_of_trial
+from headstart.config.data import LoadingSettings, PreprocessingSettings
+from headstart.config.model import BackboneSettings
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.images import allowed_pixels
+from headstart.data.prepare import PreparedData, prepare_data
+from headstart.datasets.make import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
-from headstart.files import exclusively, read_json, write_text
-from headstart.in_process import torch_settings_restored
+from headstart.files import RUN, exclusively, mark, read_json, remove, write_text
 from headstart.log import log, log_to_console, log_to_file
-from headstart.marker import RUN, mark, remove
 from headstart.report.run_record import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
-from headstart.sweeping.garbage import collect_garbage
+from headstart.sweeping.callback import check_sweep, collect_garbage
 from headstart.sweeping.leaderboard import update_leaderboard
-from headstart.sweeping.shared import shared_backbone, shared_data
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
-from headstart.sweeping.validation import check_sweep
-from headstart.training.blocks import builder_of_trial
 from headstart.training.callbacks.best_and_last import BestOfTrial
-from headstart.training.callbacks.hparams import HParams, swept
-from headstart.training.fit import fit
+from headstart.training.callbacks.history import HParams, swept
+from headstart.training.fit import builder_of_trial, fit
+
+# The data and the backbone of a sweep, prepared once per process and shared by its trials.
+
+
+Value = TypeVar("Value")
+
+
+class _Latest(Generic[Value]):
+    """Remembers the value of the latest key."""
+
+    def __init__(self) -> None:
+        self._latest: tuple[str, Value] | None = None
+
+    def get(self, key: Any, create: Callable[[], Value]) -> Value:
+        """The value of `key`, a plain value, created unless it was the latest one."""
+        text = json.dumps(key, sort_keys=True, default=str)
+        if self._latest is None or self._latest[0] != text:
+            self._latest = text, create()
+        return self._latest[1]
+
+    def clear(self) -> None:
+        """Forgets it."""
+        self._latest = None
+
+
+_data: _Latest[PreparedData] = _Latest()
+_backbone: _Latest[Backbone] = _Latest()
+
+
+def shared_data(settings: TrainSettings) -> PreparedData:
+    """Returns the data that `settings` describe."""
+    # They are prepared from the key itself, so that they cannot depend on a setting that it does not have.
+    unused: dict[str, Any] = dict.fromkeys(_names(LoadingSettings) | _names(PreprocessingSettings))
+    own = replace(settings.data, **unused)
+
+    def prepare() -> PreparedData:
+        # What can be checked without data comes first.
+        check_backbone(settings.model, settings.data)
+        make_dataset(own, own.seed)
+        return prepare_data(own, own.seed)
+
+    return _data.get(asdict(own), prepare)
+
+
+def shared_backbone(settings: TrainSettings) -> Backbone:
+    """Returns the backbone that `settings` describe; a new one if it is going to be trained."""
+    model, preprocessing = _part(settings.model, BackboneSettings), _part(settings.data, PreprocessingSettings)
+
+    def load() -> Backbone:
+        return load_backbone(model, preprocessing, seed=settings.seed)
+
+    if settings.finetune.first_epoch is not None:
+        return load()
+    return _backbone.get([asdict(model), asdict(preprocessing), settings.seed], load)
+
+
+def _part(settings: Any, kind: type[Value]) -> Value:
+    """Returns the fields that `settings` inherited from `kind`; a value made from these depends on nothing else."""
+    return kind(**{name: getattr(settings, name) for name in _names(kind)})
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}
+
+
+def forget_shared() -> None:
+    """Lets a new sweep in the same process prepare its data and backbone anew."""
+    _data.clear()
+    _backbone.clear()
+
+
+# One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed.
 
 
 def run_trial(config: DictConfig) -> float:

@@ -11,15 +11,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.config.train import TrainSettings
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import IGNORED, ImageDataset, ViewSampler
 from headstart.data.manifest import Manifest, Split
-from headstart.data.sampler import IGNORED, ViewSampler
 from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.data.workers import loader_options
 from headstart.features.encode import SplitFeatures
 from headstart.features.store import Array, open_store
-from headstart.model.block_classifier import BATCHES, BlockClassifier
-from headstart.model.classifier import Classifier
+from headstart.model.classifier import BATCHES, BlockClassifier, Classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.processes import rank, world_size
 

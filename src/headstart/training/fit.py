@@ -1,32 +1,104 @@
-"""Trains a classifier and returns it with the weights of its best epoch."""
+"""Training: the best epoch's weights, whatever interrupts it."""
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import FrameType
 from typing import Any
 
+import torch
 from pytorch_lightning import Callback
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.features import EncoderSettings
+from headstart.config.model import CLOSED_FORM, EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
+from headstart.features.store import Array
 from headstart.log import log
 from headstart.metrics import Row, full_names
-from headstart.model.classifier import Classifier
-from headstart.model.closed_form import build_classifier
+from headstart.model.classifier import BlockClassifier, Classifier, build_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe, recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.early_stopping import describe_end
 from headstart.training.callbacks.history import History
-from headstart.training.cores import cores_for_head
 from headstart.training.data_module import ImageDataModule
-from headstart.training.errors import lightning_errors
-from headstart.training.gpus import gpus_sought_once
-from headstart.training.signals import sigterm_exits_with_143
-from headstart.training.trainer import build_trainer
+from headstart.training.trainer import build_trainer, lightning_errors
+
+# On how many cores a new head is trained.
+
+
+# Multiplications of a step's forward pass up to which threads wait for each other longer than they compute.
+SHORT_STEP = 100e6
+
+
+@contextmanager
+def cores_for_head(classifier: Classifier, batch_size: int) -> Iterator[None]:
+    """Within the block, the steps of a new head on a frozen backbone use one core, unless they are long.
+
+    The backbone's forward passes use all of them: each encodes images of its own.
+    """
+    multiplications = batch_size * sum(parameter.numel() for parameter in classifier.head.parameters())
+    recipe, threads = classifier.recipe, torch.get_num_threads()
+    if recipe.finetune.first_epoch is None and not recipe.is_closed_form and multiplications <= SHORT_STEP:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+# Whether there is a GPU, asked once.
+
+
+# Lightning sets it, so that PyTorch asks NVIDIA's driver, which leaves CUDA untouched.
+ASKS_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+
+@contextmanager
+def gpus_sought_once() -> Iterator[None]:
+    """Within the block, if there is no GPU, PyTorch does not look for the driver again.
+
+    Every step of an optimizer asks whether there is a GPU, and looking takes a twentieth of a step of a new head.
+    """
+    before = os.environ.get(ASKS_DRIVER)
+    if torch.cuda.is_available() or before is None:
+        yield
+        return
+    os.environ[ASKS_DRIVER] = "0"
+    try:
+        yield
+    finally:
+        os.environ[ASKS_DRIVER] = before
+
+
+# How a training ends when it is told to.
+
+
+@contextmanager
+def sigterm_exits_with_143() -> Iterator[None]:
+    """Lets SIGTERM end the program with status 143; Lightning would end it with status 0."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+# Trains a classifier and returns it with the weights of its best epoch.
+
 
 ClassifierBuilder = Callable[[Backbone, Recipe, EncoderSettings], Classifier]
 
@@ -98,3 +170,49 @@ def wandb_run_of_its_own() -> Iterator[None]:
 
 def _open_wandb_run() -> Any:
     return getattr(sys.modules.get("wandb"), "run", None)
+
+
+# Features of whole splits, for a backbone that need not have been trained on.
+
+
+def encode_unaugmented(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> dict[str, Array]:
+    """The features (N, embedding_dim) of each split, stored or computed now on the device that training would use.
+
+    Afterwards, `backbone` is on that device.
+    """
+    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
+    loaders = ImageDataModule(settings, manifest)
+    with lightning_errors(settings):
+        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
+    return loaders.unaugmented_features()
+
+
+# Whether a head can be trained on blocks of batches: nothing else may happen between two steps of an epoch.
+
+
+# The arguments of the Trainer, and the callbacks, that do nothing between steps.
+ARGUMENTS = {"max_epochs", "min_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"}
+ARGUMENTS |= {"accelerator", "devices", "strategy", "num_nodes", "deterministic", "benchmark"}
+ARGUMENTS |= {"enable_model_summary", "enable_progress_bar"}
+CALLBACKS = {"early_stopping.EarlyStopping", "best_and_last.BestAndLast"}
+
+
+def builder_of_trial(settings: TrainSettings) -> ClassifierBuilder:
+    """What builds the fastest classifier for a trial with these settings; its results are the same."""
+    if not trains_on_blocks(settings):
+        return build_classifier
+    return partial(BlockClassifier, batch_size=settings.data.batch_size)
+
+
+def trains_on_blocks(settings: TrainSettings) -> bool:
+    """Whether stored features are all that a step needs, and nothing that is configured happens between steps."""
+    model = settings.model
+    targets = {entry["_target_"] for entry in settings.callbacks.values() if entry is not None}
+    return (
+        settings.features.cache
+        and settings.finetune.first_epoch is None
+        and model.head not in CLOSED_FORM
+        and (model.schedule, model.warmup) == ("constant", 0)
+        and settings.trainer.keys() <= ARGUMENTS
+        and targets <= {f"headstart.training.callbacks.{name}" for name in CALLBACKS}
+    )

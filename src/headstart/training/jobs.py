@@ -18,9 +18,8 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from headstart.errors import HeadstartError
-from headstart.launchers import VARIABLES, Place, place_in_job
 from headstart.log import abandon_output
-from headstart.machine import PEER_GONE
+from headstart.machine import PEER_GONE, VARIABLES, Place, place_in_job
 
 # A process that is gone is noticed at once; this is for one that takes long, because it downloads the data.
 LONGEST_WAIT = timedelta(hours=6)
@@ -140,7 +139,7 @@ def _arrived(store: Store, more: int) -> int:
 
 class _ByVariables(LightningEnvironment):
     def teardown(self) -> None:
-        """Lightning would delete WORLD_SIZE, which headstart.launchers reads after a fit too."""
+        """Lightning would delete WORLD_SIZE, which headstart.machine reads after a fit too."""
 
 
 def cluster_environment() -> ClusterEnvironment:

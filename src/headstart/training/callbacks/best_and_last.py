@@ -10,16 +10,15 @@ from typing import Any, cast
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Checkpoint
 
-from headstart.commands import command
 from headstart.errors import HeadstartError
 from headstart.files import replacing
-from headstart.log import log
+from headstart.log import command, log
 from headstart.metrics import is_better, metric_of, worst_value
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import Classifier
 from headstart.processes import from_first
 from headstart.run_folder import RunFolder, run_folder_of
-from headstart.training.epochs import epoch_number, marked, offset_of
+from headstart.training.callbacks.progress import epoch_number, marked, offset_of
 
 
 def is_fast_dev_run(trainer: Trainer) -> bool:

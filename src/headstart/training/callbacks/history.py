@@ -1,20 +1,112 @@
-"""One row per epoch: in history.csv, in the loggers and on the terminal."""
+"""history.csv and what TensorBoard shows of it: metrics of each epoch, seconds, hyper-parameters."""
 
 import csv
 import io
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
 
+from headstart.config.train import TrainSettings
 from headstart.files import write_text
 from headstart.log import log
-from headstart.metrics import METRICS, UNFROZEN, Row
-from headstart.model.classifier import Classifier
-from headstart.model.schedule import unfrozen_stages
-from headstart.training.callbacks.clock import Clock
-from headstart.training.epochs import FIRST, epoch_number, marked, offset_of
+from headstart.metrics import METRICS, UNFROZEN, Row, best_row, full_names
+from headstart.model.classifier import Classifier, unfrozen_stages
+from headstart.training.callbacks.best_and_last import BestAndLast
+from headstart.training.callbacks.progress import FIRST, epoch_number, marked, offset_of
+
+# Where an epoch's time goes: encoding a view, waiting for batches, or training.
+
+
+# Shorter epochs, in seconds, need no advice.
+WORTH_ADVICE = 5.0
+
+
+@dataclass
+class Seconds:
+    """The time that epochs took, validation included, by what it was spent on.
+
+    On a GPU, which works asynchronously, some of `train` is counted as `wait`.
+    """
+
+    encode: float = 0.0
+    wait: float = 0.0
+    train: float = 0.0
+
+    def __add__(self, other: "Seconds") -> "Seconds":
+        return Seconds(self.encode + other.encode, self.wait + other.wait, self.train + other.train)
+
+    @property
+    def all(self) -> float:
+        """Their sum."""
+        return self.encode + self.wait + self.train
+
+    def __str__(self) -> str:
+        return f"encoding {self.encode:.1f} s, waiting for batches {self.wait:.1f} s, training {self.train:.1f} s"
+
+
+class Clock(Callback):
+    """Measures each epoch. Views are encoded before the first batch is asked for, so nothing is counted twice."""
+
+    def __init__(self, *, cached: bool) -> None:
+        self.epoch = Seconds()  # the last one
+        self.total = Seconds()
+        self._cached = cached
+        self._advised = False
+        self._encoded = 0.0
+        self._current = Seconds()
+        self._mark = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._current = Seconds()
+        self._mark = time.perf_counter()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._mark = time.perf_counter()
+
+    def on_train_batch_start(self, *arguments: Any) -> None:
+        self._current.wait += self._lap()
+
+    def on_validation_batch_start(self, *arguments: Any) -> None:
+        self._current.wait += self._lap()
+
+    def on_train_batch_end(self, *arguments: Any) -> None:
+        self._current.train += self._lap()
+
+    def on_validation_batch_end(self, *arguments: Any) -> None:
+        self._current.train += self._lap()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        encoded = float(getattr(trainer.datamodule, "encode_seconds", 0.0))  # type: ignore[attr-defined]
+        self._current.encode, self._encoded = encoded - self._encoded, encoded
+        self.epoch = self._current
+        self.total += self._current
+
+    def advice(self) -> str | None:
+        """What to change if the epoch was long and one part of it dominated; given once."""
+        seconds = self.epoch
+        whole = seconds.all
+        if self._advised or whole < WORTH_ADVICE:
+            return None
+        advice = None
+        if seconds.wait > whole / 2:
+            advice = "most of the time is spent reading images: increase data.num_workers, or use smaller images"
+        elif seconds.train > whole / 2 and not self._cached:
+            advice = "the backbone takes most of the time, in every run again: features.cache=true stores its features"
+        self._advised = advice is not None
+        return advice
+
+    def _lap(self) -> float:
+        before, self._mark = self._mark, time.perf_counter()
+        return self._mark - before
+
+
+# One row per epoch: in history.csv, in the loggers and on the terminal.
+
 
 SPLITS = ("train", "valid")
 CHARTS = {
@@ -123,3 +215,100 @@ def describe(row: Row, max_epochs: int | None) -> str:
         if f"{split}/loss" in row:
             parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.3f}")
     return "  ".join(parts)
+
+
+# The hyperparameters of a run for TensorBoard's HParams tab and other loggers.
+
+
+Value = float | str
+
+
+class HParams(Callback):
+    """Gives loggers the hyperparameters `values` (None: the settings'), and TensorBoard the best epoch's metrics.
+
+    The HParams tab reads these from charts, so they are drawn for each epoch, as those of the best one so far.
+    """
+
+    def __init__(self, values: Mapping[str, Value] | None = None) -> None:
+        self._given = values
+        self._values: dict[str, Value] = {}
+        self._drawn = 0
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._drawn = 0
+        self._values = hyperparameters(trainer.datamodule.settings) if self._given is None else dict(self._given)  # type: ignore[attr-defined]
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                # Written to hparams.yaml before the fit ends, when they are logged with the metrics.
+                logger.hparams.update(self._values)
+            else:
+                logger.log_hyperparams(self._values)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # Not when an epoch ends: that may be before its row exists.
+        self._draw(trainer, len(_history(trainer)))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = _history(trainer)
+        if not rows:
+            return
+        self._draw(trainer, len(rows) - 1)
+        for logger in _tensorboards(trainer):
+            logger.log_hyperparams(self._values, _best(trainer, rows), step=int(rows[-1]["epoch"]))
+            logger.save()
+
+    def _draw(self, trainer: Trainer, count: int) -> None:
+        """Draws the first `count` epochs, as far as they are not drawn yet."""
+        rows = _history(trainer)
+        for number in range(self._drawn, count):
+            for logger in _tensorboards(trainer):
+                logger.log_metrics(_best(trainer, rows[: number + 1]), step=int(rows[number]["epoch"]))
+        self._drawn = max(count, self._drawn)
+
+
+def hyperparameters(settings: TrainSettings) -> dict[str, Value]:
+    """Those of a run that people compare runs by."""
+    model, data = settings.model, settings.data
+    values: dict[str, Value | None] = {
+        "model.arch": model.arch,
+        "model.head": model.head,
+        "model.lr": model.lr,
+        "model.dropout": model.dropout,
+        "model.hidden_dim": model.hidden_dim,
+        "model.weight_decay": model.weight_decay,
+        "model.label_smoothing": model.label_smoothing,
+        "model.schedule": model.schedule,
+        "data.batch_size": data.batch_size,
+        "data.balance": data.balance,
+        "finetune": settings.finetune.kind,
+        "trainer.max_epochs": settings.trainer.get("max_epochs"),
+        "seed": settings.seed,
+    }
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def swept(values: Mapping[str, str]) -> dict[str, Value]:
+    """The values of a trial's swept keys, as written on a command line; numbers as such."""
+    return {key: _number_or_text(text) for key, text in values.items()}
+
+
+def _number_or_text(text: str) -> Value:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _history(trainer: Trainer) -> list[Row]:
+    return next((callback.rows for callback in trainer.callbacks if isinstance(callback, History)), [])  # type: ignore[attr-defined]
+
+
+def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+
+
+def _best(trainer: Trainer, rows: list[Row]) -> Row:
+    """The validation metrics of the best of `rows`, by what selects the best checkpoint."""
+    monitors = [callback.monitor for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
+    best = best_row(rows, monitors[0]) if monitors else None
+    return {f"best/{name}": value for name, value in (best or {}).items() if name in full_names("valid")}

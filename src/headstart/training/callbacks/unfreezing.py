@@ -8,10 +8,9 @@ from torch import nn
 
 from headstart.backbones.backbone import Backbone
 from headstart.metrics import UNFROZEN, Row, best_row
-from headstart.model.classifier import Classifier
-from headstart.model.schedule import unfrozen_stages
+from headstart.model.classifier import Classifier, unfrozen_stages
 from headstart.training.callbacks.history import History, say
-from headstart.training.epochs import epoch_number
+from headstart.training.callbacks.progress import epoch_number
 
 COMPARED = "valid/loss"
 

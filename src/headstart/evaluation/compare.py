@@ -1,0 +1,247 @@
+"""task=compare: backbones ranked by what their features are worth on one's own images."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from headstart.backbones.backbone import Backbone, load_backbone
+from headstart.config.model import DEFAULT, arch_and_weights
+from headstart.config.train import TrainSettings
+from headstart.data.manifest import Manifest
+from headstart.data.prepare import prepare_data
+from headstart.data.splits import FOLDS, grouped_folds
+from headstart.datasets.make import make_dataset
+from headstart.errors import HeadstartError, listed
+from headstart.evaluation.probes import PROBES, Array, Labelled, cross_validate
+from headstart.evaluation.statistics import SIGNIFICANT, mcnemar, wilson_interval
+from headstart.features.encoder import Encoder
+from headstart.files import RUN, claim, write_csv, write_json
+from headstart.log import log, quoted, render_table, shown
+from headstart.run_folder import RunFolder
+from headstart.training.fit import encode_unaugmented
+
+# A backbone and how good its features are.
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A backbone, or the `reason` why it could not be loaded.
+
+    `correct` (N) says, of each simple classifier by its name, which images it classifies correctly; `p_value` is that
+    the candidate is as good as the first one. `megabytes` are of its weights, in 10⁶ bytes.
+    """
+
+    arch: str
+    weights: str | None
+    correct: dict[str, Array] = field(default_factory=dict)
+    images_per_second: float = 0.0
+    megabytes: float = 0.0
+    embedding_dim: int = 0
+    reason: str | None = None
+    p_value: float = 1.0
+
+    @property
+    def shown_weights(self) -> str:
+        """Their name, or that of their file without its folder."""
+        return "random" if self.weights is None else Path(self.weights).name
+
+    @property
+    def head(self) -> str:
+        """The classifier with the highest accuracy."""
+        return max(self.correct, key=self.accuracy_of)
+
+    @property
+    def accuracy(self) -> float:
+        """That of `head`."""
+        return self.accuracy_of(self.head)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of `accuracy`."""
+        return self.interval_of(self.head)
+
+    def accuracy_of(self, head: str) -> float:
+        """The share of the images that the classifier `head` classifies correctly."""
+        return float(self.correct[head].mean())
+
+    def interval_of(self, head: str) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy of the classifier `head`."""
+        found = self.correct[head]
+        return wilson_interval(int(found.sum()), len(found))
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """By accuracy, those that could not be loaded last; with p-values against the first."""
+    failed = [candidate for candidate in candidates if candidate.reason is not None]
+    loaded = [candidate for candidate in candidates if candidate.reason is None]
+    loaded.sort(key=lambda candidate: -candidate.accuracy)
+    return [replace(c, p_value=mcnemar(loaded[0].correct[loaded[0].head], c.correct[c.head])) for c in loaded] + failed
+
+
+def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Those of the `ranked` ones that a paired test cannot tell from the first."""
+    return [c for c in candidates[1:] if c.reason is None and c.p_value >= SIGNIFICANT]
+
+
+# How a comparison of backbones is told: as a table, and as files.
+
+
+def describe(candidates: Sequence[Candidate]) -> str:
+    """A table of the ranked candidates, which of them cannot be told apart, and how to train with the first one."""
+    header = ("rank", "backbone", "weights", *(f"{name} (95 %)" for name in PROBES), "images/s", "MB", "width")
+    table = render_table(header, [_cells(rank, candidate) for rank, candidate in enumerate(candidates, 1)])
+    failed = [f"{c.arch} ({c.shown_weights}) could not be compared: {c.reason}" for c in candidates if c.reason]
+    best = candidates[0]
+    if best.reason is not None:
+        return "\n".join(failed)
+    images = len(best.correct[best.head])
+    told = [f"accuracy: {FOLDS}-fold cross-validation on the {images} images of train and valid", *_verdict(candidates)]
+    overrides = [f"model.arch={best.arch}", *([] if best.weights == DEFAULT else [_weights_override(best)])]
+    return "\n".join([table, *failed, *told, f"to train with the first: {' '.join(map(quoted, overrides))}"])
+
+
+def write(candidates: Sequence[Candidate], path: Path) -> None:
+    """Writes the ranked candidates as the CSV `path`, and as JSON beside it."""
+    rows = [_values(candidate) for candidate in candidates]
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    write_csv(path, columns, [tuple(row.get(name, "") for name in columns) for row in rows])
+    write_json(path.with_suffix(".json"), {"folds": FOLDS, "candidates": rows})
+
+
+def _verdict(candidates: Sequence[Candidate]) -> list[str]:
+    """What the paired test says; nothing if there is nothing to compare."""
+    others = [candidate for candidate in candidates[1:] if candidate.reason is None]
+    equals = equals_of_first(candidates)
+    if not others:
+        return []
+    if not equals:
+        return ["the first is better than the others by more than chance (exact McNemar test)"]
+    names = listed([f"{candidate.arch} ({candidate.shown_weights})" for candidate in equals])
+    return [f"cannot be told apart from the first (exact McNemar test): {names}"]
+
+
+def _weights_override(candidate: Candidate) -> str:
+    return f"model.weights={'null' if candidate.weights is None else candidate.weights}"
+
+
+def _cells(rank: int, candidate: Candidate) -> tuple[str, ...]:
+    if candidate.reason is not None:
+        return ("-", candidate.arch, candidate.shown_weights, *[""] * (len(PROBES) + 3))
+    intervals = {name: candidate.interval_of(name) for name in PROBES}
+    return (
+        str(rank),
+        candidate.arch,
+        candidate.shown_weights,
+        *(f"{candidate.accuracy_of(name):.3f} ({low:.3f}–{high:.3f})" for name, (low, high) in intervals.items()),
+        f"{candidate.images_per_second:.0f}",
+        f"{candidate.megabytes:.1f}",
+        str(candidate.embedding_dim),
+    )
+
+
+def _values(candidate: Candidate) -> dict[str, str | float]:
+    named: dict[str, str | float] = {"backbone": candidate.arch, "weights": candidate.weights or "random"}
+    if candidate.reason is not None:
+        return named | {"reason": candidate.reason}
+    low, high = candidate.interval
+    by_head: dict[str, str | float] = {}
+    for name in PROBES:
+        lowest, highest = candidate.interval_of(name)
+        values = {"accuracy": candidate.accuracy_of(name), "low": lowest, "high": highest}
+        by_head |= {f"{name}_{what}": value for what, value in values.items()}
+    best: dict[str, str | float] = {"head": candidate.head, "accuracy": candidate.accuracy, "low": low, "high": high}
+    return (
+        named
+        | best
+        | by_head
+        | {
+            "p_value": candidate.p_value,
+            "images_per_second": round(candidate.images_per_second, 1),
+            "megabytes": round(candidate.megabytes, 1),
+            "embedding_dim": candidate.embedding_dim,
+        }
+    )
+
+
+# Ranks backbones by cross-validation of simple classifiers on their unaugmented features. The test split is left
+# alone: choosing a backbone by it would make its accuracy an optimistic one.
+
+
+SPLITS = ("train", "valid")
+# Images to classify; more would take minutes.
+MOST_IMAGES = 10_000
+# Images per call, and calls, to measure the speed with.
+SPEED_BATCH, SPEED_CALLS = 16, 5
+
+
+def compare(settings: TrainSettings) -> bool:
+    """Ranks the backbones in `model.archs`, and writes compare.csv and compare.json.
+
+    Returns:
+        Whether any of them could be loaded.
+
+    Raises:
+        HeadstartError: the data are invalid.
+    """
+    make_dataset(settings.data, settings.data.seed)
+    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    manifest = replace(manifest, splits={name: manifest.splits[name] for name in SPLITS})
+    found = ranked([_candidate(name, settings, manifest) for name in settings.model.archs or ()])
+    run = RunFolder(Path(settings.run_dir))
+    claim(run.path, RUN, "hydra.run.dir")
+    manifest.write(run.split)
+    write(found, run.compared)
+    log.info("%s", describe(found))
+    log.info("%s", shown(run.compared))
+    return found[0].reason is None
+
+
+def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candidate:
+    arch, weights = arch_and_weights(name, settings.model.weights)
+    settings = replace(settings, model=replace(settings.model, arch=arch, weights=weights))
+    try:
+        backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+    except HeadstartError as error:
+        return Candidate(arch, weights, reason=str(error))
+    data, folds = _labelled(manifest, encode_unaugmented(settings, manifest, backbone), settings.seed)
+    return Candidate(
+        arch,
+        weights,
+        cross_validate(data, folds),
+        _images_per_second(backbone, settings.features.precision),
+        sum(tensor.nbytes for tensor in backbone.network.state_dict().values()) / 1e6,
+        backbone.embedding_dim,
+    )
+
+
+def _labelled(manifest: Manifest, features: dict[str, Array], seed: int) -> tuple[Labelled, Array]:
+    """At most MOST_IMAGES of the images of all splits, and the fold of each."""
+    splits = manifest.splits.items()
+    labels = np.concatenate([np.array(split.labels) for _, split in splits])
+    paths = [path for _, split in splits for path in split.paths]
+    contents = [content for _, split in splits for content in split.contents]
+    matrix = np.concatenate([np.asarray(features[name], np.float32) for name, _ in splits])
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST_IMAGES])
+    images = [paths[index] for index in chosen], [contents[index] for index in chosen]
+    folds = grouped_folds(labels[chosen], *images, manifest.groups or None, seed)
+    return Labelled(matrix, labels, len(manifest.classes))[chosen], folds
+
+
+def _images_per_second(backbone: Backbone, precision: str) -> float:
+    """Of the backbone alone, uncompiled."""
+    encoder = Encoder(backbone, precision=precision, compile=False)
+    size = backbone.preprocessing.image_size
+    images = torch.zeros(SPEED_BATCH, 3, size, size, dtype=torch.uint8)
+    encoder(images)
+    seconds = []
+    for _ in range(SPEED_CALLS):
+        start = time.perf_counter()
+        # A copy to the CPU waits for the device.
+        encoder(images).cpu()
+        seconds.append(time.perf_counter() - start)
+    # Whatever else the machine does only takes time.
+    return SPEED_BATCH / min(seconds)
