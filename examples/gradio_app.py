@@ -6,7 +6,7 @@ import gradio
 import numpy as np
 
 import headstart
-from headstart.model.saliency import overlay
+from headstart.model.image_classifier import overlay
 
 # The file as it is: Gradio's own conversion of 16-bit and transparent images differs from predict.py's.
 FILE = gradio.Image(type="filepath", image_mode=None)

@@ -11,9 +11,9 @@ from fontTools.fontBuilder import FontBuilder  # type: ignore[import-untyped]
 from fontTools.pens.ttGlyphPen import TTGlyphPen  # type: ignore[import-untyped]
 from PIL import Image, ImageDraw
 
-from headstart import fonts
-from headstart.fonts import plain_typeface, typeface_for
 from headstart.log import log
+from headstart.report import style
+from headstart.report.style import plain_typeface, typeface_for
 
 
 def make_font(path: Path, characters: str) -> Path:
@@ -42,9 +42,9 @@ def system_fonts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[li
     """The fonts that the system has: none at first."""
     found: list[Path] = []
     monkeypatch.setattr(matplotlib.font_manager, "findSystemFonts", lambda: list(map(str, found)))
-    fonts._system_fonts.cache_clear()
+    style._system_fonts.cache_clear()
     yield found
-    fonts._system_fonts.cache_clear()
+    style._system_fonts.cache_clear()
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return collected
 
 
-def ink(typeface: fonts.Typeface, text: str) -> int:
+def ink(typeface: style.Typeface, text: str) -> int:
     """How many pixels `text` covers."""
     image = Image.new("L", (400, 60))
     typeface.draw(ImageDraw.ImageDraw(image), (5, 5), text, 30, "white")

@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
     from headstart.predict.exported import ExportedPredictor
-    from headstart.predict.prediction import Prediction
     from headstart.predict.predictor import Predictor
     from headstart.predict.run import load
+    from headstart.predict.sources import Prediction
 
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
 # programs use too, the thread they wait for may not be running.
@@ -38,7 +38,7 @@ _MODULES = {
     **dict.fromkeys(("Ensemble", "Leaderboard", "Run", "audit", "sweep", "train"), "headstart.api"),
     "Finding": "headstart.auditing.findings",
     "HeadstartError": "headstart.errors",
-    "Prediction": "headstart.predict.prediction",
+    "Prediction": "headstart.predict.sources",
     "ExportedPredictor": "headstart.predict.exported",
     "Predictor": "headstart.predict.predictor",
     "load": "headstart.predict.run",

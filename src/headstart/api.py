@@ -28,7 +28,7 @@ from headstart.cli.main import Program, run_program
 from headstart.cli.overrides import written_as
 from headstart.cli.programs import options_of, remembered_output
 from headstart.cli.train import TRAIN
-from headstart.config.suggest import nearest
+from headstart.config.checks import nearest
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import usual_numerics

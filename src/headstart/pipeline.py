@@ -20,13 +20,12 @@ from headstart.auditing.report import (
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.model import RECIPE, EncoderSettings
-from headstart.config.record import is_encodable
-from headstart.config.train import EVALUATING, TrainSettings
+from headstart.config.train import EVALUATING, TrainSettings, is_encodable
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.data.preprocessing import deep_samples, other_depth
 from headstart.data.transforms import EvalTransform, TrainTransform
-from headstart.datasets.make import make_dataset
+from headstart.datasets.generate import make_dataset
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
@@ -36,12 +35,10 @@ from headstart.log import command, log, shown
 from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import check_unchanged, warn_about_other_data
-from headstart.processes import first_on_node_first, from_first, rank
+from headstart.processes import first_on_node_first, from_first, rank, startup_seconds
 from headstart.report.audit_page import write_audit_page
-from headstart.report.run_record import RunRecord, warn_about_versions
-from headstart.report.write import write_report
+from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
-from headstart.startup import startup_seconds
 from headstart.training.callbacks.history import read_history
 from headstart.training.data_module import ImageDataModule
 from headstart.training.fit import Fitted, encode_unaugmented, fit

@@ -3,8 +3,7 @@ from pathlib import Path
 import pytest
 from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, duplicates_across, photo, unreadable
 
-from headstart.auditing.findings import SIGN_NAMES, Finding, find_problems
-from headstart.auditing.kinds import (
+from headstart.auditing.findings import (
     ABOUT,
     GROUPS_ACROSS_SPLITS,
     KINDS,
@@ -13,9 +12,12 @@ from headstart.auditing.kinds import (
     NO_GROUP,
     ODD_DEPTH,
     SAME_NAME,
+    SIGN_NAMES,
     SIMILAR_GROUPS,
     SMALLER,
     UNUSED_BITS,
+    Finding,
+    find_problems,
 )
 from headstart.config.data import SplitSettings
 from headstart.data.image_info import MISSING, inspect_images

@@ -8,8 +8,7 @@ import pytest
 from conftest import settings_of
 from faulty import CLASSES, clean
 
-from headstart.auditing.findings import Finding, find_problems
-from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE, SIMILAR_GROUPS
+from headstart.auditing.findings import MISSING_GROUPS, MISSING_VALUE, SIMILAR_GROUPS, Finding, find_problems
 from headstart.auditing.report import AuditReport, find_from_features, missing_groups
 from headstart.config.data import DataSettings
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data

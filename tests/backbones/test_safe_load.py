@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from headstart.backbones.weights import read_safely, read_tensors
+from headstart.backbones.provider import read_safely, read_tensors
 from headstart.errors import HeadstartError
 
 Save = Callable[[object, Path], None]

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from headstart.backbones import timm as provider
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Choice, Network
-from headstart.config.suggest import IN_TIMM, family_in_timm
+from headstart.config.checks import IN_TIMM, family_in_timm
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 

@@ -10,8 +10,8 @@ from headstart.cli import embed, entry, predict, train  # noqa: F401
 from headstart.cli.hints import understood
 from headstart.cli.overrides import parsed_override, with_plain_paths
 from headstart.cli.programs import Script
+from headstart.config.checks import similar
 from headstart.config.predict import PredictSettings
-from headstart.config.suggest import similar
 from headstart.config.train import TrainSettings, known_keys
 from headstart.errors import HeadstartError
 from headstart.log import quoted

@@ -18,8 +18,7 @@ from headstart.cli.overrides import key_of, literal, register_resolvers, value_o
 from headstart.cli.programs import GROUPS, options_of
 from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
 from headstart.cli.train import TRAIN
-from headstart.config.record import record_of
-from headstart.config.train import TrainSettings, check_train
+from headstart.config.train import TrainSettings, check_train, record_of
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder, checkpoint_file
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from headstart.cli.overrides import register_resolvers
-from headstart.config.record import encodable, is_encodable, literal_text, literals, plain_text
+from headstart.config.train import encodable, is_encodable, literal_text, literals, plain_text
 
 
 @pytest.mark.parametrize("text", ["a", "", "a$b", "${x}", "a${b", "\\${x}", "\\\\${x", "t\\", "caf\udce9", "\\\udce9"])

@@ -7,8 +7,7 @@ from omegaconf import OmegaConf
 
 from headstart.config.data import ColumnSettings
 from headstart.config.model import RECIPE, ExportSettings
-from headstart.config.record import literals
-from headstart.config.train import check_train
+from headstart.config.train import check_train, literals
 
 
 def test_recorded_settings__of_an_older_version_get_the_defaults_of_new_keys() -> None:

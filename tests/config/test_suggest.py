@@ -1,8 +1,8 @@
 import pytest
 import torchvision
 
+from headstart.config.checks import SYNONYMS, architecture_names, meant_key, nearest, suggestion
 from headstart.config.predict import PredictSettings
-from headstart.config.suggest import SYNONYMS, architecture_names, meant_key, nearest, suggestion
 from headstart.config.train import TrainSettings, known_keys, unknown_key
 from headstart.errors import listed
 

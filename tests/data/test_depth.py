@@ -11,8 +11,7 @@ from conftest import SMALL, Script, settings_of
 from odd_files import deep_png
 from PIL import Image
 
-from headstart.auditing.findings import Finding, find_problems
-from headstart.auditing.kinds import ODD_DEPTH
+from headstart.auditing.findings import ODD_DEPTH, Finding, find_problems
 from headstart.data.dataset import ImageDataset
 from headstart.data.images import read_rgb
 from headstart.data.prepare import PreparedData, inspect_data

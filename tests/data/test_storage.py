@@ -6,9 +6,22 @@ from pathlib import Path
 import pytest
 from archived import tar_of, zip_of
 
-from headstart.data.folders import BROKEN_LINK, SECOND_LINK, Folder, open_folder, walk
+from headstart.data.folders import (
+    BROKEN_LINK,
+    SECOND_LINK,
+    Folder,
+    exists,
+    is_file,
+    is_folder,
+    is_in_archive,
+    lexists,
+    open_file,
+    open_folder,
+    read_file,
+    real_path,
+    walk,
+)
 from headstart.data.images import read_rgb
-from headstart.data.storage import exists, is_file, is_folder, is_in_archive, lexists, open_file, read_file, real_path
 from headstart.errors import HeadstartError, UnreadableImage
 
 

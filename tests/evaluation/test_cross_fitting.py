@@ -7,8 +7,8 @@ import pytest
 from clusters import clusters
 
 from headstart.data.splits import FOLDS, stratified_folds
-from headstart.evaluation import label_issues
-from headstart.evaluation.label_issues import scores_by_other_folds
+from headstart.evaluation import answers
+from headstart.evaluation.answers import scores_by_other_folds
 from headstart.evaluation.probes import Array, Labelled, ridge
 
 
@@ -26,7 +26,7 @@ def all_scores(data: list[Labelled], folds: Array, penalty: float) -> Array:
 def test_scores__are_those_of_fits_to_the_others(
     count: int, width: int, penalty: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(label_issues, "ROWS", 17)
+    monkeypatch.setattr(answers, "ROWS", 17)
     data = clusters(count, width, spread=2.0)
     # As after a ReLU: far from 0, compared with what differs.
     data = Labelled(data.features + 100, data.labels, data.classes)

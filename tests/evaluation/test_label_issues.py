@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from clusters import clusters
 
-from headstart.evaluation.answers import learning_curve
-from headstart.evaluation.label_issues import find_label_issues
+from headstart.evaluation.answers import find_label_issues, learning_curve
 from headstart.evaluation.probes import Labelled
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from headstart.evaluation.statistics import mcnemar, wilson_interval
+from headstart.evaluation.predictions import mcnemar, wilson_interval
 
 
 @pytest.mark.parametrize(

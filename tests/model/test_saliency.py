@@ -10,7 +10,7 @@ from test_classifier import classifier_of
 
 from headstart.backbones.backbone import load_backbone
 from headstart.model.classifier import Classifier
-from headstart.model.saliency import overlay, saliency_maps
+from headstart.model.image_classifier import overlay, saliency_maps
 
 IMAGES = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from headstart.predict.overlays import annotate
-from headstart.predict.prediction import Prediction
+from headstart.predict.sources import Prediction
 from headstart.predict.write import drawing_places
 
 PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0.06, 0.02))

@@ -10,7 +10,7 @@ from PIL import Image
 
 from headstart.predict import write
 from headstart.predict.overlays import LARGEST_PANEL, Overlays, annotate
-from headstart.predict.prediction import Prediction
+from headstart.predict.sources import Prediction
 from headstart.predict.write import Drawings
 
 SHORT = tuple(f"class {number}" for number in range(3))

@@ -24,9 +24,9 @@ from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict import sources
-from headstart.predict.prediction import Prediction
 from headstart.predict.predictor import Predictor, load
 from headstart.predict.run import load as load_any
+from headstart.predict.sources import Prediction
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headstart.data.table import read_table
-from headstart.predict.prediction import Prediction
+from headstart.predict.sources import Prediction
 from headstart.predict.write import RowFile, TableWriter, open_files
 
 ONE = Prediction(Path("a.jpg"), ("ant", "bee"), (0.9, 0.1), familiarity=0.25)

@@ -18,9 +18,8 @@ from torch.nn.functional import log_softmax
 
 from headstart.config.model import EncoderSettings
 from headstart.data.manifest import Manifest
-from headstart.evaluation.predictions import Predictions
+from headstart.evaluation.predictions import Predictions, wilson_interval
 from headstart.evaluation.result import Result
-from headstart.evaluation.statistics import wilson_interval
 from headstart.model.checkpoint import load_classifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_map, draw_reliability
 from headstart.report.write import write_result

@@ -11,8 +11,7 @@ from pathlib import Path
 import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-from headstart.auditing.findings import Finding, find_problems, in_order
-from headstart.auditing.kinds import MISSING_GROUPS, MISSING_VALUE
+from headstart.auditing.findings import MISSING_GROUPS, MISSING_VALUE, Finding, find_problems, in_order
 from headstart.config.train import TrainSettings
 from headstart.data.folders import MADE, listed
 from headstart.data.manifest import Manifest, Split

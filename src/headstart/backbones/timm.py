@@ -20,11 +20,19 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
 from headstart.backbones.bundled import bundled_weights
-from headstart.backbones.provider import Choice, Network, Provider, TokenPooling, cannot_pool, group_blocks
+from headstart.backbones.provider import (
+    Choice,
+    Network,
+    Provider,
+    TokenPooling,
+    cannot_pool,
+    file_of,
+    group_blocks,
+    read_tensors,
+)
 from headstart.backbones.provider import find_stages as stages_by_size
-from headstart.backbones.weights import file_of, read_tensors
+from headstart.config.checks import similar
 from headstart.config.model import BUNDLED, DEFAULT
-from headstart.config.suggest import similar
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 

@@ -12,10 +12,19 @@ import torchvision
 from torch import Tensor, nn
 
 from headstart.backbones.bundled import bundled_weights
-from headstart.backbones.provider import Choice, Network, Provider, TokenPooling, cannot_pool, find_stages
-from headstart.backbones.weights import file_of, fitting_state, load_weights
+from headstart.backbones.provider import (
+    Choice,
+    Network,
+    Provider,
+    TokenPooling,
+    cannot_pool,
+    file_of,
+    find_stages,
+    fitting_state,
+    load_weights,
+)
+from headstart.config.checks import family_in_timm, similar
 from headstart.config.model import BUNDLED, DEFAULT
-from headstart.config.suggest import family_in_timm, similar
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 from headstart.files import sha256_of

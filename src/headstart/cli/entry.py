@@ -5,7 +5,7 @@ import os
 import sys
 from importlib.metadata import version
 
-from headstart.config.suggest import nearest
+from headstart.config.checks import nearest
 from headstart.log import quoted
 from headstart.run_folder import newest_run
 

@@ -18,7 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
 
-from headstart.config.suggest import nearest
+from headstart.config.checks import nearest
 from headstart.config.train import unknown_key
 from headstart.errors import HeadstartError
 from headstart.files import HYDRAS, RUN, check, mark, remove_made

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from headstart.cli.overrides import Word, expand_home, key_of, split, written_as
 from headstart.cli.programs import Script
+from headstart.config.checks import UNCERTAIN, VAGUE, architecture_names, family_in_timm, nearest, suggestion
 from headstart.config.lightning import RESERVED
 from headstart.config.model import is_model_file
-from headstart.config.suggest import UNCERTAIN, VAGUE, architecture_names, family_in_timm, nearest, suggestion
 from headstart.config.train import TASKS
 from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError

@@ -18,7 +18,7 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
-from headstart.config.record import byte, encodable, literal_text, plain_text
+from headstart.config.train import byte, encodable, literal_text, plain_text
 from headstart.errors import HeadstartError
 from headstart.machine import place_in_job
 from headstart.metrics import metric_of

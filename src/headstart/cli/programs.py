@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import headstart
-from headstart.config.suggest import VAGUE, meant_key, meant_keys
+from headstart.config.checks import VAGUE, meant_key, meant_keys
 from headstart.files import folder_in_cache, usual_cache_folder
 
 # Where conf/ is.

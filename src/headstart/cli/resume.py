@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from headstart.cli.errors import INTO_RUN
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
 from headstart.cli.programs import GROUPS, conf_folder, options_of
-from headstart.config.record import OF_RUN, read_record
-from headstart.config.train import EVALUATING
+from headstart.config.train import EVALUATING, OF_RUN, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log

@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from headstart.config.checks import is_int, parameters_of
-from headstart.config.suggest import suggestion
+from headstart.config.checks import is_int, parameters_of, suggestion
 from headstart.errors import HeadstartError
 from headstart.machine import Place, place_in_job
 from headstart.metrics import METRICS, full_names, metric_of

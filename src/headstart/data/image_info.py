@@ -15,6 +15,7 @@ import PIL
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
+from headstart.data.folders import lexists
 from headstart.data.images import (
     PNG_START,
     TRANSPOSED,
@@ -28,7 +29,6 @@ from headstart.data.images import (
     without_metadata,
 )
 from headstart.data.preprocessing import DEPTHS, clipped_share, hidden_share, highest_samples, is_wide, reading_of
-from headstart.data.storage import lexists
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import CACHE, cache_folder, mark_if_empty, replacing

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageError
 from PIL.JpegImagePlugin import jpeg_factory
 
-from headstart.data.folders import readable_formats
+from headstart.data.folders import read_file, readable_formats, size_of
 from headstart.data.preprocessing import FULL_DEPTH, highest_samples, to_rgb
-from headstart.data.storage import read_file, size_of
 from headstart.errors import HeadstartError, UnreadableImage
 
 # Metadata of image files. The orientation is used; whatever else is in them or wrong with them never matters.

@@ -9,10 +9,9 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from headstart.config.data import AUTO, ColumnSettings
-from headstart.data.folders import listed
+from headstart.data.folders import exists, is_in_archive, listed
 from headstart.data.layout import SPLIT_OF, Files, open_root
 from headstart.data.splits import SPLITS, Images
-from headstart.data.storage import exists, is_in_archive
 from headstart.data.table import Table, read_table
 from headstart.errors import HeadstartError
 from headstart.text import counted, on_one_line, visible, with_odd_character

@@ -9,9 +9,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from headstart.data.folders import MADE, Folder, is_image_name, listed, open_folder
+from headstart.data.folders import (
+    MADE,
+    Folder,
+    exists,
+    is_folder,
+    is_image_name,
+    is_in_archive,
+    list_folder,
+    listed,
+    open_folder,
+)
 from headstart.data.splits import SPLITS
-from headstart.data.storage import exists, is_folder, is_in_archive, list_folder
 from headstart.errors import HeadstartError
 
 # Where the classes of a folder of images are: in class folders, or in the class folders of each split.

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 from torchvision.datasets import ImageFolder
 
 from headstart.config.data import DataSettings, SplitSettings
-from headstart.data.folders import MADE, SECOND_LINK, Folder, listed
+from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed, real_path
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
 from headstart.data.splits import Images, groups_by_path, split_by_rule, with_valid
-from headstart.data.storage import exists, real_path
 from headstart.errors import HeadstartError
 from headstart.log import command, log
 from headstart.run_folder import MARKER

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headstart.config.data import AUTO
-from headstart.data.storage import read_file
+from headstart.data.folders import read_file
 from headstart.errors import HeadstartError
 from headstart.text import MOST_NAMES, plausible, visible
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.statistics import wilson_interval
+from headstart.evaluation.predictions import Predictions, wilson_interval
 
 # Whether probabilities can be believed: of the images predicted with 80 %, are 80 % right?
 

@@ -20,7 +20,7 @@ from torch.export import Dim, ExportedProgram
 
 from headstart.config.checks import violations
 from headstart.config.model import FORMATS, ExportSettings, is_model_file
-from headstart.config.record import read_record
+from headstart.config.train import read_record
 from headstart.data.images import read_rgb
 from headstart.data.layout import root_of
 from headstart.data.preprocessing import network_input

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.backbones.backbone import Backbone, BackboneSource, check_source, restore_backbone
-from headstart.backbones.weights import read_safely
+from headstart.backbones.provider import read_safely
 from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError

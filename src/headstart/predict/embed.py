@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from headstart.config.predict import EmbedSettings
-from headstart.config.record import read_record
-from headstart.config.train import check_train
+from headstart.config.train import check_train, read_record
 from headstart.data.images import read_image_file
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform

@@ -10,8 +10,7 @@ from headstart.config.predict import PredictSettings
 from headstart.data.images import Note
 from headstart.export.model_file import Array, ModelFile, open_model, prepared, run
 from headstart.machine import core_count
-from headstart.predict.prediction import Prediction, predictions_of, rows_of
-from headstart.predict.sources import Input, Notes, inputs_of, read_input
+from headstart.predict.sources import Input, Notes, Prediction, inputs_of, predictions_of, read_input, rows_of
 from headstart.predict.write import write
 
 # An exported model, ready to predict. Of PyTorch it imports nothing, unless the model is a .pt2 file.

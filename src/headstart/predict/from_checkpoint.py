@@ -7,9 +7,9 @@ from torchvision.transforms.v2 import functional
 
 from headstart.config.predict import PredictSettings
 from headstart.log import log
-from headstart.model.saliency import overlay
-from headstart.predict.prediction import Prediction
+from headstart.model.image_classifier import overlay
 from headstart.predict.predictor import load
+from headstart.predict.sources import Prediction
 from headstart.predict.write import write
 
 # What the network saw of an image, and beside it what speaks for its class.

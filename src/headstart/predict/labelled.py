@@ -5,15 +5,15 @@ from pathlib import Path
 
 import torch
 
+from headstart.data.folders import is_folder
 from headstart.data.layout import open_root
 from headstart.data.manifest import Manifest, Split
-from headstart.data.storage import is_folder
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
 from headstart.model.closed_form import scale
-from headstart.predict.prediction import Prediction
 from headstart.predict.predictor import Predictor
+from headstart.predict.sources import Prediction
 
 
 class Labelled:

@@ -10,9 +10,9 @@ from headstart.data.images import read_rgb
 from headstart.data.preprocessing import FULL_DEPTH
 from headstart.errors import UnreadableImage
 from headstart.files import PREDICTIONS, claim, remove
-from headstart.fonts import Typeface, plain_typeface, typeface_for
-from headstart.predict.prediction import Prediction
+from headstart.predict.sources import Prediction
 from headstart.predict.write import save
+from headstart.report.style import Typeface, plain_typeface, typeface_for
 from headstart.text import on_one_line
 
 # An image with its top classes written on it.

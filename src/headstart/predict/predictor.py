@@ -22,10 +22,8 @@ from headstart.evaluation.probes import Array
 from headstart.features.encoder import CPU_CHUNK, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
-from headstart.model.image_classifier import ImageClassifier
-from headstart.model.saliency import saliency_maps
-from headstart.predict.prediction import Prediction, predictions_of, rows_of
-from headstart.predict.sources import Input, Notes, Read, inputs_of, read_input
+from headstart.model.image_classifier import ImageClassifier, saliency_maps
+from headstart.predict.sources import Input, Notes, Prediction, Read, inputs_of, predictions_of, read_input, rows_of
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 # Images to predict as the batches of a DataLoader.

@@ -20,8 +20,7 @@ from headstart.errors import HeadstartError, listed
 from headstart.files import PREDICTIONS, claim, csv_row, naming, replacing
 from headstart.log import is_terminal, log, shown, tracked
 from headstart.machine import DISK_FULL
-from headstart.predict.prediction import UNFAMILIAR, UNSURE, Prediction
-from headstart.predict.sources import common_folder
+from headstart.predict.sources import UNFAMILIAR, UNSURE, Prediction, common_folder
 from headstart.text import counted, on_one_line
 
 # Predictions as a table on the terminal, as CSV and as JSON lines.

@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
-from headstart.auditing.findings import Finding
-from headstart.auditing.kinds import KINDS
+from headstart.auditing.findings import KINDS, Finding
 from headstart.auditing.report import COMPARED
+from headstart.data.folders import is_file
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
-from headstart.data.storage import is_file
 from headstart.files import REPORT, claim, write_text
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, png_uri, render, short, thumbnail, tidy
 from headstart.run_folder import RunFolder

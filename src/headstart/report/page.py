@@ -12,10 +12,9 @@ from headstart.config.model import CLOSED_FORM, TRAINED
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform, Transform
 from headstart.evaluation.answers import FromFeatures, LearningCurve
-from headstart.evaluation.predictions import Averaging
+from headstart.evaluation.predictions import SIGNIFICANT, Averaging
 from headstart.evaluation.probes import HEADS
 from headstart.evaluation.result import Result
-from headstart.evaluation.statistics import SIGNIFICANT
 from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES
 from headstart.report.style import image_uri, png_uri, render, view_of

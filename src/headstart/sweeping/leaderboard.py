@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from headstart.cli.overrides import shortened
-from headstart.evaluation.statistics import SIGNIFICANT, mcnemar
+from headstart.evaluation.predictions import SIGNIFICANT, mcnemar
 from headstart.files import exclusively, read_json, remove, write_csv, write_json
 from headstart.log import log, render_table
 from headstart.metrics import metric_of

@@ -23,12 +23,12 @@ from headstart.config.model import BackboneSettings
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.images import allowed_pixels
 from headstart.data.prepare import PreparedData, prepare_data
-from headstart.datasets.make import make_dataset
+from headstart.datasets.generate import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.files import RUN, exclusively, mark, read_json, remove, write_text
 from headstart.log import log, log_to_console, log_to_file
-from headstart.report.run_record import RunRecord
+from headstart.report.write import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
 from headstart.sweeping.callback import check_sweep, collect_garbage
 from headstart.sweeping.leaderboard import update_leaderboard
