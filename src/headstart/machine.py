@@ -1,4 +1,4 @@
-"""The machine: its CPU, its cores, this process's place among others, and errors that are the machine's fault."""
+"""The machine: its CPU, its cores, this process's place in a job, startup time, and errors that are its fault."""
 
 import errno
 import functools
@@ -6,9 +6,28 @@ import io
 import os
 import platform
 import re
+import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
+
+# How long a program took from its start to its work; most of it goes into imports.
+
+
+# Imported before everything that takes long.
+_IMPORTED = time.perf_counter()
+_programs: list[float] = []
+
+
+def program_starts() -> None:
+    """Called by a program that does one thing, as those of the command line."""
+    _programs.append(time.perf_counter() if _programs else _IMPORTED)
+
+
+def startup_seconds() -> float | None:
+    """Since the program's start; None in Python, where other things may have happened before."""
+    return time.perf_counter() - _programs[-1] if _programs else None
+
 
 # Where this process stands in a job of several, by the variables that torchrun, SLURM or headstart itself set.
 

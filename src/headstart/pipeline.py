@@ -32,10 +32,11 @@ from headstart.evaluation.predictions import predict_views, write_predictions
 from headstart.features.store import Array, open_store, stored_features
 from headstart.files import REPORT, RUN, check, claim
 from headstart.log import command, log, shown
+from headstart.machine import startup_seconds
 from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import check_unchanged, warn_about_other_data
-from headstart.processes import first_on_node_first, from_first, rank, startup_seconds
+from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of

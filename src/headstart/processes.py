@@ -1,6 +1,5 @@
-"""The processes of a job: what each knows of the others; and how long a program took to start."""
+"""The processes of a job: what each of them knows of the others. A job of one process needs no communication."""
 
-import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,27 +9,6 @@ import torch.distributed
 from torch import Tensor
 
 from headstart.machine import place_in_job
-
-# How long a program took from its start to its work; most of it goes into imports.
-
-
-# Imported before everything that takes long.
-_IMPORTED = time.perf_counter()
-_programs: list[float] = []
-
-
-def program_starts() -> None:
-    """Called by a program that does one thing, as those of the command line."""
-    _programs.append(time.perf_counter() if _programs else _IMPORTED)
-
-
-def startup_seconds() -> float | None:
-    """Since the program's start; None in Python, where other things may have happened before."""
-    return time.perf_counter() - _programs[-1] if _programs else None
-
-
-# The processes of a job: what each of them knows of the others. A job of one process needs no communication.
-
 
 Value = TypeVar("Value")
 

@@ -1,4 +1,4 @@
 """The command line: overrides, resuming, errors in one sentence, clean-up of failed runs."""
 
 # First of all, because it tells the time.
-import headstart.processes  # noqa: F401
+import headstart.machine  # noqa: F401

@@ -49,7 +49,7 @@ from headstart.cli.resume import (
 from headstart.config.train import is_encodable, known_keys
 from headstart.errors import HeadstartError
 from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
-from headstart.processes import program_starts
+from headstart.machine import program_starts
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
