@@ -3,9 +3,9 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,8 @@ def environment(home: Path) -> dict[str, str]:
     """Of a machine without a network, and of a user without a cache."""
     (home / "closed").mkdir()
     (home / "closed" / "sitecustomize.py").write_text(NO_NETWORK)
-    own = {"PYTHONPATH": str(home / "closed"), "XDG_CACHE_HOME": str(home / "cache"), "HOME": str(home)}
+    places = [str(home / "closed"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    own = {"PYTHONPATH": os.pathsep.join(places), "XDG_CACHE_HOME": str(home / "cache"), "HOME": str(home)}
     return {**os.environ, **own}
 
 
@@ -53,14 +54,20 @@ def test_environment__has_no_network(environment: dict[str, str]) -> None:
     assert "the network was used" in done.stderr
 
 
+def cpu_seconds() -> float:
+    """The CPU time of the processes that this one has started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.mark.slow
 def test_quickstart__learns_in_a_minute_and_predicts(home: Path, environment: dict[str, str]) -> None:
-    start = time.perf_counter()
+    before = cpu_seconds()
     done = run("train.py", "experiment=quickstart", folder=home, environment=environment)
-    seconds = time.perf_counter() - start
+    seconds = cpu_seconds() - before
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert seconds <= 60
+    assert seconds <= 120, "a minute of two cores, however busy they are with other programs"
     (metrics,) = home.glob("logs/*/*/metrics.json")
     assert json.loads(metrics.read_text())["test/acc"] >= 0.95
     assert (metrics.parent / "report" / "curves.png").is_file()
