@@ -29,10 +29,11 @@ from headstart.datasets.generate import make_dataset
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
+from headstart.features.source import encode_unaugmented
 from headstart.features.store import Array, open_store, stored_features
 from headstart.files import REPORT, RUN, check, claim
 from headstart.log import command, log, shown
-from headstart.machine import startup_seconds
+from headstart.machine import startup_seconds, training_device
 from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import check_unchanged, warn_about_other_data
@@ -41,8 +42,7 @@ from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
 from headstart.training.callbacks.history import read_history
-from headstart.training.data_module import ImageDataModule
-from headstart.training.fit import Fitted, encode_unaugmented, fit
+from headstart.training.fit import Fitted, fit
 from headstart.training.trainer import build_trainer, lightning_errors
 
 # What a run does, in the order in which it does it.
@@ -70,7 +70,7 @@ def train(settings: TrainSettings) -> dict[str, float]:
             fitted = fit(settings, data.manifest, backbone, [record, audit])
         with record.stage("test"):
             views = settings.evaluation.views
-            predictions, averaging = predict_views(fitted.classifier, fitted.data, ("valid", "test"), views)
+            predictions, averaging = predict_views(fitted.classifier, fitted.source, ("valid", "test"), views)
             for split, of_split in predictions.items():
                 log.info("%s", of_split.summary(split))
             record.metrics |= fitted.metrics() | (averaging.metrics() if averaging is not None else {})
@@ -194,16 +194,14 @@ def test(settings: TrainSettings) -> dict[str, float]:
             _warn_about_depth(data, classifier)
             if "test" not in data.manifest.splits:
                 raise HeadstartError(f"{data.manifest.root} has no test split")
-        with lightning_errors(settings):
-            device = build_trainer(settings).strategy.root_device
+        device = training_device(settings.trainer)
         record.begin(device, data.manifest, classifier.recipe.backbone)
         AuditReport(settings, data, compares=False).begin()
         with record.stage("test"):
-            loaders = ImageDataModule(settings, data.manifest)
-            loaders.serve(classifier.to(device))
+            source = classifier.to(device).feature_source(settings, data.manifest)
             views = settings.evaluation.views
             splits = ("test",) if views == 1 else ("valid", "test")
-            predictions, averaging = predict_views(classifier, loaders, splits, views)
+            predictions, averaging = predict_views(classifier, source, splits, views)
             record.metrics |= averaging.metrics() if averaging is not None else {}
             record.metrics |= predictions["test"].metrics("test")
             log.info("%s", predictions["test"].summary("test"))
@@ -228,12 +226,10 @@ def report(settings: TrainSettings) -> bool:
     data = prepare_data(settings.data, settings.data.seed)
     _check_same_classes(data.manifest, classifier)
     _warn_about_depth(data, classifier)
-    loaders = ImageDataModule(settings, data.manifest)
-    with lightning_errors(settings):
-        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    predictions, averaging = predict_views(classifier, loaders, ("valid", "test"), settings.evaluation.views)
+    source = classifier.to(training_device(settings.trainer)).feature_source(settings, data.manifest)
+    predictions, averaging = predict_views(classifier, source, ("valid", "test"), settings.evaluation.views)
     claim(run.path, RUN)
-    fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
+    fitted = Fitted(classifier, source, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
     write_report(fitted, predictions, run, averaging)
     return True
 

@@ -118,7 +118,7 @@ def test_fit__temperature_and_threshold_are_those_of_the_weights(
     train: Train, tmp_path: Path, choices: tuple[str, ...]
 ) -> None:
     fitted = train(tmp_path / "run", *RULE, *EARLY_BEST, *choices)
-    predictions = predict_split(fitted.classifier, fitted.data.whole("valid"))
+    predictions = predict_split(fitted.classifier, fitted.source.eval_loader("valid"))
     assert fitted.classifier.temperature == pytest.approx(
         fit_temperature(predictions.log_probs, predictions.labels), rel=1e-2
     )

@@ -14,9 +14,12 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.model import EncoderSettings
+from headstart.config.train import TrainSettings
 from headstart.data.dataset import IGNORED
+from headstart.data.manifest import Manifest
 from headstart.data.splits import derive_seed
 from headstart.features.encoder import Encoder
+from headstart.features.source import FeatureSource
 from headstart.model.closed_form import NearestNeighbours, Ridge, scale
 from headstart.model.recipe import Recipe
 from headstart.processes import rank, world_size
@@ -211,6 +214,17 @@ class ImageClassifier(nn.Module):
     def backbone(self) -> Backbone:
         """What `encoder` runs."""
         return self.encoder.backbone
+
+    def feature_source(self, settings: TrainSettings, manifest: Manifest) -> FeatureSource:
+        """Returns what gives the classifier its batches of the images of `manifest`."""
+        return FeatureSource(
+            settings,
+            manifest,
+            self.encoder,
+            self.recipe.preprocessing,
+            augments=not self.recipe.is_closed_form,
+            frozen_epochs=self.recipe.finetune.first_epoch,
+        )
 
     def restore(self, checkpoint: dict[str, Any]) -> "ImageClassifier":
         """Loads the weights in `checkpoint`, as returned by `headstart.model.checkpoint.read_checkpoint`."""

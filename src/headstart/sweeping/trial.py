@@ -183,7 +183,7 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
             callbacks = [record, audit, HParams(swept(values)), best]
             fitted = fit(settings, data.manifest, backbone, callbacks, builder_of_trial(settings))
         with record.stage("report"):
-            predictions = predict_splits(fitted.classifier, fitted.data, ("valid",))
+            predictions = predict_splits(fitted.classifier, fitted.source, ("valid",))
             write_predictions(predictions, data.manifest.classes, run)
         record.metrics |= fitted.metrics()
         if math.isnan(record.metrics.get(settings.sweep.objective, math.nan)):

@@ -18,7 +18,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.config.model import CLOSED_FORM, EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.features.store import Array
+from headstart.features.source import FeatureSource
 from headstart.log import log
 from headstart.metrics import Row, full_names
 from headstart.model.classifier import BlockClassifier, Classifier, build_classifier
@@ -105,13 +105,13 @@ ClassifierBuilder = Callable[[Backbone, Recipe, EncoderSettings], Classifier]
 
 @dataclass(frozen=True)
 class Fitted:
-    """`classifier` has the weights of the best epoch and is on the training device; `data` is what it was trained on.
+    """`classifier` has the weights of the best epoch and is on the training device; `source` is of its data.
 
     Epochs count from 1.
     """
 
     classifier: ImageClassifier
-    data: ImageDataModule
+    source: FeatureSource
     history: list[Row]
     best_epoch: int
 
@@ -136,19 +136,19 @@ def fit(
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
-    data = ImageDataModule(settings, manifest)
     with sigterm_exits_with_143(), wandb_run_of_its_own(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
         classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
+        source = classifier.feature_source(settings, manifest)
         with cores_for_head(classifier, settings.data.batch_size), gpus_sought_once():
-            trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
+            trainer.fit(classifier, ImageDataModule(settings, source), ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
     log.info("%s", describe_end(trainer, best.epoch_of_weights))
     log.info("time spent: %s", history.clock.total)
     # The Trainer has moved it to the CPU.
     classifier.to(trainer.strategy.root_device)
-    return Fitted(classifier, data, history.rows, best.epoch_of_weights)
+    return Fitted(classifier, source, history.rows, best.epoch_of_weights)
 
 
 @contextmanager
@@ -170,21 +170,6 @@ def wandb_run_of_its_own() -> Iterator[None]:
 
 def _open_wandb_run() -> Any:
     return getattr(sys.modules.get("wandb"), "run", None)
-
-
-# Features of whole splits, for a backbone that need not have been trained on.
-
-
-def encode_unaugmented(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> dict[str, Array]:
-    """The features (N, embedding_dim) of each split, stored or computed now on the device that training would use.
-
-    Afterwards, `backbone` is on that device.
-    """
-    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
-    loaders = ImageDataModule(settings, manifest)
-    with lightning_errors(settings):
-        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    return loaders.unaugmented_features()
 
 
 # Whether a head can be trained on blocks of batches: nothing else may happen between two steps of an epoch.

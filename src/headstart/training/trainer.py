@@ -24,7 +24,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import is_own, replacing, write_text
-from headstart.machine import fault_of_machine
+from headstart.machine import fault_of_machine, training_device
 from headstart.model.checkpoint import read_checkpoint
 from headstart.processes import world_size
 from headstart.run_folder import RunFolder
@@ -156,7 +156,7 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         HeadstartError: an entry of the configuration is invalid.
     """
     _quieten_lightning()
-    _check_accelerator(str(settings.trainer.get("accelerator", "auto")))
+    training_device(settings.trainer)
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
@@ -194,17 +194,6 @@ def process_count(settings: TrainSettings) -> int:
     with lightning_errors(settings):
         trainer = build_trainer(settings)
     return trainer.num_devices * trainer.num_nodes
-
-
-def _check_accelerator(name: str) -> None:
-    """Raises HeadstartError, with what to do, if it is a GPU and there is none."""
-    has_mps = torch.backends.mps.is_available()
-    available = {"gpu": torch.cuda.is_available() or has_mps, "cuda": torch.cuda.is_available(), "mps": has_mps}
-    if not available.get(name, True):
-        raise HeadstartError(
-            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
-            "trainer.accelerator=auto to use what there is"
-        )
 
 
 def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunFolder) -> list[Callback]:

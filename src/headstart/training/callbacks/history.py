@@ -246,10 +246,10 @@ class HParams(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not when an epoch ends: that may be before its row exists.
-        self._draw(trainer, len(_history(trainer)))
+        self._draw(trainer, len(history_of(trainer)))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = _history(trainer)
+        rows = history_of(trainer)
         if not rows:
             return
         self._draw(trainer, len(rows) - 1)
@@ -259,7 +259,7 @@ class HParams(Callback):
 
     def _draw(self, trainer: Trainer, count: int) -> None:
         """Draws the first `count` epochs, as far as they are not drawn yet."""
-        rows = _history(trainer)
+        rows = history_of(trainer)
         for number in range(self._drawn, count):
             for logger in _tensorboards(trainer):
                 logger.log_metrics(_best(trainer, rows[: number + 1]), step=int(rows[number]["epoch"]))
@@ -299,7 +299,8 @@ def _number_or_text(text: str) -> Value:
         return text
 
 
-def _history(trainer: Trainer) -> list[Row]:
+def history_of(trainer: Trainer) -> list[Row]:
+    """Returns the rows of all completed epochs, those before the run was resumed included."""
     return next((callback.rows for callback in trainer.callbacks if isinstance(callback, History)), [])  # type: ignore[attr-defined]
 
 
