@@ -221,7 +221,10 @@ def _size_option(choice: Choice) -> dict[str, Any]:
 
 @contextmanager
 def _loaded() -> Iterator[dict[int, _IncompatibleKeys]]:
-    """What `load_state_dict` returns in the block, by the module's id: timm only logs which tensors are missing."""
+    """Yields what `load_state_dict` returns in the block, by the module's id.
+
+    PyTorch's method is replaced because timm has no way to ask: it only logs which tensors are missing.
+    """
     results: dict[int, _IncompatibleKeys] = {}
     original = nn.Module.load_state_dict
 

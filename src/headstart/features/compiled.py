@@ -54,7 +54,7 @@ def with_folded_batch_norm(network: nn.Module) -> nn.Module:
 # calls the C interface of AOTInductor (torch/csrc/inductor/aoti_runtime/interface.h).
 
 
-Program = Callable[[Tensor], Tensor]
+CompiledModel = Callable[[Tensor], Tensor]
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -77,7 +77,7 @@ def library_in(package: Path) -> bytes:
         return archive.read(name)
 
 
-def open_program(library: Path, threads: int) -> Program:
+def open_program(library: Path, threads: int) -> CompiledModel:
     """A function of one tensor, of the shape that was compiled for, which so many threads may call at the same time.
 
     Raises:
@@ -207,7 +207,7 @@ class Unusable(CompilationFailed):
     """What was compiled cannot be loaded here, or gives other numbers."""
 
 
-def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> Program:
+def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> CompiledModel:
     """The code compiled for inputs like `example`, which threads may run at the same time, each on one core.
 
     Args:
@@ -262,7 +262,7 @@ class _InPrecision(nn.Module):
             return result
 
 
-def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> Program | None:
+def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> CompiledModel | None:
     """The program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
     try:
         if not is_whole(path):

@@ -118,7 +118,7 @@ class SplitFeatures:
             return self._store_view(view, lambda: rows) if is_first_on_node() else self._read_from_neighbour(view)
 
     def _store_view(self, view: int, rows: Callable[[], Iterable[Array]]) -> Array:
-        return self._store.matrix(
+        return self._store.get_or_compute(
             self.key,
             view,
             shape=(len(self._dataset), self._encoder.embedding_dim),

@@ -92,7 +92,7 @@ class FeatureStore:
             return None
         return array
 
-    def matrix(
+    def get_or_compute(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
     ) -> Array:
         """The features of one view, read-only and memory-mapped; if missing, computed from `rows`, blocks in order.

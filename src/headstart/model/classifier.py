@@ -1,7 +1,7 @@
-"""The LightningModule: loss, schedule, steps; also of closed-form heads, and of several trials at once."""
+"""The LightningModule: loss, schedule, steps; also of closed-form heads."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +11,6 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torchvision.transforms import v2
 
 from headstart.backbones.backbone import Backbone
@@ -201,28 +200,22 @@ class Classifier(ImageClassifier, LightningModule):
             x, targets = mixed(self._mix, x, labels)
         features = self.embed(x)
         self.familiarity.observe(features, labels)
-        loss = self._loss(features, labels, targets)
-        self._check_finite(1, features)
-        return loss
-
-    def _loss(self, features: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """What a step's gradients are of; the head's output and the mean loss are put by for the epoch's metrics."""
         log_probs = self.head(features)
         summed, divisor = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
         # The mean over the batches of all processes, whose gradients are averaged.
         sums, divisors, count = total(torch.stack([summed.detach(), divisor, (labels != IGNORED).sum()]))
         self._outputs["train"].append((log_probs.detach(), labels))
         self._losses.append((sums / divisors, count))
+        self._check_loss(sums / divisors, features)
         return summed / divisors * world_size()
 
-    def _check_finite(self, steps: int, features: Tensor) -> None:
-        """Raises HeadstartError if the loss of one of the latest `steps`, of these `features`, is infinite or NaN."""
-        means = torch.stack([mean for mean, _ in self._losses[-steps:]])
-        if not (finite := means.isfinite()).all():
+    def _check_loss(self, loss: Tensor, features: Tensor) -> None:
+        """Raises HeadstartError if the mean loss of a step with these `features` is infinite or NaN."""
+        if not loss.isfinite():
             self._check_features(features)
             is_half = str(self.trainer.precision).startswith("16")
             raise HeadstartError(
-                f"the training loss became {means[~finite][0].item()} in epoch {self.current_epoch + 1}: "
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}: "
                 f"try a smaller model.lr{', or trainer.precision=32' if is_half else ''}"
             )
 
@@ -371,51 +364,3 @@ def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettin
     """What Lightning's Trainer trains, or fits at once."""
     kind = ClosedFormClassifier if recipe.is_closed_form else Classifier
     return kind(backbone, recipe, features)
-
-
-# The LightningModule of a head that is trained on blocks of many batches of stored features.
-
-
-# In a block, which is one step for the Trainer.
-BATCHES = 64
-
-
-class BlockClassifier(Classifier):
-    """Takes as many steps as there are batches in a block, exactly those of a Classifier that is given the batches.
-
-    What a Trainer does around each step takes longer than a step of a new head does.
-    """
-
-    def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings, *, batch_size: int) -> None:
-        super().__init__(backbone, recipe, features)
-        self.automatic_optimization = False
-        self._batch_size = batch_size
-
-    def train(self, mode: bool = True) -> "BlockClassifier":
-        """For what is trained; the encoder stays in eval mode, and its many modules are not asked."""
-        self.training = mode
-        self.head.train(mode)
-        return self
-
-    def training_step(self, block: Batch) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        # Of Lightning's own optimizers, the Trainer counts the steps by itself.
-        count = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        self.familiarity.observe(*block)
-        batches = list(self._batches(block))
-        for features, labels in batches:
-            optimizer.zero_grad()
-            self._loss(features, labels, labels).backward()
-            optimizer.step()
-            count.increment_ready()
-            count.increment_completed()
-        self._check_finite(len(batches), block[0])
-
-    def validation_step(self, block: Batch) -> None:
-        for batch in self._batches(block):
-            super().validation_step(batch)
-
-    def _batches(self, block: Batch) -> Iterator[Batch]:
-        features, labels = block
-        return zip(features.split(self._batch_size), labels.split(self._batch_size), strict=True)

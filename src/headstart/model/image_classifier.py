@@ -60,11 +60,12 @@ class DropPath(StochasticDepth):
 
 def drop_as_one_process(network: nn.Module) -> None:
     """Replaces the network's layers of these kinds."""
-    for module in network.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = Dropout
-        elif type(module) is StochasticDepth:
-            module.__class__ = DropPath
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p, child.inplace).train(child.training))
+            elif type(child) is StochasticDepth:
+                setattr(parent, name, DropPath(child.p, child.mode).train(child.training))
 
 
 # The new layers on the backbone's features: trained step by step, or fitted at once in closed form.
@@ -233,9 +234,8 @@ class ImageClassifier(nn.Module):
         return self
 
     def _complete(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the weights that checkpoints leave out, and what those of version 0.1 do not have, in place."""
-        left_out = (ENCODER, "temperature", "familiarity.")
-        missing = {key: v for key, v in self.state_dict().items() if key.startswith(left_out)}
+        """Adds the frozen weights that checkpoints leave out, in place."""
+        missing = {key: value for key, value in self.state_dict().items() if key.startswith(ENCODER)}
         for part in STATES & checkpoint.keys():
             checkpoint[part] = missing | checkpoint[part]
 

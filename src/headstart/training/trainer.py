@@ -1,5 +1,6 @@
 """Lightning's Trainer from the settings, and what its errors mean."""
 
+import io
 import logging
 import sys
 import traceback
@@ -30,7 +31,7 @@ from headstart.processes import world_size
 from headstart.run_folder import RunFolder
 from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
 from headstart.training.callbacks.history import Clock, History, HParams
-from headstart.training.callbacks.progress import Progress, count_epochs_from_1
+from headstart.training.callbacks.progress import BARS, Progress
 from headstart.training.callbacks.unfreezing import Unfreezing
 from headstart.training.jobs import cluster_environment
 
@@ -134,6 +135,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's own puts its temporary file elsewhere, perhaps on another disk, where a rename is a slow copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(path, io.BytesIO):
+            torch.save(checkpoint, path)
+            return
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
@@ -179,8 +183,8 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         # headstart.data.dataset shards by itself.
         use_distributed_sampler=False,
     )
-    count_epochs_from_1(trainer.callbacks)  # type: ignore[attr-defined]
-    # On SIGTERM it would wait for the other processes, which wait for this one: see headstart.training.fit.
+    # Private, for Lightning cannot be told otherwise: on SIGTERM it would wait for the other processes, which wait for
+    # this one. See headstart.training.fit.
     trainer._signal_connector._sigterm_notifier_fn = lambda *arguments: None  # type: ignore[method-assign]
     return trainer
 
@@ -266,7 +270,9 @@ def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
         if entry is None:
             continue
         try:
-            created[name] = instantiate(entry, _execution_whitelist_=TARGETS, _convert_="all")
+            # Lightning's bars would count epochs from 0.
+            target = BARS.get(str(entry["_target_"]).rpartition(".")[2], entry["_target_"])
+            created[name] = instantiate(entry | {"_target_": target}, _execution_whitelist_=TARGETS, _convert_="all")
         except HeadstartError:
             raise
         except Exception as error:

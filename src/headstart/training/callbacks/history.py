@@ -17,7 +17,7 @@ from headstart.log import log
 from headstart.metrics import METRICS, UNFROZEN, Row, best_row, full_names
 from headstart.model.classifier import Classifier, unfrozen_stages
 from headstart.training.callbacks.best_and_last import BestAndLast
-from headstart.training.callbacks.progress import FIRST, epoch_number, marked, offset_of
+from headstart.training.callbacks.progress import FIRST, epoch_number
 
 # Where an epoch's time goes: encoding a view, waiting for batches, or training.
 
@@ -130,18 +130,15 @@ class History(Callback):
         self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
-        return marked({"rows": self.rows})
+        return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        offset = offset_of(state_dict)
-        self.rows = [row | {"epoch": row["epoch"] + offset} for row in state_dict["rows"]]
+        self.rows = state_dict["rows"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(CHARTS)
-        # Version 0.1 did not record how many stages were unfrozen.
-        self.rows = [_beginning(row["epoch"], row.get("lr"), pl_module) | row for row in self.rows]
         # A resumed run's folder and charts start with the epochs before.
         for row in self.rows:
             self._log(trainer, row)
