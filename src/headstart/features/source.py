@@ -109,13 +109,18 @@ class SplitFeatures:
             self._encoder.warm_up(self._dataset.transform.image_size)
         if world_size() == 1:
             return self._store_view(view, lambda: self._rows(view))
-        found = self._store.read(self.key, view)
-        if everywhere(found is not None) and found is not None:
-            return found
+        stored = self._store.read(self.key, view)
+        if everywhere(stored is not None) and stored is not None:
+            return stored
         # Nobody waits for the lock of the store meanwhile: another job may hold it.
         rows = [block for block in self._rows(view) if is_first_on_node()]
         with first_on_node_first():
-            return self._store_view(view, lambda: rows) if is_first_on_node() else self._read_from_neighbour(view)
+            if is_first_on_node():
+                return self._store_view(view, lambda: rows)
+            stored = self._store.read(self.key, view)
+        if stored is None:
+            raise HeadstartError("processes on the same machine need the same features.dir, and find different ones")
+        return stored
 
     def _store_view(self, view: int, rows: Callable[[], Iterable[Array]]) -> Array:
         return self._store.get_or_compute(
@@ -126,21 +131,15 @@ class SplitFeatures:
             rows=rows,
         )
 
-    def _read_from_neighbour(self, view: int) -> Array:
-        found = self._store.read(self.key, view)
-        if found is None:
-            raise HeadstartError("processes on the same machine need the same features.dir, and find different ones")
-        return found
-
     @property
     def key(self) -> Key:
         """Everything the features depend on, known once the encoder is on its device. Compiled code only rounds."""
         # Absent for ordinary images, so that their keys are those of versions that knew no other.
-        readings = {"readings": list(found)} if (found := self._dataset.split.readings) else {}
-        values: dict[str, Any] = readings | {
+        split = self._dataset.split
+        values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
             "backbone": self._backbone,
             "transform": self._dataset.transform.spec,
-            "data": self._dataset.split.fingerprint,
+            "data": split.fingerprint,
             "precision": self._encoder.precision,
             "device": self._encoder.device.type,
             "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},

@@ -32,8 +32,6 @@ from headstart.model.image_classifier import (
 from headstart.model.recipe import RATES, Recipe, warn_about_other_data
 from headstart.processes import copy_from_first, interleaved, total, world_size
 
-# The training loss: NLLLoss, weighted, smoothed, and of mixed images, as the recipe says.
-
 
 def training_loss(
     log_probs: Tensor, targets: Tensor, weights: Tensor | None, smoothing: float
@@ -59,12 +57,12 @@ def training_loss(
 
 
 def _one_hot(labels: Tensor, log_probs: Tensor) -> Tensor:
-    """Proportions (N, classes) of labels (N): zeros for IGNORED."""
+    """Returns proportions (N, classes) of labels (N): zeros for IGNORED."""
     return (labels[:, None] == torch.arange(log_probs.shape[1], device=labels.device)).to(log_probs.dtype)
 
 
 def mixing(recipe: Recipe) -> v2.Transform | None:
-    """Mixes the images of a batch and their labels; at random by one of the two ways if both are set."""
+    """Returns what mixes the images of a batch and their labels, by MixUp, CutMix, or either of them at random."""
     classes = len(recipe.classes)
     alphas = ((v2.MixUp, recipe.finetune.mixup), (v2.CutMix, recipe.finetune.cutmix))
     ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas if alpha]
@@ -72,29 +70,26 @@ def mixing(recipe: Recipe) -> v2.Transform | None:
 
 
 def mixed(mix: v2.Transform, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixed images (N, …), float32, and the proportions (N, classes) of their classes: zeros of what has IGNORED.
+    """Returns mixed images (N, …), float32, and the proportions (N, classes) of their classes.
 
-    That is at the end, and mixed with nothing.
+    Images with the label IGNORED, which come last, are not mixed, and have proportions of zero.
     """
     images, count = images.float(), int((labels != IGNORED).sum())
     if count == 0:
         # `mix` knows the classes, but does not mix nothing.
         proportions = mix(images[:1], labels[:1].clamp(0))[1].zero_()
         return images, proportions.expand(len(labels), -1)
-    found, proportions = mix(images[:count], labels[:count])
+    blended, proportions = mix(images[:count], labels[:count])
     rest = proportions.new_zeros(len(labels) - count, proportions.shape[1])
-    return torch.cat([found, images[count:]]), torch.cat([proportions, rest])
+    return torch.cat([blended, images[count:]]), torch.cat([proportions, rest])
 
 
 def class_weights(recipe: Recipe) -> Tensor | None:
-    """Inversely proportional to the classes' sizes, with mean 1 over the images; None: all images count the same."""
+    """Returns weights inversely proportional to the classes' sizes, of mean 1 over the images; None: all are equal."""
     if recipe.balance != "loss":
         return None
     counts = torch.tensor(recipe.class_counts, dtype=torch.float32)
     return counts.sum() / (len(counts) * counts)
-
-
-# The learning rate as a pure function of the step, and what of the backbone is trained as one of the epoch.
 
 
 # Of the peak learning rate: where one cycle begins, and where it ends.
@@ -102,7 +97,7 @@ FIRST, LAST = 1 / 25, 1 / 250_000
 
 
 def lr_factor(step: int, *, kind: str, warmup: float, total: int) -> float:
-    """The learning rate at a step relative to its peak, which is reached after the fraction `warmup` of `total` steps.
+    """Returns the learning rate at a step relative to its peak, reached after the fraction `warmup` of `total` steps.
 
     constant: linear warmup, then constant. cosine: linear warmup, then half a cosine to zero. onecycle: half a cosine
     up and half a cosine down, as PyTorch's OneCycleLR.
@@ -120,19 +115,16 @@ def _between(start: float, stop: float, share: float) -> float:
 
 
 def unfrozen_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
-    """How many of a backbone's `stages`, from the top, are trained in `epoch`."""
+    """Returns how many of a backbone's `stages`, from the top, are trained in `epoch`."""
     if finetune.rest is not None and epoch >= finetune.rest:
         return stages
     return min(stages, sum(begin <= epoch for begin in finetune.epochs))
 
 
 def stage_factors(finetune: FinetuneSettings, stages: int) -> list[float]:
-    """The learning rate, relative to the head's, of each stage that is ever trained, from the top."""
+    """Returns the learning rate, relative to the head's, of each stage that is ever trained, from the top."""
     factors = list(finetune.lr_factors[:stages])
     return factors if finetune.rest is None else factors + [1.0] * (stages - len(factors))
-
-
-# The LightningModule: a backbone, frozen or unfrozen stage by stage, a new head, NLLLoss, Adam.
 
 
 NETWORK = "encoder.backbone.network."
@@ -326,11 +318,8 @@ class Classifier(ImageClassifier, LightningModule):
             state |= {key: [lr * ratio for lr in state[key]] for key in ("base_lrs", "_last_lr")}
 
 
-# The LightningModule of a head that is not trained step by step, but fitted at once to the features of an epoch.
-
-
 class ClosedFormClassifier(Classifier):
-    """The steps of its only epoch put features by, and the last one fits the head to all of them.
+    """A classifier whose head is computed in closed form: the only epoch's last step fits it to the features of all.
 
     The training metrics are of the scores that each image gets from the others: by itself, its nearest neighbour is
     always right.
@@ -341,7 +330,7 @@ class ClosedFormClassifier(Classifier):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> None:
-        """None."""
+        """There is nothing to optimize."""
 
     def training_step(self, batch: Batch) -> None:
         x, labels = batch
@@ -361,6 +350,6 @@ class ClosedFormClassifier(Classifier):
 
 
 def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> Classifier:
-    """What Lightning's Trainer trains, or fits at once."""
+    """Returns what Lightning's Trainer trains, or computes in closed form."""
     kind = ClosedFormClassifier if recipe.is_closed_form else Classifier
     return kind(backbone, recipe, features)

@@ -24,9 +24,6 @@ from headstart.model.closed_form import NearestNeighbours, Ridge, scale
 from headstart.model.recipe import Recipe
 from headstart.processes import rank, world_size
 
-# Images → log-probabilities: backbone, head, temperature, and how familiar an image is.
-
-
 # Dropout in several processes: what one process would drop of the batches of all of them.
 
 
@@ -68,9 +65,6 @@ def drop_as_one_process(network: nn.Module) -> None:
                 setattr(parent, name, DropPath(child.p, child.mode).train(child.training))
 
 
-# The new layers on the backbone's features: trained step by step, or fitted at once in closed form.
-
-
 ClosedForm = Ridge | NearestNeighbours
 
 
@@ -102,15 +96,14 @@ SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
 }
 
 
-# Whether an image is like those trained on: the cosine similarity of its features to the nearest class mean.
-
-
 # The share of the validation images that count as unfamiliar.
 UNFAMILIAR = 0.05
 
 
 class Familiarity(nn.Module):
-    """Features (N, d) → scores (N) from -1 to 1. Below `threshold`, an image is unlike anything trained on.
+    """Features (N, d) → scores (N) from -1 to 1: the cosine similarity to the nearest class mean.
+
+    Below `threshold`, an image is unlike anything trained on.
 
     Features and means are centred on the mean of the training features. The means are of the features that an epoch
     was trained on; `threshold` is -inf until it is fitted.
@@ -167,9 +160,6 @@ class Familiarity(nn.Module):
         is_missing = ~self.directions.any(1)
         # Rounding lets the cosine of equal directions exceed 1.
         return similarities.masked_fill(is_missing, -1.0).amax(1).clamp(-1, 1)
-
-
-# A backbone with a new head: what predicts. headstart.model.classifier trains it.
 
 
 ENCODER = "encoder."

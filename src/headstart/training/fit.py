@@ -28,9 +28,6 @@ from headstart.training.callbacks.history import History
 from headstart.training.data_module import ImageDataModule
 from headstart.training.trainer import build_trainer, lightning_errors
 
-# On how many cores a new head is trained.
-
-
 # Multiplications of a step's forward pass up to which threads wait for each other longer than they compute.
 SHORT_STEP = 100e6
 
@@ -49,9 +46,6 @@ def cores_for_head(classifier: Classifier, batch_size: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-# Whether there is a GPU, asked once.
 
 
 # Lightning sets it, so that PyTorch asks NVIDIA's driver, which leaves CUDA untouched.
@@ -75,9 +69,6 @@ def skip_cuda_probe() -> Iterator[None]:
         os.environ[ASKS_DRIVER] = before
 
 
-# How a training ends when it is told to.
-
-
 @contextmanager
 def sigterm_exits_with_143() -> Iterator[None]:
     """Lets SIGTERM end the program with status 143; Lightning would end it with status 0."""
@@ -93,9 +84,6 @@ def sigterm_exits_with_143() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-# Trains a classifier and returns it with the weights of its best epoch.
 
 
 @dataclass(frozen=True)
