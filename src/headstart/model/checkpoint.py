@@ -19,11 +19,9 @@ from headstart.log import log
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe
 
-# Checkpoints on disk: written completely or not at all, read without running code.
-
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of one of headstart's checkpoints.
+    """Returns the contents of one of headstart's checkpoints, read without running code.
 
     Raises:
         HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, or one of another version.
@@ -46,7 +44,7 @@ def check_loadable(path: Path, moved_to: str | None) -> None:
 def load_classifier(
     path: Path, features: EncoderSettings, moved_to: str | None, frozen: Iterable[Backbone] = ()
 ) -> ImageClassifier:
-    """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
+    """Returns the classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
     A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
     a file, the backbone's weights come from there. If one of the `frozen` backbones is the checkpoint's, it is used.
@@ -56,7 +54,7 @@ def load_classifier(
     """
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = next((found for found in frozen if _is_of(found, recipe)), None)
+    backbone = next((other for other in frozen if _is_of(other, recipe)), None)
     if backbone is None:
         backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
     _warn_about_other_versions(checkpoint, recipe, backbone)
@@ -122,9 +120,6 @@ def _minor(number: str) -> list[str]:
     return number.split(".")[:2]
 
 
-# Several classifiers whose mean predicts.
-
-
 class Ensemble(nn.Module):
     """Classifiers of the same classes, the best first. One alone is an ensemble too.
 
@@ -164,11 +159,11 @@ class Ensemble(nn.Module):
     def embed(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (uint8, N×3×H×W) in each of the `preprocessings` → features (N, embedding_dim) for each member."""
         seen = dict(zip(self.preprocessings, images, strict=True))
-        found: dict[tuple[Backbone, str], Tensor] = {}
+        features: dict[tuple[Backbone, str], Tensor] = {}
         for member in self:
-            if (key := _encodes_as(member)) not in found:
-                found[key] = member.embed(seen[member.recipe.preprocessing])
-        return [found[_encodes_as(member)] for member in self]
+            if (key := _encodes_as(member)) not in features:
+                features[key] = member.embed(seen[member.recipe.preprocessing])
+        return [features[_encodes_as(member)] for member in self]
 
     def predict_proba(self, features: Sequence[Tensor]) -> Tensor:
         """Features for each member → the mean of their calibrated probabilities (N, classes)."""
@@ -176,7 +171,7 @@ class Ensemble(nn.Module):
 
 
 def load_ensemble(checkpoints: Iterable[Path], features: EncoderSettings, moved_to: str | None) -> Ensemble:
-    """The classifiers in `checkpoints`; a frozen backbone that several were trained on is loaded once.
+    """Returns the classifiers in `checkpoints`; a frozen backbone that several were trained on is loaded once.
 
     Raises:
         HeadstartError: as `load_classifier`.
@@ -189,7 +184,7 @@ def load_ensemble(checkpoints: Iterable[Path], features: EncoderSettings, moved_
 
 
 def members_in(record: Path) -> list[Path]:
-    """The checkpoints of the ensemble with the record `record`.
+    """Returns the checkpoints of the ensemble with the record `record`.
 
     Raises:
         HeadstartError: it is missing or damaged.
@@ -201,5 +196,5 @@ def members_in(record: Path) -> list[Path]:
 
 
 def _encodes_as(member: ImageClassifier) -> tuple[Backbone, str]:
-    """What is the same for members with the same features."""
+    """Returns what is the same for members with the same features."""
     return member.backbone, member.encoder.precision

@@ -1,4 +1,4 @@
-"""One line per epoch."""
+"""The number of an epoch, and progress bars that show it: headstart's and Lightning's."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -8,18 +8,13 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
 from headstart.log import Advance, progress_bar
 
-# Epochs as people see them, counted from 1. Lightning's own, such as `Trainer.current_epoch`, count from 0.
-
-
+# People count epochs from 1. Lightning's own numbers, such as `Trainer.current_epoch`, count from 0.
 FIRST = 1
 
 
 def epoch_number(trainer: Trainer) -> int:
-    """The number of the current epoch; after a fit, one more than that of the last."""
+    """Returns the number of the current epoch; after a fit, one more than that of the last."""
     return trainer.current_epoch + FIRST
-
-
-# The progress of training steps, on headstart's bar, and epochs counted from 1 on Lightning's own bars.
 
 
 class Progress(Callback):
