@@ -30,8 +30,8 @@ from headstart.data.manifest import build_manifest
 from headstart.data.prepare import PreparedData
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.scan import scan_folder
-from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
+from headstart.features.source import SplitFeatures
 from headstart.features.store import FeatureStore
 from headstart.report.write import cpu_name
 

@@ -13,8 +13,8 @@ from common import data_folder, flops_per_image, inspected, matrix_rate, plain_l
 from headstart.data.dataset import ImageDataset
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import TrainTransform
-from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
+from headstart.features.source import SplitFeatures
 
 
 def view_rate(features: SplitFeatures, view: int) -> float:

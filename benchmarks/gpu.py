@@ -23,13 +23,13 @@ from common import (
     train_features,
     training,
 )
+from headstart.features.encode import ENCODING_BATCH
 from torch.utils.data import DataLoader
 
 from headstart.data.dataset import ImageDataset, ViewSampler
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import TrainTransform
 from headstart.data.workers import loader_options, worker_count
-from headstart.features.encode import ENCODING_BATCH
 from headstart.features.encoder import Encoder
 
 SIZES = Preprocessing(resize_size=256, image_size=224)

@@ -317,7 +317,7 @@ def test_cache__in_the_users_folder_deletes_nothing_else(mine: Path) -> None:
     store = FeatureStore(mine, max_gb=300e-9)
     for name in ("a", "b", "c"):
         key = Key(name, {"n": name})
-        store.matrix(key, 0, shape=(4, 4), dtype="float16", rows=lambda: [np.zeros((4, 4), np.float16)])
+        store.get_or_compute(key, 0, shape=(4, 4), dtype="float16", rows=lambda: [np.zeros((4, 4), np.float16)])
     assert content_of(mine).items() >= before.items()
     made = [path for path in mine.iterdir() if path.name[0] in "abc" and (path / MARKER).exists()]
     assert len(made) == 1

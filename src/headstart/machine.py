@@ -8,8 +8,15 @@ import platform
 import re
 import time
 import traceback
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from headstart.errors import HeadstartError
+
+if TYPE_CHECKING:
+    import torch
 
 # How long a program took from its start to its work; most of it goes into imports.
 
@@ -111,6 +118,30 @@ def core_count() -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # SLURM binds each process to its own.
     return cores if place.launcher == "srun" else max(1, cores // place.local_world_size)
+
+
+def training_device(trainer: Mapping[str, Any]) -> "torch.device":
+    """The device that a Trainer with the arguments `trainer` uses: the first one, if they name several.
+
+    Raises:
+        HeadstartError: they ask for a GPU, and there is none.
+    """
+    # It takes seconds to import.
+    import torch
+
+    name, devices = str(trainer.get("accelerator", "auto")), trainer.get("devices", 1)
+    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not (any(gpus.values()) if name == "gpu" else gpus.get(name, True)):
+        raise HeadstartError(
+            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
+            "trainer.accelerator=auto to use what there is"
+        )
+    kind = next((gpu for gpu, is_available in gpus.items() if is_available), "cpu") if name in ("auto", "gpu") else name
+    if kind != "cuda":
+        return torch.device(kind)
+    # Either how many, or which: [1] and "1,".
+    which = devices.split(",") if isinstance(devices, str) and "," in devices else devices
+    return torch.device("cuda", int(which[0]) if isinstance(which, list) else 0)
 
 
 def fault_of_machine(error: BaseException) -> str | None:

@@ -29,10 +29,11 @@ from headstart.datasets.generate import make_dataset
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
+from headstart.features.source import encode_unaugmented
 from headstart.features.store import Array, open_store, stored_features
 from headstart.files import REPORT, RUN, check, claim
 from headstart.log import command, log, shown
-from headstart.machine import startup_seconds
+from headstart.machine import startup_seconds, training_device
 from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import check_unchanged, warn_about_other_data
@@ -41,11 +42,8 @@ from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
 from headstart.training.callbacks.history import read_history
-from headstart.training.data_module import ImageDataModule
-from headstart.training.fit import Fitted, encode_unaugmented, fit
+from headstart.training.fit import Fitted, fit
 from headstart.training.trainer import build_trainer, lightning_errors
-
-# What a run does, in the order in which it does it.
 
 
 def train(settings: TrainSettings) -> dict[str, float]:
@@ -62,7 +60,11 @@ def train(settings: TrainSettings) -> dict[str, float]:
             with first_on_node_first():
                 make_dataset(settings.data, settings.data.seed)
                 data = prepare_data(settings.data, settings.data.seed)
-            _check_same_everywhere(data.manifest)
+            if from_first(data.manifest.fingerprint) != data.manifest.fingerprint:
+                raise HeadstartError(
+                    f"process {rank() + 1} finds other images in {data.manifest.root} than the first: copy the same to "
+                    "every machine"
+                )
             audit = AuditReport(settings, data, compares=settings.finds_near_duplicates)
         with record.stage("model"), first_on_node_first():
             backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
@@ -70,7 +72,7 @@ def train(settings: TrainSettings) -> dict[str, float]:
             fitted = fit(settings, data.manifest, backbone, [record, audit])
         with record.stage("test"):
             views = settings.evaluation.views
-            predictions, averaging = predict_views(fitted.classifier, fitted.data, ("valid", "test"), views)
+            predictions, averaging = predict_views(fitted.classifier, fitted.source, ("valid", "test"), views)
             for split, of_split in predictions.items():
                 log.info("%s", of_split.summary(split))
             record.metrics |= fitted.metrics() | (averaging.metrics() if averaging is not None else {})
@@ -83,18 +85,11 @@ def train(settings: TrainSettings) -> dict[str, float]:
     return record.metrics
 
 
-def _check_same_everywhere(manifest: Manifest) -> None:
-    if from_first(manifest.fingerprint) != manifest.fingerprint:
-        raise HeadstartError(
-            f"process {rank() + 1} finds other images in {manifest.root} than the first: copy the same to every machine"
-        )
-
-
-# What can be checked before data are downloaded, generated or scanned.
-
-
 def check_without_data(settings: TrainSettings) -> TrainSettings:
-    """The settings, with the checkpoint's file where `ckpt_path` is the folder of a run.
+    """Checks what can be checked before data are downloaded, generated or scanned.
+
+    Returns:
+        The settings, with the checkpoint's file where `ckpt_path` is the folder of a run.
 
     Raises:
         HeadstartError: the checkpoint, the architecture or the weights could not be used, or Lightning rejected a
@@ -102,7 +97,9 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
     """
     evaluates = settings.task in EVALUATING
     if not is_encodable(settings.run_dir):
-        settings = _without_loggers(settings)
+        if settings.logger:
+            log.warning("the run's folder has a name that is not UTF-8, to which TensorBoard cannot write: logger=none")
+        settings = replace(settings, logger={})
     if settings.task not in ("audit", "export"):
         with lightning_errors(settings):
             build_trainer(settings)
@@ -136,10 +133,8 @@ def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> Non
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
     given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
     check_unchanged(saved, given | asdict(settings.model))
-    epochs, longest = (
-        len(checkpoint["callbacks"].get("History", {}).get("rows", ())),
-        settings.trainer.get("max_epochs"),
-    )
+    longest = settings.trainer.get("max_epochs")
+    epochs = len(checkpoint["callbacks"].get("History", {}).get("rows", ()))
     if longest is not None and 0 <= longest <= epochs:
         log.warning(
             "the run that is resumed has completed trainer.max_epochs=%d epochs, so nothing is trained: for more, set "
@@ -148,26 +143,14 @@ def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> Non
         )
 
 
-def _without_loggers(settings: TrainSettings) -> TrainSettings:
-    if settings.logger:
-        log.warning("the run's folder has a name that is not UTF-8, to which TensorBoard cannot write: logger=none")
-    return replace(settings, logger={})
-
-
-# What `task=` chooses besides the training in headstart.pipeline.
-
-
 def train_and_advise(settings: TrainSettings) -> dict[str, float]:
-    """Trains as headstart.pipeline does, and then says how to predict with the result."""
+    """Trains as `train` does, and then says how to predict with the result."""
     metrics = train(settings)
     best = RunFolder(Path(settings.run_dir)).best
     if best.is_file():
         views = int(metrics.get("views_used", 1))
-        arguments = [
-            f"ckpt_path={shown(Path(settings.run_dir))}",
-            "source=FILE_OR_FOLDER",
-            *([f"views={views}"] if views > 1 else []),
-        ]
+        arguments = [f"ckpt_path={shown(Path(settings.run_dir))}", "source=FILE_OR_FOLDER"]
+        arguments += [f"views={views}"] * (views > 1)
         log.info("best checkpoint: %s", shown(best))
         log.info("to predict: %s", command("predict.py", arguments))
     return metrics
@@ -188,22 +171,17 @@ def test(settings: TrainSettings) -> dict[str, float]:
         with record.stage("model"):
             classifier = load_classifier(Path(str(settings.ckpt_path)), settings.features, settings.model.weights)
         with record.stage("data"):
-            make_dataset(settings.data, settings.data.seed)
-            data = prepare_data(settings.data, settings.data.seed)
-            _check_same_classes(data.manifest, classifier)
-            _warn_about_depth(data, classifier)
+            data = _data_for(classifier, settings)
             if "test" not in data.manifest.splits:
                 raise HeadstartError(f"{data.manifest.root} has no test split")
-        with lightning_errors(settings):
-            device = build_trainer(settings).strategy.root_device
+        device = training_device(settings.trainer)
         record.begin(device, data.manifest, classifier.recipe.backbone)
         AuditReport(settings, data, compares=False).begin()
         with record.stage("test"):
-            loaders = ImageDataModule(settings, data.manifest)
-            loaders.serve(classifier.to(device))
+            source = classifier.to(device).feature_source(settings, data.manifest)
             views = settings.evaluation.views
             splits = ("test",) if views == 1 else ("valid", "test")
-            predictions, averaging = predict_views(classifier, loaders, splits, views)
+            predictions, averaging = predict_views(classifier, source, splits, views)
             record.metrics |= averaging.metrics() if averaging is not None else {}
             record.metrics |= predictions["test"].metrics("test")
             log.info("%s", predictions["test"].summary("test"))
@@ -224,16 +202,11 @@ def report(settings: TrainSettings) -> bool:
     check(run.path, RUN)
     check(run.report, REPORT)
     classifier = load_classifier(path, settings.features, settings.model.weights)
-    make_dataset(settings.data, settings.data.seed)
-    data = prepare_data(settings.data, settings.data.seed)
-    _check_same_classes(data.manifest, classifier)
-    _warn_about_depth(data, classifier)
-    loaders = ImageDataModule(settings, data.manifest)
-    with lightning_errors(settings):
-        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    predictions, averaging = predict_views(classifier, loaders, ("valid", "test"), settings.evaluation.views)
+    data = _data_for(classifier, settings)
+    source = classifier.to(training_device(settings.trainer)).feature_source(settings, data.manifest)
+    predictions, averaging = predict_views(classifier, source, ("valid", "test"), settings.evaluation.views)
     claim(run.path, RUN)
-    fitted = Fitted(classifier, loaders, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
+    fitted = Fitted(classifier, source, read_history(run.history), read_checkpoint(path)["epoch"] + 1)
     write_report(fitted, predictions, run, averaging)
     return True
 
@@ -273,11 +246,8 @@ def export(settings: TrainSettings) -> bool:
     path = Path(str(settings.ckpt_path)).resolve()
     exact = EncoderSettings(precision="32", compile=False)
     run = run_folder_of(path)
-    write(
-        load_classifier(path, exact, settings.model.weights),
-        run if run.record.exists() else RunFolder(path.parent),
-        settings.export,
-    )
+    folder = run if run.record.exists() else RunFolder(path.parent)
+    write(load_classifier(path, exact, settings.model.weights), folder, settings.export)
     return True
 
 
@@ -292,9 +262,14 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 }
 
 
-def _warn_about_depth(data: PreparedData, classifier: ImageClassifier) -> None:
+def _data_for(classifier: ImageClassifier, settings: TrainSettings) -> PreparedData:
+    """The data that `settings` describe, for a classifier that was trained on the same classes."""
+    make_dataset(settings.data, settings.data.seed)
+    data = prepare_data(settings.data, settings.data.seed)
+    _check_same_classes(data.manifest, classifier)
     if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
         log.warning("%s", reason)
+    return data
 
 
 def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None:
@@ -314,20 +289,18 @@ def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[d
     if "train" not in manifest.splits:
         return None, "not compared (there are no images to train on)"
     if settings.data.near_duplicates is True:
-        return _encode_unaugmented(settings, manifest), COMPARED
+        if not settings.finds_near_duplicates:
+            raise HeadstartError(
+                "data.near_duplicates=true needs features.cache=true, finetune=none, and model.weights other than null "
+                "and bundled"
+            )
+        backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+        return encode_unaugmented(settings, manifest, backbone), COMPARED
     if is_too_much(settings, manifest):
         return None, TOO_MANY
     store = open_store(settings.features)
     preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)
-    found = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None
-    return found, COMPARED if found is not None else "not compared (training does it; or set data.near_duplicates=true)"
-
-
-def _encode_unaugmented(settings: TrainSettings, manifest: Manifest) -> dict[str, Array]:
-    if not settings.finds_near_duplicates:
-        raise HeadstartError(
-            "data.near_duplicates=true needs features.cache=true, finetune=none, and model.weights other than null "
-            "and bundled"
-        )
-    backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
-    return encode_unaugmented(settings, manifest, backbone)
+    stored = stored_features(store, manifest.splits, EvalTransform(preprocessing).spec) if store is not None else None
+    if stored is None:
+        return None, "not compared (training does it; or set data.near_duplicates=true)"
+    return stored, COMPARED

@@ -11,7 +11,6 @@ from conftest import SMALL, Script, draw, manifest_of, settings_of
 
 from headstart.evaluation.predictions import predict_split
 from headstart.model.checkpoint import load_classifier
-from headstart.training.data_module import ImageDataModule
 
 
 @pytest.fixture
@@ -39,9 +38,8 @@ def test_probabilities__equal_those_of_the_test_loop(script: Script, trained: Pa
     settings = settings_of(*SMALL, f"data.root={images}", *rule, "features.cache=false")
     manifest = manifest_of(images, settings.data.split)
     classifier = load_classifier(trained / "checkpoints" / "best.ckpt", settings.features, moved_to=None)
-    data = ImageDataModule(settings, manifest)
-    data.serve(classifier)
-    expected = predict_split(classifier, data.test_dataloader())
+    source = classifier.feature_source(settings, manifest)
+    expected = predict_split(classifier, source.eval_loader("test"))
     assert len(expected.paths) == 9
     for path, values in zip(expected.paths, expected.calibrated.exp(), strict=True):
         found = probabilities[str(images / path)]

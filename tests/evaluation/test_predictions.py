@@ -15,10 +15,10 @@ from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.evaluation.predictions import Predictions, mean_of, predict_split, predict_splits, write_predictions
+from headstart.features.source import FeatureSource
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
 from headstart.run_folder import RunFolder
-from headstart.training.data_module import ImageDataModule
 
 # Of each class, 6 images for train, 1 for valid, 5 for test; the backbone tells them apart.
 RULE = ("data.split.train=6", "data.split.valid=1", "model.arch=mobilenet_v3_small", "model.weights=bundled")
@@ -30,13 +30,11 @@ def settings_for(root: Path, folder: Path, *overrides: str) -> TrainSettings:
     return settings_of(*SMALL, *RULE, *exact, f"data.root={root}", *overrides)
 
 
-def classifier_and_data(settings: TrainSettings) -> tuple[Classifier, ImageDataModule]:
+def classifier_and_data(settings: TrainSettings) -> tuple[Classifier, FeatureSource]:
     manifest = prepare_data(settings.data, settings.seed).manifest
     backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
     classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
-    data = ImageDataModule(settings, manifest)
-    data.serve(classifier)
-    return classifier, data
+    return classifier, classifier.feature_source(settings, manifest)
 
 
 @torch.no_grad()
@@ -53,14 +51,14 @@ def plain_forward(classifier: Classifier, manifest: Manifest) -> torch.Tensor:
 def test_predict_split__each_sample_once_and_in_order(flat: Path, tmp_path: Path, batch_size: int, choice: str) -> None:
     settings = settings_for(flat, tmp_path, choice)
     settings.data.batch_size = batch_size
-    classifier, data = classifier_and_data(settings)
-    split = data.manifest.splits["test"]
+    classifier, source = classifier_and_data(settings)
+    split = source.manifest.splits["test"]
     classifier.train()
-    found = predict_split(classifier, data.test_dataloader())
+    found = predict_split(classifier, source.eval_loader("test"))
     assert found.paths == split.paths
     assert len(set(found.paths)) == len(split) == 15
     assert found.labels.tolist() == list(split.labels)
-    expected = plain_forward(classifier, data.manifest)
+    expected = plain_forward(classifier, source.manifest)
     assert found.log_probs.shape == (15, 3)
     assert torch.allclose(found.log_probs, expected, atol=1e-5)
     differences = (expected[:, None] - expected[None]).abs().amax(2) + torch.eye(15)
@@ -70,23 +68,23 @@ def test_predict_split__each_sample_once_and_in_order(flat: Path, tmp_path: Path
 def test_predict_split__with_stored_features_without_encoding_again(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classifier, data = classifier_and_data(settings_for(flat, tmp_path))
-    first = predict_split(classifier, data.test_dataloader())
-    classifier, data = classifier_and_data(settings_for(flat, tmp_path, "data.batch_size=5"))
+    classifier, source = classifier_and_data(settings_for(flat, tmp_path))
+    first = predict_split(classifier, source.eval_loader("test"))
+    classifier, source = classifier_and_data(settings_for(flat, tmp_path, "data.batch_size=5"))
     monkeypatch.setattr("headstart.features.encoder.Encoder.forward", None)
-    again = predict_split(classifier, data.test_dataloader())
+    again = predict_split(classifier, source.eval_loader("test"))
     assert torch.allclose(first.log_probs, again.log_probs, atol=1e-6)
 
 
 def test_predict_split__of_a_backbone_that_was_unfrozen_later_uses_no_stored_features(
     flat: Path, tmp_path: Path
 ) -> None:
-    classifier, data = classifier_and_data(settings_for(flat, tmp_path, "finetune=gradual"))
-    before = predict_split(classifier, data.whole("valid"))
+    classifier, source = classifier_and_data(settings_for(flat, tmp_path, "finetune=gradual"))
+    before = predict_split(classifier, source.eval_loader("valid"))
     with torch.no_grad():
         for parameter in classifier.backbone.parameters():
             parameter.mul_(1.1)
-    after = predict_split(classifier, data.whole("valid"))
+    after = predict_split(classifier, source.eval_loader("valid"))
     assert not torch.allclose(after.log_probs, before.log_probs, atol=1e-3)
 
 
@@ -141,16 +139,16 @@ def test_write__one_row_per_sample(tmp_path: Path) -> None:
 
 
 def test_predictions__of_each_split_are_written_and_have_its_metrics(flat: Path, tmp_path: Path) -> None:
-    classifier, data = classifier_and_data(settings_for(flat, tmp_path))
-    predictions, run = predict_splits(classifier, data, ("valid", "test")), RunFolder(tmp_path)
+    classifier, source = classifier_and_data(settings_for(flat, tmp_path))
+    predictions, run = predict_splits(classifier, source, ("valid", "test")), RunFolder(tmp_path)
     write_predictions(predictions, classifier.recipe.classes, run)
-    labels = torch.tensor(data.manifest.splits["test"].labels)
-    wanted = expected_metrics(plain_forward(classifier, data.manifest), labels, "test")
+    labels = torch.tensor(source.manifest.splits["test"].labels)
+    wanted = expected_metrics(plain_forward(classifier, source.manifest), labels, "test")
     assert predictions["test"].metrics("test") == pytest.approx(wanted, rel=1e-5)
     for split, path in (("valid", run.valid_predictions), ("test", run.test_predictions)):
         with path.open(newline="") as file:
             rows = list(csv.DictReader(file))
-        assert [row["path"] for row in rows] == list(data.manifest.splits[split].paths)
+        assert [row["path"] for row in rows] == list(source.manifest.splits[split].paths)
         assert all((flat / row["path"]).is_file() for row in rows)
 
 

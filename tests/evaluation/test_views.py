@@ -11,8 +11,8 @@ from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalViewsTransform
 from headstart.evaluation.predictions import Averaging, Predictions, predict_split, predict_splits, predict_views
 from headstart.features.encoder import Encoder
+from headstart.features.source import FeatureSource
 from headstart.model.classifier import Classifier
-from headstart.training.data_module import ImageDataModule
 
 SPLITS = ("valid", "test")
 
@@ -23,18 +23,18 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Averaging, "helps", True)
 
 
-def setting_up(root: Path, folder: Path, *overrides: str) -> tuple[Classifier, ImageDataModule]:
+def setting_up(root: Path, folder: Path, *overrides: str) -> tuple[Classifier, FeatureSource]:
     """As after a training: a temperature other than 1."""
-    classifier, data = classifier_and_data(settings_for(root, folder, *overrides))
+    classifier, source = classifier_and_data(settings_for(root, folder, *overrides))
     classifier.temperature.fill_(0.3)
-    return classifier, data
+    return classifier, source
 
 
 @torch.no_grad()
-def mean_by_hand(classifier: Classifier, data: ImageDataModule, split: str, views: int) -> Tensor:
+def mean_by_hand(classifier: Classifier, source: FeatureSource, split: str, views: int) -> Tensor:
     """The mean of the calibrated probabilities, image by image and view by view."""
     classifier.eval()
-    transform, of = EvalViewsTransform(classifier.recipe.preprocessing), data.manifest.splits[split]
+    transform, of = EvalViewsTransform(classifier.recipe.preprocessing), source.manifest.splits[split]
     rows = []
     for path in of.paths:
         image = read_rgb(of.root / path)
@@ -46,15 +46,15 @@ def mean_by_hand(classifier: Classifier, data: ImageDataModule, split: str, view
 @pytest.mark.parametrize("choice", ["features.cache=true", "features.cache=false", "finetune=gradual", "finetune=full"])
 @pytest.mark.parametrize("views", [2, 4])
 def test_mean__is_that_of_the_views_of_each_image(flat: Path, tmp_path: Path, choice: str, views: int) -> None:
-    classifier, data = setting_up(flat, tmp_path, choice)
+    classifier, source = setting_up(flat, tmp_path, choice)
     if choice.startswith("finetune"):
         with torch.no_grad():
             next(classifier.backbone.parameters()).mul_(1.2)
-    found, averaging = predict_views(classifier, data, SPLITS, views)
-    plain = predict_splits(classifier, data, SPLITS)
+    found, averaging = predict_views(classifier, source, SPLITS, views)
+    plain = predict_splits(classifier, source, SPLITS)
     assert averaging is not None
     for split in SPLITS:
-        expected = mean_by_hand(classifier, data, split, views)
+        expected = mean_by_hand(classifier, source, split, views)
         torch.testing.assert_close(found[split].calibrated.exp(), expected, atol=1e-5, rtol=0)
         assert not torch.allclose(expected, plain[split].calibrated.exp(), atol=1e-4)
         assert torch.equal(found[split].labels, plain[split].labels)
@@ -62,8 +62,8 @@ def test_mean__is_that_of_the_views_of_each_image(flat: Path, tmp_path: Path, ch
 
 
 def test_features__of_each_view_are_encoded_once(flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    classifier, data = setting_up(flat, tmp_path)
-    predict_splits(classifier, data, SPLITS)
+    classifier, source = setting_up(flat, tmp_path)
+    predict_splits(classifier, source, SPLITS)
     counts: list[int] = []
     encode = Encoder.encode_chunk
 
@@ -72,21 +72,21 @@ def test_features__of_each_view_are_encoded_once(flat: Path, tmp_path: Path, mon
         return encode(encoder, images)
 
     monkeypatch.setattr(Encoder, "encode_chunk", counted)
-    first, _ = predict_views(classifier, data, SPLITS, 3)
-    images = data.manifest.counts["valid"] + data.manifest.counts["test"]
+    first, _ = predict_views(classifier, source, SPLITS, 3)
+    images = source.manifest.counts["valid"] + source.manifest.counts["test"]
     # Of the first view, the features that were there are used.
     assert sum(counts) == 2 * images
-    predict_views(classifier, data, SPLITS, 4)
+    predict_views(classifier, source, SPLITS, 4)
     assert sum(counts) == 3 * images
-    classifier, data = setting_up(flat, tmp_path, "data.batch_size=5", "seed=0")
-    again, _ = predict_views(classifier, data, SPLITS, 3)
+    classifier, source = setting_up(flat, tmp_path, "data.batch_size=5", "seed=0")
+    again, _ = predict_views(classifier, source, SPLITS, 3)
     assert sum(counts) == 3 * images
     torch.testing.assert_close(again["test"].log_probs, first["test"].log_probs)
 
 
 def test_one_view__is_the_plain_prediction(flat: Path, tmp_path: Path) -> None:
-    classifier, data = setting_up(flat, tmp_path)
-    found, averaging = predict_views(classifier, data, SPLITS, 1)
+    classifier, source = setting_up(flat, tmp_path)
+    found, averaging = predict_views(classifier, source, SPLITS, 1)
     assert averaging is None
     assert found["test"].temperature == pytest.approx(0.3)
 
@@ -96,16 +96,16 @@ def test_test_split__is_averaged_only_if_that_helped_on_valid(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, helps: bool
 ) -> None:
     monkeypatch.setattr(Averaging, "helps", helps)
-    classifier, data = setting_up(flat, tmp_path)
+    classifier, source = setting_up(flat, tmp_path)
     seen: list[str] = []
 
     def remembered(classifier: Classifier, loader: torch.utils.data.DataLoader[object]) -> Predictions:
         found = predict_split(classifier, loader)
-        seen.append(next(name for name, split in data.manifest.splits.items() if split.paths == found.paths))
+        seen.append(next(name for name, split in source.manifest.splits.items() if split.paths == found.paths))
         return found
 
     monkeypatch.setattr("headstart.evaluation.predictions.predict_split", remembered)
-    found, averaging = predict_views(classifier, data, SPLITS, 2)
+    found, averaging = predict_views(classifier, source, SPLITS, 2)
     assert averaging is not None
     assert averaging.used == (2 if helps else 1)
     assert seen == (["valid", "test"] if helps else ["valid"])

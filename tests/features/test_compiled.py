@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from headstart.features import compiled
 from headstart.features.compiled import (
     CompilationFailed,
-    Program,
+    CompiledModel,
     Unusable,
     compiled_program,
     is_compiled,
@@ -53,7 +53,7 @@ def example() -> Tensor:
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def program_of(network: nn.Module, precision: str = "32") -> Program:
+def program_of(network: nn.Module, precision: str = "32") -> CompiledModel:
     return compiled_program(network, example(), precision, IDENTITY)
 
 

@@ -13,7 +13,7 @@ from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Network, find_stages
 from headstart.data.preprocessing import Preprocessing
 from headstart.features import encoder as module
-from headstart.features.compiled import FILE, Program, Unusable, compiled_program
+from headstart.features.compiled import FILE, CompiledModel, Unusable, compiled_program
 from headstart.features.encoder import CPU_CHUNK, Encoder
 from headstart.files import cache_folder
 from headstart.log import log_to_console
@@ -121,7 +121,7 @@ def test_compile__auto_only_where_it_saves_time() -> None:
 def test_compiled__equals_eager_with_one_shape_and_the_same_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[tuple[object, ...]] = []
 
-    def remember(*args: Any) -> Program:
+    def remember(*args: Any) -> CompiledModel:
         made.append(args)
         return compiled_program(*args)
 
@@ -160,7 +160,7 @@ def test_compile__without_a_compiler_warns_once_and_runs_uncompiled(
 def test_compile__what_cannot_be_used_is_not_compiled_by_every_process(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def fail(*_: object) -> Program:
+    def fail(*_: object) -> CompiledModel:
         raise Unusable("no")
 
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
@@ -178,7 +178,7 @@ def compiles_to(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[fl
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path))
 
     def choose(speed: float) -> list[str]:
-        def compile_it(backbone: Backbone, *_: object) -> Program:
+        def compile_it(backbone: Backbone, *_: object) -> CompiledModel:
             compiled.append(backbone.source.arch)
             return backbone.forward
 

@@ -14,8 +14,8 @@ from headstart.config.train import TrainSettings
 from headstart.data.dataset import ImageDataset
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform, TrainTransform
-from headstart.features.encode import SplitFeatures
 from headstart.features.encoder import Encoder
+from headstart.features.source import SplitFeatures
 from headstart.features.store import Array, FeatureStore, features_by_content, stored_features
 
 
@@ -81,7 +81,6 @@ def test_features__are_those_of_the_images_without_a_store(folds: Folds) -> None
         images = torch.stack([image for image, _ in dataset.__getitems__([(3, i) for i in range(len(dataset))])])
         expected = folds.encoder(images)
         torch.testing.assert_close(torch.from_numpy(features.encode_view(3)), expected, rtol=1e-4, atol=1e-4)
-        assert features.labels.tolist() == [label for _, label in (dataset[0, i] for i in range(len(dataset)))]
 
 
 def test_stored_features__of_the_splits_of_a_fold(folds: Folds) -> None:

@@ -39,7 +39,7 @@ def rows_of(view: int = 0, calls: list[int] | None = None) -> Rows:
 
 
 def matrix_of(store: FeatureStore, view: int = 0, calls: list[int] | None = None, key: Key = KEY) -> Array:
-    return store.matrix(key, view, shape=SHAPE, dtype="float16", rows=rows_of(view, calls))
+    return store.get_or_compute(key, view, shape=SHAPE, dtype="float16", rows=rows_of(view, calls))
 
 
 def file_of(folder: Path, view: int = 0, key: Key = KEY) -> Path:
@@ -139,14 +139,14 @@ def test_error_while_computing__leaves_nothing(tmp_path: Path) -> None:
         raise RuntimeError("no image")
 
     with pytest.raises(RuntimeError, match="no image"):
-        FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
+        FeatureStore(tmp_path).get_or_compute(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
     assert {path.name for path in (tmp_path / KEY.folder).iterdir()} == {MARKER, "key.json"}
     assert np.array_equal(matrix_of(FeatureStore(tmp_path)), features())
 
 
 def test_too_few_rows__is_an_error_and_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="expected 10 rows, got 3"):
-        FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter([features()[:3]]))
+        FeatureStore(tmp_path).get_or_compute(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter([features()[:3]]))
     assert not file_of(tmp_path).exists()
 
 
@@ -156,7 +156,7 @@ def test_overflow_of_float16__makes_the_file_float32(tmp_path: Path, large: int)
     values[large * 2, 1] = 70_000.5
     parts = np.split(values, range(2, len(values), 2))
     for _ in range(2):
-        found = FeatureStore(tmp_path).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter(parts))
+        found = FeatureStore(tmp_path).get_or_compute(KEY, 0, shape=SHAPE, dtype="float16", rows=lambda: iter(parts))
         assert found.dtype == np.float32
         assert np.array_equal(found, values)
     assert FeatureStore(tmp_path).read(KEY, 0) is not None
@@ -170,7 +170,7 @@ def compute_slowly(folder: Path, log: Path) -> None:
             time.sleep(0.1)
             yield part
 
-    found = FeatureStore(folder).matrix(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
+    found = FeatureStore(folder).get_or_compute(KEY, 0, shape=SHAPE, dtype="float16", rows=rows)
     assert np.array_equal(found, features())
 
 
@@ -213,7 +213,7 @@ def test_full_disk__is_one_sentence_and_leaves_no_partial_file(tmp_path: Path) -
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
         try:
-            FeatureStore(Path(sys.argv[1])).matrix(
+            FeatureStore(Path(sys.argv[1])).get_or_compute(
                 Key("a", {}), 0, shape=(1000, 100), dtype="float16", rows=lambda: iter([np.ones((1000, 100))])
             )
         except HeadstartError as error:
@@ -319,7 +319,7 @@ def test_memory__does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
                     yield block
                     peak = max(peak, anonymous())
             store = FeatureStore(Path(sys.argv[1]))
-            store.matrix(Key("a", {}), view, shape=(count * 1000, 1000), dtype="float16", rows=rows)
+            store.get_or_compute(Key("a", {}), view, shape=(count * 1000, 1000), dtype="float16", rows=rows)
         compute(0, 5)
         before = peak
         compute(1, 100)

@@ -24,7 +24,7 @@ def store_view(
 ) -> None:
     backbone = {"arch": arch, "has_photo_features": has_photo_features}
     values = {"data": SPLITS[split].fingerprint, "transform": {"name": transform}, "backbone": backbone}
-    store.matrix(Key("net-x", values), 0, shape=(2, 4), dtype="float16", rows=lambda: [matrix(seed)])
+    store.get_or_compute(Key("net-x", values), 0, shape=(2, 4), dtype="float16", rows=lambda: [matrix(seed)])
 
 
 def test_stored_features__nothing_stored(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_stored_features__not_of_images_that_are_read_differently_today(tmp_path
     ]
     values = {"data": SPLITS["train"].fingerprint, "transform": TRANSFORM, "readings": ["white is 0"]}
     values["backbone"] = {"arch": "a", "has_photo_features": True}
-    store.matrix(Key("net-x", values), 0, shape=(2, 4), dtype="float16", rows=lambda: [matrix(6)])
+    store.get_or_compute(Key("net-x", values), 0, shape=(2, 4), dtype="float16", rows=lambda: [matrix(6)])
     found = stored_features(store, splits, TRANSFORM)
     assert found is not None
     assert np.array_equal(found["train"], matrix(6))

@@ -6,11 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from old_checkpoint import downgrade
 
 from headstart.backbones.backbone import state_sha256
 from headstart.config.model import EncoderSettings, FinetuneSettings
-from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import NETWORK, Classifier
@@ -120,24 +118,15 @@ def test_load__precision_auto_is_the_one_it_was_trained_with(best: Path, finetun
         assert load(path).encoder.precision == "32"
 
 
-@pytest.mark.parametrize("kind", ["best", "finetuned"])
-def test_version_0_1__gives_the_same_classifier(request: pytest.FixtureRequest, kind: str) -> None:
-    path: Path = request.getfixturevalue(kind)
-    expected = load(path)
-    downgrade(path)
-    old = torch.load(path, weights_only=True)
-    assert not any(key.startswith("encoder.") for key in old["state_dict"])
-    found = load(path)
-    assert found.recipe == expected.recipe
-    assert found.recipe.preprocessing == Preprocessing(40, 32, "bilinear")
-    assert state_sha256(found) == state_sha256(expected)
-    assert torch.equal(found.predict_proba(IMAGES), expected.predict_proba(IMAGES))
-
-
-def test_version_0_1__other_rest_lr_factor_is_an_error(finetuned: Path) -> None:
-    downgrade(finetuned, rest_lr_factor=0.5)
-    assert error_for(finetuned) == (
-        f"{finetuned} was trained with finetune.rest_lr_factor, which no longer exists: train it again"
+def test_version_0_1__is_not_read(best: Path) -> None:
+    checkpoint = torch.load(best, weights_only=True)
+    recipe = checkpoint["hyper_parameters"]
+    del recipe["head"], recipe["preprocessing"]["interpolation"]
+    recipe["finetune"]["rest_lr_factor"] = 1.0
+    torch.save(checkpoint, best)
+    assert error_for(best) == (
+        f"{best} was written by headstart 0.1.0, whose checkpoints are no longer read: train it again, or use that "
+        "version"
     )
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import SMALL, Script
-from old_checkpoint import downgrade
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -64,16 +63,11 @@ FINETUNED = ("finetune=gradual", "finetune.epochs=[1,2]", "finetune.lr_factors=[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), FINETUNED], ids=["frozen", "finetuned with ema"])
-def test_resume__from_a_checkpoint_of_version_0_1(
-    script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]
-) -> None:
+def test_resume__of_finetuning_with_averaged_weights(script: Script, flat: Path, tmp_path: Path) -> None:
     # So that the learning rate of a part does not depend on its length.
-    more = (*more, "model.schedule=constant", "model.lr=0.01")
+    more = (*FINETUNED, "model.schedule=constant", "model.lr=0.01")
     train(script, flat, tmp_path / "whole", *more, "trainer.max_epochs=4")
     train(script, flat, tmp_path / "part", *more, "trainer.max_epochs=3")
-    for name in ("best", "last"):
-        downgrade(tmp_path / "part" / "checkpoints" / f"{name}.ckpt")
     last = tmp_path / "part" / "checkpoints" / "last.ckpt"
     train(script, flat, tmp_path / "resumed", *more, "trainer.max_epochs=4", f"ckpt_path={last}")
     assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "resumed" / "history.csv").read_text()

@@ -40,9 +40,9 @@ def test_fit__is_to_the_unaugmented_features_and_encodes_nothing_twice(flat: Pat
     found = fitted(flat, tmp_path / "run", f"model.head={head}")
     stored = sorted((tmp_path / "features").glob("*train*/*.npy"))
     assert [path.name for path in stored] == ["view-0000.npy"]
-    features = torch.tensor(found.data.unaugmented_features()["train"])
+    features = torch.tensor(found.source.unaugmented()["train"])
     assert sorted((tmp_path / "features").glob("*train*/*.npy")) == stored
-    labels = torch.tensor(found.data.manifest.splits["train"].labels)
+    labels = torch.tensor(found.source.manifest.splits["train"].labels)
     again = build_head(found.classifier.recipe, features.shape[1])[0]
     assert isinstance(again, ClosedForm)
     left_out = again.fit(features, labels).log_softmax(1)

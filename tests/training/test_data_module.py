@@ -17,6 +17,7 @@ from headstart.errors import HeadstartError
 from headstart.features.compiled import CompilationFailed
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
+from headstart.training.callbacks.history import Clock, History, history_of
 from headstart.training.data_module import ImageDataModule
 
 Batches = list[tuple[Tensor, Tensor]]
@@ -31,17 +32,16 @@ def module(root: Path, *overrides: str, store: Path | None = None) -> ImageDataM
     settings = settings_of(*small, *rule, *cache, *overrides)
     manifest = manifest_of(root, settings.data.split)
     backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
-    data = ImageDataModule(settings, manifest)
-    data.serve(Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features))
+    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
+    data = ImageDataModule(settings, classifier.feature_source(settings, manifest))
+    options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    data.trainer = Trainer(max_epochs=100, callbacks=[History(Path("history.csv"), Clock(cached=True))], **options)
     return data
 
 
 def set_epoch(data: ImageDataModule, epoch: int) -> None:
     """As if the Trainer had completed `epoch` epochs."""
-    if data.trainer is None:
-        data.trainer = Trainer(max_epochs=100, logger=False, enable_checkpointing=False, accelerator="cpu")
-    progress: Any = data.trainer.fit_loop.epoch_progress.current
-    progress.processed = epoch
+    history_of(data.trainer)[:] = [{"epoch": number} for number in range(1, epoch + 1)]
 
 
 def epoch_of(data: ImageDataModule, epoch: int) -> Batches:
@@ -61,7 +61,9 @@ def joined(batches: Batches) -> tuple[Tensor, Tensor]:
 def counted_forwards(data: ImageDataModule) -> Iterator[list[int]]:
     """The sizes of the batches that the backbone runs on in the block."""
     sizes: list[int] = []
-    hook = data._encoder.backbone.network.register_forward_hook(lambda _, inputs, __: sizes.append(len(inputs[0])))
+    hook = data.source._encoder.backbone.network.register_forward_hook(
+        lambda _, inputs, __: sizes.append(len(inputs[0]))
+    )
     yield sizes
     hook.remove()
 
@@ -95,14 +97,14 @@ def test_views__differ_between_epochs_of_train_but_not_of_valid(flat: Path) -> N
 @pytest.mark.parametrize("cache", [True, False])
 def test_test_loader__each_sample_once_in_order(flat: Path, tmp_path: Path, batch_size: int, cache: bool) -> None:
     data = module(flat, f"data.batch_size={batch_size}", store=tmp_path / "features" if cache else None)
-    split, transform = data.manifest.splits["test"], EvalTransform(data._encoder.backbone.preprocessing)
+    split, transform = data.source.manifest.splits["test"], EvalTransform(data.source._encoder.backbone.preprocessing)
     images = torch.stack([transform(read_rgb(flat / path), 0, 0) for path in split.paths])
-    batches = list(data.test_dataloader())
+    batches = list(data.source.eval_loader("test"))
     assert [len(labels) for _, labels in batches[:-1]] == [batch_size] * (len(batches) - 1)
     x, labels = joined(batches)
     assert labels.tolist() == list(split.labels)
     if cache:
-        assert torch.allclose(x, data._encoder(images), atol=1e-6)
+        assert torch.allclose(x, data.source._encoder(images), atol=1e-6)
     else:
         assert torch.equal(x, images)
 
@@ -112,23 +114,26 @@ def test_loaders__share_of_the_second_of_two_processes(
     flat: Path, tmp_path: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = module(flat, store=tmp_path / "features" if cache else None)
-    monkeypatch.setattr("headstart.training.data_module.rank", lambda: 1)
-    monkeypatch.setattr("headstart.training.data_module.world_size", lambda: 2)
-    for split, loader in (("test", data.test_dataloader()), ("valid", data.val_dataloader())):
-        assert joined(list(loader))[1].tolist() == [*data.manifest.splits[split].labels[1::2], IGNORED]
+    if cache:
+        # What they encode together is not what this test is about.
+        data.source.unaugmented()
+    monkeypatch.setattr("headstart.features.source.rank", lambda: 1)
+    monkeypatch.setattr("headstart.features.source.world_size", lambda: 2)
+    for split, loader in (("test", data.source.eval_loader("test")), ("valid", data.val_dataloader())):
+        assert joined(list(loader))[1].tolist() == [*data.source.manifest.splits[split].labels[1::2], IGNORED]
 
 
 def test_features__are_encoded_when_the_loader_is_created(flat: Path, tmp_path: Path) -> None:
     data = module(flat, store=tmp_path)
     with counted_forwards(data) as sizes:
-        loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+        loaders = [data.train_dataloader(), data.val_dataloader(), data.source.eval_loader("test")]
         assert sum(sizes) == 18 + 9 + 9
         sizes.clear()
         batches = [list(loader) for loader in loaders]
         assert sizes == []
     for x, labels in (batch for of_split in batches for batch in of_split):
         assert type(x) is type(labels) is Tensor
-        assert x.shape == (len(labels), data._encoder.embedding_dim)
+        assert x.shape == (len(labels), data.source._encoder.embedding_dim)
         assert (x.dtype, labels.dtype) == (torch.float32, torch.int64)
         assert not x.requires_grad
 
@@ -153,7 +158,7 @@ def test_features__are_those_of_the_epochs_images(flat: Path, tmp_path: Path, wo
     images, features = module(flat), module(flat, f"data.num_workers={workers}", store=tmp_path)
     for epoch in (0, 3):
         for (x, labels), (found, found_labels) in zip(epoch_of(images, epoch), epoch_of(features, epoch), strict=True):
-            assert torch.allclose(found, images._encoder(x), atol=1e-6)
+            assert torch.allclose(found, images.source._encoder(x), atol=1e-6)
             assert torch.equal(labels, found_labels)
     views = sorted(path.name for path in tmp_path.glob("*train*/view-*.npy"))
     assert views == ["view-0000.npy", "view-0003.npy"], "no view is encoded that was not asked for"
@@ -174,26 +179,26 @@ def test_features__only_as_long_as_the_backbone_is_frozen(flat: Path, tmp_path: 
     for epoch, dtype in ((0, torch.float32), (1, torch.float32), (2, torch.uint8)):
         assert joined(epoch_of(data, epoch))[0].dtype == dtype
         assert joined(list(data.val_dataloader()))[0].dtype == dtype
-        assert joined(list(data.test_dataloader()))[0].dtype == torch.uint8
+        assert joined(list(data.source.eval_loader("test")))[0].dtype == torch.uint8
 
 
-def test_unaugmented_features__every_split_in_order(flat: Path, tmp_path: Path) -> None:
+def test_unaugmented__every_split_in_order(flat: Path, tmp_path: Path) -> None:
     data = module(flat, store=tmp_path)
-    transform, found = EvalTransform(data._encoder.backbone.preprocessing), data.unaugmented_features()
+    transform, found = EvalTransform(data.source._encoder.backbone.preprocessing), data.source.unaugmented()
     assert list(found) == ["train", "valid", "test"]
-    for name, split in data.manifest.splits.items():
+    for name, split in data.source.manifest.splits.items():
         images = torch.stack([transform(read_rgb(flat / path), 0, 0) for path in split.paths])
-        assert torch.allclose(torch.tensor(found[name]), data._encoder(images), atol=1e-6)
+        assert torch.allclose(torch.tensor(found[name]), data.source._encoder(images), atol=1e-6)
 
 
-def test_unaugmented_features__need_a_store(flat: Path) -> None:
+def test_unaugmented__need_a_store(flat: Path) -> None:
     with pytest.raises(ValueError, match="need a store"):
-        module(flat).unaugmented_features()
+        module(flat).source.unaugmented()
 
 
 def keys(data: ImageDataModule) -> dict[str, str]:
     """The folder in the store of each split."""
-    return {name: features.key.folder for name, features in data._features.items()}
+    return {name: features.key.folder for name, features in data.source._features.items()}
 
 
 def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_path: Path) -> None:
@@ -248,12 +253,12 @@ def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
     monkeypatch.setattr("headstart.features.encoder.compiled_program", lambda network, *_: network.forward)
     data = module(flat, *settings, store=tmp_path)
     data.val_dataloader()
-    assert data._encoder.compiles
+    assert data.source._encoder.compiles
     again = module(flat, *settings, store=tmp_path)
     again.val_dataloader()
-    assert again._encoder.compiles
-    assert {of_split.key.folder for of_split in again._features.values()} == {
-        of_split.key.folder for of_split in module(flat, store=tmp_path)._features.values()
+    assert again.source._encoder.compiles
+    assert {of_split.key.folder for of_split in again.source._features.values()} == {
+        of_split.key.folder for of_split in module(flat, store=tmp_path).source._features.values()
     }, "served whether compiled or not"
 
 
@@ -274,8 +279,8 @@ def test_augment__none_has_one_view_that_is_encoded_once(flat: Path, tmp_path: P
         epochs = [sorted(x.tolist() for x in joined(epoch_of(data, epoch))[0]) for epoch in range(3)]
     assert epochs[0] == epochs[1] == epochs[2]
     assert sum(sizes) == 18
-    assert data.augmentation is None
-    unaugmented = data.unaugmented_features()["train"]
+    assert data.source.augmentation is None
+    unaugmented = data.source.unaugmented()["train"]
     assert epochs[0] == sorted(torch.from_numpy(unaugmented.copy()).tolist())
 
 

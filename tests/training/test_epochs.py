@@ -3,18 +3,17 @@
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Script
-from pytorch_lightning import Trainer
+from conftest import SMALL, Script, settings_of
 from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.history import Clock, History
-from headstart.training.callbacks.progress import count_epochs_from_1
+from headstart.training.callbacks.progress import RichBar, TQDMBar
+from headstart.training.trainer import build_trainer
 
 
 def test_run__has_one_numbering(trained: Path) -> None:
@@ -24,17 +23,6 @@ def test_run__has_one_numbering(trained: Path) -> None:
     assert json.loads((trained / "metrics.json").read_text())["best_epoch"] == int(best["epoch"])
     events = EventAccumulator(str(trained)).Reload()
     assert [point.step for point in events.Scalars("valid/loss")] == [1, 2, 3]
-
-
-def test_old_state__is_converted() -> None:
-    history, best = History(Path("history.csv"), Clock(cached=True)), BestAndLast("valid/loss")
-    old: list[dict[str, Any]] = [{"epoch": 0, "lr": 0.1}, {"epoch": 1, "lr": 0.1}]
-    history.load_state_dict({"rows": old})
-    assert [row["epoch"] for row in history.rows] == [1, 2]
-    best.load_state_dict({"best_score": 0.5, "best_epoch": 1})
-    assert best.best_epoch == 2
-    best.load_state_dict({"best_score": None, "best_epoch": None})
-    assert best.best_epoch is None
 
 
 def test_state__is_loaded_as_it_was_saved() -> None:
@@ -48,10 +36,11 @@ def test_state__is_loaded_as_it_was_saved() -> None:
 
 @pytest.mark.parametrize("kind", [RichProgressBar, TQDMProgressBar])
 def test_progress_bar__counts_from_1(kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
-    bar = kind()
-    count_epochs_from_1([bar])
-    trainer = Trainer(max_epochs=3, callbacks=[bar], logger=False, accelerator="cpu", enable_model_summary=False)
-    if isinstance(bar, RichProgressBar):
+    target = f"{kind.__module__}.{kind.__name__}"
+    trainer = build_trainer(settings_of(*SMALL, "data.root=images", f"+callbacks.bar._target_={target}"))
+    bar = trainer.progress_bar_callback
+    assert isinstance(bar, RichBar | TQDMBar)
+    if isinstance(bar, RichBar):
         bar._trainer = trainer
         assert bar._get_train_description(0).strip() == "Epoch 1/3"
     else:

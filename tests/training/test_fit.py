@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import SMALL, Script
+from conftest import SMALL, Script, settings_of
 
 from headstart.backbones.backbone import load_backbone, state_sha256
+from headstart.data.prepare import prepare_data
 from headstart.evaluation.predictions import predict_split
+from headstart.files import replacing
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.closed_form import fit_temperature
 from headstart.model.image_classifier import UNFAMILIAR
+from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")
@@ -118,7 +121,7 @@ def test_fit__temperature_and_threshold_are_those_of_the_weights(
     train: Train, tmp_path: Path, choices: tuple[str, ...]
 ) -> None:
     fitted = train(tmp_path / "run", *RULE, *EARLY_BEST, *choices)
-    predictions = predict_split(fitted.classifier, fitted.data.whole("valid"))
+    predictions = predict_split(fitted.classifier, fitted.source.eval_loader("valid"))
     assert fitted.classifier.temperature == pytest.approx(
         fit_temperature(predictions.log_probs, predictions.labels), rel=1e-2
     )
@@ -189,3 +192,24 @@ def test_fit__leaves_the_frozen_backbone_bit_identical(
     assert [state_sha256(fitted.classifier.backbone)] == before
     train(tmp_path / "untrained", *RULE, "model.lr=1e-30", "trainer.max_epochs=1")
     assert head_in(tmp_path / "run", "best.ckpt") != head_in(tmp_path / "untrained", "best.ckpt")
+
+
+def test_trial__writes_its_best_checkpoint_once_and_keeps_no_last(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = settings_of(*SMALL, f"data.root={flat}", *RULE, "trainer.max_epochs=6", "model.lr=0.01")
+    written: list[str] = []
+
+    def record(path: Path) -> Any:
+        written.append(path.name)
+        return replacing(path)
+
+    for module in ("training.callbacks.best_and_last", "training.trainer"):
+        monkeypatch.setattr(f"headstart.{module}.replacing", record)
+    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+    fitted = fit(settings, manifest, backbone, [BestOfTrial("valid/loss")])
+    assert written == ["best.ckpt"]
+    assert [path.name for path in Path("run/checkpoints").iterdir()] == ["best.ckpt"]
+    assert read_checkpoint(Path("run/checkpoints/best.ckpt"))["epoch"] + 1 == fitted.best_epoch

@@ -5,14 +5,14 @@ import os
 import pytest
 import torch
 
-from headstart.training.fit import ASKS_DRIVER, gpus_sought_once
+from headstart.training.fit import ASKS_DRIVER, skip_cuda_probe
 
 
 @pytest.mark.parametrize("before", ["1", "0"])
 def test_without_a_gpu__the_driver_is_not_looked_for(before: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ASKS_DRIVER, before)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with gpus_sought_once():
+    with skip_cuda_probe():
         assert os.environ[ASKS_DRIVER] == "0"
     assert os.environ[ASKS_DRIVER] == before
 
@@ -24,5 +24,5 @@ def test_environment__is_otherwise_left_alone(before: str | None, gpu: bool, mon
     else:
         monkeypatch.setenv(ASKS_DRIVER, before)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpu)
-    with gpus_sought_once():
+    with skip_cuda_probe():
         assert os.environ.get(ASKS_DRIVER) == before

@@ -11,7 +11,7 @@ from torch import nn
 
 from headstart.metrics import UNFROZEN, Row
 from headstart.report.charts import draw_curves
-from headstart.training.callbacks.unfreezing import _named, compare
+from headstart.training.callbacks.history import _named, effect_of_finetuning
 
 RULE = ("data.split.train=6", "data.split.valid=3")
 GRADUAL = ("finetune=gradual", "finetune.epochs=[1,2]", "finetune.lr_factors=[0.5,0.1]")
@@ -39,17 +39,17 @@ def test_run__says_when_stages_are_unfrozen_and_whether_it_helped(script: Script
 
 def test_compare__helped_or_not() -> None:
     rows = [row(1, 0.5, 0), row(2, 0.4, 0), row(3, 0.3, 1), row(4, 0.2, 2)]
-    assert compare(rows) == (
+    assert effect_of_finetuning(rows) == (
         "fine-tuning helped: best valid/loss 0.4000 (epoch 2) before the first stage was unfrozen, "
         "0.2000 (epoch 4) after"
     )
     worse = [*rows[:2], row(3, 0.45, 1)]
-    assert (compare(worse) or "").startswith("fine-tuning did not help: ")
+    assert (effect_of_finetuning(worse) or "").startswith("fine-tuning did not help: ")
 
 
 @pytest.mark.parametrize("stages", [0, 1])
-def test_compare__nothing_to_compare(stages: int) -> None:
-    assert compare([row(1, 0.5, stages)]) is None
+def test_compare__nothing_to_effect_of_finetuning(stages: int) -> None:
+    assert effect_of_finetuning([row(1, 0.5, stages)]) is None
 
 
 def test_names__of_whole_and_partial_containers() -> None:

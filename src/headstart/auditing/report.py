@@ -209,7 +209,7 @@ class AuditReport(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._compares:
-            features = trainer.datamodule.unaugmented_features()  # type: ignore[attr-defined]
+            features = trainer.datamodule.source.unaugmented()  # type: ignore[attr-defined]
             more = find_from_features(self._data.manifest.splits, features)
             more += missing_groups(self._data.manifest, more)
             log_findings([f for f in in_order(more) if f.severity == "error" or f.kind == MISSING_GROUPS])

@@ -18,8 +18,6 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
 
-# A pre-trained network as a feature extractor that stays frozen unless stages of it are unfrozen.
-
 
 @dataclass(frozen=True)
 class BackboneSource:
@@ -38,7 +36,7 @@ class BackboneSource:
     library: str
 
     def identity(self) -> dict[str, object]:
-        """What features depend on: a part of their key."""
+        """Returns what features depend on: a part of their key."""
         return {
             "arch": self.arch,
             "weights_sha256": self.sha256,
@@ -102,14 +100,15 @@ class Backbone(nn.Module):
         return self._find_stages(self.network, torch.zeros(1, 3, size, size, device=self.mean.device))
 
     def parameters_of(self, stage: int) -> list[nn.Parameter]:
-        """Those of one stage, counted from the top. What is in no block belongs to the stage next to the input."""
-        found = [p for name in self._from_top(stage) for p in self.network.get_submodule(name).parameters()]
+        """Returns those of one stage, counted from the top; what is in no block is of the stage next to the input."""
+        parameters = self._parameters_in(self._from_top(stage))
         if stage == len(self.stages) - 1:
-            in_blocks = {
-                id(p) for stage in self.stages for b in stage for p in self.network.get_submodule(b).parameters()
-            }
-            found += [p for p in self.network.parameters() if id(p) not in in_blocks]
-        return found
+            in_blocks = {id(p) for blocks in self.stages for p in self._parameters_in(blocks)}
+            parameters += [p for p in self.network.parameters() if id(p) not in in_blocks]
+        return parameters
+
+    def _parameters_in(self, blocks: list[str]) -> list[nn.Parameter]:
+        return [p for name in blocks for p in self.network.get_submodule(name).parameters()]
 
     def unfreeze(self, count: int, *, batch_norm: bool) -> None:
         """Makes the top `count` stages trainable, and freezes the others."""
@@ -121,7 +120,7 @@ class Backbone(nn.Module):
         self._batch_norm = batch_norm
 
     def state_of(self, count: int) -> set[str]:
-        """The names, in `network`, of the parameters and buffers of the top `count` stages."""
+        """Returns the names, in `network`, of the parameters and buffers of the top `count` stages."""
         # Finding the stages takes a forward pass, which a backbone that stays frozen can do without.
         if not count:
             return set()
@@ -166,7 +165,7 @@ class Backbone(nn.Module):
 
 
 def state_sha256(module: nn.Module) -> str:
-    """SHA-256 of all parameters and persistent buffers of `module` by name, independent of the file format."""
+    """Returns the SHA-256 of the parameters and persistent buffers of `module` by name, whatever file they are from."""
     total = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -175,7 +174,7 @@ def state_sha256(module: nn.Module) -> str:
 
 
 def overridden(preset: Preprocessing, data: PreprocessingSettings) -> Preprocessing:
-    """The preprocessing `preset`, except for what `data` sets.
+    """Returns the preprocessing `preset`, except for what `data` sets.
 
     Raises:
         HeadstartError: the sizes contradict each other.
@@ -195,9 +194,6 @@ def _resize_size(preset: Preprocessing, image_size: int, mode: str) -> int:
     # Who chooses to keep the whole image does not want its border cropped.
     is_whole = mode != "crop" and mode != preset.resize_mode
     return image_size if is_whole else round(preset.resize_size * image_size / preset.image_size)
-
-
-# Loads a backbone: a provider's network with its weights, and the preprocessing that belongs to them.
 
 
 TIMM = "timm/"  # the prefix of its models in `model.arch`
@@ -234,7 +230,7 @@ def check_backbone(model: BackboneSettings, data: PreprocessingSettings) -> None
 
 
 def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Preprocessing:
-    """The preprocessing of the backbone that `load_backbone` would load.
+    """Returns the preprocessing of the backbone that `load_backbone` would load.
 
     Raises:
         HeadstartError: there is no such architecture, or the sizes contradict each other.
@@ -243,7 +239,7 @@ def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Pr
 
 
 def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, moved_to: str | None) -> Backbone:
-    """The backbone that a checkpoint names; if `moved_to` is a file, its weights come from there.
+    """Returns the backbone that a checkpoint names; if `moved_to` is a file, its weights come from there.
 
     Raises:
         HeadstartError: the weights could not be loaded, or are not those the checkpoint was trained with.
@@ -252,12 +248,12 @@ def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, mo
     choice = Choice(source.arch, _weights_to_restore(source, moved_to), source.pooling, preprocessing.image_size)
     network = provider.load(choice, source.seed)
     backbone = Backbone(network, preprocessing, source.arch, source.pooling, source.seed, provider.find_stages)
-    found = backbone.source
-    if found.sha256 != source.sha256:
-        origin = found.weights or f"random, from seed {source.seed}"
+    restored = backbone.source
+    if restored.sha256 != source.sha256:
+        origin = restored.weights or f"random, from seed {source.seed}"
         raise HeadstartError(
             f"the backbone's weights ({origin}) are not those of the checkpoint: it was trained with SHA-256 "
-            f"{source.sha256[:16]}…, these have {found.sha256[:16]}…"
+            f"{source.sha256[:16]}…, these have {restored.sha256[:16]}…"
         )
     return backbone
 

@@ -14,11 +14,6 @@ from torch import Tensor, nn
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 
-# What backbones of torchvision and of timm have in common: choice, pooling, stages.
-
-
-# What a source of pre-trained networks provides.
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -70,9 +65,6 @@ class Provider:
     find_stages: Callable[[nn.Module, Tensor], list[list[str]]]
 
 
-# Features from the tokens of a vision transformer.
-
-
 class TokenPooling(nn.Module):
     """The class token, the mean of the patches' tokens, or both, one after the other: images → features (N, d) or
     (N, 2d).
@@ -107,12 +99,11 @@ class TokenPooling(nn.Module):
 
 
 def cannot_pool(pooling: str, arch: str, reason: str) -> HeadstartError:
-    """The error for a network that has nothing to pool in this way."""
+    """Returns the error for a network that has nothing to pool in this way."""
     return HeadstartError(f"model.pooling={pooling} does not suit model.arch={arch}: {reason}")
 
 
 # The stages of a network: its blocks, grouped by the size of the feature maps that they output.
-
 
 T = TypeVar("T")
 
@@ -125,7 +116,7 @@ CONTAINER = 0.9
 
 
 def find_stages(network: nn.Module, images: Tensor) -> list[list[str]]:
-    """The names of the blocks with parameters, stage by stage from the input; `images` are a batch to try.
+    """Returns the names of the blocks with parameters, stage by stage from the input; `images` are a batch to try.
 
     Every parameter of `network` is in one of the blocks, or in `network` itself.
     """
@@ -145,7 +136,7 @@ def find_stages(network: nn.Module, images: Tensor) -> list[list[str]]:
 
 
 def group_blocks(network: nn.Module, group_of: dict[str, int]) -> list[list[str]]:
-    """The stages from the group of each parameter of `network` by its name, counted from the input.
+    """Returns the stages from the group of each parameter of `network` by its name, counted from the input.
 
     A parameter beside blocks of different groups, in the module that holds them, is in no stage.
     """
@@ -194,26 +185,12 @@ def _equal_parts(blocks: list[T]) -> list[list[T]]:
     return [blocks[start:stop] for start, stop in pairwise(bounds) if start < stop]
 
 
-# Weights files, read without running code.
-
-
-# Reading files of torch.save without running any code in them.
-
+# Weights files, read without running any code in them.
 
 # Under which keys training scripts save a state_dict, averaged weights first.
 CONTAINERS = (
-    "state_dict_ema",
-    "model_ema",
-    "ema_state_dict",
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "net",
-    "teacher",
-    "student",
-    "backbone",
-    "network",
-    "module",
+    *("state_dict_ema", "model_ema", "ema_state_dict", "state_dict", "model_state_dict", "model", "net", "teacher"),
+    *("student", "backbone", "network", "module"),
 )
 # Prefixes of one network in a file with several, or with other tensors beside it.
 OF_ONE_NETWORK = (
@@ -228,7 +205,7 @@ HINTS = {
 
 
 def read_safely(path: Path) -> Any:
-    """What torch.save wrote to `path`, provided it consists of tensors and plain values.
+    """Returns what torch.save wrote to `path`, provided it consists of tensors and plain values.
 
     Raises:
         HeadstartError: the file is missing, damaged, or holds something that could run code.
@@ -279,14 +256,14 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     except ModuleNotFoundError:
         raise HeadstartError(f"{path} needs safetensors, which is not installed: pip install safetensors") from None
     try:
-        found: dict[str, Tensor] = load_file(path)
+        tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError):
         raise HeadstartError(f"{path} is damaged, or is no safetensors file") from None
-    return found
+    return tensors
 
 
 def _unwrapped(value: Any) -> Any:
-    """The state_dict within what a training script has saved."""
+    """Returns the state_dict within what a training script has saved."""
     while isinstance(value, dict) and not all(isinstance(v, Tensor) for v in value.values()):
         inner = next((value[key] for key in CONTAINERS if isinstance(value.get(key), dict)), None)
         if inner is None:
@@ -296,7 +273,7 @@ def _unwrapped(value: Any) -> Any:
 
 
 def _without_prefixes(state: Any) -> Any:
-    """`state` with the names that the network itself gives its tensors."""
+    """Returns `state` with the names that the network itself gives its tensors."""
     if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
         return state
     while (prefix := next((p for p in PREFIXES if _has(state, p)), None)) is not None:
@@ -332,11 +309,8 @@ def _unsafe(path: Path) -> HeadstartError:
     return HeadstartError(f"{path} is rejected: it was not written by torch.save, is damaged, or could run code")
 
 
-# How the weights in a file get into a network.
-
-
 def file_of(weights: str) -> Path | None:
-    """The file that `weights` names; None: it is a name of published weights.
+    """Returns the file that `weights` names; None: it is a name of published weights.
 
     Raises:
         HeadstartError: it looks like a file, which does not exist.
@@ -359,7 +333,9 @@ def load_weights(module: nn.Module, path: Path, what: str, *, without: str) -> N
 
 
 def fitting_state(module: nn.Module, path: Path, what: str, *, without: str) -> dict[str, Tensor]:
-    """The state_dict in the file `path`, except keys that start with `without`; `module` may be on the meta device.
+    """Returns the state_dict in the file `path`, except keys that start with `without`.
+
+    `module` may be on the meta device.
 
     Raises:
         HeadstartError: as `load_weights`.

@@ -45,23 +45,23 @@ RESIZE_MODES = {"center": "crop", "squash": "squash"}
 
 
 def load(choice: Choice, seed: int) -> Network:
-    """The model without its classifier, with random weights from `seed` if there are no others.
+    """Returns the model without its classifier, with random weights from `seed` if there are no others.
 
     Raises:
         HeadstartError: there is no such model, its weights could not be loaded, or it rejects the image size.
     """
-    found = preset(choice.arch, choice.weights)
+    preprocessing = preset(choice.arch, choice.weights)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         module = _pooled(_build(choice), choice).eval()
-    width = _width(module, choice.image_size or found.image_size, choice)
+    width = _width(module, choice.image_size or preprocessing.image_size, choice)
     origin, guess = choice.weights, None
     if choice.weights is not None:
         config = _config(choice.arch, choice.weights)
         file = file_of(choice.weights)
         origin = str(file.resolve()) if file else config.get("tag") or DEFAULT
         guess = f"timm's {_name(choice.arch, choice.weights)}" if file else None
-    return Network(module, width, "classifier", origin, LIBRARY, found, guess)
+    return Network(module, width, "classifier", origin, LIBRARY, preprocessing, guess)
 
 
 def check(choice: Choice) -> None:
@@ -75,7 +75,7 @@ def check(choice: Choice) -> None:
 
 
 def preset(arch: str, weights: str | None) -> Preprocessing:
-    """The preprocessing that belongs to `weights`; for a file or None, that of the architecture's default ones.
+    """Returns the preprocessing that belongs to `weights`; for a file or None, that of the architecture's default ones.
 
     Raises:
         HeadstartError: there is no such architecture, no such weights, or headstart does not have their preprocessing.
@@ -99,7 +99,7 @@ def preset(arch: str, weights: str | None) -> Preprocessing:
 
 
 def find_stages(module: nn.Module, images: Tensor) -> list[list[str]]:
-    """The blocks by timm's own grouping of the parameters or, of models without one, by the size of their maps."""
+    """Returns the blocks by timm's own grouping of the parameters or, if there is none, by the size of their maps."""
     is_wrapped = isinstance(module, TokenPooling)
     model: Any = module.model if is_wrapped else module
     if not hasattr(model, "group_matcher"):
@@ -113,7 +113,7 @@ PROVIDER = Provider(check, preset, load, find_stages)
 
 
 def _name(arch: str, weights: str | None) -> str:
-    """What timm calls the model, with a tag if that of the weights is given."""
+    """Returns what timm calls the model, with a tag if that of the weights is given."""
     name = arch.removeprefix(PREFIX)
     if weights in (None, DEFAULT) or name.startswith((LOCAL, REMOTE)) or file_of(str(weights)):
         return name
@@ -126,7 +126,7 @@ def _name(arch: str, weights: str | None) -> str:
 
 
 def _similar(name: str) -> list[str]:
-    """Up to three of timm's models of the family that `name` says: with most of its parts, or of which it is a typo."""
+    """Returns up to three of timm's models: those of the family of `name`, or of which it is a typo."""
     parts = re.split(r"[^a-z0-9]+", name.lower())
     shared = {model: sum(part in model for part in parts if len(part) > 2) for model in timm.list_models()}
     family = [model for model in shared if parts[0] in model and len(parts[0]) > 2]
@@ -135,7 +135,7 @@ def _similar(name: str) -> list[str]:
 
 
 def _config(arch: str, weights: str | None) -> dict[str, Any]:
-    """timm's configuration of the weights; for a file or None, of the default ones.
+    """Returns timm's configuration of the weights; for a file or None, of the default ones.
 
     Raises:
         HeadstartError: there is no such architecture, or no such weights.
@@ -153,12 +153,12 @@ def _config(arch: str, weights: str | None) -> dict[str, Any]:
         raise HeadstartError(f"timm has no weights {tag} for {base}, only: {listed(published) or 'none'}")
     if not published and weights is not None and not file_of(weights):
         raise HeadstartError(f"timm has no weights for model.arch={arch}: set model.weights=FILE, or null for random")
-    found = timm.get_pretrained_cfg(name)
-    return found.to_dict() if found is not None else {}
+    config = timm.get_pretrained_cfg(name)
+    return config.to_dict() if config is not None else {}
 
 
 def _config_of_source(arch: str, name: str) -> dict[str, Any]:
-    """That in the folder or the repository, which is downloaded."""
+    """Returns the configuration in the folder or the repository, which is downloaded."""
     try:
         with torch.device("meta"), _no_retries_without_network():
             config: dict[str, Any] = timm.create_model(name, pretrained=False).pretrained_cfg
@@ -168,7 +168,7 @@ def _config_of_source(arch: str, name: str) -> dict[str, Any]:
 
 
 def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
-    """The model without its classifier; without `downloads`, published weights stay random."""
+    """Returns the model without its classifier; without `downloads`, published weights stay random."""
     arch, weights = choice.arch, choice.weights
     name, options = _name(arch, weights), _size_option(choice)
     file = file_of(weights) if weights is not None else None
@@ -213,7 +213,7 @@ def _no_retries_without_network() -> Iterator[None]:
 
 
 def _size_option(choice: Choice) -> dict[str, Any]:
-    """Models whose weights depend on the image size have an option for it."""
+    """Returns the option that models have for the image size if their weights depend on it."""
     config = _config(choice.arch, choice.weights)
     size = choice.image_size
     return {"img_size": size} if size not in (None, config["input_size"][-1]) and config["fixed_input_size"] else {}
@@ -221,7 +221,10 @@ def _size_option(choice: Choice) -> dict[str, Any]:
 
 @contextmanager
 def _loaded() -> Iterator[dict[int, _IncompatibleKeys]]:
-    """What `load_state_dict` returns in the block, by the module's id: timm only logs which tensors are missing."""
+    """Yields what `load_state_dict` returns in the block, by the module's id.
+
+    PyTorch's method is replaced because timm has no way to ask: it only logs which tensors are missing.
+    """
     results: dict[int, _IncompatibleKeys] = {}
     original = nn.Module.load_state_dict
 
@@ -236,20 +239,20 @@ def _loaded() -> Iterator[dict[int, _IncompatibleKeys]]:
         nn.Module.load_state_dict = original  # type: ignore[method-assign]
 
 
-def _check_complete(model: Any, found: _IncompatibleKeys | None, what: str, *, is_file: bool) -> None:
+def _check_complete(model: Any, keys_of: _IncompatibleKeys | None, what: str, *, is_file: bool) -> None:
     """Raises HeadstartError if weights are missing or, in a file, are left over apart from the classifier's."""
-    if found is None:
+    if keys_of is None:
         return
     classifiers = model.pretrained_cfg.get("classifier") or ()
     classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
-    extra = [key for key in found.unexpected_keys if not key.startswith(tuple(f"{name}." for name in classifiers))]
-    for keys, kind in ((found.missing_keys, "missing"), (extra if is_file else [], "unexpected")):
+    extra = [key for key in keys_of.unexpected_keys if not key.startswith(tuple(f"{name}." for name in classifiers))]
+    for keys, kind in ((keys_of.missing_keys, "missing"), (extra if is_file else [], "unexpected")):
         if keys:
             raise HeadstartError(f"{what}: {len(keys)} {kind} tensors, such as {keys[0]}")
 
 
 def _pooled(model: Any, choice: Choice) -> nn.Module:
-    """The model with `choice.pooling`."""
+    """Returns the model with `choice.pooling`."""
     pooling, prefix = choice.pooling, getattr(model, "num_prefix_tokens", None)
     own = getattr(model, "global_pool", None) or getattr(getattr(model, "head", None), "global_pool", None)
     is_average = getattr(own, "pool_type", own) == "avg"
@@ -263,12 +266,11 @@ def _pooled(model: Any, choice: Choice) -> nn.Module:
 
 
 def _tokens(model: nn.Module, images: Tensor) -> Tensor:
-    found: Tensor = model.forward_features(images)  # type: ignore[operator]
-    return found
+    return cast(Tensor, model.forward_features(images))  # type: ignore[operator]
 
 
 def _width(module: nn.Module, size: int, choice: Choice) -> int:
-    """Of the features. `num_features` is the width before the layers that some models have behind the pooling."""
+    """Returns the width of the features; `num_features` is that before layers that some have behind the pooling."""
     try:
         with torch.no_grad():
             return int(module(torch.zeros(1, 3, size, size)).shape[1])
@@ -281,7 +283,7 @@ def _rejected_size(size: int | None, arch: str, error: Exception) -> HeadstartEr
 
 
 def _reason(error: Exception) -> str:
-    """The first line of the message that says something."""
+    """Returns the first line of the message that says something."""
     lines = [line.strip() for line in str(error).splitlines()]
     said = [line for line in lines if line and not line.startswith("Error(s) in loading")]
     return shorten(said[0], width=300) if said else type(error).__name__

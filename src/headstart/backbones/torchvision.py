@@ -34,7 +34,7 @@ LIBRARY = f"torchvision {torchvision.__version__}"
 
 
 def load(choice: Choice, seed: int) -> Network:
-    """The model without its last layer, with random weights from `seed` if there are no others.
+    """Returns the model without its last layer, with random weights from `seed` if there are no others.
 
     Raises:
         HeadstartError: there is no such model, or its weights could not be loaded.
@@ -79,7 +79,7 @@ def check(choice: Choice) -> None:
 
 
 def preset(arch: str, weights: str | None) -> Preprocessing:
-    """The preprocessing that belongs to `weights`; for a file or None, that of the architecture's first published ones.
+    """Returns the preprocessing that belongs to `weights`; for a file or None, that of the first published ones.
 
     Raises:
         HeadstartError: there is no such architecture.
@@ -92,7 +92,7 @@ PROVIDER = Provider(check, preset, load, find_stages)
 
 
 def architectures() -> list[str]:
-    """The names that `model.arch` accepts."""
+    """Returns the names that `model.arch` accepts."""
     return torchvision.models.list_models(module=torchvision.models)
 
 
@@ -109,7 +109,7 @@ def check_architecture(arch: str) -> None:
 
 
 def build_classifier(arch: str, seed: int) -> nn.Module:
-    """The whole model `arch`, last layer included, with random weights that depend only on `seed`."""
+    """Returns the whole model `arch`, last layer included, with random weights that depend only on `seed`."""
     check_architecture(arch)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # GoogLeNet and Inception announce a change of their default initialization.
@@ -155,35 +155,30 @@ def _pooled(module: nn.Module, width: int, choice: Choice) -> tuple[nn.Module, i
 
 
 def _tokens(module: nn.Module, images: Tensor) -> Tensor:
-    """A vision transformer's, as its own `forward` computes them."""
+    """Returns a vision transformer's tokens (N, T, d) as its `forward`, which keeps only the first, computes them."""
     model: Any = module
+    # Private: torchvision has no public function for the tokens.
     patches = model._process_input(images)
-    found: Tensor = model.encoder(torch.cat([model.class_token.expand(len(images), -1, -1), patches], dim=1))
-    return found
+    return cast(Tensor, model.encoder(torch.cat([model.class_token.expand(len(images), -1, -1), patches], dim=1)))
 
 
 def _published_preset(arch: str, weights: str | None) -> tuple[Preprocessing, str | None]:
-    """That of torchvision's weights of this name, or of its first ones, whose name follows if `weights` is a file."""
+    """Returns that of the published weights of this name, or of the first ones, which are named if it is a file."""
     is_published = weights in _names(arch)
     entry = torchvision.models.get_model_weights(arch)[weights if is_published else _names(arch)[0]]
     transform = entry.transforms()
-    found = Preprocessing(
-        resize_size=transform.resize_size[0],
-        image_size=transform.crop_size[0],
-        interpolation=transform.interpolation.value,
-        mean=tuple(transform.mean),
-        std=tuple(transform.std),
-    )
-    return found, None if weights is None or is_published else str(entry)
+    sizes = transform.resize_size[0], transform.crop_size[0]
+    preset = Preprocessing(*sizes, transform.interpolation.value, tuple(transform.mean), tuple(transform.std))
+    return preset, None if weights is None or is_published else str(entry)
 
 
 def _named(arch: str, weights: str | None) -> str | None:
-    """The name for which "default" stands."""
+    """Returns the name for which "default" stands."""
     return _names(arch)[0] if weights == DEFAULT else weights
 
 
 def _names(arch: str) -> list[str]:
-    """Of torchvision's weights for `arch`."""
+    """Returns the names of torchvision's weights for `arch`."""
     return list(torchvision.models.get_model_weights(arch).__members__)
 
 
@@ -192,7 +187,7 @@ def _misfit(weights: str, arch: str) -> str:
 
 
 def _find_file(arch: str, weights: str) -> tuple[Path, str]:
-    """The file, downloaded if necessary, and the name or absolute path that identifies it."""
+    """Returns the file, downloaded if necessary, and the name or absolute path that identifies it."""
     if weights in _names(arch):
         return _download(weights, torchvision.models.get_model_weights(arch)[weights].url), weights
     if (path := file_of(weights)) is not None:
@@ -204,7 +199,7 @@ def _find_file(arch: str, weights: str) -> tuple[Path, str]:
 
 
 def _download(name: str, url: str) -> Path:
-    """Downloaded once, and verified whenever it is used."""
+    """Returns the file at `url`, downloaded once, and verified whenever it is used."""
     cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
     if not cached.exists():
         cached.parent.mkdir(parents=True, exist_ok=True)
@@ -216,20 +211,15 @@ def _download(name: str, url: str) -> Path:
                 f"the weights {name} could not be downloaded from {url} ({reason}): if you have the file, "
                 f"set model.weights=FILE or put it at {cached}"
             ) from None
-    _check_hash(cached)
+    # torch.hub checks a download once; the file may have been damaged since.
+    expected, actual = _hash_prefix(cached), sha256_of(cached)
+    if expected and not actual.startswith(expected):
+        raise HeadstartError(
+            f"{cached} is damaged: its SHA-256 starts with {actual[:8]} instead of {expected}; delete it and run again"
+        )
     return cached
 
 
 def _hash_prefix(path: Path) -> str | None:
     match = re.search(r"-([0-9a-f]{8,})\.", path.name)
     return match.group(1) if match else None
-
-
-def _check_hash(path: Path) -> None:
-    """torch.hub checks a download once; the file may have been damaged since."""
-    expected = _hash_prefix(path)
-    found = sha256_of(path)
-    if expected and not found.startswith(expected):
-        raise HeadstartError(
-            f"{path} is damaged: its SHA-256 starts with {found[:8]} instead of {expected}; delete it and run again"
-        )

@@ -19,10 +19,10 @@ from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import SIGNIFICANT, mcnemar, wilson_interval
 from headstart.evaluation.probes import PROBES, Array, Labelled, cross_validate
 from headstart.features.encoder import Encoder
+from headstart.features.source import encode_unaugmented
 from headstart.files import RUN, claim, write_csv, write_json
 from headstart.log import log, quoted, render_table, shown
 from headstart.run_folder import RunFolder
-from headstart.training.fit import encode_unaugmented
 
 # A backbone and how good its features are.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.data.manifest import Split
+from headstart.features.source import FeatureSource
 from headstart.files import write_csv
 from headstart.log import is_first_process, log
 from headstart.metrics import compute_metrics
@@ -20,7 +21,6 @@ from headstart.model.image_classifier import ImageClassifier
 from headstart.processes import interleaved
 from headstart.run_folder import RunFolder
 from headstart.text import counted
-from headstart.training.data_module import ImageDataModule
 
 # How sure a measured accuracy is, and whether two differ by more than chance.
 
@@ -138,10 +138,10 @@ def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predi
     return Predictions(split.paths, labels, found, temperature, familiarity, threshold)
 
 
-def predict_splits(classifier: ImageClassifier, data: ImageDataModule, splits: Sequence[str]) -> dict[str, Predictions]:
-    """The predictions of those of `splits` that `data` has."""
-    present = [split for split in splits if split in data.manifest.splits]
-    return {split: predict_split(classifier, data.whole(split)) for split in present}
+def predict_splits(classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str]) -> dict[str, Predictions]:
+    """The predictions of those of `splits` that `source` has."""
+    present = [split for split in splits if split in source.manifest.splits]
+    return {split: predict_split(classifier, source.eval_loader(split)) for split in present}
 
 
 def write_predictions(predictions: dict[str, Predictions], classes: tuple[str, ...], run: RunFolder) -> None:
@@ -193,18 +193,18 @@ class Averaging:
 
 
 def predict_views(
-    classifier: ImageClassifier, data: ImageDataModule, splits: Sequence[str], views: int
+    classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str], views: int
 ) -> tuple[dict[str, Predictions], Averaging | None]:
-    """The predictions of those of `splits` that `data` has: the mean over `views` views of each image, if that helps.
+    """The predictions of those of `splits` that `source` has: the mean over `views` views of each image, if that helps.
 
     Whether it does is decided on the valid split, which is one of `splits`; with one view there is nothing to decide.
     """
-    plain = predict_splits(classifier, data, splits)
+    plain = predict_splits(classifier, source, splits)
     if views == 1:
         return plain, None
 
     def mean(split: str) -> Predictions:
-        others = (predict_split(classifier, data.whole(split, view)) for view in range(1, views))
+        others = (predict_split(classifier, source.eval_loader(split, view)) for view in range(1, views))
         return mean_of([plain[split], *others])
 
     valid = mean("valid")

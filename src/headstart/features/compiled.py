@@ -24,13 +24,11 @@ from headstart.files import cache_folder, exclusively, folder_in_cache, read_jso
 from headstart.log import log
 from headstart.machine import core_count, cpu_instructions, cpu_name
 
-# BatchNorm as a part of the convolutions before it, which leaves a compiler half as much to do.
-
 
 def with_folded_batch_norm(network: nn.Module) -> nn.Module:
-    """A network that computes the same as `network`, which is in eval mode and stays as it is.
+    """Returns a network that computes what `network` does in eval mode, with BatchNorm as a part of the convolutions.
 
-    It is `network` itself if its code cannot be traced.
+    That leaves a compiler half as much to do. It is `network` itself, which stays as it is, if it cannot be traced.
     """
     # They take a while to import, and only compiling needs them.
     from torch.fx import symbolic_trace
@@ -50,11 +48,10 @@ def with_folded_batch_norm(network: nn.Module) -> nn.Module:
         return network
 
 
-# A compiled network as a function. PyTorch's own loader holds Python's lock while it runs; this one does not. It
-# calls the C interface of AOTInductor (torch/csrc/inductor/aoti_runtime/interface.h).
+# The C interface of AOTInductor (torch/csrc/inductor/aoti_runtime/interface.h) is called by way of ctypes, because
+# PyTorch's public loader holds Python's lock while a network runs, so that only one core would encode.
 
-
-Program = Callable[[Tensor], Tensor]
+CompiledModel = Callable[[Tensor], Tensor]
 
 _pointer_of = ctypes.pythonapi.PyCapsule_GetPointer
 _pointer_of.restype, _pointer_of.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
@@ -63,7 +60,7 @@ _capsule_of.restype, _capsule_of.argtypes = ctypes.py_object, [ctypes.c_void_p, 
 
 
 def library_in(package: Path) -> bytes:
-    """The shared library in what `aoti_compile_and_package` has written.
+    """Returns the shared library in what `aoti_compile_and_package` has written.
 
     Raises:
         ValueError: it cannot run by itself.
@@ -77,8 +74,8 @@ def library_in(package: Path) -> bytes:
         return archive.read(name)
 
 
-def open_program(library: Path, threads: int) -> Program:
-    """A function of one tensor, of the shape that was compiled for, which so many threads may call at the same time.
+def open_program(library: Path, threads: int) -> CompiledModel:
+    """Returns a function of one tensor, of the compiled shape, that this many threads may call at the same time.
 
     Raises:
         OSError: it is no library.
@@ -95,9 +92,9 @@ def open_program(library: Path, threads: int) -> Program:
     def program(images: Tensor) -> Tensor:
         # The call takes the first away from us, and gives us the second.
         (capsule,) = torch._C._aoti.unsafe_alloc_void_ptrs_from_tensors([images])
-        given, found = ctypes.c_void_p(_pointer_of(capsule, None)), ctypes.c_void_p()
-        _check(run(container, ctypes.byref(given), 1, ctypes.byref(found), 1, None, None))
-        (result,) = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_of(found, None, None)])
+        given, output = ctypes.c_void_p(_pointer_of(capsule, None)), ctypes.c_void_p()
+        _check(run(container, ctypes.byref(given), 1, ctypes.byref(output), 1, None, None))
+        (result,) = torch._C._aoti.alloc_tensors_by_stealing_from_void_ptrs([_capsule_of(output, None, None)])
         return result
 
     return program
@@ -108,8 +105,7 @@ def _check(status: int) -> None:
         raise RuntimeError("the compiled network failed")
 
 
-# Where compiled programs are kept: in the cache folder, each with its checksum.
-
+# Compiled networks are kept in the cache folder, each with its checksum.
 
 FOLDER = "compiled"
 MAX_BYTES = 2 * 10**9  # of all files together
@@ -118,7 +114,7 @@ ABANDONED = 24 * 3600  # seconds, after which nothing writes to such a folder
 
 
 def program_path(identity: dict[str, Any]) -> Path:
-    """Where the program is kept that depends on `identity`, and on the version of PyTorch and the CPU.
+    """Returns where the program is kept that depends on `identity`, and on the version of PyTorch and the CPU.
 
     Raises:
         HeadstartError: the cache folder cannot be written.
@@ -135,7 +131,7 @@ def is_kept(path: Path) -> bool:
 
 
 def is_whole(path: Path) -> bool:
-    """Whether it is what was kept; it counts as used now.
+    """Whether the program in `path` is the one that was kept, which counts as used now.
 
     Raises:
         FileNotFoundError: there is none.
@@ -191,9 +187,6 @@ def _checksum(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-# Compiled networks for CPUs: what one process has compiled, every later one loads in a fraction of the time.
-
-
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
 # rounding of bf16 adds up over many layers.
 TOLERANCES = {"32": 1e-3, "bf16": 0.1}
@@ -207,8 +200,10 @@ class Unusable(CompilationFailed):
     """What was compiled cannot be loaded here, or gives other numbers."""
 
 
-def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> Program:
-    """The code compiled for inputs like `example`, which threads may run at the same time, each on one core.
+def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> CompiledModel:
+    """Returns code compiled for inputs like `example`, which threads may run at the same time, each on one core.
+
+    What one process has compiled, every later one loads in a fraction of the time.
 
     Args:
         network: takes `example`; frozen, and in eval mode.
@@ -262,21 +257,21 @@ class _InPrecision(nn.Module):
             return result
 
 
-def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> Program | None:
-    """The program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
+def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> CompiledModel | None:
+    """Returns the program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
     try:
         if not is_whole(path):
             log.warning("%s is damaged; it is compiled again", path)
             return None
         program = open_program(path, core_count())
         with torch.no_grad():
-            expected, found = (run(example).float() for run in (uncompiled, program))
+            expected, actual = (run(example).float() for run in (uncompiled, program))
     except FileNotFoundError:
         return None
     except (OSError, RuntimeError) as error:
         log.warning("%s could not be loaded: %s", path, _first_line(error))
         return None
-    if (found - expected).abs().max() <= tolerance * expected.abs().max():
+    if (actual - expected).abs().max() <= tolerance * expected.abs().max():
         return program
     log.warning("%s gives other numbers than the uncompiled network", path)
     delete(path)
@@ -338,10 +333,8 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
-# How many times as fast as uncompiled code the compiled code of a backbone is: measured once per machine, and kept.
-# Of some networks it is slower, such as of Swin Transformers on CPUs.
-
-
+# How many times as fast as uncompiled code the compiled code of each backbone is, measured once per machine: that of
+# some networks, such as Swin Transformers, is slower.
 FILE = "compiled_speed.json"
 REPEATS = 3
 
@@ -367,10 +360,10 @@ def measure_speed(key: str, uncompiled: Callable[[], object], compiled: Callable
 
 def _read() -> dict[str, float]:
     try:
-        found = read_json(cache_folder() / FILE)
+        speeds = read_json(cache_folder() / FILE)
     except (OSError, ValueError):
         return {}
-    return {key: v for key, v in found.items() if isinstance(v, float)} if isinstance(found, dict) else {}
+    return {key: v for key, v in speeds.items() if isinstance(v, float)} if isinstance(speeds, dict) else {}
 
 
 def _seconds(run: Callable[[], object]) -> float:

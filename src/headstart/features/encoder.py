@@ -16,7 +16,7 @@ from headstart.backbones.backbone import Backbone, state_sha256
 from headstart.data.workers import thread_map
 from headstart.features.compiled import (
     CompilationFailed,
-    Program,
+    CompiledModel,
     Unusable,
     compiled_program,
     is_compiled,
@@ -156,11 +156,11 @@ class Encoder(nn.Module):
         self.compiles = compiled
         thread_map(self.encode_chunk, [self._example(image_size)])
 
-    def _compiled(self, image_size: int) -> Program:
+    def _compiled(self, image_size: int) -> CompiledModel:
         if self.device.type == "cpu":
             return compiled_program(self.backbone, self._example(image_size), self.precision, self._identity)
         # On a GPU, where batches are not cut to one shape, the second shape is compiled for all.
-        program: Program = torch.compile(self.backbone.forward)
+        program: CompiledModel = torch.compile(self.backbone.forward)
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             program(self._example(image_size).to(self.device))
         return program

@@ -1,4 +1,7 @@
-"""Stored features: memory-mapped matrices under a key that names everything they depend on."""
+"""Stored features: memory-mapped matrices under a key that names everything they depend on.
+
+The store knows neither models nor images: only keys, views, and how to compute a missing view.
+"""
 
 import hashlib
 import json
@@ -30,9 +33,6 @@ from headstart.files import (
 )
 from headstart.log import log
 from headstart.machine import DISK_FULL
-
-# Feature matrices on disk. It knows neither models nor images: only keys, views, and how to compute a missing view.
-
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 2
@@ -72,15 +72,12 @@ class FeatureStore:
         return _checksum(self._path(key, view)).exists()
 
     def find(self, values: dict[str, Any]) -> list[Key]:
-        """The stored keys that have all of `values`, in the order of their folders' names."""
-        found = []
-        for path in sorted(self._folder.glob("*/key.json")):
-            if (key := _key_of(path.parent)) is not None and values.items() <= key.values.items():
-                found.append(key)
-        return found
+        """Returns the stored keys that have all of `values`, in the order of their folders' names."""
+        keys = (_key_of(path.parent) for path in sorted(self._folder.glob("*/key.json")))
+        return [key for key in keys if key is not None and values.items() <= key.values.items()]
 
     def read(self, key: Key, view: int) -> Array | None:
-        """The stored features of one view, read-only and memory-mapped; None if there are none, or they are damaged."""
+        """Returns one view's stored features, read-only and memory-mapped; None if there are none, or damaged ones."""
         path = self._path(key, view)
         try:
             # As bytes: a damaged one need not be text.
@@ -92,29 +89,31 @@ class FeatureStore:
             return None
         return array
 
-    def matrix(
+    def get_or_compute(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
     ) -> Array:
-        """The features of one view, read-only and memory-mapped; if missing, computed from `rows`, blocks in order.
+        """Returns the features of one view, read-only and memory-mapped, computed if they are missing.
 
-        Numbers that overflow a `dtype` of float16 make it float32.
+        `rows` yields blocks of them in order. Numbers that overflow a `dtype` of float16 make it float32.
 
         Raises:
             HeadstartError: the folder cannot be written, or the disk is full.
         """
-        found = self.read(key, view)
-        if found is None:
+        path, matrix = self._path(key, view), self.read(key, view)
+        if matrix is None:
             with self._writing(), self._lock(key):
                 # Another process may have computed it in the meantime.
-                found = self.read(key, view)
-                if found is None:
+                matrix = self.read(key, view)
+                if matrix is None:
                     self._write(key, view, shape, dtype, rows())
-                    found = self.read(key, view)
-                    self._make_room(keep=self._path(key, view))
-        if found is None:
-            raise HeadstartError(f"{self._path(key, view)} was damaged while it was being written: check the disk")
-        self._touch(self._path(key, view))
-        return found
+                    matrix = self.read(key, view)
+                    self._make_room(keep=path)
+        if matrix is None:
+            raise HeadstartError(f"{path} was damaged while it was being written: check the disk")
+        # In a read-only folder nothing is ever deleted, so when it was used does not matter there.
+        with suppress(OSError):
+            os.utime(path)
+        return matrix
 
     def _path(self, key: Key, view: int) -> Path:
         return self._folder / key.folder / f"view-{view:04}.npy"
@@ -145,18 +144,13 @@ class FeatureStore:
             ) from None
 
     @contextmanager
-    def _lock(self, key: Key, *, timeout: float = -1) -> Iterator[None]:
+    def _lock(self, key: Key) -> Iterator[None]:
         # Outside the key's folder, so that nobody holds a lock on a file that is deleted with it.
         mark_if_empty(self._folder, CACHE)
         locks = self._folder / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key.folder}.lock", timeout=timeout):
+        with FileLock(locks / f"{key.folder}.lock"):
             yield
-
-    def _touch(self, path: Path) -> None:
-        """Records the use of a file. In a read-only folder nothing is ever deleted, so it does not matter there."""
-        with suppress(OSError):
-            os.utime(path)
 
     def _make_room(self, keep: Path) -> None:
         """Deletes the files of the least recently used keys, then this key's other views, until the rest fits."""
@@ -198,7 +192,7 @@ class FeatureStore:
 
 
 def open_store(settings: FeatureSettings) -> FeatureStore | None:
-    """The store that `settings` describes; None if features are not cached."""
+    """Returns the store that `settings` describes; None if features are not cached."""
     if not settings.cache:
         return None
     folder = cache_folder() / "features" if settings.dir is None else Path(settings.dir).expanduser()
@@ -235,7 +229,7 @@ def _overflows(block: Array) -> bool:
 
 
 def _widen(path: Path, matrix: "np.memmap[Any, Any]", count: int) -> "np.memmap[Any, Any]":
-    """The first `count` rows of `matrix`, which is in the file `path`, in a float32 file in its place."""
+    """Returns the first `count` rows of `matrix`, the file `path`, in a float32 file in its place."""
     rows = np.array(matrix[:count])
     wider = _reserve(path, matrix.shape, "float32")
     wider[:count] = rows
@@ -265,13 +259,10 @@ def _last_use(folder: Path) -> float:
 
 
 def _stats(paths: Iterable[Path]) -> Iterator[os.stat_result]:
-    """Of those that still exist: other processes write and delete in their keys' folders meanwhile."""
+    """Yields the status of each file that still exists: other processes delete files meanwhile."""
     for path in paths:
         with suppress(FileNotFoundError):
             yield path.stat()
-
-
-# Features that earlier runs stored.
 
 
 # Parts of a key that are absent where images are read in the usual way.
@@ -281,14 +272,14 @@ OPTIONAL = {"readings", "max_pixels", "truncated", "plugins"}
 def stored_features(
     store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any]
 ) -> dict[str, Array] | None:
-    """Features of all `splits` with one `transform` and one backbone, stored by earlier runs; None: there are none.
+    """Returns features of all `splits` that earlier runs stored, with one `transform` and one backbone, or None.
 
     Only of backbones whose key says that they have features for photographs.
     """
     keys = {name: _keys(store, split, {"transform": transform}) for name, split in splits.items()}
     of_backbone: dict[str, dict[str, Array]] = {}
-    for name, found in keys.items():
-        for key in found:
+    for name, keys_of_split in keys.items():
+        for key in keys_of_split:
             if not key.values["backbone"]["has_photo_features"]:
                 continue
             shared = {part: value for part, value in key.values.items() if part not in ("data", "readings")}
@@ -301,18 +292,18 @@ def stored_features(
 def features_by_content(
     store: FeatureStore, splits: dict[str, Split], transform: dict[str, Any], backbone: dict[str, Any]
 ) -> dict[str, Array]:
-    """The stored features (embedding_dim) of each image, by the SHA-256 of its file."""
-    found: dict[str, Array] = {}
+    """Returns the stored features (embedding_dim) of each image, by the SHA-256 of its file."""
+    features: dict[str, Array] = {}
     for split in splits.values():
         for key in _keys(store, split, {"transform": transform, "backbone": backbone}):
             if (matrix := store.read(key, view=0)) is not None:
-                found |= dict(zip(split.stored.contents, matrix, strict=True))
-    return found
+                features |= dict(zip(split.stored.contents, matrix, strict=True))
+    return features
 
 
 def _keys(store: FeatureStore, split: Split, values: dict[str, Any]) -> list[Key]:
-    """Those of a split's images, read as they are today and with the settings of this process."""
-    found = store.find(values | {"data": split.stored.fingerprint})
+    """Returns the keys of a split's images, read as they are today and with the settings of this process."""
+    keys = store.find(values | {"data": split.stored.fingerprint})
     readings = {"readings": list(split.stored.readings)} if split.stored.readings else {}
     optional = readings | decoding()
-    return [key for key in found if {part: key.values[part] for part in OPTIONAL & key.values.keys()} == optional]
+    return [key for key in keys if {part: key.values[part] for part in OPTIONAL & key.values.keys()} == optional]

@@ -16,22 +16,19 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
-from headstart.model.image_classifier import STATES, ImageClassifier
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe
-
-# Checkpoints on disk: written completely or not at all, read without running code.
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The contents of one of headstart's checkpoints.
+    """Returns the contents of one of headstart's checkpoints, read without running code.
 
     Raises:
-        HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, or one of a newer version.
+        HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, or one of another version.
     """
     checkpoint = read_safely(path)
     try:
-        _upgrade(checkpoint, path)
-        _check_not_newer(checkpoint, path)
+        _check_version(checkpoint, path)
         Recipe.from_dict(checkpoint["hyper_parameters"])
     except (AttributeError, IndexError, KeyError, TypeError):
         raise HeadstartError(f"{path} is not a checkpoint written by headstart's train.py") from None
@@ -47,7 +44,7 @@ def check_loadable(path: Path, moved_to: str | None) -> None:
 def load_classifier(
     path: Path, features: EncoderSettings, moved_to: str | None, frozen: Iterable[Backbone] = ()
 ) -> ImageClassifier:
-    """The classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
+    """Returns the classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
     A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
     a file, the backbone's weights come from there. If one of the `frozen` backbones is the checkpoint's, it is used.
@@ -57,7 +54,7 @@ def load_classifier(
     """
     checkpoint = read_checkpoint(path)
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = next((found for found in frozen if _is_of(found, recipe)), None)
+    backbone = next((other for other in frozen if _is_of(other, recipe)), None)
     if backbone is None:
         backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
     _warn_about_other_versions(checkpoint, recipe, backbone)
@@ -73,19 +70,26 @@ def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
     return is_same and backbone.preprocessing == recipe.preprocessing and recipe.finetune.first_epoch is None
 
 
-def _check_not_newer(checkpoint: dict[str, Any], path: Path) -> None:
-    """Raises HeadstartError for a checkpoint with settings that this version of headstart does not know."""
-    recipe, known = checkpoint["hyper_parameters"], {field.name for field in fields(Recipe)}
-    parts: list[tuple[str, dict[str, Any], Any]] = [
-        ("", recipe, Recipe),
-        ("backbone.", recipe["backbone"], BackboneSource),
-        ("finetune.", recipe["finetune"], FinetuneSettings),
-        ("preprocessing.", recipe["preprocessing"], Preprocessing),
-    ]
-    names = {kind: {field.name for field in fields(kind)} for _, _, kind in parts}
-    new = [f"{prefix}{key}" for prefix, part, kind in parts for key in part if key not in names[kind]]
+def _check_version(checkpoint: dict[str, Any], path: Path) -> None:
+    """Raises HeadstartError for a checkpoint of a version with other settings than this one."""
+    recipe = checkpoint["hyper_parameters"]
+    parts: dict[str, tuple[dict[str, Any], Any]] = {
+        "": (recipe, Recipe),
+        "backbone.": (recipe["backbone"], BackboneSource),
+        "finetune.": (recipe["finetune"], FinetuneSettings),
+        "preprocessing.": (recipe["preprocessing"], Preprocessing),
+    }
+    names = {prefix: {field.name for field in fields(kind)} for prefix, (_, kind) in parts.items()}
     # Every checkpoint of headstart, but no other, has most of them.
-    if new and len(known & recipe.keys()) > len(known) / 2:
+    if len(names[""] & recipe.keys()) <= len(names[""]) / 2:
+        return
+    if names[""] - recipe.keys():
+        raise HeadstartError(
+            f"{path} was written by headstart 0.1.0, whose checkpoints are no longer read: train it again, or use that "
+            "version"
+        )
+    new = [f"{prefix}{key}" for prefix, (part, _) in parts.items() for key in part if key not in names[prefix]]
+    if new:
         written = checkpoint.get("versions", {}).get("headstart")
         raise HeadstartError(
             f"{path} was written by a newer headstart{f' ({written})' if written else ''} than this one "
@@ -114,25 +118,6 @@ def _warn_about_other_versions(checkpoint: dict[str, Any], recipe: Recipe, backb
 
 def _minor(number: str) -> list[str]:
     return number.split(".")[:2]
-
-
-def _upgrade(checkpoint: dict[str, Any], path: Path) -> None:
-    """Brings a checkpoint of version 0.1 or later to today's names, in place."""
-    recipe = checkpoint["hyper_parameters"]
-    recipe.setdefault("head", "mlp")
-    recipe["preprocessing"].setdefault("interpolation", "bilinear")
-    recipe["backbone"] = {"pooling": "default", "library": "torchvision"} | recipe["backbone"]
-    if recipe["finetune"].pop("rest_lr_factor", 1.0) != 1.0:
-        raise HeadstartError(f"{path} was trained with finetune.rest_lr_factor, which no longer exists: train it again")
-    for part in STATES & checkpoint.keys():
-        old = "backbone.backbone."
-        checkpoint[part] = {
-            f"encoder.backbone.{key.removeprefix(old)}" if key.startswith(old) else key: value
-            for key, value in checkpoint[part].items()
-        }
-
-
-# Several classifiers whose mean predicts.
 
 
 class Ensemble(nn.Module):
@@ -174,11 +159,11 @@ class Ensemble(nn.Module):
     def embed(self, images: Sequence[Tensor]) -> list[Tensor]:
         """Images (uint8, N×3×H×W) in each of the `preprocessings` → features (N, embedding_dim) for each member."""
         seen = dict(zip(self.preprocessings, images, strict=True))
-        found: dict[tuple[Backbone, str], Tensor] = {}
+        features: dict[tuple[Backbone, str], Tensor] = {}
         for member in self:
-            if (key := _encodes_as(member)) not in found:
-                found[key] = member.embed(seen[member.recipe.preprocessing])
-        return [found[_encodes_as(member)] for member in self]
+            if (key := _encodes_as(member)) not in features:
+                features[key] = member.embed(seen[member.recipe.preprocessing])
+        return [features[_encodes_as(member)] for member in self]
 
     def predict_proba(self, features: Sequence[Tensor]) -> Tensor:
         """Features for each member → the mean of their calibrated probabilities (N, classes)."""
@@ -186,7 +171,7 @@ class Ensemble(nn.Module):
 
 
 def load_ensemble(checkpoints: Iterable[Path], features: EncoderSettings, moved_to: str | None) -> Ensemble:
-    """The classifiers in `checkpoints`; a frozen backbone that several were trained on is loaded once.
+    """Returns the classifiers in `checkpoints`; a frozen backbone that several were trained on is loaded once.
 
     Raises:
         HeadstartError: as `load_classifier`.
@@ -199,7 +184,7 @@ def load_ensemble(checkpoints: Iterable[Path], features: EncoderSettings, moved_
 
 
 def members_in(record: Path) -> list[Path]:
-    """The checkpoints of the ensemble with the record `record`.
+    """Returns the checkpoints of the ensemble with the record `record`.
 
     Raises:
         HeadstartError: it is missing or damaged.
@@ -211,5 +196,5 @@ def members_in(record: Path) -> list[Path]:
 
 
 def _encodes_as(member: ImageClassifier) -> tuple[Backbone, str]:
-    """What is the same for members with the same features."""
+    """Returns what is the same for members with the same features."""
     return member.backbone, member.encoder.precision

@@ -1,7 +1,7 @@
-"""The LightningModule: loss, schedule, steps; also of closed-form heads, and of several trials at once."""
+"""The LightningModule: loss, schedule, steps; also of closed-form heads."""
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +11,6 @@ from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 from torchvision.transforms import v2
 
 from headstart.backbones.backbone import Backbone
@@ -32,8 +31,6 @@ from headstart.model.image_classifier import (
 )
 from headstart.model.recipe import RATES, Recipe, warn_about_other_data
 from headstart.processes import copy_from_first, interleaved, total, world_size
-
-# The training loss: NLLLoss, weighted, smoothed, and of mixed images, as the recipe says.
 
 
 def training_loss(
@@ -60,12 +57,12 @@ def training_loss(
 
 
 def _one_hot(labels: Tensor, log_probs: Tensor) -> Tensor:
-    """Proportions (N, classes) of labels (N): zeros for IGNORED."""
+    """Returns proportions (N, classes) of labels (N): zeros for IGNORED."""
     return (labels[:, None] == torch.arange(log_probs.shape[1], device=labels.device)).to(log_probs.dtype)
 
 
 def mixing(recipe: Recipe) -> v2.Transform | None:
-    """Mixes the images of a batch and their labels; at random by one of the two ways if both are set."""
+    """Returns what mixes the images of a batch and their labels, by MixUp, CutMix, or either of them at random."""
     classes = len(recipe.classes)
     alphas = ((v2.MixUp, recipe.finetune.mixup), (v2.CutMix, recipe.finetune.cutmix))
     ways = [way(alpha=alpha, num_classes=classes) for way, alpha in alphas if alpha]
@@ -73,29 +70,26 @@ def mixing(recipe: Recipe) -> v2.Transform | None:
 
 
 def mixed(mix: v2.Transform, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mixed images (N, …), float32, and the proportions (N, classes) of their classes: zeros of what has IGNORED.
+    """Returns mixed images (N, …), float32, and the proportions (N, classes) of their classes.
 
-    That is at the end, and mixed with nothing.
+    Images with the label IGNORED, which come last, are not mixed, and have proportions of zero.
     """
     images, count = images.float(), int((labels != IGNORED).sum())
     if count == 0:
         # `mix` knows the classes, but does not mix nothing.
         proportions = mix(images[:1], labels[:1].clamp(0))[1].zero_()
         return images, proportions.expand(len(labels), -1)
-    found, proportions = mix(images[:count], labels[:count])
+    blended, proportions = mix(images[:count], labels[:count])
     rest = proportions.new_zeros(len(labels) - count, proportions.shape[1])
-    return torch.cat([found, images[count:]]), torch.cat([proportions, rest])
+    return torch.cat([blended, images[count:]]), torch.cat([proportions, rest])
 
 
 def class_weights(recipe: Recipe) -> Tensor | None:
-    """Inversely proportional to the classes' sizes, with mean 1 over the images; None: all images count the same."""
+    """Returns weights inversely proportional to the classes' sizes, of mean 1 over the images; None: all are equal."""
     if recipe.balance != "loss":
         return None
     counts = torch.tensor(recipe.class_counts, dtype=torch.float32)
     return counts.sum() / (len(counts) * counts)
-
-
-# The learning rate as a pure function of the step, and what of the backbone is trained as one of the epoch.
 
 
 # Of the peak learning rate: where one cycle begins, and where it ends.
@@ -103,7 +97,7 @@ FIRST, LAST = 1 / 25, 1 / 250_000
 
 
 def lr_factor(step: int, *, kind: str, warmup: float, total: int) -> float:
-    """The learning rate at a step relative to its peak, which is reached after the fraction `warmup` of `total` steps.
+    """Returns the learning rate at a step relative to its peak, reached after the fraction `warmup` of `total` steps.
 
     constant: linear warmup, then constant. cosine: linear warmup, then half a cosine to zero. onecycle: half a cosine
     up and half a cosine down, as PyTorch's OneCycleLR.
@@ -121,19 +115,16 @@ def _between(start: float, stop: float, share: float) -> float:
 
 
 def unfrozen_stages(finetune: FinetuneSettings, epoch: int, stages: int) -> int:
-    """How many of a backbone's `stages`, from the top, are trained in `epoch`."""
+    """Returns how many of a backbone's `stages`, from the top, are trained in `epoch`."""
     if finetune.rest is not None and epoch >= finetune.rest:
         return stages
     return min(stages, sum(begin <= epoch for begin in finetune.epochs))
 
 
 def stage_factors(finetune: FinetuneSettings, stages: int) -> list[float]:
-    """The learning rate, relative to the head's, of each stage that is ever trained, from the top."""
+    """Returns the learning rate, relative to the head's, of each stage that is ever trained, from the top."""
     factors = list(finetune.lr_factors[:stages])
     return factors if finetune.rest is None else factors + [1.0] * (stages - len(factors))
-
-
-# The LightningModule: a backbone, frozen or unfrozen stage by stage, a new head, NLLLoss, Adam.
 
 
 NETWORK = "encoder.backbone.network."
@@ -201,28 +192,22 @@ class Classifier(ImageClassifier, LightningModule):
             x, targets = mixed(self._mix, x, labels)
         features = self.embed(x)
         self.familiarity.observe(features, labels)
-        loss = self._loss(features, labels, targets)
-        self._check_finite(1, features)
-        return loss
-
-    def _loss(self, features: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
-        """What a step's gradients are of; the head's output and the mean loss are put by for the epoch's metrics."""
         log_probs = self.head(features)
         summed, divisor = training_loss(log_probs, targets, self.class_weights, self.recipe.label_smoothing)
         # The mean over the batches of all processes, whose gradients are averaged.
         sums, divisors, count = total(torch.stack([summed.detach(), divisor, (labels != IGNORED).sum()]))
         self._outputs["train"].append((log_probs.detach(), labels))
         self._losses.append((sums / divisors, count))
+        self._check_loss(sums / divisors, features)
         return summed / divisors * world_size()
 
-    def _check_finite(self, steps: int, features: Tensor) -> None:
-        """Raises HeadstartError if the loss of one of the latest `steps`, of these `features`, is infinite or NaN."""
-        means = torch.stack([mean for mean, _ in self._losses[-steps:]])
-        if not (finite := means.isfinite()).all():
+    def _check_loss(self, loss: Tensor, features: Tensor) -> None:
+        """Raises HeadstartError if the mean loss of a step with these `features` is infinite or NaN."""
+        if not loss.isfinite():
             self._check_features(features)
             is_half = str(self.trainer.precision).startswith("16")
             raise HeadstartError(
-                f"the training loss became {means[~finite][0].item()} in epoch {self.current_epoch + 1}: "
+                f"the training loss became {loss.item()} in epoch {self.current_epoch + 1}: "
                 f"try a smaller model.lr{', or trainer.precision=32' if is_half else ''}"
             )
 
@@ -333,11 +318,8 @@ class Classifier(ImageClassifier, LightningModule):
             state |= {key: [lr * ratio for lr in state[key]] for key in ("base_lrs", "_last_lr")}
 
 
-# The LightningModule of a head that is not trained step by step, but fitted at once to the features of an epoch.
-
-
 class ClosedFormClassifier(Classifier):
-    """The steps of its only epoch put features by, and the last one fits the head to all of them.
+    """A classifier whose head is computed in closed form: the only epoch's last step fits it to the features of all.
 
     The training metrics are of the scores that each image gets from the others: by itself, its nearest neighbour is
     always right.
@@ -348,7 +330,7 @@ class ClosedFormClassifier(Classifier):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> None:
-        """None."""
+        """There is nothing to optimize."""
 
     def training_step(self, batch: Batch) -> None:
         x, labels = batch
@@ -368,54 +350,6 @@ class ClosedFormClassifier(Classifier):
 
 
 def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> Classifier:
-    """What Lightning's Trainer trains, or fits at once."""
+    """Returns what Lightning's Trainer trains, or computes in closed form."""
     kind = ClosedFormClassifier if recipe.is_closed_form else Classifier
     return kind(backbone, recipe, features)
-
-
-# The LightningModule of a head that is trained on blocks of many batches of stored features.
-
-
-# In a block, which is one step for the Trainer.
-BATCHES = 64
-
-
-class BlockClassifier(Classifier):
-    """Takes as many steps as there are batches in a block, exactly those of a Classifier that is given the batches.
-
-    What a Trainer does around each step takes longer than a step of a new head does.
-    """
-
-    def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings, *, batch_size: int) -> None:
-        super().__init__(backbone, recipe, features)
-        self.automatic_optimization = False
-        self._batch_size = batch_size
-
-    def train(self, mode: bool = True) -> "BlockClassifier":
-        """For what is trained; the encoder stays in eval mode, and its many modules are not asked."""
-        self.training = mode
-        self.head.train(mode)
-        return self
-
-    def training_step(self, block: Batch) -> None:
-        optimizer = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizer, Optimizer)
-        # Of Lightning's own optimizers, the Trainer counts the steps by itself.
-        count = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        self.familiarity.observe(*block)
-        batches = list(self._batches(block))
-        for features, labels in batches:
-            optimizer.zero_grad()
-            self._loss(features, labels, labels).backward()
-            optimizer.step()
-            count.increment_ready()
-            count.increment_completed()
-        self._check_finite(len(batches), block[0])
-
-    def validation_step(self, block: Batch) -> None:
-        for batch in self._batches(block):
-            super().validation_step(batch)
-
-    def _batches(self, block: Batch) -> Iterator[Batch]:
-        features, labels = block
-        return zip(features.split(self._batch_size), labels.split(self._batch_size), strict=True)

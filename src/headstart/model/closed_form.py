@@ -1,4 +1,7 @@
-"""Closed-form heads: nearest neighbours and ridge regression, chosen by leaving one image out."""
+"""Closed-form heads, nearest neighbours and ridge regression, and the temperature of any head.
+
+The settings of the heads are chosen by leaving each training image out.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,31 +12,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# Temperature scaling: one number, fitted on the validation split, that makes probabilities match accuracies. Guo et
-# al. 2017, "On Calibration of Modern Neural Networks".
-
-
 # The inverse temperature lies between these.
 BOUNDS = (0.05, 20.0)
 STEPS = 40  # of the bisection
 
 
 def scale(log_probs: Tensor, temperature: Tensor | float) -> Tensor:
-    """Log-probabilities (N, classes) at a temperature. Their order stays."""
+    """Returns log-probabilities (N, classes) at a temperature, which keeps their order (Guo et al. 2017)."""
     return F.log_softmax(log_probs / temperature, dim=1)
 
 
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
-    """The temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N)."""
+    """Returns the temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N).
+
+    Fitted on the validation split, it makes probabilities match accuracies: Guo et al. 2017, "On Calibration of Modern
+    Neural Networks".
+    """
     return 1 / fit_scale(log_probs.clamp(min=-1e4), labels, BOUNDS)
 
 
 @torch.no_grad()
 def fit_scale(scores: Tensor, labels: Tensor, bounds: tuple[float, float]) -> float:
-    """The factor within `bounds` at which the softmax of scores (N, classes) has the lowest log-loss for `labels` (N).
+    """Returns the factor within `bounds` with which the softmax of scores (N, classes) has the lowest log-loss.
 
-    Labels are smoothed as Platt (1999) does: a share of 1 / (N + 2) is spread over all classes. Else the temperature of
-    a classifier that is right about all N would be 0.
+
+    `labels` (N) are smoothed as by Platt (1999): a share of 1 / (N + 2) is spread over all classes. Else the
+    temperature of a classifier that is right about all N would be 0.
     """
     values, smoothing = scores.cpu().double(), 1 / (len(labels) + 2)
     own = values.gather(1, labels.cpu()[:, None])[:, 0]
@@ -45,9 +49,6 @@ def fit_scale(scores: Tensor, labels: Tensor, bounds: tuple[float, float]) -> fl
         expected = (F.softmax(values * factor, dim=1) * values).sum(1).mean()
         low, high = (low, factor) if expected > wanted else (factor, high)
     return (low + high) / 2
-
-
-# Choosing the setting of a closed-form head by scores that its training images get from all the others.
 
 
 # Between which the scale of scores lies. Of ridge regression they are differences of about 1, of neighbours of about k.
@@ -64,10 +65,13 @@ class Chosen:
 
 
 def choose(scores: Iterable[tuple[float, Tensor]], labels: Tensor) -> Chosen:
-    """Of settings and their `scores` (N, classes), those with the highest accuracy, then the lowest log-loss."""
+    """Returns the setting whose scores (N, classes) have the highest accuracy and, of several, the lowest log-loss.
+
+    The scores of each of N training images are those that it gets from all the others.
+    """
     labels = labels.cpu()
     # Not a list: of many images and classes, scores take much memory.
-    candidates = (Chosen(setting, found, fit_scale(found, labels, SCALES)) for setting, found in scores)
+    candidates = (Chosen(setting, values, fit_scale(values, labels, SCALES)) for setting, values in scores)
     return max(candidates, key=lambda chosen: _quality(chosen, labels))
 
 
@@ -77,20 +81,19 @@ def _quality(chosen: Chosen, labels: Tensor) -> tuple[float, float]:
     return float(accuracy), -float(F.cross_entropy(scores * chosen.scale, labels))
 
 
-# Nearest neighbours by cosine similarity of centred features, and what they say of each image when it is left out.
-
+# Nearest neighbours by the cosine similarity of centred features.
 
 NEIGHBOURS = (1, 5, 10, 20)
 QUERIES = 256  # compared at a time with all images known
 
 
 def directions(features: Tensor, mean: Tensor) -> Tensor:
-    """Centred features (N, d), of unit length."""
+    """Returns centred features (N, d), scaled to unit length."""
     return F.normalize(features - mean)
 
 
 def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes: int) -> Tensor:
-    """The votes (M, classes) of the `count` images nearest to each of `features` (M, d), weighted by similarity.
+    """Returns the votes (M, classes) of the `count` images nearest to each of `features` (M, d), by similarity.
 
     `features` and `known` (N, d) are directions, `labels` (N) those of `known`.
     """
@@ -98,14 +101,14 @@ def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes
 
 
 def votes(features: Tensor, known: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
-    """Those of `vote` with each count; the images are compared once."""
+    """Returns the votes, as `vote` does, with each count; the images are compared once."""
     counts = tuple(counts)
     nearest = (features @ known.T).topk(min(max(counts), len(known)), dim=1)
     return _by_count(nearest.values, labels[nearest.indices], counts, classes)
 
 
 def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
-    """The votes (N, classes) on each of `features` (N, d) by the others, centred on their mean, with each count."""
+    """Returns the votes (N, classes) on each of `features` (N, d) by the others, whose mean is subtracted, by count."""
     counts, others = sorted(counts), max(1, len(features) - 1)
     centred = features - features.mean(0)
     squares = centred.square().sum(1)
@@ -117,13 +120,13 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
         similarities = ((products + own / others) / lengths.clamp(min=1e-12)).clamp(-1, 1)
         similarities[rows - rows[0], rows] = -torch.inf
         nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
-        for count, found in _by_count(nearest.values, labels[nearest.indices], counts, classes).items():
-            parts[count].append(found)
-    return {count: torch.cat(found) for count, found in parts.items()}
+        for count, block in _by_count(nearest.values, labels[nearest.indices], counts, classes).items():
+            parts[count].append(block)
+    return {count: torch.cat(blocks) for count, blocks in parts.items()}
 
 
 def _by_count(similarities: Tensor, labels: Tensor, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
-    """For the first so many of k neighbours: the sums (M, classes) of similarities (M, k), plus 1, by label (M, k)."""
+    """Returns, for the first `count` of k neighbours, sums (M, classes) of similarities (M, k) + 1 by label (M, k)."""
     weights, by_label = similarities + 1, F.one_hot(labels, classes).to(similarities)
     return {count: torch.einsum("nk,nkc->nc", weights[:, :count], by_label[:, :count]) for count in counts}
 
@@ -164,8 +167,8 @@ class NearestNeighbours(nn.Module):
 
     def scores(self, features: Tensor, count: int) -> Tensor:
         """As `forward`, of `count` neighbours: in an exported graph, their number must not be a tensor."""
-        found = directions(features, self.mean)
-        return self.scale * vote(found, self.known, self.labels, count=count, classes=self._classes)
+        queries = directions(features, self.mean)
+        return self.scale * vote(queries, self.known, self.labels, count=count, classes=self._classes)
 
     @property
     def setting(self) -> str:
@@ -180,8 +183,7 @@ class NearestNeighbours(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
-# Ridge regression on one-hot labels, in closed form, and what it says of each image when it is left out.
-
+# Ridge regression on one-hot labels.
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
@@ -189,15 +191,15 @@ ROWS = 4096  # in double precision at a time
 
 
 class LeastSquares:
-    """Fits one-hot labels (N, classes) to features (N, d), both centred.
+    """Ridge regression of one-hot labels Y (N, classes) on features X (N, d), both centred.
 
-    `penalty` is relative to the mean variance of the features.
+    The weights are (XᵀX + λI)⁻¹Xᵀ Y when N ≥ d, and Xᵀ(XXᵀ + λI)⁻¹Y otherwise: the two are equal, and the matrix to
+    invert is the smaller one (Hastie et al. 2009, 3.4.1). λ is `penalty` times the mean variance of the features.
     """
 
     def __init__(self, features: Array, targets: Array) -> None:
         self.mean, self.prior = features.mean(0, dtype=np.float64), targets.mean(0)
         self._features, self._targets = features, targets - self.prior
-        # Of the two equal forms, the one with the smaller matrix.
         self._is_wide = len(features) < features.shape[1]
         parts = self._parts(features)
         if self._is_wide:
@@ -207,20 +209,20 @@ class LeastSquares:
             self._gram = sum(part.T @ part for part in parts)
 
     def weights(self, penalty: float) -> Array:
-        """The weights (d, classes)."""
+        """Returns the weights (d, classes)."""
         gram = self._penalized(penalty)
         if self._is_wide:
             return self._centred.T @ np.linalg.solve(gram, self._targets)
         return np.linalg.solve(gram, self._transposed_times(self._targets))
 
     def scores(self, features: Array, weights: Array) -> Array:
-        """Those (M, classes) of images with `features` (M, d): `(features - mean) @ weights + prior`."""
+        """Returns the scores (M, classes) of `features` (M, d): `(features - mean) @ weights + prior`."""
         return self._centred_times(features, weights) + self.prior
 
     def left_out(self, penalty: float) -> Array:
-        """The scores (N, classes) of each image by the fit to the others, with the same absolute penalty.
+        """Returns the scores (N, classes) of each image by the fit to the others, with the same λ.
 
-        From the diagonal of the hat matrix, without fitting N times.
+        They follow from the diagonal of the hat matrix, without fitting N times.
         """
         weights = self.weights(penalty)
         errors = self._targets - self._centred_times(self._features, weights)
@@ -228,7 +230,7 @@ class LeastSquares:
         return self._targets + self.prior - errors
 
     def _strength(self, penalty: float) -> float:
-        """The absolute penalty."""
+        """Returns λ."""
         return strength_of(penalty, float(np.trace(self._gram)), len(self._gram))
 
     def _penalized(self, penalty: float) -> Array:
@@ -257,7 +259,7 @@ class LeastSquares:
 
 
 def strength_of(penalty: float, scatter: float, rank: int) -> float:
-    """The absolute penalty, for centred features of at most this rank whose squares have the sum `scatter`."""
+    """Returns λ for centred features of at most this rank whose squares have the sum `scatter`."""
     return max(penalty * scatter / rank, 1e-12)
 
 

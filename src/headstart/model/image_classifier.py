@@ -14,15 +14,15 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.model import EncoderSettings
+from headstart.config.train import TrainSettings
 from headstart.data.dataset import IGNORED
+from headstart.data.manifest import Manifest
 from headstart.data.splits import derive_seed
 from headstart.features.encoder import Encoder
+from headstart.features.source import FeatureSource
 from headstart.model.closed_form import NearestNeighbours, Ridge, scale
 from headstart.model.recipe import Recipe
 from headstart.processes import rank, world_size
-
-# Images → log-probabilities: backbone, head, temperature, and how familiar an image is.
-
 
 # Dropout in several processes: what one process would drop of the batches of all of them.
 
@@ -57,14 +57,12 @@ class DropPath(StochasticDepth):
 
 def drop_as_one_process(network: nn.Module) -> None:
     """Replaces the network's layers of these kinds."""
-    for module in network.modules():
-        if type(module) is nn.Dropout:
-            module.__class__ = Dropout
-        elif type(module) is StochasticDepth:
-            module.__class__ = DropPath
-
-
-# The new layers on the backbone's features: trained step by step, or fitted at once in closed form.
+    for parent in network.modules():
+        for name, child in parent.named_children():
+            if type(child) is nn.Dropout:
+                setattr(parent, name, Dropout(child.p, child.inplace).train(child.training))
+            elif type(child) is StochasticDepth:
+                setattr(parent, name, DropPath(child.p, child.mode).train(child.training))
 
 
 ClosedForm = Ridge | NearestNeighbours
@@ -98,15 +96,14 @@ SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
 }
 
 
-# Whether an image is like those trained on: the cosine similarity of its features to the nearest class mean.
-
-
 # The share of the validation images that count as unfamiliar.
 UNFAMILIAR = 0.05
 
 
 class Familiarity(nn.Module):
-    """Features (N, d) → scores (N) from -1 to 1. Below `threshold`, an image is unlike anything trained on.
+    """Features (N, d) → scores (N) from -1 to 1: the cosine similarity to the nearest class mean.
+
+    Below `threshold`, an image is unlike anything trained on.
 
     Features and means are centred on the mean of the training features. The means are of the features that an epoch
     was trained on; `threshold` is -inf until it is fitted.
@@ -165,9 +162,6 @@ class Familiarity(nn.Module):
         return similarities.masked_fill(is_missing, -1.0).amax(1).clamp(-1, 1)
 
 
-# A backbone with a new head: what predicts. headstart.model.classifier trains it.
-
-
 ENCODER = "encoder."
 # Where a checkpoint holds weights: those to use and, if these are averages, those being trained.
 STATES = {"state_dict", "current_model_state"}
@@ -212,6 +206,17 @@ class ImageClassifier(nn.Module):
         """What `encoder` runs."""
         return self.encoder.backbone
 
+    def feature_source(self, settings: TrainSettings, manifest: Manifest) -> FeatureSource:
+        """Returns what gives the classifier its batches of the images of `manifest`."""
+        return FeatureSource(
+            settings,
+            manifest,
+            self.encoder,
+            self.recipe.preprocessing,
+            augments=not self.recipe.is_closed_form,
+            frozen_epochs=self.recipe.finetune.first_epoch,
+        )
+
     def restore(self, checkpoint: dict[str, Any]) -> "ImageClassifier":
         """Loads the weights in `checkpoint`, as returned by `headstart.model.checkpoint.read_checkpoint`."""
         self._complete(checkpoint)
@@ -219,9 +224,8 @@ class ImageClassifier(nn.Module):
         return self
 
     def _complete(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the weights that checkpoints leave out, and what those of version 0.1 do not have, in place."""
-        left_out = (ENCODER, "temperature", "familiarity.")
-        missing = {key: v for key, v in self.state_dict().items() if key.startswith(left_out)}
+        """Adds the frozen weights that checkpoints leave out, in place."""
+        missing = {key: value for key, value in self.state_dict().items() if key.startswith(ENCODER)}
         for part in STATES & checkpoint.keys():
             checkpoint[part] = missing | checkpoint[part]
 

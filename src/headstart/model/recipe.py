@@ -55,7 +55,7 @@ class Recipe:
 
     @property
     def is_closed_form(self) -> bool:
-        """Whether the head is fitted at once instead of trained."""
+        """Whether the head is computed in closed form instead of trained."""
         return self.head in CLOSED_FORM
 
     def as_dict(self) -> dict[str, Any]:

@@ -91,7 +91,7 @@ class RunRecord(Callback):
             self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        manifest = trainer.datamodule.manifest  # type: ignore[attr-defined]
+        manifest = trainer.datamodule.source.manifest  # type: ignore[attr-defined]
         self.begin(trainer.strategy.root_device, manifest, pl_module.recipe.backbone)  # type: ignore[union-attr, arg-type]
 
     def begin(self, device: torch.device, manifest: Manifest, backbone: BackboneSource) -> None:
@@ -260,9 +260,9 @@ def write_report(
     `predictions` are of the valid split and, if there is one, of the test split; `averaging` is of the views that they
     may be averaged over.
     """
-    classifier, manifest = fitted.classifier, fitted.data.manifest
+    classifier, source, manifest = fitted.classifier, fitted.source, fitted.source.manifest
     # Encoded by all processes together.
-    features = fitted.data.unaugmented_features() if fitted.data.has_frozen_features else None
+    features = source.unaugmented() if source.is_stored else None
     if not is_first_process():
         return
     claim(run.report, REPORT)
@@ -272,9 +272,9 @@ def write_report(
         found = ask_features(manifest, features, result, head, classifier.recipe.seed)
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
-    recipe, batch = classifier.recipe, fitted.data.first_samples(BATCH)
+    recipe, batch = classifier.recipe, source.first_samples(BATCH)
     explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    page = Page(manifest, recipe, result, found, charts, explained, batch, fitted.data.augmentation, averaging)
+    page = Page(manifest, recipe, result, found, charts, explained, batch, source.augmentation, averaging)
     _write(page, run.report)
     add_to_tensorboard(run, charts, manifest, result, found)
 

@@ -21,6 +21,7 @@ from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Array, Predictions, mcnemar, mean_of, predict_splits, write_predictions
 from headstart.files import ENSEMBLE, claim, mark, read_json, remove, replacing, sha256_of, write_json
 from headstart.log import log
+from headstart.machine import training_device
 from headstart.metrics import metric_of
 from headstart.model.checkpoint import load_ensemble
 from headstart.pipeline import report, test
@@ -37,8 +38,6 @@ from headstart.sweeping.leaderboard import (
     update_leaderboard,
 )
 from headstart.sweeping.trial_record import FOLD, Scale, Trial, write_out_of_fold
-from headstart.training.data_module import ImageDataModule
-from headstart.training.trainer import build_trainer, lightning_errors
 
 # SWEEP/ensemble: the best trials of a sweep as one predictor, scored as the best trial is.
 
@@ -121,15 +120,10 @@ def _predict(
     manifest = prepare_data(settings.data, settings.data.seed).manifest
     if manifest.fingerprint != trained_on:
         raise HeadstartError("the images have changed since the trials were trained: run the same command again")
-    with lightning_errors(settings):
-        device = build_trainer(settings).strategy.root_device
     features = EncoderSettings(precision="auto", compile=settings.features.compile)
     ensemble = load_ensemble((folder.path / member.checkpoint for member in members), features, moved_to=None)
-    found = []
-    for member in ensemble.to(device):
-        loaders = ImageDataModule(settings, manifest)
-        loaders.serve(member)
-        found.append(predict_splits(member, loaders, ("valid", "test")))
+    members_on_device = ensemble.to(training_device(settings.trainer))
+    found = [predict_splits(of, of.feature_source(settings, manifest), ("valid", "test")) for of in members_on_device]
     return manifest.classes, found
 
 

@@ -35,7 +35,7 @@ from headstart.sweeping.leaderboard import update_leaderboard
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
 from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.history import HParams, swept
-from headstart.training.fit import builder_of_trial, fit
+from headstart.training.fit import fit
 
 # The data and the backbone of a sweep, prepared once per process and shared by its trials.
 
@@ -180,10 +180,9 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
             backbone = shared_backbone(settings)
         best = BestOfTrial(settings.callbacks["checkpoint"].get("monitor") or "valid/loss")
         with record.stage("fit"):
-            callbacks = [record, audit, HParams(swept(values)), best]
-            fitted = fit(settings, data.manifest, backbone, callbacks, builder_of_trial(settings))
+            fitted = fit(settings, data.manifest, backbone, [record, audit, HParams(swept(values)), best])
         with record.stage("report"):
-            predictions = predict_splits(fitted.classifier, fitted.data, ("valid",))
+            predictions = predict_splits(fitted.classifier, fitted.source, ("valid",))
             write_predictions(predictions, data.manifest.classes, run)
         record.metrics |= fitted.metrics()
         if math.isnan(record.metrics.get(settings.sweep.objective, math.nan)):

@@ -4,10 +4,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from types import FrameType
 from typing import Any
 
@@ -15,23 +14,19 @@ import torch
 from pytorch_lightning import Callback
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.model import CLOSED_FORM, EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.features.store import Array
+from headstart.features.source import FeatureSource
 from headstart.log import log
 from headstart.metrics import Row, full_names
-from headstart.model.classifier import BlockClassifier, Classifier, build_classifier
+from headstart.model.classifier import Classifier, build_classifier
 from headstart.model.image_classifier import ImageClassifier
-from headstart.model.recipe import Recipe, recipe_of
+from headstart.model.recipe import recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.early_stopping import describe_end
 from headstart.training.callbacks.history import History
 from headstart.training.data_module import ImageDataModule
 from headstart.training.trainer import build_trainer, lightning_errors
-
-# On how many cores a new head is trained.
-
 
 # Multiplications of a step's forward pass up to which threads wait for each other longer than they compute.
 SHORT_STEP = 100e6
@@ -53,15 +48,12 @@ def cores_for_head(classifier: Classifier, batch_size: int) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-# Whether there is a GPU, asked once.
-
-
 # Lightning sets it, so that PyTorch asks NVIDIA's driver, which leaves CUDA untouched.
 ASKS_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
 @contextmanager
-def gpus_sought_once() -> Iterator[None]:
+def skip_cuda_probe() -> Iterator[None]:
     """Within the block, if there is no GPU, PyTorch does not look for the driver again.
 
     Every step of an optimizer asks whether there is a GPU, and looking takes a twentieth of a step of a new head.
@@ -75,9 +67,6 @@ def gpus_sought_once() -> Iterator[None]:
         yield
     finally:
         os.environ[ASKS_DRIVER] = before
-
-
-# How a training ends when it is told to.
 
 
 @contextmanager
@@ -97,21 +86,15 @@ def sigterm_exits_with_143() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-# Trains a classifier and returns it with the weights of its best epoch.
-
-
-ClassifierBuilder = Callable[[Backbone, Recipe, EncoderSettings], Classifier]
-
-
 @dataclass(frozen=True)
 class Fitted:
-    """`classifier` has the weights of the best epoch and is on the training device; `data` is what it was trained on.
+    """`classifier` has the weights of the best epoch and is on the training device; `source` is of its data.
 
     Epochs count from 1.
     """
 
     classifier: ImageClassifier
-    data: ImageDataModule
+    source: FeatureSource
     history: list[Row]
     best_epoch: int
 
@@ -127,28 +110,25 @@ def fit(
     manifest: Manifest,
     backbone: Backbone,
     callbacks: list[Callback],
-    build: ClassifierBuilder = build_classifier,
 ) -> Fitted:
     """Trains, or fits, a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
-
-    `build` makes what Lightning's Trainer trains.
 
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
-    data = ImageDataModule(settings, manifest)
     with sigterm_exits_with_143(), wandb_run_of_its_own(), lightning_errors(settings):
         trainer = build_trainer(settings, callbacks)
-        classifier = build(backbone, recipe_of(settings, backbone, manifest), settings.features)
-        with cores_for_head(classifier, settings.data.batch_size), gpus_sought_once():
-            trainer.fit(classifier, data, ckpt_path=settings.ckpt_path)
+        classifier = build_classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
+        source = classifier.feature_source(settings, manifest)
+        with cores_for_head(classifier, settings.data.batch_size), skip_cuda_probe():
+            trainer.fit(classifier, ImageDataModule(settings, source), ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
     (best,) = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast))
     log.info("%s", describe_end(trainer, best.epoch_of_weights))
     log.info("time spent: %s", history.clock.total)
     # The Trainer has moved it to the CPU.
     classifier.to(trainer.strategy.root_device)
-    return Fitted(classifier, data, history.rows, best.epoch_of_weights)
+    return Fitted(classifier, source, history.rows, best.epoch_of_weights)
 
 
 @contextmanager
@@ -170,49 +150,3 @@ def wandb_run_of_its_own() -> Iterator[None]:
 
 def _open_wandb_run() -> Any:
     return getattr(sys.modules.get("wandb"), "run", None)
-
-
-# Features of whole splits, for a backbone that need not have been trained on.
-
-
-def encode_unaugmented(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> dict[str, Array]:
-    """The features (N, embedding_dim) of each split, stored or computed now on the device that training would use.
-
-    Afterwards, `backbone` is on that device.
-    """
-    classifier = Classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
-    loaders = ImageDataModule(settings, manifest)
-    with lightning_errors(settings):
-        loaders.serve(classifier.to(build_trainer(settings).strategy.root_device))
-    return loaders.unaugmented_features()
-
-
-# Whether a head can be trained on blocks of batches: nothing else may happen between two steps of an epoch.
-
-
-# The arguments of the Trainer, and the callbacks, that do nothing between steps.
-ARGUMENTS = {"max_epochs", "min_epochs", "check_val_every_n_epoch", "num_sanity_val_steps", "log_every_n_steps"}
-ARGUMENTS |= {"accelerator", "devices", "strategy", "num_nodes", "deterministic", "benchmark"}
-ARGUMENTS |= {"enable_model_summary", "enable_progress_bar"}
-CALLBACKS = {"early_stopping.EarlyStopping", "best_and_last.BestAndLast"}
-
-
-def builder_of_trial(settings: TrainSettings) -> ClassifierBuilder:
-    """What builds the fastest classifier for a trial with these settings; its results are the same."""
-    if not trains_on_blocks(settings):
-        return build_classifier
-    return partial(BlockClassifier, batch_size=settings.data.batch_size)
-
-
-def trains_on_blocks(settings: TrainSettings) -> bool:
-    """Whether stored features are all that a step needs, and nothing that is configured happens between steps."""
-    model = settings.model
-    targets = {entry["_target_"] for entry in settings.callbacks.values() if entry is not None}
-    return (
-        settings.features.cache
-        and settings.finetune.first_epoch is None
-        and model.head not in CLOSED_FORM
-        and (model.schedule, model.warmup) == ("constant", 0)
-        and settings.trainer.keys() <= ARGUMENTS
-        and targets <= {f"headstart.training.callbacks.{name}" for name in CALLBACKS}
-    )

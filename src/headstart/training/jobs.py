@@ -1,4 +1,8 @@
-"""Starts the processes of a training, or joins those that torchrun or SLURM started, and ends with them."""
+"""Starts the processes of a training, or joins those that torchrun or SLURM started, and ends with them.
+
+torch.distributed.run does not start them, because this process stays one of them: the terminal, Ctrl-C, the messages
+and the exit status of a run are the same with one process and with several.
+"""
 
 import os
 import socket
@@ -86,15 +90,13 @@ def _when_all_have_come(place: Place) -> Store:
     host, port = os.environ.get("MASTER_ADDR", "127.0.0.1"), os.environ.get("MASTER_PORT", "29500")
     where, start, said = f"{host}:{port}", time.monotonic(), False
     store, come = None, 0
-    while come < place.world_size:
-        if store is None:
-            store = _store(place, host, port)
-            come = _arrived(store, 1) if store is not None else 0
-        else:
-            come = _arrived(store, 0)
+    while True:
+        is_new = store is None
+        store = _store(place, host, port) if store is None else store
+        come = int(store.add("arrived", int(is_new))) if store is not None else 0
+        if store is not None and come >= place.world_size:
+            return store
         waited = time.monotonic() - start
-        if come >= place.world_size:
-            break
         who = f"{come} of {place.world_size} processes have come" if store is not None else "it does not answer"
         if waited > LONGEST_START:
             raise HeadstartError(
@@ -109,12 +111,10 @@ def _when_all_have_come(place: Place) -> Store:
                 flush=True,
             )
         time.sleep(POLL / 5)
-    assert store is not None
-    return store
 
 
 def _store(place: Place, host: str, port: str) -> Store | None:
-    """Where the processes meet; None: whoever has it, the first process or torchrun, does not answer yet."""
+    """Returns where the processes meet; None: whoever has it, the first process or torchrun, does not answer yet."""
     # torchrun has one already.
     is_own = place.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     try:
@@ -122,19 +122,14 @@ def _store(place: Place, host: str, port: str) -> Store | None:
             raise ValueError("there is no such port")
         if not is_own:
             socket.create_connection((host, int(port)), timeout=1).close()
-        found = TCPStore(host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False)
+        store = TCPStore(host, int(port), place.world_size, is_own, timeout=LONGEST_WAIT, wait_for_workers=False)
     except (ValueError, OverflowError, RuntimeError, socket.gaierror) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise HeadstartError(f"the processes of this job cannot meet at {host}:{port}: {reason}") from None
     except OSError:
         return None
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    return PrefixStore(f"headstart/attempt_{attempt}", found)
-
-
-def _arrived(store: Store, more: int) -> int:
-    """How many processes have come, of which `more` does now."""
-    return int(store.add("arrived", more))
+    return PrefixStore(f"headstart/attempt_{attempt}", store)
 
 
 class _ByVariables(LightningEnvironment):
@@ -143,7 +138,7 @@ class _ByVariables(LightningEnvironment):
 
 
 def cluster_environment() -> ClusterEnvironment:
-    """What tells Lightning the ranks: by itself it asks SLURM, whoever has started the processes."""
+    """Returns what tells Lightning the ranks: left alone, it asks SLURM, whoever has started the processes."""
     if place_in_job().launcher == "srun":
         return SLURMEnvironment(auto_requeue=False)
     return TorchElasticEnvironment() if TorchElasticEnvironment.detect() else _ByVariables()
@@ -227,17 +222,16 @@ def _exit_without(parent: int) -> None:
 
 @contextmanager
 def _environment_restored() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in VARIABLES}
+    before = {name: os.environ[name] for name in VARIABLES if name in os.environ}
     try:
         yield
     finally:
-        for name, value in before.items():
+        for name in VARIABLES:
             os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        os.environ.update(before)
 
 
 def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,5 +1,6 @@
 """Lightning's Trainer from the settings, and what its errors mean."""
 
+import io
 import logging
 import sys
 import traceback
@@ -24,18 +25,14 @@ from pytorch_lightning.strategies import DDPStrategy
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import is_own, replacing, write_text
-from headstart.machine import fault_of_machine
+from headstart.machine import fault_of_machine, training_device
 from headstart.model.checkpoint import read_checkpoint
 from headstart.processes import world_size
 from headstart.run_folder import RunFolder
 from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
-from headstart.training.callbacks.history import Clock, History, HParams
-from headstart.training.callbacks.progress import Progress, count_epochs_from_1
-from headstart.training.callbacks.unfreezing import Unfreezing
+from headstart.training.callbacks.history import Clock, History, HParams, Unfreezing
+from headstart.training.callbacks.progress import BARS, Progress
 from headstart.training.jobs import cluster_environment
-
-# What Lightning and its callbacks and loggers fail with because of a setting, in one sentence.
-
 
 LIGHTNING = ("pytorch_lightning", "lightning_fabric")
 # With these Lightning says what is wrong; other exceptions, or those of a package that it uses, need their traceback.
@@ -76,7 +73,7 @@ def lightning_errors(settings: TrainSettings) -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line: the message, after the exception's type unless it is one that explains what is wrong."""
+    """Returns one line: the message, after the exception's type unless it is one that explains what is wrong."""
     message = " ".join(str(error).split())
     return message if message and isinstance(error, EXPLAINED) else f"{type(error).__name__}: {message}".rstrip(": ")
 
@@ -94,7 +91,7 @@ def _is_lightnings(frames: list[FrameType]) -> bool:
 
 
 def _culprit(frames: list[FrameType], settings: TrainSettings) -> str:
-    """ "callbacks.timer was", "the profiler was", or "the trainer settings were"."""
+    """Returns "callbacks.timer was", "trainer.profiler=simple was", or "the trainer settings were"."""
     for frame in reversed(frames):
         instance: Any = frame.f_locals.get("self")
         if isinstance(instance, Profiler):
@@ -105,7 +102,7 @@ def _culprit(frames: list[FrameType], settings: TrainSettings) -> str:
 
 
 def _key(kind: type, settings: TrainSettings) -> str | None:
-    """The key of the entry that names the class `kind` or one of its bases; None: the Trainer created it itself."""
+    """Returns the key of the entry that names the class `kind` or a base of it; None: the Trainer created it itself."""
     names = {base.__name__ for base in kind.__mro__}
     for group, entries in (("callbacks", settings.callbacks), ("logger", settings.logger)):
         for name, entry in entries.items():
@@ -116,9 +113,6 @@ def _key(kind: type, settings: TrainSettings) -> str | None:
 
 def _package(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
-
-
-# Lightning's Trainer, created from the configuration.
 
 
 # Of Lightning's messages, those that a setting asks for.
@@ -134,6 +128,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's own puts its temporary file elsewhere, perhaps on another disk, where a rename is a slow copy."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if isinstance(path, io.BytesIO):
+            torch.save(checkpoint, path)
+            return
         with replacing(Path(path)) as temporary, temporary.open("wb") as file:
             try:
                 torch.save(checkpoint, file)
@@ -148,7 +145,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -> Trainer:
-    """A Trainer with `callbacks`, the callbacks and loggers of the configuration, and those that record each epoch.
+    """Returns a Trainer with `callbacks`, those of the configuration and its loggers, and those that record each epoch.
 
     Called within `lightning_errors`, for Lightning may reject a value.
 
@@ -156,7 +153,7 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         HeadstartError: an entry of the configuration is invalid.
     """
     _quieten_lightning()
-    _check_accelerator(str(settings.trainer.get("accelerator", "auto")))
+    training_device(settings.trainer)
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
@@ -179,14 +176,14 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         # headstart.data.dataset shards by itself.
         use_distributed_sampler=False,
     )
-    count_epochs_from_1(trainer.callbacks)  # type: ignore[attr-defined]
-    # On SIGTERM it would wait for the other processes, which wait for this one: see headstart.training.fit.
+    # Private, for Lightning cannot be told otherwise: on SIGTERM it would wait for the other processes, which wait for
+    # this one. See headstart.training.fit.
     trainer._signal_connector._sigterm_notifier_fn = lambda *arguments: None  # type: ignore[method-assign]
     return trainer
 
 
 def process_count(settings: TrainSettings) -> int:
-    """The number of processes that the settings ask for, on all machines together.
+    """Returns the number of processes that the settings ask for, on all machines together.
 
     Raises:
         HeadstartError: as `build_trainer`.
@@ -196,19 +193,8 @@ def process_count(settings: TrainSettings) -> int:
     return trainer.num_devices * trainer.num_nodes
 
 
-def _check_accelerator(name: str) -> None:
-    """Raises HeadstartError, with what to do, if it is a GPU and there is none."""
-    has_mps = torch.backends.mps.is_available()
-    available = {"gpu": torch.cuda.is_available() or has_mps, "cuda": torch.cuda.is_available(), "mps": has_mps}
-    if not available.get(name, True):
-        raise HeadstartError(
-            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
-            "trainer.accelerator=auto to use what there is"
-        )
-
-
 def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunFolder) -> list[Callback]:
-    """What records each epoch of any run."""
+    """Returns the callbacks that record each epoch of any run."""
     trains_backbone = settings.finetune.first_epoch is not None
     # The features of a backbone that is trained itself cannot be cached.
     clock = Clock(cached=settings.features.cache or trains_backbone)
@@ -220,7 +206,7 @@ def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunF
 
 
 def _arguments(settings: TrainSettings, configured: list[Callback], run: RunFolder) -> dict[str, Any]:
-    """The settings of the Trainer, and what follows from the callbacks that are `configured`."""
+    """Returns the settings of the Trainer, and what follows from the callbacks that are `configured`."""
     arguments: dict[str, Any] = settings.trainer | {"strategy": _strategy(settings)}
     # Instead of Lightning's bar there is headstart's, unless the user has added one of Lightning's callbacks.
     arguments["enable_progress_bar"] = _has_lightnings_bar(configured)
@@ -237,7 +223,7 @@ def _has_lightnings_bar(configured: list[Callback]) -> bool:
 
 
 def _strategy(settings: TrainSettings) -> Any:
-    """Lightning's DDP, once there are several processes."""
+    """Returns Lightning's DDP, once there are several processes."""
     name = str(settings.trainer.get("strategy", "auto"))
     if world_size() == 1:
         # For Lightning these mean the same until several processes are joined.
@@ -270,14 +256,16 @@ def _check_files(loggers: dict[str, Logger]) -> None:
 
 
 def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
-    """The objects that the entries of conf/callbacks or conf/logger describe, by their names."""
+    """Returns the objects that the entries of conf/callbacks or conf/logger describe, by their names."""
     kind: type = Callback if group == "callbacks" else Logger
     created = {}
     for name, entry in entries.items():
         if entry is None:
             continue
         try:
-            created[name] = instantiate(entry, _execution_whitelist_=TARGETS, _convert_="all")
+            # Lightning's bars would count epochs from 0.
+            target = BARS.get(str(entry["_target_"]).rpartition(".")[2], entry["_target_"])
+            created[name] = instantiate(entry | {"_target_": target}, _execution_whitelist_=TARGETS, _convert_="all")
         except HeadstartError:
             raise
         except Exception as error:
@@ -288,7 +276,7 @@ def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """Hydra names the class and the exception, which may be all there is to say."""
+    """Returns the cause of an error of Hydra's, which names the class and the exception, unless there is none."""
     own = isinstance(error, InstantiationException) and error.__cause__ is not None
     return reason_of(error.__cause__ if own and error.__cause__ is not None else error)
 

@@ -1,6 +1,6 @@
 """Which checkpoints a run keeps: best.ckpt and last.ckpt."""
 
-import copy
+import io
 import math
 import shutil
 import tempfile
@@ -18,7 +18,7 @@ from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import Classifier
 from headstart.processes import from_first
 from headstart.run_folder import RunFolder, run_folder_of
-from headstart.training.callbacks.progress import epoch_number, marked, offset_of
+from headstart.training.callbacks.progress import epoch_number
 
 
 def is_fast_dev_run(trainer: Trainer) -> bool:
@@ -49,7 +49,7 @@ class BestAndLast(Checkpoint):
         return BestAndLast.__qualname__  # also that of BestOnly, with which a run may be resumed
 
     def state_dict(self) -> dict[str, Any]:
-        return marked({"monitor": self.monitor, "best_score": self.best_score, "best_epoch": self.best_epoch})
+        return {"monitor": self.monitor, "best_score": self.best_score, "best_epoch": self.best_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if not self._is_comparable(state_dict):
@@ -57,8 +57,7 @@ class BestAndLast(Checkpoint):
                 "the best epoch so far, by %s, is forgotten: it now is by %s", state_dict["monitor"], self.monitor
             )
             return
-        self.best_score, best_epoch = state_dict["best_score"], state_dict["best_epoch"]
-        self.best_epoch = None if best_epoch is None else best_epoch + offset_of(state_dict)
+        self.best_score, self.best_epoch = state_dict["best_score"], state_dict["best_epoch"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.run = RunFolder(Path(trainer.default_root_dir))
@@ -68,7 +67,7 @@ class BestAndLast(Checkpoint):
         state, best = checkpoint["callbacks"].get(self.state_key, {}), run_folder_of(Path(str(trainer.ckpt_path))).best
         if self._is_comparable(state) and state.get("best_epoch") is not None and not best.exists():
             raise HeadstartError(
-                f"{best} is missing: it holds the best epoch so far ({state['best_epoch'] + offset_of(state)}), and "
+                f"{best} is missing: it holds the best epoch so far ({state['best_epoch']}), and "
                 "the resumed run may not find a better one"
             )
 
@@ -115,7 +114,7 @@ class BestAndLast(Checkpoint):
             log.warning("stopped; to resume: %s", command("train.py", [f"ckpt_path={self.run.last}"]))
 
     def _is_comparable(self, state: dict[str, Any]) -> bool:
-        """Whether the scores of an earlier run, with this `state`, are of the same metric; those of 0.1 do not say."""
+        """Whether the scores of an earlier run, with this `state`, are of the same metric."""
         return bool(state.get("monitor", self.monitor) == self.monitor)
 
     def _save(self, trainer: Trainer, path: Path) -> None:
@@ -156,14 +155,15 @@ class BestOfTrial(BestAndLast):
     There is no last.ckpt: a trial of a sweep is not resumed, but run again.
     """
 
-    _best: dict[str, Any] | None = None
+    _best: io.BytesIO | None = None
 
     def _save(self, trainer: Trainer, path: Path) -> None:
         if path == self.run.best:
-            # As a copy, because the next epoch changes the weights.
-            self._best = copy.deepcopy(trainer._checkpoint_connector.dump_checkpoint())
+            self._best = io.BytesIO()
+            trainer.save_checkpoint(self._best)  # type: ignore[arg-type]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._best is not None:
-            trainer.strategy.save_checkpoint(self._best, self.run.best)
+            with replacing(self.run.best) as temporary:
+                temporary.write_bytes(self._best.getvalue())
         super().on_fit_end(trainer, pl_module)

@@ -68,9 +68,9 @@ class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
 
 
 def describe_end(trainer: Trainer, best: int) -> str:
-    """Says why a training ended, and which epoch was the `best`, whose weights are kept.
+    """Returns why a training ended, and which epoch was the `best`, whose weights are kept.
 
-    Such as "stopped after epoch 16: no improvement of valid/loss for 5 epochs; best: epoch 11".
+    An example is "stopped after epoch 16: no improvement of valid/loss for 5 epochs; best: epoch 11".
     """
     classifier, last = cast(Classifier, trainer.lightning_module), trainer.current_epoch
     if classifier.recipe.is_closed_form:
@@ -82,7 +82,7 @@ def describe_end(trainer: Trainer, best: int) -> str:
 
 
 def _why_stopped(trainer: Trainer) -> str | None:
-    """Why there were fewer epochs than trainer.max_epochs; None: there were not."""
+    """Returns why there were fewer epochs than trainer.max_epochs; None: there were not."""
     if trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps:
         return f"trainer.max_steps={trainer.max_steps} was reached"
     if not trainer.should_stop:

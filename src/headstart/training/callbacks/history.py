@@ -1,26 +1,26 @@
-"""history.csv and what TensorBoard shows of it: metrics of each epoch, seconds, hyper-parameters."""
+"""What is recorded of each epoch: its seconds, metrics, hyperparameters, and the stages that were unfrozen."""
 
 import csv
 import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import nn
 
+from headstart.backbones.backbone import Backbone
 from headstart.config.train import TrainSettings
 from headstart.files import write_text
 from headstart.log import log
 from headstart.metrics import METRICS, UNFROZEN, Row, best_row, full_names
 from headstart.model.classifier import Classifier, unfrozen_stages
 from headstart.training.callbacks.best_and_last import BestAndLast
-from headstart.training.callbacks.progress import FIRST, epoch_number, marked, offset_of
-
-# Where an epoch's time goes: encoding a view, waiting for batches, or training.
-
+from headstart.training.callbacks.progress import FIRST, epoch_number
 
 # Shorter epochs, in seconds, need no advice.
 WORTH_ADVICE = 5.0
@@ -87,7 +87,7 @@ class Clock(Callback):
         self.total += self._current
 
     def advice(self) -> str | None:
-        """What to change if the epoch was long and one part of it dominated; given once."""
+        """Returns what to change if the epoch was long and one part of it dominated; given once."""
         seconds = self.epoch
         whole = seconds.all
         if self._advised or whole < WORTH_ADVICE:
@@ -103,9 +103,6 @@ class Clock(Callback):
     def _lap(self) -> float:
         before, self._mark = self._mark, time.perf_counter()
         return self._mark - before
-
-
-# One row per epoch: in history.csv, in the loggers and on the terminal.
 
 
 SPLITS = ("train", "valid")
@@ -130,18 +127,15 @@ class History(Callback):
         self._validated = False
 
     def state_dict(self) -> dict[str, Any]:
-        return marked({"rows": self.rows})
+        return {"rows": self.rows}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        offset = offset_of(state_dict)
-        self.rows = [row | {"epoch": row["epoch"] + offset} for row in state_dict["rows"]]
+        self.rows = list(state_dict["rows"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_custom_scalars(CHARTS)
-        # Version 0.1 did not record how many stages were unfrozen.
-        self.rows = [_beginning(row["epoch"], row.get("lr"), pl_module) | row for row in self.rows]
         # A resumed run's folder and charts start with the epochs before.
         for row in self.rows:
             self._log(trainer, row)
@@ -182,7 +176,7 @@ def say(trainer: Trainer, line: str) -> None:
 
 
 def _beginning(epoch: float, lr: float | None, pl_module: LightningModule) -> Row:
-    """The first columns of an epoch's row."""
+    """Returns the first columns of an epoch's row."""
     row: Row = {"epoch": int(epoch)} if lr is None else {"epoch": int(epoch), "lr": lr}
     classifier = cast(Classifier, pl_module)
     finetune = classifier.recipe.finetune
@@ -192,7 +186,7 @@ def _beginning(epoch: float, lr: float | None, pl_module: LightningModule) -> Ro
 
 
 def to_csv(rows: list[Row]) -> str:
-    """The rows as CSV, the columns in the order in which they first occur."""
+    """Returns the rows as CSV, the columns in the order in which they first occur."""
     text = io.StringIO()
     columns = list(dict.fromkeys(key for row in rows for key in row))
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -202,22 +196,19 @@ def to_csv(rows: list[Row]) -> str:
 
 
 def read_history(path: Path) -> list[Row]:
-    """The rows that `to_csv` has written to `path`."""
+    """Returns the rows that `to_csv` has written to `path`."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
 
 def describe(row: Row, max_epochs: int | None) -> str:
-    """One line, such as "epoch 3/20  train loss 0.2101 acc 0.932  valid loss 0.1450 acc 0.950"."""
+    """Returns one line, such as "epoch 3/20  train loss 0.2101 acc 0.932  valid loss 0.1450 acc 0.950"."""
     end = f"/{max_epochs}" if max_epochs and max_epochs > 0 else ""
     parts = [f"epoch {int(row['epoch'])}{end}"]
     for split in SPLITS:
         if f"{split}/loss" in row:
             parts.append(f"{split} loss {row[f'{split}/loss']:.4f} acc {row[f'{split}/acc']:.3f}")
     return "  ".join(parts)
-
-
-# The hyperparameters of a run for TensorBoard's HParams tab and other loggers.
 
 
 Value = float | str
@@ -246,10 +237,10 @@ class HParams(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not when an epoch ends: that may be before its row exists.
-        self._draw(trainer, len(_history(trainer)))
+        self._draw(trainer, len(history_of(trainer)))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        rows = _history(trainer)
+        rows = history_of(trainer)
         if not rows:
             return
         self._draw(trainer, len(rows) - 1)
@@ -259,7 +250,7 @@ class HParams(Callback):
 
     def _draw(self, trainer: Trainer, count: int) -> None:
         """Draws the first `count` epochs, as far as they are not drawn yet."""
-        rows = _history(trainer)
+        rows = history_of(trainer)
         for number in range(self._drawn, count):
             for logger in _tensorboards(trainer):
                 logger.log_metrics(_best(trainer, rows[: number + 1]), step=int(rows[number]["epoch"]))
@@ -267,19 +258,12 @@ class HParams(Callback):
 
 
 def hyperparameters(settings: TrainSettings) -> dict[str, Value]:
-    """Those of a run that people compare runs by."""
-    model, data = settings.model, settings.data
+    """Returns the settings of a run that people compare runs by."""
+    names = ("arch", "head", "lr", "dropout", "hidden_dim", "weight_decay", "label_smoothing", "schedule")
     values: dict[str, Value | None] = {
-        "model.arch": model.arch,
-        "model.head": model.head,
-        "model.lr": model.lr,
-        "model.dropout": model.dropout,
-        "model.hidden_dim": model.hidden_dim,
-        "model.weight_decay": model.weight_decay,
-        "model.label_smoothing": model.label_smoothing,
-        "model.schedule": model.schedule,
-        "data.batch_size": data.batch_size,
-        "data.balance": data.balance,
+        **{f"model.{name}": getattr(settings.model, name) for name in names},
+        "data.batch_size": settings.data.batch_size,
+        "data.balance": settings.data.balance,
         "finetune": settings.finetune.kind,
         "trainer.max_epochs": settings.trainer.get("max_epochs"),
         "seed": settings.seed,
@@ -288,7 +272,7 @@ def hyperparameters(settings: TrainSettings) -> dict[str, Value]:
 
 
 def swept(values: Mapping[str, str]) -> dict[str, Value]:
-    """The values of a trial's swept keys, as written on a command line; numbers as such."""
+    """Returns the values of a trial's swept keys, as written on a command line; numbers as such."""
     return {key: _number_or_text(text) for key, text in values.items()}
 
 
@@ -299,7 +283,8 @@ def _number_or_text(text: str) -> Value:
         return text
 
 
-def _history(trainer: Trainer) -> list[Row]:
+def history_of(trainer: Trainer) -> list[Row]:
+    """Returns the rows of all completed epochs, those before the run was resumed included."""
     return next((callback.rows for callback in trainer.callbacks if isinstance(callback, History)), [])  # type: ignore[attr-defined]
 
 
@@ -308,7 +293,76 @@ def _tensorboards(trainer: Trainer) -> list[TensorBoardLogger]:
 
 
 def _best(trainer: Trainer, rows: list[Row]) -> Row:
-    """The validation metrics of the best of `rows`, by what selects the best checkpoint."""
+    """Returns the validation metrics of the best of `rows`, by what selects the best checkpoint."""
     monitors = [callback.monitor for callback in trainer.checkpoint_callbacks if isinstance(callback, BestAndLast)]
     best = best_row(rows, monitors[0]) if monitors else None
     return {f"best/{name}": value for name, value in (best or {}).items() if name in full_names("valid")}
+
+
+# What fine-tuning did: when each stage of the backbone was unfrozen, and whether it helped.
+
+COMPARED = "valid/loss"
+
+
+class Unfreezing(Callback):
+    """Logs one line in each epoch that unfreezes stages, and one at the end that compares the epochs before and after.
+
+    `history` has the epochs' metrics.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier, epoch = cast(Classifier, pl_module), trainer.current_epoch
+        finetune, stages = classifier.recipe.finetune, len(classifier.backbone.stages)
+        before = unfrozen_stages(finetune, epoch - 1, stages) if epoch else 0
+        now = unfrozen_stages(finetune, epoch, stages)
+        if now > before and trainer.is_global_zero:
+            say(trainer, f"epoch {epoch_number(trainer)}: unfroze {describe_stages(classifier.backbone, before, now)}")
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if (line := effect_of_finetuning(self._history.rows)) and trainer.is_global_zero:
+            say(trainer, line)
+
+
+def effect_of_finetuning(rows: list[Row]) -> str | None:
+    """Returns one line that compares the best epoch before the first unfreezing with the best after it.
+
+    None: there were no epochs before it, or none after it.
+    """
+    frozen = best_row((row for row in rows if not row.get(UNFROZEN)), COMPARED)
+    tuned = best_row((row for row in rows if row.get(UNFROZEN)), COMPARED)
+    if frozen is None or tuned is None:
+        return None
+    before, after = (f"{row[COMPARED]:.4f} (epoch {row['epoch']:.0f})" for row in (frozen, tuned))
+    helped = "helped" if tuned[COMPARED] < frozen[COMPARED] else "did not help"
+    return f"fine-tuning {helped}: best {COMPARED} {before} before the first stage was unfrozen, {after} after"
+
+
+def describe_stages(backbone: Backbone, before: int, now: int) -> str:
+    """Returns stages `before` to `now`, counted from the top: "the top stage (layer4, 14,964,736 parameters)"."""
+    added = range(before, now)
+    parameters = sum(parameter.numel() for stage in added for parameter in backbone.parameters_of(stage))
+    names = [_named(backbone.network, backbone.stages[-1 - stage]) for stage in added]
+    if now == len(backbone.stages):
+        what = "the rest of the backbone" if before else "the whole backbone"
+        return f"{what} ({parameters:,} parameters)"
+    which = "next" if before else "top"
+    what = f"the {which} stage" if len(names) == 1 else f"the {which} {len(names)} stages"
+    return f"{what} ({', '.join(names)}, {parameters:,} parameters)"
+
+
+def _named(network: nn.Module, blocks: list[str]) -> str:
+    """Returns "layer4" for layer4.0, layer4.1 and layer4.2 if these are all, "features.14–18" for some of many."""
+    names: list[str] = []
+    for parent, group in groupby(blocks, key=lambda block: block.rpartition(".")[0]):
+        children = [block.rpartition(".")[2] for block in group]
+        siblings = network.get_submodule(parent).named_children()
+        if parent and [name for name, child in siblings if list(child.parameters())] == children:
+            names.append(parent)
+        elif parent and len(children) > 1:
+            names.append(f"{parent}.{children[0]}–{children[-1]}")
+        else:
+            names += [f"{parent}.{child}".lstrip(".") for child in children]
+    return ", ".join(names)

@@ -1,6 +1,5 @@
-"""One line per epoch."""
+"""The number of an epoch, and progress bars that show it: headstart's and Lightning's."""
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,29 +8,13 @@ from pytorch_lightning.callbacks import RichProgressBar, TQDMProgressBar
 
 from headstart.log import Advance, progress_bar
 
-# Epochs as people see them, counted from 1. Lightning's own, such as `Trainer.current_epoch`, count from 0.
-
-
+# People count epochs from 1. Lightning's own numbers, such as `Trainer.current_epoch`, count from 0.
 FIRST = 1
-KEY = "first_epoch"
 
 
 def epoch_number(trainer: Trainer) -> int:
-    """The number of the current epoch; after a fit, one more than that of the last."""
+    """Returns the number of the current epoch; after a fit, one more than that of the last."""
     return trainer.current_epoch + FIRST
-
-
-def marked(state: dict[str, Any]) -> dict[str, Any]:
-    """A callback's state for a checkpoint, with a mark that says from where its epochs count."""
-    return state | {KEY: FIRST}
-
-
-def offset_of(state: dict[str, Any]) -> int:
-    """What to add to the epochs in a callback's state: those of version 0.1, which has no mark, count from 0."""
-    return FIRST - int(state.get(KEY, 0))
-
-
-# The progress of training steps, on headstart's bar, and epochs counted from 1 on Lightning's own bars.
 
 
 class Progress(Callback):
@@ -64,24 +47,26 @@ class Progress(Callback):
         self._bar.close()
 
 
-class _RichBar(RichProgressBar):
+class RichBar(RichProgressBar):
+    """Lightning's, with epochs that count from 1."""
+
+    # Private, but Lightning has no other place for the description.
     def _get_train_description(self, current_epoch: int) -> str:
         # As long as the description of the validation, so that the bar does not jump.
         text = f"Epoch {_described(current_epoch + FIRST, self.trainer)}"
         return f"{text:{len(self.validation_description)}}"
 
 
-class _TQDMBar(TQDMProgressBar):
+class TQDMBar(TQDMProgressBar):
+    """Lightning's, with epochs that count from 1."""
+
     def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
         self.train_progress_bar.set_description(f"Epoch {_described(epoch_number(trainer), trainer)}")
 
 
-def count_epochs_from_1(callbacks: Iterable[Callback]) -> None:
-    """Lets Lightning's own bars among `callbacks`, which the user has added, number epochs as everything else does."""
-    bars: dict[type[Callback], type[Callback]] = {RichProgressBar: _RichBar, TQDMProgressBar: _TQDMBar}
-    for callback in callbacks:
-        callback.__class__ = bars.get(type(callback), type(callback))
+# What takes the place of Lightning's bars that the user has added, by the names of their classes.
+BARS = {bar.__base__.__name__: f"{__name__}.{bar.__name__}" for bar in (RichBar, TQDMBar)}  # type: ignore[union-attr]
 
 
 def _described(epoch: int, trainer: Trainer) -> str:

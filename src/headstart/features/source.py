@@ -1,0 +1,418 @@
+"""(split, view) → features: read from the store, or encoded now and stored. The only way from an image to its features.
+
+`SplitFeatures` has the views of one split. `FeatureSource` has all splits of a manifest, and batches of them for
+training and evaluation: of features or, where these are not stored, of images.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from headstart.backbones.backbone import Backbone
+from headstart.config.train import TrainSettings
+from headstart.data.dataset import IGNORED, ImageDataset, ViewSampler
+from headstart.data.images import decoding
+from headstart.data.manifest import Manifest, Split
+from headstart.data.preprocessing import Preprocessing
+from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
+from headstart.data.workers import loader_options, thread_imap, worker_count
+from headstart.errors import HeadstartError
+from headstart.features.encoder import CPU_CHUNK, Encoder
+from headstart.features.store import Array, FeatureStore, Key, open_store
+from headstart.log import progress_bar
+from headstart.machine import training_device
+from headstart.processes import everywhere, first_on_node_first, gather, is_first_on_node, rank, world_size
+
+Loader = DataLoader[Any]
+# Images per batch on their way to the encoder, which cuts them to its own chunks.
+ENCODING_BATCH = 64
+# bf16 has 8 bits of mantissa and float16 has 11, so nothing is lost.
+STORED_AS = {"bf16": "float16", "32": "float32"}
+# Epochs of a training of the usual length.
+USUAL_EPOCHS = 20
+
+
+class Share(Sampler[tuple[int, int]]):
+    """The (view, index) of the samples that a process encodes: every `world_size`-th block of ENCODING_BATCH."""
+
+    def __init__(self, length: int, rank: int, world_size: int) -> None:
+        self.view = 0
+        self.indices = [i for i in range(length) if i // ENCODING_BATCH % world_size == rank]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        return iter([(self.view, index) for index in self.indices])
+
+
+class SplitFeatures:
+    """The features of `dataset`, a split or a transform of it; those of a fold are stored with those of all folds.
+
+    Args:
+        split: its name, for progress bars and the folder in the store.
+        backbone: what identifies the encoder's backbone: arch, weights_sha256, cut, has_photo_features.
+        num_workers: processes that decode, or "auto": see headstart.data.workers.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        split: str,
+        *,
+        encoder: Encoder,
+        store: FeatureStore,
+        backbone: dict[str, Any],
+        num_workers: int | str,
+    ) -> None:
+        self._own = dataset.split.own
+        self._dataset = dataset.of_stored()
+        self._split = split
+        self._name = split if dataset.split.pool is None else "folds"
+        self._encoder = encoder
+        self._store = store
+        self._backbone = backbone
+        self._num_workers = num_workers
+        self._share = Share(len(self._dataset), rank(), world_size())
+        self._latest: tuple[int, Array] | None = None
+        self._later = 0
+
+    def encode_view(self, view: int, later: int = 0) -> Array:
+        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped unless of a fold.
+
+        Several processes must call it together: each encodes a share of what is missing. The progress bar shows the
+        time that these images take, and the `later` ones that the run may still encode after them.
+
+        Raises:
+            HeadstartError: they do not see the same store as the first process of their machine.
+        """
+        if self._latest is None or self._latest[0] != view:
+            self._later = later
+            self._latest = view, self._own(self._read_or_encode(view))
+        return self._latest[1]
+
+    def close(self) -> None:
+        """Ends the worker processes; the garbage collector would wait seconds for them."""
+        self.__dict__.pop("_loader", None)
+
+    def _read_or_encode(self, view: int) -> Array:
+        if not self._store.has(self.key, view):
+            self._encoder.warm_up(self._dataset.transform.image_size)
+        if world_size() == 1:
+            return self._store_view(view, lambda: self._rows(view))
+        stored = self._store.read(self.key, view)
+        if everywhere(stored is not None) and stored is not None:
+            return stored
+        # Nobody waits for the lock of the store meanwhile: another job may hold it.
+        rows = [block for block in self._rows(view) if is_first_on_node()]
+        with first_on_node_first():
+            if is_first_on_node():
+                return self._store_view(view, lambda: rows)
+            stored = self._store.read(self.key, view)
+        if stored is None:
+            raise HeadstartError("processes on the same machine need the same features.dir, and find different ones")
+        return stored
+
+    def _store_view(self, view: int, rows: Callable[[], Iterable[Array]]) -> Array:
+        return self._store.get_or_compute(
+            self.key,
+            view,
+            shape=(len(self._dataset), self._encoder.embedding_dim),
+            dtype=STORED_AS[self._encoder.precision],
+            rows=rows,
+        )
+
+    @property
+    def key(self) -> Key:
+        """Everything the features depend on, known once the encoder is on its device. Compiled code only rounds."""
+        # Absent for ordinary images, so that their keys are those of versions that knew no other.
+        split = self._dataset.split
+        values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
+            "backbone": self._backbone,
+            "transform": self._dataset.transform.spec,
+            "data": split.fingerprint,
+            "precision": self._encoder.precision,
+            "device": self._encoder.device.type,
+            "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},
+        }
+        return Key(f"{self._backbone['arch']}-{self._name}", values | decoding())
+
+    def _rows(self, view: int) -> Iterator[Array]:
+        total = len(self._dataset)
+        with progress_bar(f"encoding {self._split} images", total, later=self._later) as advance:
+            for features in self._gathered(self._encode(view), total):
+                advance(len(features))
+                yield features.numpy()
+
+    def _gathered(self, features: Iterator[Tensor], count: int) -> Iterator[Tensor]:
+        """The rows of all processes in order, block by block, from those of this one's share."""
+        if world_size() == 1:
+            yield from features
+            return
+        left = count
+        while left > 0:
+            mine = _take(features, ENCODING_BATCH, self._encoder.embedding_dim)
+            block = gather(mine).flatten(0, 1)[:left]
+            left -= len(block)
+            yield block
+
+    def _encode(self, view: int) -> Iterator[Tensor]:
+        workers = worker_count(self._num_workers, self._encoder.device)
+        if self._encoder.device.type == "cpu" and not workers:
+            # Each core decodes, augments and encodes images of its own.
+            keys = [(view, index) for index in self._share.indices]
+            return thread_imap(
+                self._decode_and_encode, [keys[i : i + CPU_CHUNK] for i in range(0, len(keys), CPU_CHUNK)]
+            )
+        self._share.view = view
+        return (self._encoder(images).cpu() for images, _ in self._loader)
+
+    def _decode_and_encode(self, keys: list[tuple[int, int]]) -> Tensor:
+        return self._encoder.encode_chunk(torch.stack([self._dataset[key][0] for key in keys]))
+
+    @cached_property
+    def _loader(self) -> DataLoader[Any]:
+        # Created late, because the device is known late; kept, because worker processes take time to start.
+        device, pixels = self._encoder.device, ENCODING_BATCH * self._dataset.transform.image_size**2
+        return DataLoader(
+            self._dataset,
+            batch_size=ENCODING_BATCH,
+            sampler=self._share,
+            **loader_options(self._num_workers, device, pixels=pixels, kept=self._split == "train"),
+            pin_memory=device.type == "cuda",
+            # It draws a seed for its workers, which must not come from the stream that dropout draws from.
+            generator=torch.Generator(),
+        )
+
+
+def _take(features: Iterator[Tensor], count: int, width: int) -> Tensor:
+    """The next `count` rows (count, width); zeros where there are no more."""
+    rows = torch.zeros(count, width)
+    filled = 0
+    while filled < count and (part := next(features, None)) is not None:
+        rows[filled : filled + len(part)] = part
+        filled += len(part)
+    return rows
+
+
+# All splits, and batches of them.
+
+
+class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
+    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N).
+
+    PADDING has the features of the last sample, and the label IGNORED.
+    """
+
+    def __init__(self, split: Split, matrix: Array) -> None:
+        self.split = split
+        self._matrix = matrix
+        self._labels = torch.tensor([*split.labels, IGNORED])
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitems__(self, keys: list[tuple[int, int] | int]) -> tuple[Tensor, Tensor]:
+        # The Trainer's `overfit_batches` replaces our sampler by one of plain indices.
+        indices = [key if isinstance(key, int) else key[1] for key in keys]
+        return torch.from_numpy(self._matrix[indices].astype(np.float32)), self._labels[indices]
+
+
+class FeatureSource:
+    """Gives the features of every split of `manifest`, and loaders of batches of (features or images, labels).
+
+    Epoch `e` has view `e` of the train split (or e mod `features.views`), or its only view without augmentation; the
+    other splits have one view. While the backbone is frozen, loaders give features, which are encoded when the loader
+    is created; afterwards, or without a store, they give images.
+
+    Args:
+        settings: those of data, features and augmentation, and the seed.
+        encoder: computes what is not stored, on the device where it is then.
+        preprocessing: the classifier's.
+        augments: whether the train split has a new view in each epoch, if there are transforms.
+        frozen_epochs: the number of epochs for which the backbone stays frozen; None: all.
+    """
+
+    def __init__(
+        self,
+        settings: TrainSettings,
+        manifest: Manifest,
+        encoder: Encoder,
+        preprocessing: Preprocessing,
+        *,
+        augments: bool = False,
+        frozen_epochs: int | None = None,
+    ) -> None:
+        self.manifest = manifest
+        self._settings = settings
+        self._encoder = encoder
+        self._frozen_epochs = frozen_epochs
+        self._plain, self._views = EvalTransform(preprocessing), EvalViewsTransform(preprocessing)
+        # What augments the train split; None: it is seen as the others are.
+        self.augmentation: Transform | None = None
+        if augments and settings.augment.transforms:
+            self.augmentation = TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)
+        self._datasets = {name: ImageDataset(split, self._plain) for name, split in manifest.splits.items()}
+        training = self.augmentation or self._plain
+        self._datasets["train"] = ImageDataset(manifest.splits["train"], training, self._keep_bytes)
+        self._store = open_store(settings.features)
+        self._features = {name: self._features_of(name, data) for name, data in self._datasets.items() if self._store}
+        self._image_loaders: dict[str, Loader] = {}  # kept, because worker processes take time to start
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether features are all that is ever needed: there is a store, and the backbone stays frozen."""
+        return self._store is not None and self._frozen_epochs is None
+
+    def has_features(self, epoch: int) -> bool:
+        """Whether the loaders of `epoch` give features."""
+        return self._store is not None and (self._frozen_epochs is None or epoch < self._frozen_epochs)
+
+    def view_of(self, epoch: int) -> int:
+        """The view of the train split in `epoch`."""
+        views = self._settings.features.views
+        if self.augmentation is None:
+            return 0
+        return epoch if views is None else epoch % views
+
+    def unaugmented(self) -> dict[str, Array]:
+        """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
+
+        Raises:
+            ValueError: there is no store.
+        """
+        self._prepare()
+        plain = self._features_of("train", ImageDataset(self.manifest.splits["train"], self._plain))
+        found = {name: of_split.encode_view(0) for name, of_split in (self._features | {"train": plain}).items()}
+        plain.close()
+        return found
+
+    def epoch_loader(self, split: str, epoch: int, *, later: int = 0) -> Loader:
+        """This process's share of train or valid in `epoch`, train in an order of its own.
+
+        `later` is the number of images that the training may still encode after these, for the progress bar.
+        """
+        self._prepare()
+        if self.has_features(epoch):
+            matrix = self._features[split].encode_view(self.view_of(epoch) if split == "train" else 0, later)
+            return self._feature_loader(split, matrix, self._sampler(split))
+        if split not in self._image_loaders:
+            self._image_loaders[split] = self._image_loader(split, self._datasets[split], self._sampler(split))
+        loader = self._image_loaders[split]
+        if isinstance(loader.sampler, ViewSampler):
+            # The Trainer tells the sampler the epoch only after it has asked for the first batches.
+            loader.sampler.set_epoch(epoch)
+        return loader
+
+    def eval_loader(self, split: str, view: int = 0) -> Loader:
+        """This process's share of a whole split, in order, for a trained classifier; `view` as in EvalViewsTransform.
+
+        View 0 is the only one that evaluation during the training uses.
+        """
+        self._prepare()
+        sampler, dataset = self._in_order(split), self._datasets[split]
+        if view:
+            dataset = ImageDataset(self.manifest.splits[split], self._views)
+            sampler.set_epoch(view)
+        if not self.is_stored:
+            return self._image_loader(split, dataset, sampler, kept=False)
+        features = self._features_of(split, dataset) if view else self._features[split]
+        matrix = features.encode_view(view)
+        if view:
+            features.close()
+        return self._feature_loader(split, matrix, sampler)
+
+    def first_samples(self, count: int) -> list[tuple[int, int]]:
+        """The (view, index) of the first training samples of the first epoch."""
+        return list(islice(self._sampler("train"), count))
+
+    def close(self) -> None:
+        """Ends the worker processes that encode."""
+        for features in self._features.values():
+            features.close()
+
+    def _prepare(self) -> None:
+        # In a training of the usual length, whatever the length of this one: the same data run the same code.
+        counts = {name: len(data) for name, data in self._datasets.items()}
+        self._encoder.prepare(counts.pop("train") * USUAL_EPOCHS + sum(counts.values()))
+
+    @property
+    def _keep_bytes(self) -> int:
+        """The size of the decoded training images that are kept: none, if they are encoded once."""
+        features = self._settings.features
+        has_one_view = features.cache and (self.augmentation is None or features.views == 1)
+        return 0 if has_one_view and self._frozen_epochs is None else int(self._settings.data.memory_gb * 1e9)
+
+    def _features_of(self, name: str, dataset: ImageDataset) -> SplitFeatures:
+        if self._store is None:
+            raise ValueError("features need a store")
+        return SplitFeatures(
+            dataset,
+            name,
+            encoder=self._encoder,
+            store=self._store,
+            backbone=self._encoder.backbone.source.identity(),
+            num_workers=self._settings.data.num_workers,
+        )
+
+    def _feature_loader(self, split: str, matrix: Array, sampler: ViewSampler) -> Loader:
+        dataset = FeatureDataset(self.manifest.splits[split], matrix)
+        return DataLoader(dataset, collate_fn=lambda batch: batch, **self._options(split, sampler))
+
+    def _image_loader(self, split: str, dataset: ImageDataset, sampler: ViewSampler, *, kept: bool = True) -> Loader:
+        data, pixels = self._settings.data, self._settings.data.batch_size * self._plain.image_size**2
+        workers = loader_options(data.num_workers, self._encoder.device, pixels=pixels, kept=kept)
+        return DataLoader(dataset, **self._options(split, sampler), **workers)
+
+    def _options(self, split: str, sampler: ViewSampler) -> dict[str, Any]:
+        return {
+            "batch_size": self._settings.data.batch_size,
+            "sampler": sampler,
+            "drop_last": split == "train" and self._ends_alone(),
+            "pin_memory": torch.cuda.is_available(),
+            # It draws a seed for its workers, which must not come from the stream that dropout draws from.
+            "generator": torch.Generator(),
+        }
+
+    def _ends_alone(self) -> bool:
+        """Whether an epoch's last batch would be a single image, with which BatchNorm cannot be trained."""
+        share = -(-len(self._datasets["train"]) // world_size())
+        return self._frozen_epochs is not None and share % self._settings.data.batch_size == 1
+
+    def _sampler(self, split: str) -> ViewSampler:
+        if split != "train":
+            return self._in_order(split)
+        settings, labels = self._settings, self.manifest.splits["train"].labels
+        return ViewSampler(
+            len(labels),
+            seed=settings.seed,
+            balanced=labels if settings.data.balance == "sampler" else None,
+            views=settings.features.views,
+            rank=rank(),
+            world_size=world_size(),
+        )
+
+    def _in_order(self, split: str) -> ViewSampler:
+        """The process's share of a split's samples, in their order; of view 0, unless its epoch is set to another."""
+        return ViewSampler(len(self._datasets[split]), seed=None, rank=rank(), world_size=world_size())
+
+
+def encode_unaugmented(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> dict[str, Array]:
+    """The features (N, embedding_dim) of each split, stored or computed now on the device that training would use.
+
+    Afterwards, `backbone` is on that device.
+    """
+    encoder = Encoder(backbone, precision=settings.features.precision, compile=settings.features.compile)
+    encoder.to(training_device(settings.trainer))
+    return FeatureSource(
+        settings, manifest, encoder, replace(backbone.preprocessing, depth=manifest.depth)
+    ).unaugmented()
