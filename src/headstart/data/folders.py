@@ -13,7 +13,7 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from headstart.data.archives import OPENED, Entry, Member, Node, in_archive, is_archive
+from headstart.data.archives import OPENED, Entry, Member, Tree, in_archive, is_archive
 from headstart.errors import HeadstartError
 from headstart.files import RECORD, is_record
 from headstart.run_folder import MARKER
@@ -55,8 +55,8 @@ def _size_of(path: Place) -> int:
     try:
         return os.stat(path).st_size
     except NotADirectoryError:
-        found = in_archive(path)
-        member = OPENED.known(found[0]).node(found[1]) if found is not None else None
+        place = in_archive(path)
+        member = OPENED.known(place[0]).node(place[1]) if place is not None else None
         return member.size if isinstance(member, Member) else 0
 
 
@@ -69,10 +69,10 @@ def open_file(path: Place) -> IO[bytes]:
     try:
         return open(path, "rb")
     except NotADirectoryError:
-        # A folder on the way to it is a file; only then is it looked at what that is.
-        if (found := in_archive(path)) is None:
+        # A folder on the way to it is a file, perhaps an archive.
+        if (place := in_archive(path)) is None:
             raise
-        archive, inner = found
+        archive, inner = place
         return io.BytesIO(OPENED.known(archive).read(inner))
 
 
@@ -87,19 +87,10 @@ def list_folder(path: Place) -> list[os.DirEntry[str]] | list[Entry]:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except NotADirectoryError:
-        if (found := in_archive(path)) is None:
+        if (place := in_archive(path)) is None:
             raise
-        archive, inner = found
+        archive, inner = place
         return OPENED.current(archive).entries(inner)
-
-
-def real_path(path: Place) -> str:
-    """The absolute path without links, as os.path.realpath."""
-    real = os.path.realpath(path)
-    if os.path.lexists(real) or (found := in_archive(path)) is None:
-        return real
-    archive, inner = found
-    return os.path.join(os.path.realpath(archive), OPENED.known(archive).real(inner))
 
 
 def exists(path: Place) -> bool:
@@ -109,10 +100,7 @@ def exists(path: Place) -> bool:
 
 def lexists(path: Place) -> bool:
     """Whether there is something at `path`, if only a broken link."""
-    if os.path.lexists(path):
-        return True
-    found = in_archive(path)
-    return found is not None and OPENED.known(found[0]).has(found[1])
+    return os.path.lexists(path) or _node(path) is not None
 
 
 def is_folder(path: Place) -> bool:
@@ -136,9 +124,9 @@ def is_in_archive(path: Place) -> bool:
     return in_archive(path) is not None
 
 
-def _node(path: Place) -> Node | None:
-    found = in_archive(path)
-    return OPENED.current(found[0]).node(found[1]) if found is not None else None
+def _node(path: Place) -> Tree | Member | None:
+    place = in_archive(path)
+    return OPENED.current(place[0]).node(place[1]) if place is not None else None
 
 
 # Which files of a folder are images, by name and by content.
@@ -268,7 +256,7 @@ class Folder:
     def __init__(self, path: Path, above: tuple[str, ...] = (), *, is_link: bool = False) -> None:
         self.path = path
         self.is_link = is_link
-        self.real = real_path(path)
+        self.real = os.path.realpath(path)
         self._way = (*above, self.real)
 
     @property

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from torchvision.datasets import ImageFolder
 
 from headstart.config.data import DataSettings, SplitSettings
-from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed, real_path
+from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
@@ -68,7 +68,7 @@ class ClassFolders(ImageFolder):
         # Links last, so that what is left out is never the file itself.
         for folder, name in sorted(found, key=lambda item: item[0].files[item[1]]):
             real = os.path.join(folder.real, name)
-            real = real_path(real) if folder.files[name] else real
+            real = os.path.realpath(real) if folder.files[name] else real
             if real in files:
                 self.left_out[folder.path / name] = SECOND_LINK
             files.setdefault(real, folder.path / name)
