@@ -15,7 +15,7 @@ def test_cross_validate__random_labels_are_at_chance() -> None:
     features = generator.normal(size=(200, 400)).astype(np.float32)
     labels = generator.integers(0, 4, 200)
     twice = Labelled(np.concatenate([features, features]), np.concatenate([labels, labels]), 4)
-    contents = np.tile([f"{index}" for index in range(200)], 2)
+    contents = [f"{index}" for index in range(200)] * 2
     for correct in cross_validate(twice, grouped_folds(twice.labels, contents, contents, None, 0)).values():
         assert correct.mean() < 0.4
     for correct in cross_validate(twice, stratified_folds(twice.labels, 0)).values():
@@ -51,6 +51,6 @@ def test_folds__are_even_within_classes_and_keep_copies_together() -> None:
         [5] * FOLDS,
         [2] * FOLDS,
     ]
-    contents = np.array([f"{index // 2}" for index in range(85)])
+    contents = [f"{index // 2}" for index in range(85)]
     together = grouped_folds(labels, contents, contents, None, 1)
     assert all(together[index] == together[index + 1] for index in range(0, 84, 2))
