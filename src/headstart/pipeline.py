@@ -12,9 +12,9 @@ from headstart.auditing.report import (
     COMPARED,
     TOO_MANY,
     AuditReport,
+    exceeds_comparison_limit,
     find_from_features,
     findings_table,
-    is_too_much,
     missing_groups,
     write_audit,
 )
@@ -315,7 +315,7 @@ def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[d
         return None, "not compared (there are no images to train on)"
     if settings.data.near_duplicates is True:
         return _encode_unaugmented(settings, manifest), COMPARED
-    if is_too_much(settings, manifest):
+    if exceeds_comparison_limit(settings, manifest):
         return None, TOO_MANY
     store = open_store(settings.features)
     preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)
