@@ -164,19 +164,6 @@ def _changed(content: bytes, tag: int, kind: int, count: int, value: bytes, new_
     return bytes(changed)
 
 
-def others() -> Iterator[tuple[str, bytes]]:
-    """WebP and JPEG 2000 whose metadata are damaged."""
-    yield "WebP cut in its EXIF", with_exif("WEBP", exif())[:-3]
-    more = saved("WEBP", exif=b"Exif\0\0" + exif(), xmp=b"<x/>" * 20, icc_profile=b"abc" * 10)
-    yield "WebP cut in its XMP", more[:-30]
-    plain = saved("JPEG2000")
-    start = plain.index(b"jp2h") - 4
-    (size,) = struct.unpack_from(">I", plain, start)
-    odd = struct.pack(">I", 12) + b"res abcd"
-    header = struct.pack(">I", size + len(odd)) + plain[start + 4 : start + size] + odd
-    yield "JPEG 2000 with an odd resolution", plain[:start] + header + plain[start + size :]
-
-
 def deep_png(samples: np.ndarray[Any, np.dtype[np.uint16]]) -> bytes:
     """A PNG (H×W×3 or H×W×4) with 16 bits per channel, which Pillow does not write."""
     height, width, channels = samples.shape

@@ -12,9 +12,9 @@ from headstart.auditing.report import (
     COMPARED,
     TOO_MANY,
     AuditReport,
+    exceeds_comparison_limit,
     find_from_features,
     findings_table,
-    is_too_much,
     missing_groups,
     write_audit,
 )
@@ -296,7 +296,7 @@ def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[d
             )
         backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
         return encode_unaugmented(settings, manifest, backbone), COMPARED
-    if is_too_much(settings, manifest):
+    if exceeds_comparison_limit(settings, manifest):
         return None, TOO_MANY
     store = open_store(settings.features)
     preprocessing = replace(preprocessing_of(settings.model, settings.data), depth=manifest.depth)

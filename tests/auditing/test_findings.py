@@ -5,8 +5,8 @@ from faulty import FAULTS, FROM_FEATURES, Fault, clean, conflicting_labels, dupl
 
 from headstart.auditing.findings import (
     ABOUT,
+    ADVICE,
     GROUPS_ACROSS_SPLITS,
-    KINDS,
     MISSING_GROUPS,
     MISSING_VALUE,
     NO_GROUP,
@@ -60,18 +60,18 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
     assert sorted((f.kind, f.paths) for f in found) == sorted(
         (kind, tuple(renamed[path] for path in paths)) for kind, paths in expected
     )
-    order = [list(KINDS).index(finding.kind) for finding in found]
+    order = [list(ADVICE).index(finding.kind) for finding in found]
     assert order == sorted(order)
 
 
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
     found = {fault(tmp_path)[0] for fault in FAULTS}
-    assert found | OF_LABELS | OF_DEPTH | OF_NAMES == set(KINDS)
+    assert found | OF_LABELS | OF_DEPTH | OF_NAMES == set(ADVICE)
 
 
 def test_severity__errors_come_first() -> None:
-    severities = [kind.severity for kind in KINDS.values()]
+    severities = [Finding(kind, ()).severity for kind in ADVICE]
     assert severities == sorted(severities, key=["error", "warning"].index)
     assert Finding("conflicting labels", ("a", "b")).severity == "error"
     assert Finding("small class", ()).severity == "warning"

@@ -77,27 +77,6 @@ def test_names__of_zip_in_the_code_page_of_dos(tmp_path: Path) -> None:
     assert [entry.name for entry in Archive(str(path)).entries("")] == ["Käfer"]
 
 
-@pytest.mark.parametrize(
-    ("name", "encoding"),
-    [
-        ("蚂蚁/蜜蜂.jpg", "gbk"),
-        ("ソテー/てんとう虫.jpg", "cp932"),
-        ("муравей/жук.jpg", "cp866"),
-        ("Größe/Müll.jpg", "cp1252"),
-    ],
-)
-def test_names__of_zip_in_the_encoding_of_a_country(
-    tmp_path: Path, messages: list[str], name: str, encoding: str
-) -> None:
-    raw = name.encode(encoding)
-    path = archive_with(tmp_path / "a.zip", "X" * len(raw))
-    path.write_bytes(path.read_bytes().replace(b"X" * len(raw), raw))
-    folder, image = name.split("/")
-    assert [entry.name for entry in Archive(str(path)).entries("")] == [folder]
-    assert [entry.name for entry in Archive(str(path)).entries(folder)] == [image]
-    assert messages[0].startswith(f"{path}: names that are not UTF-8 are read as ")
-
-
 def test_names__of_zip_with_backslashes(tmp_path: Path) -> None:
     info = zipfile.ZipInfo("ant\\1.jpg")
     info.create_system = 0

@@ -1,5 +1,6 @@
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,8 @@ from faulty import photo
 from PIL import Image, ImageFile
 
 from headstart.data import image_info
-from headstart.data.image_info import ImageInfo, inspect_images
+from headstart.data.image_info import inspect_images
+from headstart.data.images import decode
 
 
 @pytest.fixture
@@ -20,13 +22,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that were decoded."""
     names: list[str] = []
-    decode = image_info._decode
 
-    def spy(path: Path, content: bytes, sha256: str) -> ImageInfo:
+    def spy(path: Path, content: bytes, use: Callable[[Image.Image], object]) -> object:
         names.append(path.name)
-        return decode(path, content, sha256)
+        return decode(path, content, use)
 
-    monkeypatch.setattr(image_info, "_decode", spy)
+    monkeypatch.setattr(image_info, "decode", spy)
     return names
 
 

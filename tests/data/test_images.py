@@ -11,8 +11,7 @@ from PIL import Image
 from headstart.data import images
 from headstart.data.image_info import inspect_images
 from headstart.data.images import allowed_pixels, read_rgb
-from headstart.data.table import read_table
-from headstart.errors import HeadstartError, UnreadableImage
+from headstart.errors import UnreadableImage
 
 # pytest shows this warning, which the program suppresses because it rejects such an image anyway.
 pytestmark = pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
@@ -190,10 +189,3 @@ def test_huge_member_of_an_archive__is_refused_without_being_unpacked(
     with allowed_pixels(100), pytest.raises(UnreadableImage, match=r"data\.max_pixels=107 allows them") as caught:
         read_rgb(tmp_path / "a.zip" / "x" / "a.jpg")
     assert caught.value.fault == "file too large"
-
-
-def test_table_of_40_gb__is_refused_without_being_read(tmp_path: Path) -> None:
-    (tmp_path / "a.csv").touch()
-    os.truncate(tmp_path / "a.csv", 40 * 10**9)
-    with pytest.raises(HeadstartError, match=r"a\.csv cannot be read: its 40\.0 GB are too many"):
-        read_table(tmp_path / "a.csv", ("path", "label"))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_files import FIELDS, SIZE, chunk, exif, good_image, jpegs, others, png, pngs, saved, segment, tiffs, with_exif
+from odd_files import FIELDS, SIZE, chunk, exif, good_image, jpegs, png, pngs, saved, segment, tiffs, with_exif
 from PIL import Image
 
 from headstart.data.image_info import ImageInfo, inspect_images
@@ -80,11 +80,6 @@ def test_jpeg__damaged_metadata_beside_an_orientation(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [*cases(tiffs(None)), *cases(tiffs("tiff_lzw")), *cases(tiffs("jpeg"))])
 def test_tiff__damaged_metadata(tmp_path: Path, content: bytes) -> None:
     assert_read(tmp_path, content, 6)
-
-
-@pytest.mark.parametrize(("name", "content"), list(others()))
-def test_other_formats__damaged_metadata(tmp_path: Path, name: str, content: bytes) -> None:
-    assert_read(tmp_path, content, 6 if name.startswith("WebP") else 1)
 
 
 def test_xmp__rotates_where_there_is_no_exif(tmp_path: Path) -> None:

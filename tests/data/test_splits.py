@@ -1,6 +1,6 @@
 import pytest
 
-from headstart.data.splits import hold_out, split_class
+from headstart.data.splits import split_class, split_off_valid
 
 NAMES = [f"{number:03}.jpg" for number in range(100)]
 
@@ -46,14 +46,14 @@ def test_fractions__of_a_class_too_small_for_them(count: int) -> None:
     assert [len(part) for part in parts.values()] == [1, count - 1, 0]
 
 
-def test_hold_out__a_seeded_share() -> None:
-    train, valid = hold_out(NAMES[::-1], 0.15, seed=0, class_name="a")
+def test_split_off_valid__a_seeded_share() -> None:
+    train, valid = split_off_valid(NAMES[::-1], 0.15, seed=0, class_name="a")
     assert (len(train), len(valid)) == (85, 15)
     assert sorted(train + valid) == NAMES
     assert (train, valid) == (sorted(train), sorted(valid))
-    assert valid == hold_out(NAMES, 0.15, seed=0, class_name="a")[1]
-    assert valid != hold_out(NAMES, 0.15, seed=1, class_name="a")[1]
-    assert valid != hold_out(NAMES, 0.15, seed=0, class_name="b")[1]
+    assert valid == split_off_valid(NAMES, 0.15, seed=0, class_name="a")[1]
+    assert valid != split_off_valid(NAMES, 0.15, seed=1, class_name="a")[1]
+    assert valid != split_off_valid(NAMES, 0.15, seed=0, class_name="b")[1]
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,6 @@ def test_hold_out__a_seeded_share() -> None:
         (0, 0.5, (0, 0)),
     ],
 )
-def test_hold_out__of_small_classes(count: int, share: float, expected: tuple[int, int]) -> None:
-    train, valid = hold_out(NAMES[:count], share, seed=0, class_name="a")
+def test_split_off_valid__of_small_classes(count: int, share: float, expected: tuple[int, int]) -> None:
+    train, valid = split_off_valid(NAMES[:count], share, seed=0, class_name="a")
     assert (len(train), len(valid)) == expected

@@ -5,7 +5,7 @@ import pytest
 from clusters import clusters
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from headstart.data.splits import FOLDS, folds_of_distinct, stratified_folds
+from headstart.data.splits import FOLDS, grouped_folds, stratified_folds
 from headstart.evaluation.probes import PROBES, Labelled, cross_validate
 
 
@@ -15,8 +15,8 @@ def test_cross_validate__random_labels_are_at_chance() -> None:
     features = generator.normal(size=(200, 400)).astype(np.float32)
     labels = generator.integers(0, 4, 200)
     twice = Labelled(np.concatenate([features, features]), np.concatenate([labels, labels]), 4)
-    contents = np.tile([f"{index}" for index in range(200)], 2)
-    for correct in cross_validate(twice, folds_of_distinct(twice.labels, contents, 0)).values():
+    contents = [f"{index}" for index in range(200)] * 2
+    for correct in cross_validate(twice, grouped_folds(twice.labels, contents, contents, None, 0)).values():
         assert correct.mean() < 0.4
     for correct in cross_validate(twice, stratified_folds(twice.labels, 0)).values():
         assert correct.mean() > 0.6
@@ -51,6 +51,6 @@ def test_folds__are_even_within_classes_and_keep_copies_together() -> None:
         [5] * FOLDS,
         [2] * FOLDS,
     ]
-    contents = np.array([f"{index // 2}" for index in range(85)])
-    together = folds_of_distinct(labels, contents, 1)
+    contents = [f"{index // 2}" for index in range(85)]
+    together = grouped_folds(labels, contents, contents, None, 1)
     assert all(together[index] == together[index + 1] for index in range(0, 84, 2))

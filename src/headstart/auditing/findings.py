@@ -16,88 +16,68 @@ from headstart.data.scan import Sample, Scan
 from headstart.errors import UnreadableImage
 from headstart.text import alike, counted, on_one_line, with_odd_character
 
-# Every kind of finding: how bad it is, and what to do about it.
-
-
-@dataclass(frozen=True)
-class Kind:
-    """`severity` is "error" or "warning". Errors make results wrong: task=audit then exits with status 1."""
-
-    severity: str
-    advice: str
-
-
-_UNUSABLE = Kind("error", "Repair or delete them, or set data.on_unreadable=skip.")
 UNUSED_BITS, ODD_DEPTH = "unused bits", "odd bit depth"
 ABOUT, SMALLER, SAME_NAME = "file about an image", "smaller version of an image", "several files of one name"
 ODD_PIXELS, HIDDEN = "unusual pixel values", "hidden by transparency"
 GROUPS_ACROSS_SPLITS, NO_GROUP, MISSING_GROUPS = "groups across splits", "image without a group", "missing groups"
 SIMILAR_GROUPS, MISSING_VALUE = "similar group names", "possible missing value"
-# In the order in which they are shown.
-KINDS = {
-    **dict.fromkeys(UnreadableImage.FAULTS, _UNUSABLE),
-    MISSING: Kind("error", "Correct the paths in the table, or data.root, or set data.on_unreadable=skip."),
-    INCOMPLETE: Kind("error", "Complete or delete the row, or set data.on_unreadable=skip."),
-    CONFLICTING_ROWS: Kind("error", "Rows of one image contradict each other: keep the right one."),
-    "placeholder": Kind("error", "These stand for an image that was not there: delete them."),
-    ABOUT: Kind("error", "Masks and the like are used as images of their class: leave them out with data.exclude."),
-    CONFLICTING_LABELS: Kind("error", "The same image under different classes: keep the right one."),
-    "duplicates across splits": Kind(
-        "error", "What is tested has been trained on: delete one of each, or set data.on_leak=drop."
+# Kinds of findings that make results wrong, in the order in which they are shown, and what to do about each.
+ERRORS = {
+    **dict.fromkeys(UnreadableImage.FAULTS, "Repair or delete them, or set data.on_unreadable=skip."),
+    MISSING: "Correct the paths in the table, or data.root, or set data.on_unreadable=skip.",
+    INCOMPLETE: "Complete or delete the row, or set data.on_unreadable=skip.",
+    CONFLICTING_ROWS: "Rows of one image contradict each other: keep the right one.",
+    "placeholder": "These stand for an image that was not there: delete them.",
+    ABOUT: "Masks and the like are used as images of their class: leave them out with data.exclude.",
+    CONFLICTING_LABELS: "The same image under different classes: keep the right one.",
+    "duplicates across splits": "What is tested has been trained on: delete one of each, or set data.on_leak=drop.",
+    "near duplicates across splits": (
+        "What is tested looks almost like what was trained on: keep each pair in one split."
     ),
-    "near duplicates across splits": Kind(
-        "error", "What is tested looks almost like what was trained on: keep each pair in one split."
+    GROUPS_ACROSS_SPLITS: (
+        "What is tested is of a patient, place or video that was trained on: move each group into one split."
     ),
-    GROUPS_ACROSS_SPLITS: Kind(
-        "error", "What is tested is of a patient, place or video that was trained on: move each group into one split."
-    ),
-    SIMILAR_GROUPS: Kind("error", "They may be one group, of which a part is tested: write them in one way."),
-    "near duplicates with conflicting labels": Kind(
-        "error", "Almost the same image under different classes: one label may be wrong."
-    ),
-    "similar class names": Kind("error", "They may be one class: merge their folders, or rename them."),
-    "class missing from a split": Kind("error", "It is not scored there: add images of it."),
-    "class missing from train": Kind("error", "It cannot be learnt: add images of it to train."),
-    "empty class": Kind("error", "Add images to it, or delete the folder."),
-    MISSING_VALUE: Kind("warning", "Does the name stand for images without a label? Then leave them out."),
-    "small class": Kind("warning", "It is hard to learn and to score: add images."),
-    "class imbalance": Kind("warning", "Consider data.balance=sampler or data.balance=loss."),
-    MISSING_GROUPS: Kind(
-        "warning", "Are there several images of one patient, place or video? Keep them in one split with data.group."
-    ),
-    NO_GROUP: Kind("warning", "Each of them is a group of its own."),
-    DUPLICATE: Kind("warning", "The image is used once."),
-    "duplicates within a split": Kind("warning", "They count more than once."),
-    "near duplicates within a split": Kind(
-        "warning", "They add little; of images of one scene, keep those in one split."
-    ),
-    "outlier": Kind("warning", "They are unlike the rest of their class: do they belong there?"),
-    UNUSED_BITS: Kind("warning", "They are scaled by as many bits as data.depth says: auto, 8, 10, 12, 14 or 16."),
-    "uniform remainder": Kind("warning", "A copy or a download may have broken off: compare them with the originals."),
-    ODD_DEPTH: Kind("warning", "All images are read with one data.depth: convert them to the depth of the others."),
-    ODD_PIXELS: Kind("warning", "Other programs may read them differently: convert them to 8 bits, or look at some."),
-    HIDDEN: Kind(
-        "warning", "Transparent areas become white: is it a mask? Then save the images without alpha channel."
-    ),
-    SMALLER: Kind("warning", "They are the same image again, also across splits: leave them out with data.exclude."),
-    SAME_NAME: Kind("warning", "Is one of them a mask, or a copy? Leave it out with data.exclude, such as '*.png'."),
-    "blurry": Kind("warning", "Are they sharp enough to tell their classes apart?"),
-    "dark": Kind("warning", "Is there enough to see?"),
-    "overexposed": Kind("warning", "Is there enough to see?"),
-    "extension does not match format": Kind("warning", "They are read by their content; other programs may fail."),
-    "unusually large": Kind("warning", "Compared with the other images."),
-    "unusually small": Kind("warning", "Compared with the other images: is there enough to see?"),
-    "extreme aspect ratio": Kind("warning", "Most of such an image is outside the square that the network sees."),
-    "grayscale outlier": Kind("warning", "Most of the other images are in colour."),
-    "multiple frames": Kind("warning", "Only the first one is used."),
-    "EXIF-rotated": Kind("warning", "They are rotated upright; other programs may not do that."),
-    "hidden or system file": Kind("warning", "They are not used."),
-    "other file": Kind("warning", "They are not used."),
+    SIMILAR_GROUPS: "They may be one group, of which a part is tested: write them in one way.",
+    "near duplicates with conflicting labels": "Almost the same image under different classes: one label may be wrong.",
+    "similar class names": "They may be one class: merge their folders, or rename them.",
+    "class missing from a split": "It is not scored there: add images of it.",
+    "class missing from train": "It cannot be learnt: add images of it to train.",
+    "empty class": "Add images to it, or delete the folder.",
 }
-
-
-# What is wrong with a folder of images, found before anything is trained on it.
-
+# The same for what is worth a look.
+WARNINGS = {
+    MISSING_VALUE: "Does the name stand for images without a label? Then leave them out.",
+    "small class": "It is hard to learn and to score: add images.",
+    "class imbalance": "Consider data.balance=sampler or data.balance=loss.",
+    MISSING_GROUPS: (
+        "Are there several images of one patient, place or video? Keep them in one split with data.group."
+    ),
+    NO_GROUP: "Each of them is a group of its own.",
+    DUPLICATE: "The image is used once.",
+    "duplicates within a split": "They count more than once.",
+    "near duplicates within a split": "They add little; of images of one scene, keep those in one split.",
+    "outlier": "They are unlike the rest of their class: do they belong there?",
+    UNUSED_BITS: "They are scaled by as many bits as data.depth says: auto, 8, 10, 12, 14 or 16.",
+    "uniform remainder": "A copy or a download may have broken off: compare them with the originals.",
+    ODD_DEPTH: "All images are read with one data.depth: convert them to the depth of the others.",
+    ODD_PIXELS: "Other programs may read them differently: convert them to 8 bits, or look at some.",
+    HIDDEN: "Transparent areas become white: is it a mask? Then save the images without alpha channel.",
+    SMALLER: "They are the same image again, also across splits: leave them out with data.exclude.",
+    SAME_NAME: "Is one of them a mask, or a copy? Leave it out with data.exclude, such as '*.png'.",
+    "blurry": "Are they sharp enough to tell their classes apart?",
+    "dark": "Is there enough to see?",
+    "overexposed": "Is there enough to see?",
+    "extension does not match format": "They are read by their content; other programs may fail.",
+    "unusually large": "Compared with the other images.",
+    "unusually small": "Compared with the other images: is there enough to see?",
+    "extreme aspect ratio": "Most of such an image is outside the square that the network sees.",
+    "grayscale outlier": "Most of the other images are in colour.",
+    "multiple frames": "Only the first one is used.",
+    "EXIF-rotated": "They are rotated upright; other programs may not do that.",
+    "hidden or system file": "They are not used.",
+    "other file": "They are not used.",
+}
+ADVICE = ERRORS | WARNINGS
 
 # The factor, in edge length of a square of the same area, by which an image is larger or smaller than the median.
 FAR = 4.0
@@ -147,7 +127,7 @@ VARIANTS = {("JPEG", "MPO"), ("MPO", "JPEG"), ("BMP", "DIB"), ("DIB", "BMP"), ("
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: its kind (a key of KINDS), the paths concerned (relative to the root), and details."""
+    """One thing found: its kind (a key of ADVICE), the paths concerned (relative to the root), and details."""
 
     kind: str
     paths: tuple[str, ...]
@@ -155,8 +135,8 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """ "error" or "warning"."""
-        return KINDS[self.kind].severity
+        """Whether it makes results wrong ("error"; task=audit then exits with status 1) or not ("warning")."""
+        return "error" if self.kind in ERRORS else "warning"
 
     def remains_without(self, removed: Collection[str]) -> bool:
         """Whether it still holds when the images `removed` are not used. One of several paths alone is no duplicate."""
@@ -165,15 +145,15 @@ class Finding:
 
 
 def find_problems(data: PreparedData) -> list[Finding]:
-    """Everything found in a folder of images, used or not, in the order of KINDS."""
+    """Returns everything found in a folder of images, used or not, in the order of ADVICE."""
     scan, infos = data.scan, data.infos
     usable = {path: info for path, info in infos.items() if info.fault is None}
     placeholders = list(_placeholders(usable))
     signs = {path for finding in placeholders for path in finding.paths}
     images = {path: info for path, info in usable.items() if path not in signs}
-    found = [
+    findings = [
         *_unreadable(scan, infos),
-        *_rows(scan),
+        *(Finding(kind, (path,) if path else (), says) for kind, path, says in scan.problems),
         *_groups(scan),
         *placeholders,
         *_companions(scan),
@@ -186,12 +166,12 @@ def find_problems(data: PreparedData) -> list[Finding]:
         *_odd_sizes(images),
         *_left_out(scan),
     ]
-    return in_order(found)
+    return in_order(findings)
 
 
 def in_order(findings: list[Finding]) -> list[Finding]:
-    """By kind, in the order of KINDS; otherwise as they are."""
-    return sorted(findings, key=lambda finding: list(KINDS).index(finding.kind))
+    """Returns the findings by kind, in the order of ADVICE; those of a kind stay in their order."""
+    return sorted(findings, key=lambda finding: list(ADVICE).index(finding.kind))
 
 
 def _unreadable(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
@@ -200,11 +180,6 @@ def _unreadable(scan: Scan, infos: dict[str, ImageInfo]) -> Iterator[Finding]:
     for path, info in infos.items():
         if info.fault is not None:
             yield Finding(info.fault, (path,), info.reason or "")
-
-
-def _rows(scan: Scan) -> Iterator[Finding]:
-    for kind, path, says in scan.problems:
-        yield Finding(kind, (path,) if path else (), says)
 
 
 def _groups(scan: Scan) -> Iterator[Finding]:
@@ -216,14 +191,13 @@ def _groups(scan: Scan) -> Iterator[Finding]:
             places[scan.groups[sample.path]].setdefault(sample.split, sample.path)
         else:
             yield Finding(NO_GROUP, (sample.path,))
-    for group, found in places.items():
+    for group, firsts in places.items():
         if NO_VALUES.fullmatch(group):
             setting = _leave_out(scan, group) if scan.csv is not None else "another data.group"
             says = f"'{on_one_line(group)}' is one group: {setting} makes each of its images a group of its own"
             yield Finding(MISSING_VALUE, (), says)
-        if len(found) > 1:
-            yield Finding(GROUPS_ACROSS_SPLITS, tuple(found.values()), f"'{group}' is in {' and '.join(found)}")
-
+        if len(firsts) > 1:
+            yield Finding(GROUPS_ACROSS_SPLITS, tuple(firsts.values()), f"'{group}' is in {' and '.join(firsts)}")
     for names in alike(places):
         if len({split for name in names for split in places[name]}) > 1:
             paths = tuple(path for name in names for path in places[name].values())
@@ -267,20 +241,20 @@ def _companions(scan: Scan) -> Iterator[Finding]:
     names: dict[str, list[str]] = defaultdict(list)  # by path without extension
     for sample in scan.samples:
         names[str(PurePosixPath(sample.path).with_suffix("")).lower()].append(sample.path)
-    found: dict[tuple[str, str], list[str]] = defaultdict(list)  # by kind and glob pattern
+    companions: dict[tuple[str, str], list[str]] = defaultdict(list)  # by kind and glob pattern
     for name, paths in names.items():
         folder, _, stem = name.rpartition("/")
         for kind, regex in COMPANIONS:
             match = regex.match(stem)
             if match and f"{folder}/{match['of']}".removeprefix("/") in names:
-                found[kind, _pattern(match)] += paths
+                companions[kind, _pattern(match)] += paths
                 break
         else:
             if len(paths) > 1:
                 yield Finding(SAME_NAME, tuple(paths))
     for path, folder in _in_folders_about(scan.samples):
-        found[ABOUT, f"*/{folder}/*"].append(path)
-    for (kind, pattern), paths in found.items():
+        companions[ABOUT, f"*/{folder}/*"].append(path)
+    for (kind, pattern), paths in companions.items():
         setting = f"data.exclude=['{pattern}']"
         yield Finding(kind, tuple(paths), f'beside the images themselves; to leave them out: "{setting}"')
 

@@ -21,8 +21,8 @@ from headstart.files import write_json
 from headstart.log import is_first_process, log, render_table
 from headstart.run_folder import RunFolder
 
-# Images that look almost like another one: cropped, scaled, compressed again, the next of a burst.
-
+# What features say: which images look almost like another one (cropped, scaled, compressed again, the next of a burst),
+# and which are unlike the rest of their class.
 
 # Cosine similarity of centered features from which a pair is listed.
 SIMILAR = 0.9
@@ -34,6 +34,11 @@ ALIKE, GAP = 0.8, 0.15
 MOST_IMAGES = 200_000
 # Compared at a time, which bounds the memory.
 ROWS, COLUMNS = 1024, 16384
+# An outlier is less similar to the rest of its class than a quarter of them are, by this many interquartile ranges.
+FAR = 2.5
+SMALLEST = 10  # classes in which outliers are looked for
+# If more than this fraction of the images outside train look almost like one in another split, they may be series.
+SERIES = 0.05
 
 
 @dataclass(frozen=True)
@@ -59,35 +64,60 @@ class Nearest:
     second: Array
 
     def merged(self, other: "Nearest") -> "Nearest":
-        """For the same images, among all that either has compared them with."""
+        """Returns the nearest of the same images among all that either has compared them with."""
         is_other = other.best > self.best
         second = np.maximum(np.minimum(self.best, other.best), np.maximum(self.second, other.second))
         return Nearest(np.where(is_other, other.index, self.index), np.maximum(self.best, other.best), second)
 
     def pairs(self, chosen: Array) -> dict[tuple[int, int], float]:
-        """The similarity of the pairs of all `chosen` (N) images, the lower index first."""
+        """Returns the similarity of the pairs of all `chosen` (N) images, the lower index first."""
         first = np.flatnonzero(chosen)
         pairs = np.sort(np.stack([first, self.index[first]], axis=1), axis=1)
         return dict(zip(map(tuple, pairs.tolist()), self.best[first].tolist(), strict=True))
 
 
-def near_duplicates(images: Pooled) -> list[Finding]:
-    """Pairs of similar images, the most similar first; exact duplicates are left out."""
-    found = [
-        Finding(kind, (images.paths[first], images.paths[second]), f"similarity {similarity:.3f}")
-        for (first, second), similarity in sorted(_pairs(images).items(), key=lambda item: -item[1])
-        for kind in _kinds(images, first, second)
-    ]
-    return sorted(found, key=lambda finding: finding.kind)
+def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
+    """Returns the near duplicates, the most similar first, and the outliers of all splits.
+
+    `features` (N, embedding_dim) are unaugmented, in the order of each split's samples.
+    """
+    centred = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
+    centred -= centred.mean(0)
+    contents = [content for split in splits.values() for content in split.contents]
+    images = Pooled(
+        unit_rows(centred),
+        tuple(path for split in splits.values() for path in split.paths),
+        np.array([label for split in splits.values() for label in split.labels]),
+        np.unique(contents, return_inverse=True)[1],
+        np.array([name for name, split in splits.items() for _ in split.paths]),
+    )
+    return [*sorted(_near_duplicates(images), key=lambda finding: finding.kind), *_outliers(images)]
 
 
-def _kinds(images: Pooled, first: int, second: int) -> Iterator[str]:
-    if images.labels[first] != images.labels[second]:
-        yield "near duplicates with conflicting labels"
-    if images.splits[first] != images.splits[second]:
-        yield "near duplicates across splits"
-    elif images.labels[first] == images.labels[second]:
-        yield "near duplicates within a split"
+def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:
+    """Returns a finding if the near duplicates in `findings` suggest groups of images, but the manifest has none."""
+    splits = {path: name for name, split in manifest.splits.items() for path in split.paths}
+    pairs = [finding.paths for finding in findings if finding.kind == "near duplicates across splits"]
+    alike = {path for pair in pairs for path in pair if splits[path] != "train"}
+    outside = sum(name != "train" for name in splits.values())
+    if manifest.groups or len(alike) <= SERIES * outside:
+        return []
+    says = f"{len(alike)} of the {outside} images outside train look almost like one in another split"
+    return [Finding(MISSING_GROUPS, (), says)]
+
+
+def _near_duplicates(images: Pooled) -> Iterator[Finding]:
+    """Yields pairs of similar images, the most similar first; exact duplicates are left out."""
+    for (first, second), similarity in sorted(_pairs(images).items(), key=lambda item: -item[1]):
+        is_same_class = images.labels[first] == images.labels[second]
+        is_across = images.splits[first] != images.splits[second]
+        kinds = {
+            "near duplicates with conflicting labels": not is_same_class,
+            "near duplicates across splits": is_across,
+            "near duplicates within a split": is_same_class and not is_across,
+        }
+        paths = images.paths[first], images.paths[second]
+        yield from (Finding(kind, paths, f"similarity {similarity:.3f}") for kind, holds in kinds.items() if holds)
 
 
 def _pairs(images: Pooled) -> dict[tuple[int, int], float]:
@@ -129,43 +159,6 @@ def _in_tile(images: Pooled, rows: slice, columns: slice) -> Nearest:
     return Nearest(columns.start + closest, best, block.max(1))
 
 
-# What features say about images: near duplicates and outliers.
-
-
-# An outlier is less similar to the rest of its class than a quarter of them are, by this many interquartile ranges.
-FAR = 2.5
-SMALLEST = 10  # classes in which outliers are looked for
-# If more than this fraction of the images outside train look almost like one in another split, they may be series.
-SERIES = 0.05
-
-
-def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
-    """`features` (N, embedding_dim) are unaugmented, in the order of each split's samples."""
-    matrix = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
-    matrix -= matrix.mean(0)
-    contents = [content for split in splits.values() for content in split.contents]
-    images = Pooled(
-        unit_rows(matrix),
-        tuple(path for split in splits.values() for path in split.paths),
-        np.array([label for split in splits.values() for label in split.labels]),
-        np.unique(contents, return_inverse=True)[1],
-        np.array([name for name, split in splits.items() for _ in split.paths]),
-    )
-    return [*near_duplicates(images), *_outliers(images)]
-
-
-def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:
-    """Whether the near duplicates among `findings` suggest that images belong to groups, of which there are none."""
-    splits = {path: name for name, split in manifest.splits.items() for path in split.paths}
-    pairs = [finding.paths for finding in findings if finding.kind == "near duplicates across splits"]
-    alike = {path for pair in pairs for path in pair if splits[path] != "train"}
-    held_out = sum(name != "train" for name in splits.values())
-    if manifest.groups or len(alike) <= SERIES * held_out:
-        return []
-    says = f"{len(alike)} of the {held_out} images outside train look almost like one in another split"
-    return [Finding(MISSING_GROUPS, (), says)]
-
-
 def _outliers(images: Pooled) -> Iterator[Finding]:
     """Images that are unlike the rest of their class."""
     for label in np.unique(images.labels):
@@ -181,7 +174,6 @@ def _outliers(images: Pooled) -> Iterator[Finding]:
 
 
 # What an audit found: as a table for the terminal, as warnings of a run, and as audit.json.
-
 
 # Examples per kind on the terminal.
 EXAMPLES = 3
@@ -200,8 +192,8 @@ class AuditReport(Callback):
         self._path = RunFolder(Path(settings.run_dir)).audit
         self._balance = settings.data.balance
         self._data = data
-        self._is_too_much = is_too_much(settings, data.manifest)
-        self._compares = compares and not self._is_too_much
+        self._exceeds_limit = exceeds_comparison_limit(settings, data.manifest)
+        self._compares = compares and not self._exceeds_limit
         self._findings: list[Finding] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -221,33 +213,33 @@ class AuditReport(Callback):
         removed = {*self._data.manifest.skipped, *self._data.manifest.dropped}
         remaining = [finding for finding in self._findings if finding.remains_without(removed)]
         log_findings([f for f in remaining if f.severity == "error" or self._is_shown(f)])
-        write_audit(self._path, self._data, self._findings, TOO_MANY if self._is_too_much else NOT_YET)
+        write_audit(self._path, self._data, self._findings, TOO_MANY if self._exceeds_limit else NOT_YET)
 
     def _is_shown(self, finding: Finding) -> bool:
         is_ignored_imbalance = finding.kind == "class imbalance" and self._balance == "none"
         return finding.kind == MISSING_VALUE or is_ignored_imbalance
 
 
-def is_too_much(settings: TrainSettings, manifest: Manifest) -> bool:
+def exceeds_comparison_limit(settings: TrainSettings, manifest: Manifest) -> bool:
     """Whether there are more images than are compared with one another unless it is asked for."""
     return settings.data.near_duplicates == "auto" and sum(map(len, manifest.splits.values())) > MOST_IMAGES
 
 
 def log_findings(findings: list[Finding]) -> None:
     """Warns with one line per kind of finding, with the first example."""
-    for kind, found in _by_kind(findings):
-        more = f" (and {len(found) - 1} more: see task=audit)" if len(found) > 1 else ""
-        log.warning("%s: %s%s", kind, _line(found[0]), more)
+    for kind, group in _by_kind(findings):
+        more = f" (and {len(group) - 1} more: see task=audit)" if len(group) > 1 else ""
+        log.warning("%s: %s%s", kind, _line(group[0]), more)
 
 
 def findings_table(findings: list[Finding]) -> str:
-    """Of each kind of finding its severity, how many there are, and some examples."""
+    """Returns a table with the severity, the number and some examples of each kind of finding."""
     rows = []
-    for kind, found in _by_kind(findings):
-        rows.append((found[0].severity, str(len(found)), kind))
-        rows += [("", "", f"  {_line(finding)}") for finding in found[:EXAMPLES]]
-        if len(found) > EXAMPLES:
-            rows.append(("", "", f"  … and {len(found) - EXAMPLES} more"))
+    for kind, group in _by_kind(findings):
+        rows.append((group[0].severity, str(len(group)), kind))
+        rows += [("", "", f"  {_line(finding)}") for finding in group[:EXAMPLES]]
+        if len(group) > EXAMPLES:
+            rows.append(("", "", f"  … and {len(group) - EXAMPLES} more"))
     return render_table(("severity", "count", "finding"), rows)
 
 

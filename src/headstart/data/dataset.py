@@ -14,9 +14,6 @@ from headstart.data.transforms import Transform
 from headstart.data.workers import thread_map
 from headstart.files import ForkSafeLock
 
-# Decoded images, kept in memory for the next epoch.
-
-
 BYTES_PER_PIXEL = 4  # of Pillow's RGB images
 
 
@@ -48,9 +45,6 @@ class DecodedImages:
             if self._size + size <= self.max_bytes // (worker.num_workers if worker else 1):
                 self._size += size
                 self._images[index] = image
-
-
-# The order of the samples, as a pure function of (seed, epoch).
 
 
 # The index of no sample, with which the last batches of several processes become equally long, and its label, which
@@ -127,9 +121,6 @@ class ViewSampler(Sampler[tuple[int, int]]):
             ]
             drawn.append(torch.cat(rounds)[:count])
         return torch.cat(drawn)
-
-
-# The images of a split, by (view, index).
 
 
 class ImageDataset(Dataset[tuple[Tensor, int]]):

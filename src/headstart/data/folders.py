@@ -5,6 +5,7 @@ import functools
 import io
 import mimetypes
 import os
+import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
@@ -13,55 +14,45 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from headstart.data.archives import OPENED, Entry, Member, Node, in_archive, is_archive
+from headstart.data.archives import OPENED, Entry, Member, Tree, in_archive, is_archive
 from headstart.errors import HeadstartError
 from headstart.files import RECORD, is_record
 from headstart.run_folder import MARKER
 from headstart.text import counted
 
-# Files in folders, and in zip and tar archives as if these were folders: `images.zip/ant/1.jpg`. Whatever lists or
-# reads the user's images does it here. An archive inside another one is a mere file.
-
-
-LARGEST = 8 * 10**9  # bytes of any file that is read as a whole
+# An archive inside another one is a mere file.
 Place = str | os.PathLike[str]
 
 
 def read_file(path: Place) -> bytes:
-    """The content of a file.
+    """Returns the content of a file, which may be in an archive: `images.zip/ant/1.jpg`.
 
     Raises:
-        OSError: it cannot be read, or has more than LARGEST bytes.
+        OSError: it cannot be read.
     """
-    if (size := _size_of(path)) > LARGEST:
-        raise OSError(errno.EFBIG, f"its {size / 1e9:.1f} GB are too many to be read into memory")
     with open_file(path) as file:
         return file.read()
 
 
 def size_of(path: Place) -> int:
-    """The number of bytes in a file, which is not read.
+    """Returns the number of bytes in a file, which is not read.
 
     Raises:
         OSError: there is none, or it is not a regular file: reading a pipe or a device may never end.
     """
-    size = _size_of(path)
-    if os.path.lexists(path) and not os.path.isdir(path) and not os.path.isfile(path):
-        raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device")
-    return size
-
-
-def _size_of(path: Place) -> int:
     try:
-        return os.stat(path).st_size
+        status = os.stat(path)
     except NotADirectoryError:
-        found = in_archive(path)
-        member = OPENED.known(found[0]).node(found[1]) if found is not None else None
+        place = in_archive(path)
+        member = OPENED.known(place[0]).node(place[1]) if place is not None else None
         return member.size if isinstance(member, Member) else 0
+    if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device")
+    return status.st_size
 
 
 def open_file(path: Place) -> IO[bytes]:
-    """A file, open for reading.
+    """Opens a file for reading.
 
     Raises:
         OSError: it cannot be read.
@@ -69,15 +60,15 @@ def open_file(path: Place) -> IO[bytes]:
     try:
         return open(path, "rb")
     except NotADirectoryError:
-        # A folder on the way to it is a file; only then is it looked at what that is.
-        if (found := in_archive(path)) is None:
+        # A folder on the way to it is a file, perhaps an archive.
+        if (place := in_archive(path)) is None:
             raise
-        archive, inner = found
+        archive, inner = place
         return io.BytesIO(OPENED.known(archive).read(inner))
 
 
 def list_folder(path: Place) -> list[os.DirEntry[str]] | list[Entry]:
-    """What is in a folder or an archive, by name. An archive that has been changed is listed again.
+    """Returns what is in a folder or an archive, sorted by name. An archive that has been changed is listed again.
 
     Raises:
         OSError: it cannot be read.
@@ -87,19 +78,10 @@ def list_folder(path: Place) -> list[os.DirEntry[str]] | list[Entry]:
         with os.scandir(path) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except NotADirectoryError:
-        if (found := in_archive(path)) is None:
+        if (place := in_archive(path)) is None:
             raise
-        archive, inner = found
+        archive, inner = place
         return OPENED.current(archive).entries(inner)
-
-
-def real_path(path: Place) -> str:
-    """The absolute path without links, as os.path.realpath."""
-    real = os.path.realpath(path)
-    if os.path.lexists(real) or (found := in_archive(path)) is None:
-        return real
-    archive, inner = found
-    return os.path.join(os.path.realpath(archive), OPENED.known(archive).real(inner))
 
 
 def exists(path: Place) -> bool:
@@ -109,10 +91,7 @@ def exists(path: Place) -> bool:
 
 def lexists(path: Place) -> bool:
     """Whether there is something at `path`, if only a broken link."""
-    if os.path.lexists(path):
-        return True
-    found = in_archive(path)
-    return found is not None and OPENED.known(found[0]).has(found[1])
+    return os.path.lexists(path) or _node(path) is not None
 
 
 def is_folder(path: Place) -> bool:
@@ -136,16 +115,12 @@ def is_in_archive(path: Place) -> bool:
     return in_archive(path) is not None
 
 
-def _node(path: Place) -> Node | None:
-    found = in_archive(path)
-    return OPENED.current(found[0]).node(found[1]) if found is not None else None
-
-
-# Which files of a folder are images, by name and by content.
+def _node(path: Place) -> Tree | Member | None:
+    place = in_archive(path)
+    return OPENED.current(place[0]).node(place[1]) if place is not None else None
 
 
 # Which files are images: by their extension, or by their content where the name does not say.
-
 
 # Formats that Pillow recognizes but cannot decode by itself, or that are documents or video.
 NOT_DECODED = ("BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PDF", "WMF")
@@ -158,12 +133,14 @@ LARGEST_MEMBER = 10**9
 # What is not to be sniffed at: raw photos, whose preview Pillow would read, and what editors and downloads leave.
 RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw")
 LEFTOVERS = (".bak", ".crdownload", ".download", ".old", ".orig", ".part", ".swp", ".tmp")
+# Python's own table, not the operating system's, so that every machine reads the same files.
+TYPES = mimetypes.MimeTypes()
 # Of operating systems, network drives and archives.
 SYSTEM = ("thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 
 
 def image_extensions() -> dict[str, str]:
-    """The extensions of images that Pillow can decode, in lower case with the dot, and the format of each."""
+    """Returns the format of each extension, in lower case with the dot, of images that Pillow can decode."""
     return _image_extensions(readable_formats())
 
 
@@ -175,7 +152,7 @@ def _image_extensions(formats: tuple[str, ...]) -> dict[str, str]:
 
 
 def readable_formats() -> tuple[str, ...]:
-    """The formats that Pillow can decode, in the order in which it tries them; plugins may add some at any time."""
+    """Returns the formats that Pillow can decode, in the order in which it tries them; plugins may add some later."""
     Image.init()
     return _decodable(tuple(Image.ID))
 
@@ -210,15 +187,8 @@ def _is_known(extension: str) -> bool:
     """Whether the extension is that of something else."""
     if extension.endswith("~") or extension in RAW + LEFTOVERS or extension in Image.registered_extensions():
         return True
-    types = _known_types()
-    kind = types.types_map[True].get(extension, "image/")
-    return extension in types.encodings_map or not (kind.startswith("image/") or kind == "application/octet-stream")
-
-
-@functools.cache
-def _known_types() -> mimetypes.MimeTypes:
-    # Python's own table, not the operating system's, so that every machine reads the same files.
-    return mimetypes.MimeTypes()
+    kind = TYPES.types_map[True].get(extension, "image/")
+    return extension in TYPES.encodings_map or not (kind.startswith("image/") or kind == "application/octet-stream")
 
 
 def _has_image_content(path: str | os.PathLike[str]) -> bool:
@@ -240,8 +210,7 @@ def _has_image_content(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-# What folders hold. Every real folder is visited once, whatever links lead to it, and nothing is lost in silence.
-
+# What folders hold. Every real folder is visited once, whatever links lead to it, and whatever is left out is named.
 
 # Prefix of the files that headstart itself keeps beside the images it generates.
 OWN = ".headstart"
@@ -268,7 +237,7 @@ class Folder:
     def __init__(self, path: Path, above: tuple[str, ...] = (), *, is_link: bool = False) -> None:
         self.path = path
         self.is_link = is_link
-        self.real = real_path(path)
+        self.real = os.path.realpath(path)
         self._way = (*above, self.real)
 
     @property
@@ -330,11 +299,10 @@ class Folder:
     def _content(self) -> _Content:
         content = _Content([], {}, {}, None)
         try:
-            found = self._entries
+            for entry in self._entries:
+                self._add(entry, content)
         except OSError as error:
             return content._replace(error=error.strerror or str(error))
-        for entry in found:
-            self._add(entry, content)
         return content
 
     @cached_property
@@ -362,26 +330,24 @@ class Folder:
 
 
 def walk(*tops: Folder) -> tuple[list[Folder], dict[Path, str]]:
-    """`tops` and all folders below them by path, each real folder once; and the links to it that are left out."""
-    seen: set[str] = set()
-    found: list[Folder] = []
+    """Returns `tops` and all folders below them by path, each real folder once, and the links that are left out."""
+    folders: dict[str, Folder] = {}
     left_out: dict[Path, str] = {}
     waiting, links = list(tops), list[Folder]()
     while waiting or links:
         # Links last, so that what is left out is never the folder itself.
         folder = (waiting or links).pop()
-        if folder.real in seen:
+        if folder.real in folders:
             left_out[folder.path] = SECOND_LINK
             continue
-        seen.add(folder.real)
-        found.append(folder)
+        folders[folder.real] = folder
         for below in folder.folders:
             (links if below.is_link else waiting).append(below)
-    return sorted(found, key=lambda folder: folder.path), left_out
+    return sorted(folders.values(), key=lambda folder: folder.path), left_out
 
 
 def open_folder(path: Path) -> Folder:
-    """The folder at `path`.
+    """Opens the folder at `path`.
 
     Raises:
         HeadstartError: it cannot be read.
@@ -393,7 +359,7 @@ def open_folder(path: Path) -> Folder:
 
 
 def left_out_summary(left_out: Mapping[str, str] | Mapping[Path, str]) -> str:
-    """ "3 other files left out (.txt ×2, .DS_Store ×1); 1 folder that headstart made left out (logs)".
+    """Returns such as "3 other files left out (.txt ×2, .DS_Store ×1); 1 folder that headstart made left out (logs)".
 
     `left_out` are paths, and why each of them is left out.
     """
@@ -413,7 +379,7 @@ def _files_summary(left_out: Mapping[str, str]) -> str:
 
 
 def listed(names: Iterable[str], most: int = NAMED) -> str:
-    """ "a, b and c"; of many, the first ones and how many more."""
+    """Returns "a, b and c"; of many names, the first ones and how many more."""
     names = list(names)
     if len(names) > most:
         return f"{', '.join(names[:most])}, … and {len(names) - most} more"

@@ -1,4 +1,4 @@
-"""What inspecting a file finds: its size, its fingerprint, whether it is damaged."""
+"""What is known about an image file from its content alone; each content is decoded once, and the result cached."""
 
 import hashlib
 import json
@@ -33,113 +33,7 @@ from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import CACHE, cache_folder, mark_if_empty, replacing
 
-# Damage that decodes: a copy that broke off leaves zeros, of which many formats make pixels without an error.
-
-
-# The least share of a file, or of an image's rows, that counts: a run of one byte, or of one gray.
-RUN = 1 / 8
-# What a file system, a download or a camera's card leaves where nothing was written.
-FILLINGS = (0x00, 0xFF)
-# So many bytes of a padded file's padding may belong to the image.
-PADDING = 64
-# An uncompressed image with more of the same outside the run than this is one with a black or white background.
-BACKGROUND = 0.1
-# Of a compressed image, if this share has one colour, long runs are how it is encoded.
-UNIFORM = 0.5
-# Formats whose pixels have no checksum. A GIF that is damaged does not decode.
-UNCHECKED = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
-# What libjpeg fills in where the data end, give or take two levels.
-GRAY = 128
 Array = np.ndarray[Any, np.dtype[Any]]
-
-
-def damage_of(content: bytes, dominant: float) -> str:
-    """What is damaged in an image file that decodes, or may be; "" if nothing seems to be.
-
-    `dominant` is the share of its pixels that have the most frequent colour.
-    """
-    if content.startswith(PNG_START) and not _has_checksums(content):
-        return "the checksum of its pixels is wrong"
-    for byte in FILLINGS:
-        start, end = _longest_run(content, byte)
-        if end - start >= RUN * len(content) and _is_damage(_bare(content), byte, dominant):
-            return f"{(end - start) / len(content):.0%} of the file, from byte {start:,} on, are all {byte}"
-    return ""
-
-
-def gray_rows(grid: Array) -> float:
-    """The share of the rows at the bottom of an RGB image (H, W, 3) that are of the gray of missing JPEG data.
-
-    0 if it is too small to count, or there is as much of the same gray elsewhere.
-    """
-    is_gray: Array = (np.abs(grid.astype(int) - GRAY) <= 2).all(axis=2)
-    rows = len(grid) - int(np.flatnonzero(~is_gray.all(1)).max(initial=-1)) - 1
-    above = is_gray[: len(grid) - rows]
-    return rows / len(grid) if rows >= RUN * len(grid) and above.size and above.mean() < BACKGROUND else 0.0
-
-
-def _longest_run(content: bytes, byte: int) -> tuple[int, int]:
-    """Start and end of the longest run of a byte among those of at least RUN of the content."""
-    longest, fill = (0, 0), bytes([byte])
-    # Each such run has one of these places in it.
-    for place in range(0, len(content), max(1, int(len(content) * RUN / 2))):
-        if content[place] == byte and place >= longest[1]:
-            after = content[place:]
-            found = len(content[:place].rstrip(fill)), place + len(after) - len(after.lstrip(fill))
-            longest = max(longest, found, key=lambda run: run[1] - run[0])
-    return longest
-
-
-def _is_damage(content: bytes, byte: int, dominant: float) -> bool:
-    """Whether a long run of one byte cannot be the image itself, nor something beside it."""
-    start, end = _longest_run(content, byte)
-    if end - start < RUN * len(content) or (end == len(content) and _decodes(content[: start + PADDING])):
-        return False
-    form, is_raw = decode("", content, _form_of)
-    if form in UNCHECKED:
-        return end == len(content) or dominant < UNIFORM
-    # Four in a row, because a channel alone may be empty, or opaque.
-    same = 4 * content.count(bytes([byte]) * 4) - (end - start)
-    return same < BACKGROUND * (len(content) - (end - start)) if is_raw else end == len(content)
-
-
-def _form_of(image: Image.Image) -> tuple[str | None, bool]:
-    """The format, and whether the pixels are not compressed."""
-    return image.format, isinstance(image, ImageFile) and any(tile.codec_name == "raw" for tile in image.tile)
-
-
-def _decodes(content: bytes) -> bool:
-    try:
-        decode("", content, lambda image: within_limit(image).load())
-    except UnreadableImage:
-        return False
-    return True
-
-
-def _bare(content: bytes) -> bytes:
-    """Without metadata, which may be full of zeros."""
-    with suppress(Exception):
-        return without_metadata(content) or content
-    return content
-
-
-def _has_checksums(content: bytes) -> bool:
-    """Whether the pixels in a PNG have the checksums that stand beside them; Pillow does not compare them."""
-    at = len(PNG_START)
-    while at + 8 <= len(content):
-        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
-        kind = content[at + 4 : at + 8]
-        if kind == b"IDAT" and zlib.crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            return False
-        if kind == b"IEND":
-            break
-        at = end + 4
-    return True
-
-
-# What is known about an image file from its content alone; each content is decoded once, and the result cached.
-
-
 # Increased when the same content would give another ImageInfo.
 VERSION = 6
 # Pixels are sampled on a grid of this many by this many.
@@ -198,11 +92,11 @@ class ImageInfo:
 
 
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
-    """What is known about each of `paths`, relative to `root`. Files are decoded only if their content is new."""
+    """Returns what is known about each of `paths`, relative to `root`. Only files with new content are decoded."""
     cache = _Cache(root)
-    found = dict(zip(paths, thread_imap(lambda path: _info(root / path, cache.infos), paths), strict=True))
-    cache.replace(found.values())
-    return found
+    infos = dict(zip(paths, thread_imap(lambda path: _info(root / path, cache.infos), paths), strict=True))
+    cache.replace(infos.values())
+    return infos
 
 
 class _Cache:
@@ -221,9 +115,9 @@ class _Cache:
                     info = ImageInfo(**json.loads(line))
                     self.infos[info.sha256] = info
 
-    def replace(self, found: Iterable[ImageInfo]) -> None:
-        """Stores what was found, and forgets contents that are gone."""
-        infos = {info.sha256: info for info in found if info.sha256}
+    def replace(self, current: Iterable[ImageInfo]) -> None:
+        """Stores the current contents, and forgets those that are gone."""
+        infos = {info.sha256: info for info in current if info.sha256}
         if infos == self.infos:
             return
         # If the folder cannot be written, the next inspection merely takes longer.
@@ -239,10 +133,8 @@ def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     except OSError as error:
         return ImageInfo("", fault_of(error) if lexists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
-    return known.get(sha256) or _decode(path, content, sha256)
-
-
-def _decode(path: Path, content: bytes, sha256: str) -> ImageInfo:
+    if sha256 in known:
+        return known[sha256]
     try:
         info = ImageInfo(sha256, None, None, **decode(path, content, _look))
         return replace(info, damage=info.damage or damage_of(content, info.dominant))
@@ -269,14 +161,8 @@ def _look(image: Image.Image) -> dict[str, Any]:
     orientation = orientation_of(image)
     if orientation in TRANSPOSED:
         width, height = height, width
-    return {
-        "format": form,
-        "width": width,
-        "height": height,
-        "frames": _frames(image),
-        "orientation": max(orientation, by_pillow),
-        **seen,
-    }
+    size = {"format": form, "width": width, "height": height}
+    return size | {"frames": _frames(image), "orientation": max(orientation, by_pillow)} | seen
 
 
 def _seen(rgb: Image.Image, form: str) -> dict[str, Any]:
@@ -317,9 +203,8 @@ def _brightness(rgb: Image.Image) -> dict[str, Any]:
     # From the histogram, because sorting all pixels would take longer than decoding them.
     shares = np.array(luma.histogram()) / (luma.width * luma.height)
     darkest, brightest = np.searchsorted(np.cumsum(shares), (0.05, 0.95)).tolist()
-    found = {"darkest": darkest, "brightest": brightest}
     if min(luma.size) < 3:
-        return found
+        return {"darkest": darkest, "brightest": brightest}
     values = np.asarray(luma, np.int16)
     laplacian = values[1:-1, 2:] + values[1:-1, :-2]
     laplacian += values[2:, 1:-1]
@@ -328,4 +213,107 @@ def _brightness(rgb: Image.Image) -> dict[str, Any]:
     # As if there were a little noise, so that an empty image is not a sharp one.
     levels = np.arange(256)
     deviation = float((shares @ levels**2 - (shares @ levels) ** 2) ** 0.5)
-    return found | {"sharpness": round(float(laplacian.std()) / (deviation + 4), 4)}
+    sharpness = round(float(laplacian.std()) / (deviation + 4), 4)
+    return {"darkest": darkest, "brightest": brightest, "sharpness": sharpness}
+
+
+# Damage that decodes: a copy that broke off leaves zeros, of which many formats make pixels without an error.
+
+# The least share of a file, or of an image's rows, that counts: a run of one byte, or of one gray.
+RUN = 1 / 8
+# What a file system, a download or a camera's card leaves where nothing was written.
+FILLINGS = (0x00, 0xFF)
+# So many bytes of a padded file's padding may belong to the image.
+PADDING = 64
+# An uncompressed image with more of the same outside the run than this is one with a black or white background.
+BACKGROUND = 0.1
+# Of a compressed image, if this share has one colour, long runs are how it is encoded.
+UNIFORM = 0.5
+# Formats whose pixels have no checksum. A GIF that is damaged does not decode.
+UNCHECKED = ("AVIF", "JPEG", "JPEG2000", "MPO", "WEBP")
+# What libjpeg fills in where the data end, give or take two levels.
+GRAY = 128
+
+
+def damage_of(content: bytes, dominant: float) -> str:
+    """Returns what is damaged in an image file that decodes, or may be; "" if nothing seems to be.
+
+    `dominant` is the share of its pixels that have the most frequent colour.
+    """
+    if content.startswith(PNG_START) and not _has_checksums(content):
+        return "the checksum of its pixels is wrong"
+    for byte in FILLINGS:
+        start, end = _longest_run(content, byte)
+        if end - start >= RUN * len(content) and _is_damage(_without_metadata(content), byte, dominant):
+            return f"{(end - start) / len(content):.0%} of the file, from byte {start:,} on, are all {byte}"
+    return ""
+
+
+def gray_rows(grid: Array) -> float:
+    """Returns the share of the rows at the bottom of an RGB image (H, W, 3) that have the gray of missing JPEG data.
+
+    0 if it is too small to count, or there is as much of the same gray elsewhere.
+    """
+    is_gray: Array = (np.abs(grid.astype(int) - GRAY) <= 2).all(axis=2)
+    rows = len(grid) - int(np.flatnonzero(~is_gray.all(1)).max(initial=-1)) - 1
+    above = is_gray[: len(grid) - rows]
+    return rows / len(grid) if rows >= RUN * len(grid) and above.size and above.mean() < BACKGROUND else 0.0
+
+
+def _longest_run(content: bytes, byte: int) -> tuple[int, int]:
+    """Start and end of the longest run of a byte among those of at least RUN of the content."""
+    longest, fill = (0, 0), bytes([byte])
+    # Each such run has one of these places in it.
+    for place in range(0, len(content), max(1, int(len(content) * RUN / 2))):
+        if content[place] == byte and place >= longest[1]:
+            after = content[place:]
+            run = len(content[:place].rstrip(fill)), place + len(after) - len(after.lstrip(fill))
+            longest = max(longest, run, key=lambda run: run[1] - run[0])
+    return longest
+
+
+def _is_damage(content: bytes, byte: int, dominant: float) -> bool:
+    """Whether a long run of one byte cannot be the image itself, nor something beside it."""
+    start, end = _longest_run(content, byte)
+    if end - start < RUN * len(content) or (end == len(content) and _decodes(content[: start + PADDING])):
+        return False
+    form, is_raw = decode("", content, _form_of)
+    if form in UNCHECKED:
+        return end == len(content) or dominant < UNIFORM
+    # Four in a row, because a channel alone may be empty, or opaque.
+    same = 4 * content.count(bytes([byte]) * 4) - (end - start)
+    return same < BACKGROUND * (len(content) - (end - start)) if is_raw else end == len(content)
+
+
+def _form_of(image: Image.Image) -> tuple[str | None, bool]:
+    """The format, and whether the pixels are not compressed."""
+    return image.format, isinstance(image, ImageFile) and any(tile.codec_name == "raw" for tile in image.tile)
+
+
+def _decodes(content: bytes) -> bool:
+    try:
+        decode("", content, lambda image: within_limit(image).load())
+    except UnreadableImage:
+        return False
+    return True
+
+
+def _without_metadata(content: bytes) -> bytes:
+    """Metadata may be full of zeros."""
+    with suppress(Exception):
+        return without_metadata(content) or content
+    return content
+
+
+def _has_checksums(content: bytes) -> bool:
+    """Whether the pixels in a PNG have the checksums that stand beside them; Pillow does not compare them."""
+    at = len(PNG_START)
+    while at + 8 <= len(content):
+        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        kind = content[at + 4 : at + 8]
+        if kind == b"IDAT" and zlib.crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
+            return False
+        if kind == b"IEND":
+            break
+        at = end + 4
+    return True

@@ -1,4 +1,4 @@
-"""Decoding images, and what their metadata say."""
+"""Any image file as an upright RGB image. Training, the audit and prediction all read images here."""
 
 import errno
 import hashlib
@@ -18,169 +18,6 @@ from PIL.JpegImagePlugin import jpeg_factory
 from headstart.data.folders import read_file, readable_formats, size_of
 from headstart.data.preprocessing import FULL_DEPTH, highest_samples, to_rgb
 from headstart.errors import HeadstartError, UnreadableImage
-
-# Metadata of image files. The orientation is used; whatever else is in them or wrong with them never matters.
-
-
-TURN = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
-# Orientations that swap width and height.
-TRANSPOSED = (5, 6, 7, 8)
-
-PNG_START, PNG_HEADER_END = b"\x89PNG\r\n\x1a\n", 33
-# Of TIFF: descriptions, resolution, EXIF, GPS, IPTC, XMP, ICC profile, Photoshop's and other private tags.
-TIFF_TAGS = {*range(269, 273), 282, 283, 285, 296, 297, 305, 306, 315, 316, 700, *range(32768, 65536)}
-
-
-def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation (1 … 8) by which a loaded image must be rotated to be upright; 1 if unknown.
-
-    Pillow loads some formats to find it, so that, before, this would hide what is wrong with the pixels.
-    """
-    try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
-    # Damaged metadata raise errors of many kinds.
-    except Exception:
-        return 1
-    return int(value) if isinstance(value, int) and value in TURN else 1
-
-
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image rotated by the value of an EXIF orientation."""
-    return image.transpose(TURN[orientation]) if orientation in TURN else image
-
-
-def without_metadata(content: bytes) -> bytes | None:
-    """The same image file with the orientation as its only metadata; None if that is not known for its format.
-
-    For files that Pillow does not open because of their metadata. What the pixels depend on is kept as it is.
-    """
-    if content.startswith(b"\xff\xd8\xff"):
-        return _jpeg(content)
-    if content.startswith(PNG_START):
-        return _png(content)
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        return _webp(content)
-    if content[:4] in (b"II*\0", b"MM\0*"):
-        return _tiff(content)
-    if content[4:8] == b"ftyp":
-        # An item that is not called Exif is not read; AVIF's own rotation is stored elsewhere.
-        return content.replace(b"Exif\0", b"skip\0")
-    if content[4:8] == b"jP  ":
-        return _jpeg2000(content)
-    return None
-
-
-def _orientation_in(exif: bytes) -> int:
-    with suppress(Exception):
-        found = Image.Exif()
-        found.load(exif)
-        return int(found.get(ExifTags.Base.Orientation, 1))
-    return 1
-
-
-def _exif(orientation: int) -> bytes:
-    exif = Image.Exif()
-    exif[ExifTags.Base.Orientation] = orientation
-    return exif.tobytes()
-
-
-def _jpeg(content: bytes) -> bytes:
-    """The segments up to the first scan without comments and application data, except what tells the colour space."""
-    kept, at, orientation = b"", 2, 1
-    while at + 4 <= len(content) and content[at : at + 2] != b"\xff\xda":
-        marker = content[at + 1]
-        if content[at] != 0xFF or marker in (0x00, 0xFF):
-            # Padding, or junk between segments.
-            at += 1
-            continue
-        end = at + 2 if marker == 0x01 or 0xD0 <= marker <= 0xD8 else at + 2 + _uint(content[at + 2 : at + 4])
-        segment, at = content[at:end], end
-        is_jfif = marker == 0xE0 and len(segment) >= 16
-        is_adobe = marker == 0xEE and len(segment) >= 14
-        if is_jfif or is_adobe or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            kept += segment
-        elif segment[4:10] == b"Exif\0\0":
-            orientation = _orientation_in(segment[4:])
-    exif = _exif(orientation)
-    return b"\xff\xd8" + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + kept + content[at:]
-
-
-def _png(content: bytes) -> bytes:
-    """The critical chunks and transparency."""
-    kept, at, orientation = PNG_START, len(PNG_START), 1
-    while at + 8 <= len(content):
-        kind, end = content[at + 4 : at + 8], at + 12 + _uint(content[at : at + 4])
-        if kind[:1].isupper() or kind == b"tRNS":
-            kept += content[at:end]
-        elif kind == b"eXIf":
-            orientation = _orientation_in(content[at + 8 : end - 4])
-        at = end
-    data = b"eXIf" + _exif(orientation).removeprefix(b"Exif\0\0")
-    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
-    return kept[:PNG_HEADER_END] + chunk + kept[PNG_HEADER_END:]
-
-
-def _webp(content: bytes) -> bytes:
-    """The chunks of pixels; the header says that there is EXIF, but neither XMP nor an ICC profile."""
-    kept, at, orientation = b"", 12, 1
-    while at + 8 <= len(content):
-        kind, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "little")
-        chunk, at = content[at : at + 8 + size + size % 2], at + 8 + size + size % 2
-        if kind == b"VP8X":
-            chunk = chunk[:8] + bytes([chunk[8] & ~0x24 | 0x08]) + chunk[9:]
-        if kind in (b"VP8X", b"VP8 ", b"VP8L", b"ALPH", b"ANIM", b"ANMF"):
-            kept += chunk
-        elif kind == b"EXIF":
-            orientation = _orientation_in(chunk[8:])
-    if kept.startswith(b"VP8X"):
-        exif = _exif(orientation)
-        kept += b"EXIF" + struct.pack("<I", len(exif)) + exif + bytes(len(exif) % 2)
-    return b"RIFF" + struct.pack("<I", 4 + len(kept)) + b"WEBP" + kept
-
-
-def _tiff(content: bytes) -> bytes:
-    """The first image; its directory, shortened, stays where it is, so that a truncated file stays truncated."""
-    order = "<" if content.startswith(b"II") else ">"
-    (start,) = struct.unpack_from(f"{order}I", content, 4)
-    (count,) = struct.unpack_from(f"{order}H", content, start)
-    first, end = start + 2, start + 2 + 12 * count
-    entries = [content[at : at + 12] for at in range(first, end, 12)]
-    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] not in TIFF_TAGS]
-    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
-    return content[:start] + directory.ljust(end + 4 - start, b"\0") + content[end + 4 :]
-
-
-def _jpeg2000(content: bytes) -> bytes:
-    """The boxes without resolution, XMP and the like."""
-    kept, at = b"", 0
-    while at + 8 <= len(content):
-        size, kind = _uint(content[at : at + 4]), content[at + 4 : at + 8]
-        if size < 8 or kind == b"jp2c":
-            # The pixels, which are last and may have no length.
-            return kept + content[at:]
-        box, at = content[at : at + size], at + size
-        if kind == b"jp2h":
-            inner = _jpeg2000(box[8:])
-            box = struct.pack(">I", 8 + len(inner)) + kind + inner
-        if kind not in (b"res ", b"uuid", b"uinf", b"xml "):
-            kept += box
-    return kept
-
-
-def _uint(field: bytes) -> int:
-    return int.from_bytes(field, "big")
-
-
-# Any image file as an upright RGB image. Training, the audit and prediction all read images here.
-
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -228,7 +65,7 @@ def read_rgb(path: str | Path, depth: int = FULL_DEPTH, sha256: str | None = Non
 
 
 def read_image_file(path: str | Path) -> bytes:
-    """The content of a file that should be an image. What is too large to be one is not read.
+    """Returns the content of a file that should be an image. What is too large to be one is not read.
 
     Raises:
         OSError: it cannot be read, is not a regular file, or is too large.
@@ -257,24 +94,25 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
         UnreadableImage: also for errors in `use`; names the file and what is wrong with it.
     """
     try:
-        return _open(content, use)
+        with _opened(content) as image:
+            return use(image)
     # Pillow's readers raise errors of many kinds for broken files: OSError, SyntaxError, struct.error, …
     except Exception as error:
         fault, reason = _fault(content, error)
         if fault != "decompression bomb":
-            with suppress(Exception):
-                return _open(without_metadata(content) or b"", use)
+            with suppress(Exception), _opened(without_metadata(content) or b"") as image:
+                return use(image)
         raise UnreadableImage(f"{path} cannot be read as an image: {reason}", fault) from error
 
 
 def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
     """An opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
     image.load()
-    found = upright(to_rgb(image, depth), orientation_of(image))
+    rgb = upright(to_rgb(image, depth), orientation_of(image))
     has_more = image.format in WITH_FRAMES and getattr(image, "is_animated", False)
     if (samples := highest_samples(image)) is not None or has_more:
-        found.info[NOTE] = Note(samples, has_more)
-    return found
+        rgb.info[NOTE] = Note(samples, has_more)
+    return rgb
 
 
 def note_of(image: Image.Image) -> Note | None:
@@ -286,16 +124,11 @@ def note_of(image: Image.Image) -> Note | None:
 def allowed_pixels(most: int | None) -> Iterator[None]:
     """In the block, images of up to `most` pixels are read at full size; None: as many as Pillow allows."""
     before = Image.MAX_IMAGE_PIXELS
-    allow_pixels(before if most is None else most)
+    Image.MAX_IMAGE_PIXELS = before if most is None else most
     try:
         yield
     finally:
-        allow_pixels(before)
-
-
-def allow_pixels(most: int | None) -> None:
-    """As `allowed_pixels`, from here on; None: there is no limit."""
-    Image.MAX_IMAGE_PIXELS = most
+        Image.MAX_IMAGE_PIXELS = before
 
 
 def decoding() -> dict[str, Any]:
@@ -337,11 +170,6 @@ def within_limit(image: Image.Image) -> Image.Image:
     return image
 
 
-def _open(content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    with _opened(content) as image:
-        return use(image)
-
-
 def _opened(content: bytes) -> Image.Image:
     try:
         return Image.open(io.BytesIO(content), formats=readable_formats())
@@ -364,3 +192,120 @@ def _fault(content: bytes, error: Exception) -> tuple[str, str]:
         return "not an image", f"its content is {what if is_tiff else 'not a known image format'}"
     reason = str(error) or type(error).__name__
     return "truncated" if "truncated" in reason.lower() else "unreadable", reason
+
+
+# Metadata of image files. The orientation is used; whatever else is in them or wrong with them never matters.
+
+TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Orientations that swap width and height.
+TRANSPOSED = (5, 6, 7, 8)
+
+PNG_START, PNG_HEADER_END = b"\x89PNG\r\n\x1a\n", 33
+# Of TIFF: descriptions, resolution, EXIF, GPS, IPTC, XMP, ICC profile, Photoshop's and other private tags.
+TIFF_TAGS = {*range(269, 273), 282, 283, 285, 296, 297, 305, 306, 315, 316, 700, *range(32768, 65536)}
+
+
+def orientation_of(image: Image.Image) -> int:
+    """The EXIF orientation (1 … 8) by which a loaded image must be rotated to be upright; 1 if unknown.
+
+    Pillow loads some formats to find it, so that, before, this would hide what is wrong with the pixels.
+    """
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Damaged metadata raise errors of many kinds.
+    except Exception:
+        return 1
+    return int(value) if isinstance(value, int) and value in TURN else 1
+
+
+def upright(image: Image.Image, orientation: int) -> Image.Image:
+    """The image rotated by the value of an EXIF orientation."""
+    return image.transpose(TURN[orientation]) if orientation in TURN else image
+
+
+def without_metadata(content: bytes) -> bytes | None:
+    """The same image file with the orientation as its only metadata; None if that is not known for its format.
+
+    For files that Pillow does not open because of their metadata. What the pixels depend on is kept as it is.
+    """
+    if content.startswith(JPEG_START):
+        return _jpeg(content)
+    if content.startswith(PNG_START):
+        return _png(content)
+    if content.startswith(TIFF_STARTS):
+        return _tiff(content)
+    return None
+
+
+def _orientation_in(exif: bytes) -> int:
+    with suppress(Exception):
+        tags = Image.Exif()
+        tags.load(exif)
+        return int(tags.get(ExifTags.Base.Orientation, 1))
+    return 1
+
+
+def _exif(orientation: int) -> bytes:
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    return exif.tobytes()
+
+
+def _jpeg(content: bytes) -> bytes:
+    """The segments up to the first scan without comments and application data, except what tells the colour space."""
+    kept, at, orientation = b"", 2, 1
+    while at + 4 <= len(content) and content[at : at + 2] != b"\xff\xda":
+        marker = content[at + 1]
+        if content[at] != 0xFF or marker in (0x00, 0xFF):
+            # Padding, or junk between segments.
+            at += 1
+            continue
+        end = at + 2 if marker == 0x01 or 0xD0 <= marker <= 0xD8 else at + 2 + _uint(content[at + 2 : at + 4])
+        segment, at = content[at:end], end
+        is_jfif = marker == 0xE0 and len(segment) >= 16
+        is_adobe = marker == 0xEE and len(segment) >= 14
+        if is_jfif or is_adobe or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+            kept += segment
+        elif segment[4:10] == b"Exif\0\0":
+            orientation = _orientation_in(segment[4:])
+    exif = _exif(orientation)
+    return b"\xff\xd8" + b"\xff\xe1" + struct.pack(">H", 2 + len(exif)) + exif + kept + content[at:]
+
+
+def _png(content: bytes) -> bytes:
+    """The critical chunks and transparency."""
+    kept, at, orientation = PNG_START, len(PNG_START), 1
+    while at + 8 <= len(content):
+        kind, end = content[at + 4 : at + 8], at + 12 + _uint(content[at : at + 4])
+        if kind[:1].isupper() or kind == b"tRNS":
+            kept += content[at:end]
+        elif kind == b"eXIf":
+            orientation = _orientation_in(content[at + 8 : end - 4])
+        at = end
+    data = b"eXIf" + _exif(orientation).removeprefix(b"Exif\0\0")
+    chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
+    return kept[:PNG_HEADER_END] + chunk + kept[PNG_HEADER_END:]
+
+
+def _tiff(content: bytes) -> bytes:
+    """The first image; its directory, shortened, stays where it is, so that a truncated file stays truncated."""
+    order = "<" if content.startswith(b"II") else ">"
+    (start,) = struct.unpack_from(f"{order}I", content, 4)
+    (count,) = struct.unpack_from(f"{order}H", content, start)
+    first, end = start + 2, start + 2 + 12 * count
+    entries = [content[at : at + 12] for at in range(first, end, 12)]
+    kept = [entry for entry in entries if struct.unpack_from(f"{order}H", entry)[0] not in TIFF_TAGS]
+    directory = struct.pack(f"{order}H", len(kept)) + b"".join(kept) + bytes(4)
+    return content[:start] + directory.ljust(end + 4 - start, b"\0") + content[end + 4 :]
+
+
+def _uint(field: bytes) -> int:
+    return int.from_bytes(field, "big")

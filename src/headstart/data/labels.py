@@ -46,14 +46,13 @@ class Problem(NamedTuple):
 
 @dataclass(frozen=True)
 class Labels:
-    """The images that the CSV at `path` names, by split, or under "" if it has no column for that.
+    """The images that a CSV names, by split, or under "" if it has no column for that.
 
     `groups` has the group of each image that has one; None: there is no column for it. `notes` are what the user should
     know about how the table is read.
     """
 
-    path: Path
-    images: dict[str, dict[str, list[str]]]
+    images: dict[str, Images]
     groups: dict[str, str] | None
     problems: tuple[Problem, ...]
     notes: tuple[str, ...] = ()
@@ -77,21 +76,19 @@ def read_labels(
         beside = f" (there is {root / path.name}: set data.csv to it)" if exists(root / path.name) else ""
         raise HeadstartError(f"data.csv={path} does not exist{beside}")
     places = [Files(root), *([Files(open_root(root).path)] if is_in_archive(root) else [])]
-    found = _Found(path, root, places)
-    table = read_table(path, (columns.path, columns.label), encoding, found.exists)
+    finder = _FileFinder(path, root, places)
+    table = read_table(path, (columns.path, columns.label), encoding, finder.exists)
     split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
-    rows = list(_rows(table, found, columns, split, group, missing))
+    rows = list(_rows(table, finder, columns, split, group, missing))
     _check_single_labels(path, rows)
-    complete = [row for row in rows if row.path and row.label]
-    kept, problems = _one_per_path(complete)
+    kept, problems = _one_per_path([row for row in rows if row.path and row.label])
     if not kept:
         raise HeadstartError(f"{path} names no image with a label: it needs one row per image")
     return Labels(
-        path,
         _by_split(path, kept, has_splits=split is not None),
         {row.path: row.group for row in kept if row.group} if group is not None else None,
         (*_incomplete(rows), *problems),
-        tuple(filter(None, (table.note, found.note))),
+        tuple(filter(None, (table.note, finder.note))),
     )
 
 
@@ -106,7 +103,7 @@ def _optional(table: Table, name: str | None, usual: str, key: str = "data.group
 
 def _rows(
     table: Table,
-    found: "_Found",
+    finder: "_FileFinder",
     columns: ColumnSettings,
     split: str | None,
     group: str | None,
@@ -122,7 +119,7 @@ def _rows(
     cells = [table.column(name) if name is not None else nothing for name in wanted]
     for line, *row in zip(table.lines, *cells, strict=True):
         path, label, in_split, in_group = ("" if cell.strip().casefold() in empty else cell for cell in row)
-        yield Row(line, found.path_of(path, line), label, in_split, in_group)
+        yield Row(line, finder.path_of(path, line), label, in_split, in_group)
 
 
 def _why_no_column(table: Table, name: str, key: str, others: tuple[str | None, ...]) -> str:
@@ -140,7 +137,7 @@ def _header(table: Table) -> str:
     return "the columns " + listed(f"'{name}'" for name in table.header)
 
 
-class _Found:
+class _FileFinder:
     """Finds the files that the cells of the table at `table` mean, and counts those that are called otherwise.
 
     `places` are the folders that the paths may be relative to: `root` first, in an archive also the folder in it.
@@ -148,16 +145,16 @@ class _Found:
 
     def __init__(self, table: Path, root: Path, places: list[Files]) -> None:
         self._table, self._root, self._places = table, root, places
-        self._others: list[tuple[str, str]] = []
+        self._others: list[tuple[str, str]] = []  # cells, and the files that they mean but do not spell exactly
 
     @property
     def note(self) -> str:
         """How many of the files are not called as the table says, with an example."""
         if not self._others:
             return ""
-        said, found = self._others[0]
+        cell, file = self._others[0]
         count = counted(len(self._others), "path is that of a file", "paths are those of files")
-        return f"{self._table}: {count} called otherwise ('{on_one_line(said)}': {on_one_line(found)})"
+        return f"{self._table}: {count} called otherwise ('{on_one_line(cell)}': {on_one_line(file)})"
 
     def path_of(self, cell: str, line: int) -> str:
         """The POSIX path relative to the root of what a cell says, which may be written as on Windows, or absolute."""
@@ -166,12 +163,10 @@ class _Found:
         for text in dict.fromkeys((cell, cell.strip(), cell.replace("\\", "/").strip())):
             path = os.path.normpath(text)
             path = self._below_root(path) if os.path.isabs(path) else path
-            found = self._find(path)
-            if found is None:
-                found = self._find(self._below_root(self._table.parent / text))
-            if found is not None:
-                self._others += [(cell, found)] if found != path else []
-                return found
+            file = self._find(path) or self._find(self._below_root(self._table.parent / text))
+            if file is not None:
+                self._others += [(cell, file)] if file != path else []
+                return file
         if path.split("/")[0] == ".." or PureWindowsPath(path).drive:
             raise HeadstartError(
                 f"{self._table}, line {line}: {cell} is not in data.root={self._root}, to which paths are relative"
@@ -188,7 +183,7 @@ class _Found:
     def _find(self, path: str) -> str | None:
         if path.split("/")[0] == "..":
             return None
-        return next((found for files in self._places if (found := files.find(path)) is not None), None)
+        return next(filter(None, (files.find(path) for files in self._places)), None)
 
 
 def _check_single_labels(path: Path, rows: list[Row]) -> None:
@@ -206,8 +201,7 @@ def _check_single_labels(path: Path, rows: list[Row]) -> None:
 
 def _incomplete(rows: list[Row]) -> Iterator[Problem]:
     for row in rows:
-        missing = [name for name, cell in (("path", row.path), ("label", row.label)) if not cell]
-        if missing:
+        if missing := [name for name in ("path", "label") if not getattr(row, name)]:
             yield Problem(INCOMPLETE, row.path, f"line {row.line} has no {' and no '.join(missing)}")
 
 
@@ -216,21 +210,19 @@ def _one_per_path(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
     by_path: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_path[row.path].append(row)
-    problems = [problem for found in by_path.values() for problem in _of_one_path(found)]
+    problems = [_problem_of(same) for same in by_path.values() if len(same) > 1]
     conflicting = {problem.path for problem in problems if problem.kind in CONFLICTS}
-    return [found[0] for path, found in by_path.items() if path not in conflicting], problems
+    return [same[0] for path, same in by_path.items() if path not in conflicting], problems
 
 
-def _of_one_path(rows: list[Row]) -> Iterator[Problem]:
-    if len(rows) == 1:
-        return
+def _problem_of(rows: list[Row]) -> Problem:
+    """What is wrong with several rows of one path."""
     for kind, column in ((CONFLICTING_LABELS, "label"), (CONFLICTING_ROWS, "split"), (CONFLICTING_ROWS, "group")):
         cells = {getattr(row, column): row.line for row in reversed(rows)}
         if len(cells) > 1:
-            found = [f"{cell or f'no {column}'} (line {line})" for cell, line in reversed(cells.items())]
-            yield Problem(kind, rows[0].path, f"{column} {listed(found)}")
-            return
-    yield Problem(DUPLICATE, rows[0].path, f"lines {listed(str(row.line) for row in rows)}; it is used once")
+            shown = [f"{cell or f'no {column}'} (line {line})" for cell, line in reversed(cells.items())]
+            return Problem(kind, rows[0].path, f"{column} {listed(shown)}")
+    return Problem(DUPLICATE, rows[0].path, f"lines {listed(str(row.line) for row in rows)}; it is used once")
 
 
 def _by_split(path: Path, rows: list[Row], *, has_splits: bool) -> dict[str, Images]:
@@ -246,9 +238,9 @@ def _by_split(path: Path, rows: list[Row], *, has_splits: bool) -> dict[str, Ima
 def _split_of(path: Path, row: Row) -> str:
     split = SPLIT_OF.get(visible(row.split), "")
     if split not in SPLITS:
-        found = f"the split {with_odd_character(row.split, ())}" if row.split else "no split"
+        given = f"the split {with_odd_character(row.split, ())}" if row.split else "no split"
         raise HeadstartError(
-            f"{path}, line {row.line}, gives {row.path} {found}: it must be train, valid or test; "
+            f"{path}, line {row.line}, gives {row.path} {given}: it must be train, valid or test; "
             "data.columns.split=null splits all images anew"
         )
     return split

@@ -23,9 +23,6 @@ from headstart.data.folders import (
 from headstart.data.splits import SPLITS
 from headstart.errors import HeadstartError
 
-# Where the classes of a folder of images are: in class folders, or in the class folders of each split.
-
-
 # How split folders are called, besides upper case, numbers and FILLERS ("Training_Set", "val2017", "testImages").
 SPELLINGS = {
     "train": ("train", "training", "trn"),
@@ -72,7 +69,7 @@ class Layout:
 
 
 def find_layout(top: Folder, choice: str) -> Layout:
-    """The layout of a folder; `choice` is data.layout.
+    """Returns the layout of a folder; `choice` is data.layout.
 
     Split folders are recognized by what they hold, the same class folders, and by how they are called.
 
@@ -96,20 +93,21 @@ def find_layout(top: Folder, choice: str) -> Layout:
 
 
 def split_names(names: list[str]) -> dict[str, str]:
-    """Which of the names of sibling folders stand for a split, and for which one."""
+    """Returns the split of each of the names of sibling folders that stand for one."""
     words = {name: _words(name) for name in names}
     # As "seg" in seg_train and seg_test.
     shared = {word for word, count in Counter(w for of_name in words.values() for w in of_name).items() if count > 1}
-    found = {}
+    named = {}
     for name, of_name in words.items():
         splits = {SPLIT_OF[word] for word in of_name if word in SPLIT_OF}
-        rest = {word for word in of_name if word not in SPLIT_OF} - FILLERS - shared
-        if splits == {"train", "valid"} and not rest:
-            found[name] = "train"
-        elif len(splits) == 1 and not rest:
-            found[name] = splits.pop()
-    other = "valid" if "test" in found.values() else "test"
-    return {name: other if split == "held out" else split for name, split in found.items()}
+        if of_name - SPLIT_OF.keys() - FILLERS - shared:
+            continue
+        if splits == {"train", "valid"}:
+            named[name] = "train"
+        elif len(splits) == 1:
+            named[name] = splits.pop()
+    other = "valid" if "test" in named.values() else "test"
+    return {name: other if split == "held out" else split for name, split in named.items()}
 
 
 def _words(name: str) -> set[str]:
@@ -130,15 +128,15 @@ def _parts(word: str) -> Iterator[str]:
 
 def _by_split(base: Folder) -> dict[str, list[Folder]]:
     """The folders in `base` that are called like splits; those with that very name come first. Empty ones are none."""
-    found: dict[str, list[Folder]] = {}
+    by_split: dict[str, list[Folder]] = {}
     names = split_names([folder.path.name for folder in base.folders])
     for folder in sorted(base.folders, key=lambda folder: folder.path.name not in SPLITS):
         split = names.get(folder.path.name)
         if split is not None and folder.error is not None:
             raise HeadstartError(f"the folder {folder.path} cannot be read: {folder.error}")
         if split is not None and (folder.folders or folder.images):
-            found.setdefault(split, []).append(folder)
-    return found
+            by_split.setdefault(split, []).append(folder)
+    return by_split
 
 
 def _nested(top: Folder) -> Iterator[Folder]:
@@ -252,13 +250,13 @@ def _check_no_parts(top: Folder) -> None:
 def _shared_classes(parts: list[Folder], count: int) -> list[str]:
     """The class folders that several of `parts` have, if that makes splits of them, among `count` folders in all."""
     classes = [{below.path.name for below in part.folders if not _is_part(below.path.name)} for part in parts]
-    found = Counter(name for of_part in classes for name in of_part)
-    shared = sorted(name for name, parts_with_it in found.items() if parts_with_it > 1)
+    counts = Counter(name for of_part in classes for name in of_part)
+    shared = sorted(name for name, parts_with_it in counts.items() if parts_with_it > 1)
     if len(parts) < max(2, count / 2):
         return []
     if len(shared) < 2:
         # A part may lack classes that another one has.
-        return shared if {*shared} in classes and len(found) > 1 and len(parts) < 4 else []
+        return shared if {*shared} in classes and len(counts) > 1 and len(parts) < 4 else []
     is_numbered = len({re.sub(r"\d+", "", part.path.name.casefold()) for part in parts}) == 1
     # Many folders that each have the same few are classes, each with its left and right side, say.
     return shared if len(parts) < 4 or len(shared) >= len(parts) or is_numbered else []
@@ -307,7 +305,7 @@ def _outside(folder: Folder, layout: Layout) -> Iterator[tuple[Path, str]]:
 
 
 def open_root(root: Path) -> Folder:
-    """The folder `root`. If it is in an archive and all images are in one folder of it, as `zip -r` makes, that folder.
+    """Opens the folder `root` or, if all images of an archive are in one folder, as `zip -r` makes it, that one.
 
     So an archive and what is unpacked from it have the same paths.
 
@@ -322,7 +320,7 @@ def open_root(root: Path) -> Folder:
 
 
 def root_of(root: Path, paths: Iterable[str]) -> Path:
-    """`root`, or the folder in it that `open_root` finds if some of the `paths` are relative to that."""
+    """Returns `root`, or the folder in it that `open_root` opens if some of the `paths` are relative to that."""
     if not is_in_archive(root):
         return root
     inner = open_root(root).path
@@ -359,18 +357,18 @@ class Files:
         self._spellings: dict[str, dict[str, list[str]]] = {}
 
     def find(self, path: str) -> str | None:
-        """The path of the file that is called so, or of the only one that is but for what `_spelling` leaves out.
+        """Returns the path of the file that is called so, or of the only one that is but for what `_spelling` ignores.
 
         A name may lack the extension of an image. None: there is no such file, or there are several.
         """
-        found = ""
+        above = ""
         parts = path.split("/")
         for place, part in enumerate(parts, start=1):
-            name = part if part in self._names(found) else self._meant(found, part, is_file=place == len(parts))
+            name = part if part in self._names(above) else self._meant(above, part, is_file=place == len(parts))
             if name is None:
                 return None
-            found = f"{found}/{name}" if found else name
-        return found
+            above = f"{above}/{name}" if above else name
+        return above
 
     def _names(self, folder: str) -> frozenset[str]:
         if folder not in self._folders:

@@ -19,49 +19,8 @@ from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded
 from headstart.files import write_csv
 
-# Cross-validation: one of several folds of the train and the valid split becomes the valid split.
-
-
+# The splits that folds are drawn from: in cross-validation, each fold is the valid split once.
 POOL = ("train", "valid")
-
-
-def hold_out(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
-    """The scan with the images of train and valid in other splits: those of `fold` in valid, all others in train.
-
-    Folds are stratified by class. Copies of an image are in one fold, and so are the images of one group.
-
-    Raises:
-        HeadstartError: there are fewer images, or groups, than folds.
-    """
-    of_pool = sorted((s for s in scan.samples if s.split in POOL), key=lambda s: (s.class_name, s.path))
-    usable = [sample for sample in of_pool if infos[sample.path].fault is None]
-    folds = dict(zip(usable, _folds(scan, usable, infos, fold.count).tolist(), strict=True))
-    pool = [s._replace(split="valid" if folds.get(s) == fold.index else "train") for s in of_pool]
-    classes = tuple(dict.fromkeys(name for split in POOL for name in scan.classes[split]))
-    return replace(
-        scan,
-        classes=dict.fromkeys(POOL, classes) | {split: c for split, c in scan.classes.items() if split not in POOL},
-        samples=tuple(
-            sample
-            for split in scan.classes
-            for sample in (pool if split in POOL else scan.samples)
-            if sample.split == split
-        ),
-        fold=fold,
-    )
-
-
-def _folds(scan: Scan, samples: list[Sample], infos: dict[str, ImageInfo], count: int) -> Array:
-    """The fold (N) of each image."""
-    paths, contents = [sample.path for sample in samples], [infos[sample.path].sha256 for sample in samples]
-    if (found := len(np.unique(units_of(paths, scan.groups or {}, contents)))) < count:
-        what = "groups of images" if scan.groups is not None else "different images"
-        raise HeadstartError(f"data.folds={count} needs as many {what}: train and valid together have {found}")
-    labels = np.unique([sample.class_name for sample in samples], return_inverse=True)[1]
-    return grouped_folds(labels, paths, contents, scan.groups, scan.seed, count)
-
-
-# What a run trains and tests on: the classes, and the samples of each split.
 
 
 @dataclass(frozen=True)
@@ -104,9 +63,9 @@ class Split:
         """The index in `stored` of an image of the split."""
         return index if self.pool is None else self.rows[index]
 
-    def own(self, matrix: Array) -> Array:
-        """The rows (N) of the split, of a matrix with one row for each image of `stored`."""
-        return matrix if self.pool is None else matrix[list(self.rows)]
+    def own(self, values: Array) -> Array:
+        """Returns the rows (N) of the split, of an array with one row for each image of `stored`."""
+        return values if self.pool is None else values[list(self.rows)]
 
     @cached_property
     def fingerprint(self) -> str:
@@ -172,7 +131,7 @@ class Manifest:
         return tuple(counts[label] for label in range(len(self.classes)))
 
     def describe(self) -> str:
-        """Classes, images per split, where these are from, and what was left out, in a line or more."""
+        """Returns the classes, images per split, where these are from, and what was left out, in a line or more."""
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())
         lines = [f"{self.root}: {len(self.classes)} classes, {counts} images", *self.notes]
         if self.left_out:
@@ -194,9 +153,9 @@ class Manifest:
 def build_manifest(
     scan: Scan, infos: dict[str, ImageInfo], *, skipped: tuple[str, ...], dropped: tuple[str, ...]
 ) -> Manifest:
-    """The manifest of a scan without `skipped` and `dropped`. Classes may be missing from a split, or from train."""
-    found = {name for names in scan.classes.values() for name in names}
-    classes = (*scan.classes["train"], *sorted(found - set(scan.classes["train"])))
+    """Returns the manifest of a scan without `skipped` and `dropped`. A class may be missing from a split, or train."""
+    every = {name for names in scan.classes.values() for name in names}
+    classes = (*scan.classes["train"], *sorted(every - set(scan.classes["train"])))
     labels = {name: label for label, name in enumerate(classes)}
     # A split's classes are in the order of their folders; its samples are in that of the labels.
     samples = sorted(scan.samples, key=lambda sample: labels[sample.class_name])
@@ -209,7 +168,11 @@ def build_manifest(
         # Also those dropped: which ones these are may depend on the fold.
         pool = [sample for sample in samples if sample.split in POOL and sample.path not in {*skipped}]
         pool.sort(key=lambda sample: (labels[sample.class_name], sample.path))
-        splits |= _in_pool({name: splits[name] for name in POOL}, _split(scan, pool, labels, infos))
+        pooled = _split(scan, pool, labels, infos)
+        rows = {path: row for row, path in enumerate(pooled.paths)}
+        for name in POOL:
+            own = tuple(rows[path] for path in splits[name].paths)
+            splits[name] = replace(splits[name], pool=pooled, rows=own)
     return Manifest(
         scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes, scan.groups or {}
     )
@@ -225,13 +188,40 @@ def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dic
     )
 
 
-def _in_pool(splits: dict[str, Split], pool: Split) -> dict[str, Split]:
-    """The splits as parts of `pool`."""
-    rows = {path: row for row, path in enumerate(pool.paths)}
-    return {
-        name: replace(split, pool=pool, rows=tuple(rows[path] for path in split.paths))
-        for name, split in splits.items()
-    }
+def assign_fold(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
+    """Returns the scan with the images of train and valid assigned anew: those of `fold` to valid, others to train.
+
+    Folds are stratified by class. Copies of an image are in one fold, and so are the images of one group.
+
+    Raises:
+        HeadstartError: there are fewer images, or groups, than folds.
+    """
+    of_pool = sorted((s for s in scan.samples if s.split in POOL), key=lambda s: (s.class_name, s.path))
+    usable = [sample for sample in of_pool if infos[sample.path].fault is None]
+    folds = dict(zip(usable, _folds(scan, usable, infos, fold.count).tolist(), strict=True))
+    pool = [s._replace(split="valid" if folds.get(s) == fold.index else "train") for s in of_pool]
+    classes = tuple(dict.fromkeys(name for split in POOL for name in scan.classes[split]))
+    return replace(
+        scan,
+        classes=dict.fromkeys(POOL, classes) | {split: c for split, c in scan.classes.items() if split not in POOL},
+        samples=tuple(
+            sample
+            for split in scan.classes
+            for sample in (pool if split in POOL else scan.samples)
+            if sample.split == split
+        ),
+        fold=fold,
+    )
+
+
+def _folds(scan: Scan, samples: list[Sample], infos: dict[str, ImageInfo], count: int) -> Array:
+    """The fold (N) of each image."""
+    paths, contents = [sample.path for sample in samples], [infos[sample.path].sha256 for sample in samples]
+    if (units := len(np.unique(units_of(paths, scan.groups or {}, contents)))) < count:
+        what = "groups of images" if scan.groups is not None else "different images"
+        raise HeadstartError(f"data.folds={count} needs as many {what}: train and valid together have {units}")
+    labels = np.unique([sample.class_name for sample in samples], return_inverse=True)[1]
+    return grouped_folds(labels, paths, contents, scan.groups, scan.seed, count)
 
 
 def check_trainable(manifest: Manifest, scan: Scan) -> None:
@@ -255,7 +245,7 @@ def check_trainable(manifest: Manifest, scan: Scan) -> None:
     # Only now that all splits are known to have the same class folders.
     for pool in _pools(scan):
         labels = [set(manifest.splits[split].labels) for split in pool]
-        empty = [name for label, name in enumerate(manifest.classes) if not all(label in found for found in labels)]
+        empty = [name for label, name in enumerate(manifest.classes) if not all(label in used for used in labels)]
         if empty:
             raise HeadstartError(_why_empty(manifest, scan, pool, empty))
 

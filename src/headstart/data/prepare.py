@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from headstart.config.data import DataSettings
 from headstart.data.image_info import MISSING, ImageInfo, inspect_images
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
-from headstart.data.manifest import Manifest, build_manifest, check_trainable, hold_out
+from headstart.data.manifest import Manifest, assign_fold, build_manifest, check_trainable
 from headstart.data.preprocessing import FULL_DEPTH, chosen_depth, deep_samples, odd_depths
 from headstart.data.scan import Fold, Scan, scan_images
 from headstart.errors import HeadstartError
@@ -68,7 +68,7 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     scan = scan_images(settings, seed)
     infos = inspect_images(scan.root, [sample.path for sample in scan.samples])
     if settings.folds is not None and settings.fold is not None:
-        scan = hold_out(scan, infos, Fold(settings.fold, settings.folds))
+        scan = assign_fold(scan, infos, Fold(settings.fold, settings.folds))
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
     unusable = (path for path, info in infos.items() if info.fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)

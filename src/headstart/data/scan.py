@@ -5,14 +5,14 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from torchvision.datasets import ImageFolder
 
 from headstart.config.data import DataSettings, SplitSettings
-from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed, real_path
+from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
@@ -20,9 +20,6 @@ from headstart.data.splits import Images, groups_by_path, split_by_rule, with_va
 from headstart.errors import HeadstartError
 from headstart.log import command, log
 from headstart.run_folder import MARKER
-
-# The class folders of a split, as torchvision's ImageFolder.
-
 
 # Extensions by which a message suggests an archive, which is recognized by its content.
 ARCHIVES = (".zip", ".tar")
@@ -50,11 +47,11 @@ class ClassFolders(ImageFolder):
         return [(str(path), label) for name, label in class_to_idx.items() for path in self._files(name)]
 
     def paths_from(self, root: Path) -> Images:
-        """The images of each class."""
+        """Returns the images of each class, relative to `root`."""
         paths: Images = {name: [] for name in self.classes}
         for path, label in self.samples:
             paths[self.classes[label]].append(Path(path).relative_to(root).as_posix())
-        return {name: sorted(found) for name, found in paths.items()}
+        return {name: sorted(of_class) for name, of_class in paths.items()}
 
     def _files(self, class_name: str) -> list[Path]:
         folders, links = self._folders[class_name].tree
@@ -64,11 +61,11 @@ class ClassFolders(ImageFolder):
             if folder.error is not None:
                 self.unreadable[folder.path] = folder.error
         files: dict[str, Path] = {}
-        found = [(folder, name) for folder in folders for name in folder.images]
+        images = [(folder, name) for folder in folders for name in folder.images]
         # Links last, so that what is left out is never the file itself.
-        for folder, name in sorted(found, key=lambda item: item[0].files[item[1]]):
+        for folder, name in sorted(images, key=lambda item: item[0].files[item[1]]):
             real = os.path.join(folder.real, name)
-            real = real_path(real) if folder.files[name] else real
+            real = os.path.realpath(real) if folder.files[name] else real
             if real in files:
                 self.left_out[folder.path / name] = SECOND_LINK
             files.setdefault(real, folder.path / name)
@@ -82,8 +79,7 @@ def _why_no_classes(directory: str, archives: list[str]) -> str:
     return f"{directory} has no class folders: put the images of each class into a folder"
 
 
-# Which files a folder of images holds, or a CSV names, by split and class. Nothing is judged here.
-
+# Which files a folder of images holds, or a table names, by split and class. Nothing is judged here.
 
 # Why an image is left out.
 EXCLUDED = "data.exclude"
@@ -123,13 +119,13 @@ class Scan:
     root: Path
     rule: SplitSettings
     seed: int
-    folders: dict[str, Path]
     classes: dict[str, tuple[str, ...]]
     samples: tuple[Sample, ...]
     left_out: dict[str, str]
-    unlabelled: dict[str, Path]
-    unreadable: dict[str, str]
     given: tuple[str, ...]
+    folders: dict[str, Path] = field(default_factory=dict)
+    unlabelled: dict[str, Path] = field(default_factory=dict)
+    unreadable: dict[str, str] = field(default_factory=dict)
     csv: Path | None = None
     problems: tuple[Problem, ...] = ()
     groups: dict[str, str] | None = None
@@ -167,7 +163,7 @@ class Scan:
 
 
 def scan_images(settings: DataSettings, seed: int) -> Scan:
-    """What `settings` say, by folders or by a table. No file is changed.
+    """Reads which images `settings` name, by folders or by a table. No file is changed.
 
     Raises:
         HeadstartError: the folder or the table cannot be read as one of images.
@@ -198,11 +194,11 @@ def scan_folder(
             f"data.root={top.path} holds what headstart wrote: give the folder of your images, or, if these are yours, "
             f"delete {top.path / MARKER}"
         )
-    root, found = top.path, find_layout(top, layout)
-    readers = {split: ClassFolders(folder) for split, folder in (found.splits or {"": found.top}).items()}
+    root, of_folder = top.path, find_layout(top, layout)
+    readers = {split: ClassFolders(folder) for split, folder in (of_folder.splits or {"": top}).items()}
     images, excluded = _without(exclude, {split: reader.paths_from(root) for split, reader in readers.items()})
     groups = groups_by_path(group, _paths(images)) if group is not None else None
-    left_out, unreadable = found.left_out, dict[Path, str]()
+    left_out, unreadable = of_folder.left_out, dict[Path, str]()
     for reader in readers.values():
         left_out |= reader.left_out
         unreadable |= reader.unreadable
@@ -211,13 +207,13 @@ def scan_folder(
         root=root,
         rule=rule,
         seed=seed,
-        folders={split: folder.path for split, folder in found.splits.items()},
+        folders={split: folder.path for split, folder in of_folder.splits.items()},
         classes=_classes(drawn),
         samples=_samples(drawn),
         left_out={path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)} | excluded,
-        unlabelled={split: folder.path for split, folder in found.unlabelled.items()},
+        unlabelled={split: folder.path for split, folder in of_folder.unlabelled.items()},
         unreadable={path.relative_to(root).as_posix(): reason for path, reason in unreadable.items()},
-        given=tuple(found.splits),
+        given=tuple(of_folder.splits),
         groups=groups,
     )
 
@@ -247,12 +243,9 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         root=root,
         rule=settings.split,
         seed=seed,
-        folders={},
         classes=_classes(images),
         samples=_samples(images),
         left_out=excluded,
-        unlabelled={},
-        unreadable={},
         given=tuple(split for split in labels.images if split),
         csv=path,
         problems=tuple(problem for problem in labels.problems if problem.path not in excluded),

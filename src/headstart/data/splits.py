@@ -11,11 +11,9 @@ import numpy as np
 from headstart.config.data import SplitSettings
 from headstart.errors import HeadstartError
 
-# Random numbers as pure functions of what they are for.
-
 
 def derive_seed(*parts: int | str) -> int:
-    """A 32-bit seed that depends on all `parts` and on nothing else.
+    """Returns a 32-bit seed that depends on all `parts` and on nothing else.
 
     32 bits, because that is all PyTorch's Mersenne Twister takes of a seed on the CPU.
     """
@@ -25,7 +23,6 @@ def derive_seed(*parts: int | str) -> int:
 
 # How images are split: by counts in the order of their names, or by seeded fractions, which can keep groups whole.
 
-
 SPLITS = ("train", "valid", "test")
 Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths relative to the root
 
@@ -33,7 +30,7 @@ Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths
 def with_valid(
     images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
 ) -> dict[str, Images]:
-    """The images of each class by split, with a share of train as the valid split unless there is one.
+    """Returns the images of each class by split, with a share of train as the valid split unless there is one.
 
     Images whose paths have the same of `groups` stay in one split.
     """
@@ -42,14 +39,14 @@ def with_valid(
     if groups is not None:
         _check_fractions(rule)
         drawn = _split_groups(images["train"], groups, {"train": 1 - rule.valid, "valid": rule.valid}, seed)
-        return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
-    parts = {c: hold_out(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
-    drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
+    else:
+        parts = {c: split_off_valid(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
+        drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
     return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
 
 
 def split_by_rule(paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None) -> dict[str, Images]:
-    """The images of each class by split, as `rule` says. Those with the same of `groups` stay in one split.
+    """Returns the images of each class by split, as `rule` says. Those with the same of `groups` stay in one split.
 
     Raises:
         HeadstartError: the two values of the rule contradict each other, or are counts where there are groups.
@@ -68,7 +65,7 @@ def split_by_rule(paths: Images, rule: SplitSettings, seed: int, groups: Mapping
 
 
 def split_class(names: list[str], train: float, valid: float, *, seed: int, class_name: str) -> dict[str, list[str]]:
-    """The names in each split, sorted.
+    """Returns the names in each split, sorted.
 
     Counts (int): the first `train` names, the next `valid`, the rest to test. Fractions (float): a random draw that
     depends only on `seed`, `class_name` and the names; every split with a share gets at least one of three names.
@@ -79,15 +76,12 @@ def split_class(names: list[str], train: float, valid: float, *, seed: int, clas
     else:
         random.Random(derive_seed("split", seed, class_name)).shuffle(names)
         first, second = _bounds(len(names), train, valid)
-    return {
-        "train": sorted(names[:first]),
-        "valid": sorted(names[first:second]),
-        "test": sorted(names[second:]),
-    }
+    parts = (names[:first], names[first:second], names[second:])
+    return {split: sorted(part) for split, part in zip(SPLITS, parts, strict=True)}
 
 
-def hold_out(names: list[str], share: float, *, seed: int, class_name: str) -> tuple[list[str], list[str]]:
-    """The names that stay in train, and `share` of them, a count (int) or a fraction (float), for validation; sorted.
+def split_off_valid(names: list[str], share: float, *, seed: int, class_name: str) -> tuple[list[str], list[str]]:
+    """Returns the names that stay in train, and `share` of them, a count or a fraction, for validation; both sorted.
 
     A random draw that depends only on `seed`, `class_name` and the names. A fraction leaves at least one name, and
     takes at least one of two.
@@ -116,10 +110,10 @@ def _split_groups(
     paths, names = zip(*labelled, strict=True)
     labels = np.unique(names, return_inverse=True)[1]
     parts = share_out(labels, units_of(paths, groups, paths), list(shares.values()), seed)
-    found: dict[str, Images] = {split: {name: [] for name in images} for split in shares}
+    drawn: dict[str, Images] = {split: {name: [] for name in images} for split in shares}
     for (path, name), part in zip(labelled, parts.tolist(), strict=True):
-        found[[*shares][part]][name].append(path)
-    return found
+        drawn[[*shares][part]][name].append(path)
+    return drawn
 
 
 def _bounds(count: int, train: float, valid: float) -> tuple[int, int]:
@@ -130,15 +124,14 @@ def _bounds(count: int, train: float, valid: float) -> tuple[int, int]:
     return n_train, n_train + n_valid
 
 
-# Folds for cross-validation.
-
+# Folds for cross-validation, and groups of images that stay together.
 
 Array = np.ndarray[Any, np.dtype[Any]]
 FOLDS = 5
 
 
 def stratified_folds(labels: Array, seed: int, count: int = FOLDS) -> Array:
-    """The fold (N) of each image, of which there are `count`, as even within each class as can be."""
+    """Returns the fold (N) of each image, of which there are `count`, as even within each class as can be."""
     order = np.random.default_rng(seed).permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     folds = np.empty(len(labels), int)
@@ -146,25 +139,15 @@ def stratified_folds(labels: Array, seed: int, count: int = FOLDS) -> Array:
     return folds
 
 
-def folds_of_distinct(labels: Array, contents: Array, seed: int, count: int = FOLDS) -> Array:
-    """The fold (N) of each image, the same for images with the same of `contents` (N)."""
-    _, first, which = np.unique(contents, return_index=True, return_inverse=True)
-    folds: Array = stratified_folds(labels[first], seed, count)[which]
-    return folds
-
-
-# Groups of images that stay in one split, and how groups are shared out.
-
-
 def groups_by_path(pattern: str, paths: Iterable[str]) -> dict[str, str]:
-    """The group of each path in which the regular expression `pattern` finds one: its first group, or all of it.
+    """Returns the group of each path in which `pattern` finds one: the first group of the expression, or all of it.
 
     Raises:
         HeadstartError: it finds none.
     """
     paths = list(paths)
-    found = {path: match for path in paths if (match := re.search(pattern, path)) is not None}
-    groups = {path: match.group(1 if match.re.groups else 0) for path, match in found.items()}
+    matches = {path: match for path in paths if (match := re.search(pattern, path)) is not None}
+    groups = {path: match.group(1 if match.re.groups else 0) for path, match in matches.items()}
     groups = {path: group for path, group in groups.items() if group}
     if paths and not groups:
         raise HeadstartError(f"data.group={pattern} is found in no path, such as {paths[0]}")
@@ -172,7 +155,7 @@ def groups_by_path(pattern: str, paths: Iterable[str]) -> dict[str, str]:
 
 
 def units_of(paths: Sequence[str], groups: Mapping[str, str], contents: Sequence[str]) -> Array:
-    """Which images (N) must stay together: those of one group, and those with the same content, as numbers from 0."""
+    """Returns a number from 0 (N) for each image, the same for images of one group and for equal contents."""
     parents: dict[str, str] = {}
 
     def top(node: str) -> str:
@@ -188,7 +171,7 @@ def units_of(paths: Sequence[str], groups: Mapping[str, str], contents: Sequence
 
 
 def share_out(labels: Array, units: Array, shares: Sequence[float], seed: int) -> Array:
-    """The part (N) of each image, of as many parts as there are `shares`. Images of one of `units` (N) stay together.
+    """Returns the part (N) of each image, one of as many as there are `shares`; images of one of `units` (N) share it.
 
     Every part gets its share of every class as nearly as large units allow, and at least one unit of each class that
     has one for each part.
@@ -223,7 +206,9 @@ def grouped_folds(
     seed: int,
     count: int = FOLDS,
 ) -> Array:
-    """The fold (N) of each image, the same for copies and, if there are `groups`, for all images of one."""
+    """Returns the fold (N) of each image, the same for copies and, if there are `groups`, for all images of one."""
     if groups is None:
-        return folds_of_distinct(labels, np.array(contents), seed, count)
+        _, first, which = np.unique(np.array(contents), return_index=True, return_inverse=True)
+        folds: Array = stratified_folds(labels[first], seed, count)[which]
+        return folds
     return share_out(labels, units_of(paths, groups, contents), [1 / count] * count, seed)

@@ -2,16 +2,20 @@
 
 import codecs
 import csv
+import functools
 import io
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from math import log
 from pathlib import Path
 
 from headstart.config.data import AUTO
 from headstart.data.folders import read_file
 from headstart.errors import HeadstartError
-from headstart.text import MOST_NAMES, plausible, visible
+from headstart.text import visible
 
 DELIMITERS = ",;\t|"
 NAMES = {"\t": "a tab"}
@@ -65,7 +69,7 @@ class Table:
 def read_table(
     path: Path, wanted: tuple[str, ...], encoding: str = AUTO, exists: Callable[[str], bool] | None = None
 ) -> Table:
-    """The table at `path`. Its delimiter is the one by which its header has most of the columns `wanted`.
+    """Reads the table at `path`. Its delimiter is the one by which its header has most of the columns `wanted`.
 
     `encoding` is data.encoding. Where it is not known, it is the one by which most of the files in the first of the
     columns `wanted` exist, which `exists` says of a name, or else by which the names are most plausible.
@@ -88,8 +92,8 @@ def read_table(
 def _parse(path: Path, text: str, wanted: tuple[str, ...], note: str = "") -> Table:
     headers = {delimiter: _header(text, delimiter) for delimiter in DELIMITERS}
     names = {name.casefold() for name in wanted}
-    found = {delimiter: len(names & {name.casefold() for name in headers[delimiter]}) for delimiter in DELIMITERS}
-    delimiter = max(DELIMITERS, key=lambda delimiter: (found[delimiter], len(headers[delimiter])))
+    known = {delimiter: len(names & {name.casefold() for name in headers[delimiter]}) for delimiter in DELIMITERS}
+    delimiter = max(DELIMITERS, key=lambda delimiter: (known[delimiter], len(headers[delimiter])))
     header = headers[delimiter]
     if not header:
         raise HeadstartError(f"{path} has no header: its first row must name the columns, such as {','.join(wanted)}")
@@ -136,26 +140,26 @@ def _is_utf_8_by_chance(path: Path, content: bytes, wanted: tuple[str, ...], exi
     sample = _odd_lines(content)
     if b"\0" in content or sample.count(b"\n") >= MOST_NAMES or _count(path, sample.decode(), wanted, exists):
         return False
-    found = [encoding for encoding, _ in plausible(_odd_names(content)) if _is_in(sample, encoding)]
-    return any(_count(path, sample.decode(encoding), wanted, exists) for encoding in found)
+    encodings = [encoding for encoding in plausible_encodings(_odd_names(content)) if _is_in(sample, encoding)]
+    return any(_count(path, sample.decode(encoding), wanted, exists) for encoding in encodings)
 
 
 def _guessed(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool] | None) -> Table:
     """The table in the encoding by which most of its files exist, or else by which its names are most plausible."""
-    found = [encoding for encoding, _ in plausible(_odd_names(content)) if _is_in(content, encoding)]
-    counts = dict.fromkeys(found, 0)
+    readable = [encoding for encoding in plausible_encodings(_odd_names(content)) if _is_in(content, encoding)]
+    counts = dict.fromkeys(readable, 0)
     raw = content.decode("utf-8", "surrogateescape")
     if exists is not None:
         sample = _odd_lines(content)
-        counts = {encoding: _count(path, sample.decode(encoding), wanted, exists) for encoding in found}
+        counts = {encoding: _count(path, sample.decode(encoding), wanted, exists) for encoding in readable}
         # headstart's own tables, with names of files that are not UTF-8, which may have any character.
         if _count(path, raw, wanted, exists) > max(counts.values(), default=0):
             return _parse(path, raw, wanted)
     _check_no_mixture(path, raw)
-    if not found:
+    if not readable:
         raise HeadstartError(f"{path} is in none of the usual encodings: set data.encoding, or export it as UTF-8")
     # Of those by which equally many exist, sorting keeps the order.
-    encoding, *others = sorted(found, key=lambda encoding: -counts[encoding])
+    encoding, *others = sorted(readable, key=lambda encoding: -counts[encoding])
     other = others[0] if others and counts[others[0]] == counts[encoding] else None
     return _parse(path, content.decode(encoding), wanted, _note(path, content, encoding, other))
 
@@ -248,3 +252,96 @@ def _with_quoted_ends(text: str, delimiter: str) -> str:
     """The text with QUOTED at both ends of each cell in quotes, whose spaces are its own, and none outside them."""
     ends = rf"[\r\n{re.escape(delimiter)}]"
     return re.sub(rf'(\A|{ends}) *"([^"]*(?:""[^"]*)*)" *(?=\Z|{ends})', rf'\1"{QUOTED}\2{QUOTED}"', text)
+
+
+# The encoding of a table that is not UTF-8, by how plausible its names are in each one that is common. Tables of a
+# few dozen names are too short for the libraries that recognize encodings by their bytes' frequencies: charset-
+# normalizer 3.5 takes "Käfer" and "Größe" in Windows-1252 for HP Roman-8, four names in GBK for Windows-1250.
+
+# How many names decide about an encoding.
+MOST_NAMES = 200
+# The common ones, each with how much less often it is met than the first ones.
+PRIOR = {
+    **dict.fromkeys(("cp1252", "cp1251", "gb18030", "cp932", "big5", "cp949"), 0.0),
+    **dict.fromkeys(("cp1250", "cp1254", "cp1253", "cp1255", "koi8-r"), 0.5),
+    **dict.fromkeys(("cp1256", "cp874", "euc_jp", "mac_roman", "cp850", "cp852", "cp866"), 2.0),
+}
+# The first bytes of the characters that are used most, in encodings with two bytes per character.
+FREQUENT = {
+    "gb18030": range(0xB0, 0xD8),
+    "big5": range(0xA4, 0xC7),
+    "cp932": range(0x82, 0x98),
+    "euc_jp": range(0xA4, 0xD0),
+    "cp949": range(0xB0, 0xC9),
+}
+# Costs are negative logarithms of probabilities: a letter is one of the alphabet's, an ideograph one of some thousands.
+IDEOGRAPH = {"gb18030": 8.2, "big5": 8.6, "cp932": 8.0, "euc_jp": 8.0, "cp949": 10.0}
+KANA, CYRILLIC, SYLLABLE = log(80), log(33), log(300)
+ALPHABET = {"cp1255": log(22), "cp1256": log(28), "cp1253": log(30)}
+# Of what is unusual, and of what no word has.
+UNUSUAL, WRONG = 3.0, 5.0
+WESTERN = frozenset("äöüßéèêëàâáíîïóôúûñçåøæœãõìòùÄÖÜÉÅØÇ")
+CENTRAL = frozenset("ąćęłńóśźżčďěňřšťůúýžáéíőűöüäăâîţşđĽľŽŠČŁŚ")
+TURKISH = frozenset("ıışğİŞçöüÇÖÜâ")
+USUAL = {"cp1250": CENTRAL, "cp852": CENTRAL, "cp1254": TURKISH}
+SYLLABLES = frozenset(
+    "가각간갈감강개거건게겨결경계고공과관교구국군권그근기길김나난날남내너네년노농는니다단달당대더도독동두드든등디라락란래량러레려력로록료루"
+    "류르른를리린림마만말매머면명모목무문물미민바박반발방배백버번벌법베벽별병보복본부북분불비빈사산살상새색생서석선설성세소속손솔송수숙순술"
+    "스시식신실심아안알암애야약양어언업에여역연열영예오온올와왕외요용우운울원월위유육은을음의이인일임입자작잔장재저적전정제조족종주준중지직"
+    "진집차참창채책처천철청체초촌최추축충치카코크키타탁태터토통트파판팔펴편평포표풍피필하학한합항해행향허혁현형호화환황회후흥희"
+)
+JAPANESE = ("cp932", "euc_jp")
+MIXED = frozenset(("HIRAGANA", "KATAKANA", "IDEOGRAPHIC", "CJK"))  # scripts within one word
+# Letters that in Hebrew only end a word.
+FINAL = frozenset("ךםןףץ")
+MARK_ON_NOTHING = re.compile(r"(?<![^\W\d_])[\u0300-\u036f\u0590-\u05c7\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]")
+
+
+def plausible_encodings(names: bytes) -> list[str]:
+    """Returns the encodings in which `names`, one per line, can be read, the most plausible first.
+
+    Encodings that give the same text are listed once.
+    """
+    readable = [encoding for encoding in PRIOR if _is_in(names, encoding)]
+    texts: dict[str, str] = {}
+    for encoding in sorted(readable, key=lambda encoding: (_cost(names.decode(encoding), encoding), encoding)):
+        texts.setdefault(names.decode(encoding), encoding)
+    return list(texts.values())
+
+
+def _cost(text: str, encoding: str) -> float:
+    """Returns how implausible `text` is, if it was decoded by `encoding`."""
+    letters = sum(_of_character(character, encoding) for character in text if not character.isascii())
+    return PRIOR[encoding] + letters + WRONG * sum(_oddities(text))
+
+
+def _of_character(character: str, encoding: str) -> float:
+    kind = unicodedata.category(character)[0]
+    if kind not in "LM":
+        return CYRILLIC + 2 * WRONG
+    if encoding in FREQUENT:
+        if _script(character) in ("HIRAGANA", "KATAKANA") and encoding in JAPANESE:
+            return KANA
+        if character in SYLLABLES:
+            return SYLLABLE
+        return IDEOGRAPH[encoding] + UNUSUAL * (character.encode(encoding)[0] not in FREQUENT[encoding])
+    if _script(character) == "LATIN":
+        usual = USUAL.get(encoding, WESTERN)
+        return log(len(usual)) + UNUSUAL * (character not in usual)
+    return ALPHABET.get(encoding, CYRILLIC) + UNUSUAL * (kind == "M" and encoding != "cp874")
+
+
+def _oddities(text: str) -> Iterator[float]:
+    """What words do not have: capitals after small letters, two alphabets, marks on nothing, Greek without accents."""
+    for word in re.findall(r"[^\W\d_]+", text):
+        for before, after in pairwise(word):
+            yield (1.0 if before.islower() else 0.3) if after.isupper() else 0.0
+            yield float(not {_script(before), _script(after)} <= MIXED and _script(before) != _script(after))
+            yield float(before in FINAL)
+        yield float(len(word) > 2 and _script(word[0]) == "GREEK" and unicodedata.normalize("NFD", word) == word)
+    yield float(len(MARK_ON_NOTHING.findall(text)))
+
+
+@functools.cache
+def _script(character: str) -> str:
+    return re.split(r"[ -]", unicodedata.name(character, ""))[0]

@@ -15,7 +15,6 @@ import torch
 from PIL import Image, ImageFile
 from torch.utils.data import get_worker_info
 
-from headstart.data.images import allow_pixels
 from headstart.log import log
 from headstart.machine import core_count
 
@@ -32,7 +31,7 @@ Result = TypeVar("Result")
 
 
 def worker_count(num_workers: int | str, device: torch.device) -> int:
-    """The number of worker processes that `data.num_workers` stands for, if the backbone runs on `device`.
+    """Returns the number of worker processes that `data.num_workers` stands for, if the backbone runs on `device`.
 
     auto: none on a CPU, which has no core to spare (threads that decode before each batch are as fast as workers beside
     it); else one per core, 32 at most: a GPU encodes faster than sixteen cores decode. None in the processes of a
@@ -46,10 +45,10 @@ def worker_count(num_workers: int | str, device: torch.device) -> int:
 
 
 def loader_options(num_workers: int | str, device: torch.device, *, pixels: int, kept: bool) -> dict[str, Any]:
-    """Arguments of a DataLoader: as many workers as are wanted, and as shared memory has room for.
+    """Returns arguments of a DataLoader: as many workers as are wanted, and as shared memory has room for.
 
     They hand over whole batches in shared memory, of which a container may have little; one that finds none left is
-    killed. A worker that does not answer for a long time is an error, so that nothing waits for ever.
+    killed. A worker that does not answer for a long time is an error, so that nothing hangs.
 
     Args:
         pixels: of a batch of RGB images.
@@ -72,8 +71,7 @@ def loader_options(num_workers: int | str, device: torch.device, *, pixels: int,
 
 
 def _decode_as(most: int | None, truncated: bool, worker: int) -> None:
-    allow_pixels(most)
-    ImageFile.LOAD_TRUNCATED_IMAGES = truncated
+    Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = most, truncated
 
 
 def _shared_memory_left() -> int | None:
@@ -87,7 +85,7 @@ def _say_once(message: str) -> None:
 
 
 def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`[function(item) for item in items]` in threads, of which there is one per core and each computes on one core.
+    """Returns `[function(item) for item in items]`, computed in one thread per core, each of which uses one core.
 
     One after the other in a worker process, or within such a thread. Decoding, resampling and PyTorch release the
     interpreter's lock.
@@ -102,7 +100,7 @@ def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
 
 
 def thread_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """As `thread_map`, but lazily: yields the results in order, while a few more are being computed."""
+    """Yields the results of `thread_map` in order, while a few more are being computed."""
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:

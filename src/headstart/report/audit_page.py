@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import ScalarFormatter
 
-from headstart.auditing.findings import KINDS, Finding
+from headstart.auditing.findings import ADVICE, Finding
 from headstart.auditing.report import COMPARED
 from headstart.data.folders import is_file
 from headstart.data.manifest import Manifest
@@ -67,8 +67,8 @@ def _kinds(manifest: Manifest, findings: list[Finding]) -> Iterator[dict[str, An
         found = list(group)
         yield {
             "name": name,
-            "severity": KINDS[name].severity,
-            "advice": KINDS[name].advice,
+            "severity": found[0].severity,
+            "advice": ADVICE[name],
             "count": len(found),
             "hidden": max(0, len(found) - EXAMPLES),
             "findings": [
