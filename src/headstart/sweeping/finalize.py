@@ -18,7 +18,8 @@ from headstart.config.train import TrainSettings, check_train, literals, read_re
 from headstart.data.prepare import prepare_data
 from headstart.datasets.generate import make_dataset
 from headstart.errors import HeadstartError
-from headstart.evaluation.predictions import Array, Predictions, mcnemar, mean_of, predict_splits, write_predictions
+from headstart.evaluation.predictions import Predictions, mcnemar, mean_of, predict_splits, write_predictions
+from headstart.evaluation.probes import Array
 from headstart.files import ENSEMBLE, claim, mark, read_json, remove, replacing, sha256_of, write_json
 from headstart.log import log
 from headstart.metrics import metric_of
