@@ -82,22 +82,15 @@ class FeatureAnalysis:
         return best if best.valid_accuracy > self.head.valid_accuracy else None
 
 
-def score(manifest: Manifest, predictions: dict[str, Predictions]) -> Result:
-    """Returns the result on the test split or, without one, on the valid split."""
-    split = "test" if "test" in predictions else "valid"
-    return Result(split, manifest.classes, predictions[split])
-
-
-def describe_head(classifier: ImageClassifier, valid: Predictions) -> Head:
-    """Describes the head of `classifier`, whose predictions of the valid split are `valid`."""
-    kind, correct = classifier.recipe.head, valid.log_probs.argmax(1) == valid.labels
-    return Head(kind, setting_of(classifier.head), float(correct.double().mean()))
-
-
 def analyze_features(
-    manifest: Manifest, features: dict[str, Array], result: Result, head: Head, seed: int
+    classifier: ImageClassifier, manifest: Manifest, features: dict[str, Array], result: Result, valid: Predictions
 ) -> FeatureAnalysis:
-    """Computes every answer from `features` (N, d) of each split, unaugmented and in the order of its samples."""
+    """Computes every answer from `features` (N, d) of each split, unaugmented and in the order of its samples.
+
+    `result` and `valid` are what `classifier` reaches on the scored and on the valid split.
+    """
+    seed, correct = classifier.recipe.seed, valid.log_probs.argmax(1) == valid.labels
+    head = Head(classifier.recipe.head, setting_of(classifier.head), float(correct.double().mean()))
     stored = {
         name: Labelled(features[name], np.asarray(split.labels), len(manifest.classes))
         for name, split in manifest.splits.items()

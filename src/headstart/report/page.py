@@ -147,7 +147,7 @@ class Page:
         result, predictions = self.result, self.result.predictions
         labels, calibrated = predictions.labels.tolist(), predictions.calibrated.exp()
         ranked = sorted(result.per_class, key=lambda score: (score.f1 == score.f1, score.f1))
-        none = dict.fromkeys(("learning_curve", "curves", "map"))
+        none, issues = dict.fromkeys(("learning_curve", "curves", "map")), self.analysis and self.analysis.issues
         return render(
             "page.html.jinja",
             title=f"{self.manifest.root.name}: {counted(len(result.classes), 'class', 'classes')}",
@@ -169,7 +169,7 @@ class Page:
             label_probability=lambda index: float(calibrated[index, labels[index]]),
             most_mistakes=MISTAKES,
             explained={index: image_uri(image) for index, image in self.explained.items()},
-            suspicious=self._suspicious(),
+            suspicious=list(islice(suspicious(self.manifest, issues), min(SUSPICIOUS, issues.count))) if issues else [],
             image_count=f"{sum(self.manifest.counts.values()):,}",
             calibration=probabilities(result),
             familiarity=familiarity(result) if math.isfinite(predictions.threshold) else None,
@@ -196,12 +196,6 @@ class Page:
             "log-loss": result.calibrated.log_loss,
         }
         return [(name, f"{value:.3f}") for name, value in values.items()]
-
-    def _suspicious(self) -> list[tuple[str, str, str, str, float]]:
-        if self.analysis is None:
-            return []
-        issues = self.analysis.issues
-        return list(islice(suspicious(self.manifest, issues), min(SUSPICIOUS, issues.count)))
 
     def _worst(self) -> list[dict[str, Any]]:
         """Returns the classes with the lowest recall, and what twice the images would bring."""

@@ -27,7 +27,7 @@ from headstart.config.train import TrainSettings, choices, record_of
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_map
-from headstart.evaluation.answers import FeatureAnalysis, analyze_features, describe_head, score, suspicious
+from headstart.evaluation.answers import FeatureAnalysis, analyze_features, suspicious
 from headstart.evaluation.predictions import Averaging, Predictions
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
@@ -181,13 +181,13 @@ def write_report(
     if not is_first_process():
         return
     claim(run.report, REPORT)
-    result, analysis = score(manifest, predictions), None
+    split, analysis = "test" if "test" in predictions else "valid", None
+    result = Result(split, manifest.classes, predictions[split])
     if features is not None:
-        head = describe_head(classifier, predictions["valid"])
-        analysis = analyze_features(manifest, features, result, head, classifier.recipe.seed)
+        analysis = analyze_features(classifier, manifest, features, result, predictions["valid"])
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(result, analysis, run.report)
-    batch, explained = fitted.data.first_samples(BATCH), explain_mistakes(classifier, manifest, result, MISTAKES)
+    batch, explained = fitted.data.first_samples(BATCH), explain_mistakes(classifier, manifest, result)
     views = fitted.data.augmentation
     _write(Page(manifest, classifier.recipe, result, analysis, charts, explained, batch, views, averaging), run.report)
     add_to_tensorboard(run, charts, manifest, result, analysis)
@@ -196,7 +196,7 @@ def write_report(
 def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
     """Writes the part of a report that takes nothing but predictions into `folder`."""
     claim(folder, REPORT)
-    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
+    explained = explain_mistakes(classifier, manifest, result)
     _write(Page(manifest, classifier.recipe, result, None, _draw(result, None, folder), explained), folder)
 
 
@@ -215,15 +215,13 @@ def _draw(result: Result, analysis: FeatureAnalysis | None, folder: Path) -> dic
     return charts
 
 
-def explain_mistakes(
-    classifier: ImageClassifier, manifest: Manifest, result: Result, most: int
-) -> dict[int, Image.Image]:
-    """Returns the `most` most confident mistakes, coloured by what speaks for the predicted class; by their indices.
+def explain_mistakes(classifier: ImageClassifier, manifest: Manifest, result: Result) -> dict[int, Image.Image]:
+    """Returns the most confident mistakes, coloured by what speaks for the predicted class; by their indices.
 
     Those that have changed, or are gone, are missing.
     """
     transform, seen = EvalTransform(classifier.recipe.preprocessing), {}
-    for index in result.mistakes[:most]:
+    for index in result.mistakes[:MISTAKES]:
         image = manifest.read(result.predictions.paths[index], transform.depth)
         if image is not None:
             seen[index] = transform(image, 0, index)
