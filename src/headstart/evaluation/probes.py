@@ -288,5 +288,5 @@ def principal_components(features: Array) -> Array:
         torch.default_generator.manual_seed(0)
         centred = torch.from_numpy(features - features.mean(0, dtype=np.float64).astype(np.float32))
         _, _, axes = torch.svd_lowrank(centred, q=min(20, *features.shape), niter=30)
-    found: Array = F.pad(axes[:, :2], (0, max(0, 2 - axes.shape[1]))).numpy()
-    return found * np.where(found[np.abs(found).argmax(0), [0, 1]] < 0, -1, 1)
+    components: Array = F.pad(axes[:, :2], (0, max(0, 2 - axes.shape[1]))).numpy()
+    return components * np.where(components[np.abs(components).argmax(0), [0, 1]] < 0, -1, 1)
