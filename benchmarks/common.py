@@ -33,7 +33,7 @@ from headstart.data.scan import scan_folder
 from headstart.features.encoder import Encoder
 from headstart.features.source import SplitFeatures
 from headstart.features.store import FeatureStore
-from headstart.report.write import cpu_name
+from headstart.machine import cpu_name
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent

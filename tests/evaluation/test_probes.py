@@ -113,7 +113,7 @@ def test_baselines__are_the_same_in_parts_of_stored_features(monkeypatch: pytest
 def test_nearest_images__are_the_same_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     train, other = clusters(60, 8), clusters(20, 8, seed=1)
     expected = nearest_images(train, other.features, 5)
-    monkeypatch.setattr("headstart.evaluation.probes.CENTRED", 7)
+    monkeypatch.setattr("headstart.evaluation.probes.PART", 7)
     assert nearest_images(train, other.features, 5).tolist() == expected.tolist()
 
 

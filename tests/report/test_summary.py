@@ -4,18 +4,18 @@ from typing import Any
 
 import pytest
 
-from headstart.evaluation.answers import Comparison, FromFeatures, Head
+from headstart.evaluation.answers import Comparison, FeatureAnalysis, Head
 from headstart.report.page import best_on_valid
 
 
-def found_of(kind: str, valid_accuracy: float, **baselines: float) -> FromFeatures:
+def analysis_of(kind: str, valid_accuracy: float, **baselines: float) -> FeatureAnalysis:
     """What is compared with a head: the accuracies on the valid split of `baselines`, by their names with _."""
     compared = tuple(
         Comparison(name.replace("_", " "), "", value, 0.9, (0.8, 1.0), 0.5) for name, value in baselines.items()
     )
     nothing: Any = None
     head = Head(kind, "", valid_accuracy)
-    return FromFeatures(head, compared, None, nothing, (), (), nothing, {}, nothing, nothing)
+    return FeatureAnalysis(head, compared, None, nothing, {}, nothing, nothing)
 
 
 @pytest.mark.parametrize(
@@ -55,4 +55,4 @@ def found_of(kind: str, valid_accuracy: float, **baselines: float) -> FromFeatur
     ],
 )
 def test_best_on_valid(kind: str, baselines: dict[str, float], sentence: str) -> None:
-    assert best_on_valid(found_of(kind, 0.962, **baselines)) == sentence
+    assert best_on_valid(analysis_of(kind, 0.962, **baselines)) == sentence

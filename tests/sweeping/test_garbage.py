@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headstart.sweeping.callback import collect_garbage, unfreeze_gc
+from headstart.sweeping.callback import collect_garbage
 
 
 class Node:
@@ -45,7 +45,7 @@ def test_collect_garbage__does_not_look_at_what_was_there_after_the_first_trial(
     collect_garbage()
     assert gc.get_freeze_count() <= count
     assert reference() is not None
-    unfreeze_gc()
-    assert gc.get_freeze_count() == 0
+    # As at the end of a sweep.
+    gc.unfreeze()
     gc.collect()
     assert reference() is None

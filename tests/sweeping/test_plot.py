@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from headstart.sweeping.finalize import LONGEST, _place, _title, draw_sweep, short_label
-from headstart.sweeping.trial_record import Trial, scales_of
+from headstart.sweeping.finalize import LONGEST, _place, _title, draw_sweep, scales_of, short_label
+from headstart.sweeping.trial_record import Trial
 
 
 def trial(number: int, **values: Any) -> Trial:

@@ -8,8 +8,8 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from headstart.files import write_csv
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.leaderboard import find_tie, over_seeds
-from headstart.sweeping.trial_record import Trial
+from headstart.sweeping.leaderboard import find_tie
+from headstart.sweeping.trial_record import Trial, over_seeds
 
 IMAGES = 100
 

@@ -1,4 +1,7 @@
-"""task=compare: backbones ranked by what their features are worth on one's own images."""
+"""task=compare: backbones ranked by what their features are worth on one's own images.
+
+The test split is left alone: choosing a backbone by it would make its accuracy an optimistic one.
+"""
 
 import time
 from collections.abc import Sequence
@@ -24,7 +27,11 @@ from headstart.files import RUN, claim, write_csv, write_json
 from headstart.log import log, quoted, render_table, shown
 from headstart.run_folder import RunFolder
 
-# A backbone and how good its features are.
+SPLITS = ("train", "valid")
+# Images to classify; more would take minutes.
+MOST_IMAGES = 10_000
+# Images per call, and calls, to measure the speed with.
+SPEED_BATCH, SPEED_CALLS = 16, 5
 
 
 @dataclass(frozen=True)
@@ -44,138 +51,28 @@ class Candidate:
     reason: str | None = None
     p_value: float = 1.0
 
+    def __str__(self) -> str:
+        return f"{self.arch} ({self.shown_weights})"
+
     @property
     def shown_weights(self) -> str:
-        """Their name, or that of their file without its folder."""
+        """The name of the weights, or that of their file without its folder."""
         return "random" if self.weights is None else Path(self.weights).name
 
     @property
     def head(self) -> str:
         """The classifier with the highest accuracy."""
-        return max(self.correct, key=self.accuracy_of)
+        return max(self.correct, key=lambda head: float(self.correct[head].mean()))
 
     @property
     def accuracy(self) -> float:
-        """That of `head`."""
-        return self.accuracy_of(self.head)
+        """The accuracy of `head`."""
+        return self.scores(self.head)[0]
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % confidence interval of `accuracy`."""
-        return self.interval_of(self.head)
-
-    def accuracy_of(self, head: str) -> float:
-        """The share of the images that the classifier `head` classifies correctly."""
-        return float(self.correct[head].mean())
-
-    def interval_of(self, head: str) -> tuple[float, float]:
-        """The 95 % confidence interval of the accuracy of the classifier `head`."""
-        found = self.correct[head]
-        return wilson_interval(int(found.sum()), len(found))
-
-
-def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """By accuracy, those that could not be loaded last; with p-values against the first."""
-    failed = [candidate for candidate in candidates if candidate.reason is not None]
-    loaded = [candidate for candidate in candidates if candidate.reason is None]
-    loaded.sort(key=lambda candidate: -candidate.accuracy)
-    return [replace(c, p_value=mcnemar(loaded[0].correct[loaded[0].head], c.correct[c.head])) for c in loaded] + failed
-
-
-def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Those of the `ranked` ones that a paired test cannot tell from the first."""
-    return [c for c in candidates[1:] if c.reason is None and c.p_value >= SIGNIFICANT]
-
-
-# How a comparison of backbones is told: as a table, and as files.
-
-
-def describe(candidates: Sequence[Candidate]) -> str:
-    """A table of the ranked candidates, which of them cannot be told apart, and how to train with the first one."""
-    header = ("rank", "backbone", "weights", *(f"{name} (95 %)" for name in PROBES), "images/s", "MB", "width")
-    table = render_table(header, [_cells(rank, candidate) for rank, candidate in enumerate(candidates, 1)])
-    failed = [f"{c.arch} ({c.shown_weights}) could not be compared: {c.reason}" for c in candidates if c.reason]
-    best = candidates[0]
-    if best.reason is not None:
-        return "\n".join(failed)
-    images = len(best.correct[best.head])
-    told = [f"accuracy: {FOLDS}-fold cross-validation on the {images} images of train and valid", *_verdict(candidates)]
-    overrides = [f"model.arch={best.arch}", *([] if best.weights == DEFAULT else [_weights_override(best)])]
-    return "\n".join([table, *failed, *told, f"to train with the first: {' '.join(map(quoted, overrides))}"])
-
-
-def write(candidates: Sequence[Candidate], path: Path) -> None:
-    """Writes the ranked candidates as the CSV `path`, and as JSON beside it."""
-    rows = [_values(candidate) for candidate in candidates]
-    columns = tuple(dict.fromkeys(name for row in rows for name in row))
-    write_csv(path, columns, [tuple(row.get(name, "") for name in columns) for row in rows])
-    write_json(path.with_suffix(".json"), {"folds": FOLDS, "candidates": rows})
-
-
-def _verdict(candidates: Sequence[Candidate]) -> list[str]:
-    """What the paired test says; nothing if there is nothing to compare."""
-    others = [candidate for candidate in candidates[1:] if candidate.reason is None]
-    equals = equals_of_first(candidates)
-    if not others:
-        return []
-    if not equals:
-        return ["the first is better than the others by more than chance (exact McNemar test)"]
-    names = listed([f"{candidate.arch} ({candidate.shown_weights})" for candidate in equals])
-    return [f"cannot be told apart from the first (exact McNemar test): {names}"]
-
-
-def _weights_override(candidate: Candidate) -> str:
-    return f"model.weights={'null' if candidate.weights is None else candidate.weights}"
-
-
-def _cells(rank: int, candidate: Candidate) -> tuple[str, ...]:
-    if candidate.reason is not None:
-        return ("-", candidate.arch, candidate.shown_weights, *[""] * (len(PROBES) + 3))
-    intervals = {name: candidate.interval_of(name) for name in PROBES}
-    return (
-        str(rank),
-        candidate.arch,
-        candidate.shown_weights,
-        *(f"{candidate.accuracy_of(name):.3f} ({low:.3f}–{high:.3f})" for name, (low, high) in intervals.items()),
-        f"{candidate.images_per_second:.0f}",
-        f"{candidate.megabytes:.1f}",
-        str(candidate.embedding_dim),
-    )
-
-
-def _values(candidate: Candidate) -> dict[str, str | float]:
-    named: dict[str, str | float] = {"backbone": candidate.arch, "weights": candidate.weights or "random"}
-    if candidate.reason is not None:
-        return named | {"reason": candidate.reason}
-    low, high = candidate.interval
-    by_head: dict[str, str | float] = {}
-    for name in PROBES:
-        lowest, highest = candidate.interval_of(name)
-        values = {"accuracy": candidate.accuracy_of(name), "low": lowest, "high": highest}
-        by_head |= {f"{name}_{what}": value for what, value in values.items()}
-    best: dict[str, str | float] = {"head": candidate.head, "accuracy": candidate.accuracy, "low": low, "high": high}
-    return (
-        named
-        | best
-        | by_head
-        | {
-            "p_value": candidate.p_value,
-            "images_per_second": round(candidate.images_per_second, 1),
-            "megabytes": round(candidate.megabytes, 1),
-            "embedding_dim": candidate.embedding_dim,
-        }
-    )
-
-
-# Ranks backbones by cross-validation of simple classifiers on their unaugmented features. The test split is left
-# alone: choosing a backbone by it would make its accuracy an optimistic one.
-
-
-SPLITS = ("train", "valid")
-# Images to classify; more would take minutes.
-MOST_IMAGES = 10_000
-# Images per call, and calls, to measure the speed with.
-SPEED_BATCH, SPEED_CALLS = 16, 5
+    def scores(self, head: str) -> tuple[float, float, float]:
+        """Returns the accuracy of the classifier `head`, and the ends of its 95 % confidence interval."""
+        correct = self.correct[head]
+        return float(correct.mean()), *wilson_interval(int(correct.sum()), len(correct))
 
 
 def compare(settings: TrainSettings) -> bool:
@@ -190,14 +87,14 @@ def compare(settings: TrainSettings) -> bool:
     make_dataset(settings.data, settings.data.seed)
     manifest = prepare_data(settings.data, settings.data.seed).manifest
     manifest = replace(manifest, splits={name: manifest.splits[name] for name in SPLITS})
-    found = ranked([_candidate(name, settings, manifest) for name in settings.model.archs or ()])
+    candidates = ranked([_candidate(name, settings, manifest) for name in settings.model.archs or ()])
     run = RunFolder(Path(settings.run_dir))
     claim(run.path, RUN, "hydra.run.dir")
     manifest.write(run.split)
-    write(found, run.compared)
-    log.info("%s", describe(found))
+    write(candidates, run.compared)
+    log.info("%s", describe(candidates))
     log.info("%s", shown(run.compared))
-    return found[0].reason is None
+    return candidates[0].reason is None
 
 
 def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candidate:
@@ -219,7 +116,7 @@ def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candid
 
 
 def _labelled(manifest: Manifest, features: dict[str, Array], seed: int) -> tuple[Labelled, Array]:
-    """At most MOST_IMAGES of the images of all splits, and the fold of each."""
+    """Returns at most MOST_IMAGES of the images of all splits, and the fold of each."""
     splits = manifest.splits.items()
     labels = np.concatenate([np.array(split.labels) for _, split in splits])
     paths = [path for _, split in splits for path in split.paths]
@@ -232,7 +129,7 @@ def _labelled(manifest: Manifest, features: dict[str, Array], seed: int) -> tupl
 
 
 def _images_per_second(backbone: Backbone, precision: str) -> float:
-    """Of the backbone alone, uncompiled."""
+    """Measures the speed of the backbone alone, uncompiled."""
     encoder = Encoder(backbone, precision=precision, compile=False)
     size = backbone.preprocessing.image_size
     images = torch.zeros(SPEED_BATCH, 3, size, size, dtype=torch.uint8)
@@ -245,3 +142,68 @@ def _images_per_second(backbone: Backbone, precision: str) -> float:
         seconds.append(time.perf_counter() - start)
     # Whatever else the machine does only takes time.
     return SPEED_BATCH / min(seconds)
+
+
+def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Sorts by accuracy, those that could not be loaded last; with p-values against the first."""
+    failed = [candidate for candidate in candidates if candidate.reason is not None]
+    loaded = [candidate for candidate in candidates if candidate.reason is None]
+    loaded.sort(key=lambda candidate: -candidate.accuracy)
+    return [replace(c, p_value=mcnemar(loaded[0].correct[loaded[0].head], c.correct[c.head])) for c in loaded] + failed
+
+
+def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Returns those of the `ranked` candidates that a paired test cannot tell from the first."""
+    return [c for c in candidates[1:] if c.reason is None and c.p_value >= SIGNIFICANT]
+
+
+def describe(candidates: Sequence[Candidate]) -> str:
+    """Returns a table of the ranked candidates, which cannot be told apart, and how to train with the first one."""
+    header = ("rank", "backbone", "weights", *(f"{name} (95 %)" for name in PROBES), "images/s", "MB", "width")
+    table = render_table(header, [_cells(rank, candidate) for rank, candidate in enumerate(candidates, 1)])
+    failed = [f"{c} could not be compared: {c.reason}" for c in candidates if c.reason]
+    best = candidates[0]
+    if best.reason is not None:
+        return "\n".join(failed)
+    images = len(best.correct[best.head])
+    lines = [f"accuracy: {FOLDS}-fold cross-validation on the {images} images of train and valid"]
+    if equals := equals_of_first(candidates):
+        lines.append(f"cannot be told apart from the first (exact McNemar test): {listed(equals)}")
+    elif any(candidate.reason is None for candidate in candidates[1:]):
+        lines.append("the first is better than the others by more than chance (exact McNemar test)")
+    weights = [] if best.weights == DEFAULT else [f"model.weights={best.weights or 'null'}"]
+    overrides = " ".join(map(quoted, [f"model.arch={best.arch}", *weights]))
+    return "\n".join([table, *failed, *lines, f"to train with the first: {overrides}"])
+
+
+def _cells(rank: int, candidate: Candidate) -> tuple[str, ...]:
+    if candidate.reason is not None:
+        return ("-", candidate.arch, candidate.shown_weights, *[""] * (len(PROBES) + 3))
+    scores = ("{:.3f} ({:.3f}–{:.3f})".format(*candidate.scores(name)) for name in PROBES)
+    size = (f"{candidate.megabytes:.1f}", str(candidate.embedding_dim))
+    speed = f"{candidate.images_per_second:.0f}"
+    return (str(rank), candidate.arch, candidate.shown_weights, *scores, speed, *size)
+
+
+def write(candidates: Sequence[Candidate], path: Path) -> None:
+    """Writes the ranked candidates as the CSV `path`, and as JSON beside it."""
+    rows = [_values(candidate) for candidate in candidates]
+    columns = tuple(dict.fromkeys(name for row in rows for name in row))
+    write_csv(path, columns, [tuple(row.get(name, "") for name in columns) for row in rows])
+    write_json(path.with_suffix(".json"), {"folds": FOLDS, "candidates": rows})
+
+
+def _values(candidate: Candidate) -> dict[str, str | float]:
+    values: dict[str, str | float] = {"backbone": candidate.arch, "weights": candidate.weights or "random"}
+    if candidate.reason is not None:
+        return values | {"reason": candidate.reason}
+    names = ("accuracy", "low", "high")
+    values |= {"head": candidate.head, **dict(zip(names, candidate.scores(candidate.head), strict=True))}
+    for head in PROBES:
+        values |= zip((f"{head}_{name}" for name in names), candidate.scores(head), strict=True)
+    return values | {
+        "p_value": candidate.p_value,
+        "images_per_second": round(candidate.images_per_second, 1),
+        "megabytes": round(candidate.megabytes, 1),
+        "embedding_dim": candidate.embedding_dim,
+    }

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from headstart.data.manifest import Split
+from headstart.evaluation.probes import Array
 from headstart.features.source import FeatureSource
 from headstart.files import write_csv
 from headstart.log import is_first_process, log
@@ -22,12 +22,7 @@ from headstart.processes import interleaved
 from headstart.run_folder import RunFolder
 from headstart.text import counted
 
-# How sure a measured accuracy is, and whether two differ by more than chance.
-
-
-Array = np.ndarray[Any, np.dtype[Any]]
-
-# p-values below this are called more than chance.
+# A p-value below this is called more than chance.
 SIGNIFICANT = 0.05
 
 
@@ -41,35 +36,29 @@ def wilson_interval(correct: int, count: int) -> tuple[float, float]:
     # Imported here because it takes half a second, which predicting need not wait for.
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-    found = binomtest(correct, count).proportion_ci(0.95, method="wilson")
-    return float(found.low), float(found.high)
+    interval = binomtest(correct, count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def mcnemar(first: Array, second: Array) -> float:
-    """The two-sided p-value that two classifiers are equally often right (exact McNemar test).
+    """Returns the two-sided p-value that two classifiers are equally often right (exact McNemar test).
 
     `first` and `second` (N) say for the same samples whether each classifier is right.
     """
-    only_first, only_second = int((first & ~second).sum()), int((~first & second).sum())
-    discordant, fewer = only_first + only_second, min(only_first, only_second)
-    tail = sum(math.comb(discordant, k) for k in range(fewer + 1))
-    # Integers, because 2 ** 1100 is no float.
-    return min(1.0, 2 * tail / 2**discordant)
+    from scipy.stats import binomtest
 
-
-# Predictions of a split: each image once, in order, from one view or several.
-
-
-# Predictions of a whole split, from which every metric and figure of it is computed.
+    only_first, discordant = int((first & ~second).sum()), int((first ^ second).sum())
+    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of N samples, in the order of the split: paths relative to the data's root, labels (N), log-probabilities
-    (N, classes) as the head gives them, and the temperature at which they are calibrated.
+    """Predictions of a whole split, from which every metric and figure of it is computed.
 
-    `familiarity` (N) is the score of headstart.model.image_classifier, `threshold` that below which an image is unlike
-    anything trained on; -inf: it is not known.
+    Of N samples, in the order of the split: `paths` relative to the data's root, `labels` (N), `log_probs`
+    (N, classes) as the head gives them, and the `temperature` at which they are calibrated. `familiarity` (N) is the
+    score of headstart.model.image_classifier, `threshold` that below which an image is out of distribution; -inf: it is
+    not known.
     """
 
     paths: tuple[str, ...]
@@ -85,11 +74,11 @@ class Predictions:
         return scale(self.log_probs, self.temperature)
 
     def metrics(self, split: str) -> dict[str, float]:
-        """Every metric by its full name, such as "test/acc"."""
+        """Returns every metric by its full name, such as "test/acc"."""
         return compute_metrics(self.log_probs, self.labels, split)
 
     def summary(self, split: str) -> str:
-        """One line, such as "test: accuracy 0.976 (95 % interval 0.944 to 0.990), loss 0.0802, 205 images"."""
+        """Returns "test: accuracy 0.976 (95 % interval 0.944 to 0.990), loss 0.0802, 205 images"."""
         correct, count = int((self.true_ranks() == 1).sum()), len(self.labels)
         low, high = wilson_interval(correct, count)
         loss = self.metrics(split)[f"{split}/loss"]
@@ -99,15 +88,15 @@ class Predictions:
         )
 
     def true_ranks(self) -> Tensor:
-        """The rank (N) of the true class by probability; 1 is the prediction."""
+        """Returns the rank (N) of the true class by probability; 1 is the prediction."""
         # Stable, so that of two equal classes the first is the prediction, as argmax has it.
         by_rank = self.log_probs.argsort(dim=1, descending=True, stable=True)
         return (by_rank == self.labels[:, None]).int().argmax(1) + 1
 
     def write(self, path: Path, classes: tuple[str, ...]) -> None:
         """Writes a CSV with one row per sample: path, label, prediction, its probability, and the true class's rank."""
-        found, best = self.log_probs.argmax(1), self.calibrated.amax(1).exp()
-        columns = (self.labels.tolist(), found.tolist(), best.tolist(), self.true_ranks().tolist())
+        predicted, confidence = self.log_probs.argmax(1), self.calibrated.amax(1).exp()
+        columns = (self.labels.tolist(), predicted.tolist(), confidence.tolist(), self.true_ranks().tolist())
         rows = (
             (name, classes[label], classes[prediction], f"{probability:.6g}", rank)
             for name, label, prediction, probability, rank in zip(self.paths, *columns, strict=True)
@@ -116,7 +105,7 @@ class Predictions:
 
 
 def mean_of(predictions: Sequence[Predictions]) -> Predictions:
-    """The mean of the calibrated probabilities of the same samples, with what the first says about familiarity."""
+    """Returns the mean of the calibrated probabilities of the same samples, with the familiarity of the first."""
     log_probs = torch.stack([of.calibrated for of in predictions]).logsumexp(0) - math.log(len(predictions))
     # The logarithm of the mean of seven times 1 is rounded to more than 0.
     return replace(predictions[0], log_probs=log_probs.clamp(max=0), temperature=1.0)
@@ -133,27 +122,25 @@ def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predi
         scores.append(classifier.familiarity(features).cpu())
     split: Split = loader.dataset.split  # type: ignore[attr-defined]
     temperature, threshold = float(classifier.temperature), float(classifier.familiarity.threshold)
-    labels = torch.tensor(split.labels)
-    found, familiarity = (interleaved(torch.cat(parts))[: len(split)] for parts in (log_probs, scores))
-    return Predictions(split.paths, labels, found, temperature, familiarity, threshold)
+    of_all, familiarity = (interleaved(torch.cat(parts))[: len(split)] for parts in (log_probs, scores))
+    return Predictions(split.paths, torch.tensor(split.labels), of_all, temperature, familiarity, threshold)
 
 
 def predict_splits(classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str]) -> dict[str, Predictions]:
-    """The predictions of those of `splits` that `source` has."""
+    """Returns the predictions of those of `splits` that `source` has."""
     present = [split for split in splits if split in source.manifest.splits]
     return {split: predict_split(classifier, source.eval_loader(split)) for split in present}
 
 
 def write_predictions(predictions: dict[str, Predictions], classes: tuple[str, ...], run: RunFolder) -> None:
-    """Writes those of each split into the run's folder."""
+    """Writes the predictions of each split into the run's folder."""
     if is_first_process():
         for split, path in (("valid", run.valid_predictions), ("test", run.test_predictions)):
             if split in predictions:
                 predictions[split].write(path, classes)
 
 
-# Averaging the predictions of several views of each image, if that helps.
-
+# Averaging over views of each image.
 
 COMPARED = ("valid/loss", "valid/acc")
 
@@ -177,13 +164,13 @@ class Averaging:
         return self.views if self.helps else 1
 
     def metrics(self) -> dict[str, float]:
-        """As metrics.json has it."""
+        """Returns what metrics.json says about it."""
         compared = (("one_view", self.one_view), ("mean_of_views", self.mean))
         values = {f"{kind}/{name}": of[name] for kind, of in compared for name in COMPARED}
         return {"views": self.views, "views_used": self.used} | values
 
     def describe(self) -> str:
-        """In one sentence."""
+        """Returns one sentence."""
         loss, accuracy = (f"{self.one_view[name]:.4f} to {self.mean[name]:.4f}" for name in COMPARED)
         change = "lowers" if self.helps else "does not lower"
         return (
@@ -195,7 +182,7 @@ class Averaging:
 def predict_views(
     classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str], views: int
 ) -> tuple[dict[str, Predictions], Averaging | None]:
-    """The predictions of those of `splits` that `source` has: the mean over `views` views of each image, if that helps.
+    """Predicts those of `splits` that `source` has: the mean over `views` views of each image, if that helps.
 
     Whether it does is decided on the valid split, which is one of `splits`; with one view there is nothing to decide.
     """
@@ -208,12 +195,9 @@ def predict_views(
         return mean_of([plain[split], *others])
 
     valid = mean("valid")
-    averaging = Averaging(views, _calibrated_metrics(plain["valid"]), _calibrated_metrics(valid))
+    one_view, of_mean = (compute_metrics(of.calibrated, of.labels, "valid") for of in (plain["valid"], valid))
+    averaging = Averaging(views, one_view, of_mean)
     log.info("%s", averaging.describe())
     if not averaging.helps:
         return plain, averaging
     return {split: valid if split == "valid" else mean(split) for split in plain}, averaging
-
-
-def _calibrated_metrics(predictions: Predictions) -> dict[str, float]:
-    return compute_metrics(predictions.calibrated, predictions.labels, "valid")

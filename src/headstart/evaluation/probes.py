@@ -1,4 +1,8 @@
-"""Simple classifiers and projections of stored features: baselines, cross-validation, principal components."""
+"""Simple classifiers on stored features: ridge and logistic regression, nearest neighbours, nearest class mean.
+
+They take a fraction of a second, which makes them the yardstick for the trained head and the tool for questions about
+the data.
+"""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,17 +16,8 @@ from torch.nn import functional as F
 from headstart.data.splits import FOLDS
 from headstart.model.closed_form import NEIGHBOURS, PENALTIES, QUERIES, LeastSquares, directions, votes
 
-# Simple classifiers on features: ridge and logistic regression, nearest neighbours, nearest class mean. They take a
-# fraction of a second, which makes them the yardstick for the trained head and the tool for questions about the data.
-# Each is a function from features (M, d) to scores (M, classes), the highest of which is its prediction. Those with a
-# setting are trained with several at once, which share most of the work.
-
-
 Array = np.ndarray[Any, np.dtype[Any]]
-Probe = Callable[[Array], Array]
-# Features (M, d) → the scores with each setting.
-Probes = Callable[[Array], dict[float, Array]]
-PART = 4096  # images whose scores are in memory at a time
+PART = 4096  # images whose features and scores are in memory at a time
 
 
 @dataclass(frozen=True)
@@ -45,50 +40,57 @@ class Labelled:
         return np.eye(self.classes)[self.labels]
 
 
+# A trained classifier: features (M, d) → scores (M, classes), the highest of which is its prediction.
+Probe = Callable[[Array], Array]
+# The same, trained with several settings that share most of the work: the scores with each.
+Probes = Callable[[Array], dict[float, Array]]
 # Trains with each of some settings.
 Fit = Callable[[Labelled, Sequence[Any]], Probes]
 
 
 def majority_class(train: Labelled) -> Probe:
-    """The shares of the classes in `train`, whatever the image."""
+    """Trains the classifier that scores every image by the shares of the classes in `train`."""
     shares = train.targets.mean(0)
     return lambda features: np.tile(shares, (len(features), 1))
 
 
 def ridge(train: Labelled, penalty: float) -> Probe:
-    """Least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
+    """Trains least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
     probes = ridges(train, (penalty,))
     return lambda features: probes(features)[penalty]
 
 
 def ridges(train: Labelled, penalties: Sequence[float]) -> Probes:
-    """`ridge` with each of `penalties`."""
+    """Trains `ridge` with each of `penalties`."""
     fit = LeastSquares(train.features, train.targets)
     weights = {penalty: fit.weights(penalty) for penalty in penalties}
     return lambda features: {penalty: fit.scores(features, of) for penalty, of in weights.items()}
 
 
 def logistics(train: Labelled, penalties: Sequence[float]) -> Probes:
-    """Multinomial logistic regression on standardized features, by L-BFGS; a penalty is that of squared weights."""
+    """Trains multinomial logistic regression on standardized features, by L-BFGS.
+
+    The loss is the mean cross-entropy plus half the penalty times the sum of squared weights.
+    """
     mean, scale = train.features.mean(0), train.features.std(0) + 1e-6
     x, labels = torch.from_numpy((train.features - mean) / scale).float(), torch.from_numpy(train.labels)
     # The best weights are combinations of the images; with fewer images than features, this basis is smaller.
     basis, coordinates = torch.linalg.qr(x.T) if len(x) < x.shape[1] else (None, None)
     x = x if coordinates is None else coordinates.T
-    found = {}
+    fits = {}
     for penalty in penalties:
         weights, bias = _logistic(x, labels, train.classes, penalty)
-        found[penalty] = (weights if basis is None else basis @ weights).numpy(), bias.numpy()
+        fits[penalty] = (weights if basis is None else basis @ weights).numpy(), bias.numpy()
 
     def scores(features: Array) -> dict[float, Array]:
         standardized = (features - mean) / scale
-        return {penalty: standardized @ weights + bias for penalty, (weights, bias) in found.items()}
+        return {penalty: standardized @ weights + bias for penalty, (weights, bias) in fits.items()}
 
     return scores
 
 
 def _logistic(x: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """The weights (d, classes) and biases (classes) for x (N, d)."""
+    """Returns the weights (d, classes) and biases (classes) for x (N, d)."""
     weights = torch.zeros(x.shape[1], classes, requires_grad=True)
     bias = torch.zeros(classes, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
@@ -105,60 +107,61 @@ def _logistic(x: torch.Tensor, labels: torch.Tensor, classes: int, penalty: floa
 
 
 def nearest_neighbours(train: Labelled, counts: Sequence[int]) -> Probes:
-    """A vote of so many nearest images by cosine similarity of centred features, weighted by it."""
+    """Trains a vote of each of so many nearest images, by and weighted by cosine similarity of centred features."""
     known, labels = torch.tensor(train.features), torch.tensor(train.labels)
     mean = known.mean(0)
     known = directions(known, mean)
 
     def scores(features: Array) -> dict[float, Array]:
-        parts = (torch.tensor(features[start : start + QUERIES]) for start in range(0, max(1, len(features)), QUERIES))
-        found = [votes(directions(part, mean), known, labels, counts=counts, classes=train.classes) for part in parts]
-        return {count: torch.cat([of[count] for of in found]).numpy() for count in counts}
+        parts = torch.tensor(features).split(QUERIES)
+        of_parts = [
+            votes(directions(part, mean), known, labels, counts=counts, classes=train.classes) for part in parts
+        ]
+        return {count: torch.cat([of[count] for of in of_parts]).numpy() for count in counts}
 
     return scores
 
 
 def nearest_mean(train: Labelled) -> Probe:
-    """Cosine similarity of centred features to the mean of each class."""
+    """Trains a classifier by the cosine similarity of centred features to the mean of each class."""
     mean = train.features.mean(0)
     means = unit_rows(class_means(train) - mean)
     return lambda features: unit_rows(features - mean) @ means.T
 
 
 def class_means(train: Labelled) -> Array:
-    """The mean features (classes, d) of each class; of a class without images, zeros."""
+    """Returns the mean features (classes, d) of each class; of a class without images, zeros."""
     counts = np.maximum(train.targets.sum(0), 1)
     means: Array = (train.targets.T @ train.features / counts[:, None]).astype(np.float32)
     return means
 
 
 def unit_rows(matrix: Array) -> Array:
-    """Each row divided by its length."""
+    """Divides each row by its length."""
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
 def predicted(probes: Probes, features: Array) -> dict[float, Array]:
-    """The classes (N) that each setting predicts. Features (N, d), which may not fit into memory, are read in parts."""
-    found: dict[float, list[Array]] = defaultdict(list)
+    """Returns the classes (N) that each setting predicts for features (N, d), which may not fit into memory."""
+    classes: dict[float, list[Array]] = defaultdict(list)
     for part in in_parts(features):
         for setting, scores in probes(part).items():
-            found[setting].append(scores.argmax(1))
-    return {setting: np.concatenate(classes) for setting, classes in found.items()}
+            classes[setting].append(scores.argmax(1))
+    return {setting: np.concatenate(parts) for setting, parts in classes.items()}
 
 
 def in_parts(features: Array) -> Iterator[Array]:
-    """At most PART rows at a time, as float32; at least one part."""
+    """Yields at most PART rows at a time, as float32; at least one part."""
     for start in range(0, max(1, len(features)), PART):
         yield np.asarray(features[start : start + PART], np.float32)
 
 
 def accuracy(classes: Array, labels: Array) -> float:
-    """The share of images whose predicted class (N) is their label (N)."""
+    """Returns the share of images whose predicted class (N) is their label (N)."""
     return float((classes == labels).mean())
 
 
-# How well simple classifiers on features do on images that they were not trained on.
-
+# Cross-validation.
 
 # How each is trained, and the settings to choose from.
 PROBES: Mapping[str, tuple[Fit, tuple[float, ...]]] = {
@@ -168,7 +171,7 @@ PROBES: Mapping[str, tuple[Fit, tuple[float, ...]]] = {
 
 
 def cross_validate(data: Labelled, folds: Array) -> dict[str, Array]:
-    """Whether (N) each of PROBES classifies each image correctly when it is trained on the other `folds` (N).
+    """Says whether (N) each of PROBES classifies each image correctly when it is trained on the other `folds` (N).
 
     Its setting is chosen on one of these other folds.
     """
@@ -178,16 +181,15 @@ def cross_validate(data: Labelled, folds: Array) -> dict[str, Array]:
 def _out_of_fold(data: Labelled, folds: Array, fit: Fit, settings: tuple[float, ...]) -> Array:
     correct = np.zeros(len(data), bool)
     for fold in range(FOLDS):
-        held_out, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
-        if len(held_out) and len(others):
+        own, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
+        if len(own) and len(others):
             chosen = _choose(data, folds, fold, fit, settings)
-            classes = predicted(fit(data[others], (chosen,)), data.features[held_out])[chosen]
-            correct[held_out] = classes == data.labels[held_out]
+            correct[own] = predicted(fit(data[others], (chosen,)), data.features[own])[chosen] == data.labels[own]
     return correct
 
 
 def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[float, ...]) -> float:
-    """The setting with the highest accuracy on the next fold."""
+    """Returns the setting with the highest accuracy on the fold after `fold`, without training on either."""
     following = (fold + 1) % FOLDS
     valid = data[np.flatnonzero(folds == following)]
     train = data[np.flatnonzero((folds != fold) & (folds != following))]
@@ -197,58 +199,38 @@ def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[f
     return max(settings, key=lambda setting: accuracy(classes[setting], valid.labels))
 
 
-# Features in two dimensions, by principal component analysis.
+# The baselines that a trained head is compared with.
 
-
-ITERATIONS = 30
-OVERSAMPLED = 18
-
-
-def project(features: Array, known: Array) -> Array:
-    """Where features (N, d) are on the map (N, 2) of the two principal components of `known` (M, d)."""
-    mean, directions = known.mean(0), principal_components(known)
-    return np.concatenate([(part - mean) @ directions for part in in_parts(features)])
-
-
-def principal_components(features: Array) -> Array:
-    """The two directions (d, 2) of most variance of features (N, d), by a randomized SVD (Halko et al. 2011).
-
-    Signs are chosen such that the largest entry of each is positive.
-    """
-    mean = features.mean(0, dtype=np.float64)
-    basis = np.random.default_rng(0).normal(size=(features.shape[1], 2 + OVERSAMPLED))
-    for _ in range(ITERATIONS):
-        basis, _ = np.linalg.qr(sum(part.T @ (part @ basis) for part in _centred(features, mean)))
-    projected = np.concatenate([part @ basis for part in _centred(features, mean)])
-    _, _, rotation = np.linalg.svd(projected, full_matrices=False)
-    found: Array = basis @ rotation[:2].T
-    if found.shape[1] < 2:
-        found = np.pad(found, ((0, 0), (0, 2 - found.shape[1])))
-    return found * np.where(found[np.abs(found).argmax(0), [0, 1]] < 0, -1, 1)
-
-
-def _centred(features: Array, mean: Array) -> Iterator[Array]:
-    """In parts: in double precision, all of them would take twice as much memory again."""
-    return (part - mean for part in in_parts(features))
-
-
-# What simple classifiers on the same features reach: the yardstick for the trained head.
-
-
-LOGISTIC_PENALTIES = (1e-4, 1e-3, 1e-2)
-RIDGE = "ridge regression"
+RIDGE, LOGISTIC = "ridge regression", "logistic regression"
 # The value of `model.head` that trains a baseline.
-HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", "logistic regression": "linear"}
+HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", LOGISTIC: "linear"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
-CENTRED = 4096  # training images that are centred at a time
+
+
+def _without_settings(fit: Callable[[Labelled], Probe]) -> Fit:
+    def fit_once(train: Labelled, _: Sequence[Any]) -> Probes:
+        probe = fit(train)
+        return lambda features: {0.0: probe(features)}
+
+    return fit_once
+
+
+# How each is trained, the settings to choose from, and how these are written.
+BASELINES: Mapping[str, tuple[Fit, Sequence[float], str]] = {
+    "majority class": (_without_settings(majority_class), (), ""),
+    "nearest class mean": (_without_settings(nearest_mean), (), ""),
+    "nearest neighbours": (nearest_neighbours, NEIGHBOURS, "k={:g}"),
+    RIDGE: (ridges, PENALTIES, "penalty {:g}"),
+    LOGISTIC: (logistics, (1e-4, 1e-3, 1e-2), "penalty {:g}"),
+}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """`predicted` are the classes (N) of the images to score; `setting` in words.
+    """A baseline with the setting, `value` and in words, that has the highest accuracy on the valid split.
 
-    `valid_accuracy` chose the setting, whose value is `value`; 0 if there is none to choose.
+    `predicted` are the classes (N) of the images to score. Without settings to choose from, `value` is 0.
     """
 
     name: str
@@ -257,61 +239,54 @@ class Baseline:
     valid_accuracy: float
     predicted: Array
 
-    def correct(self, labels: Array) -> Array:
-        """Whether (N) each prediction is right."""
-        right: Array = self.predicted == labels
-        return right
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How a baseline is trained, with which settings, and how they are written."""
-
-    name: str
-    fit: Fit
-    settings: Sequence[float]
-    words: str
-
 
 def fit_baselines(train: Labelled, valid: Labelled, features: Array) -> list[Baseline]:
-    """Trains each baseline on `train`, chooses its setting by the accuracy on `valid`, and classifies `features`.
+    """Trains each of BASELINES on `train`, chooses its setting by the accuracy on `valid`, and classifies `features`.
 
-    Only those of `train` need fit into memory.
+    Only the features of `train` need fit into memory.
     """
-    found = []
-    for kind in _kinds(train):
-        probes = kind.fit(train, kind.settings)
+    baselines = []
+    for name, (fit, settings, words) in BASELINES.items():
+        if name == LOGISTIC and train.features.size * train.classes > LOGISTIC_LIMIT:
+            continue
+        probes = fit(train, settings)
         on_valid = predicted(probes, valid.features)
         accuracies = {setting: accuracy(classes, valid.labels) for setting, classes in on_valid.items()}
         best = max(accuracies, key=accuracies.__getitem__)
         classes = predicted(probes, features)[best]
-        found.append(Baseline(kind.name, kind.words.format(best), best, accuracies[best], classes))
-    return found
+        baselines.append(Baseline(name, words.format(best), best, accuracies[best], classes))
+    return baselines
+
+
+# Similar images, and a map of all of them.
 
 
 def nearest_images(train: Labelled, features: Array, count: int) -> Array:
-    """The indices (M, count) of the training images most similar to `features` (M, d), the most similar first."""
+    """Returns the indices (M, count) of the training images most similar to `features` (M, d), the most similar first.
+
+    Similarity is the cosine of centred features. Those of `train` are read in parts: centred, they would be in memory
+    twice.
+    """
     mean = train.features.mean(0, dtype=np.float64).astype(np.float32)
     units = unit_rows(features - mean)
-    best, places = np.zeros((len(units), 0), np.float32), np.zeros((len(units), 0), int)
-    # In parts, or all centred training images would be in memory twice.
-    for start in range(0, len(train), CENTRED):
-        similarities = units @ unit_rows(train.features[start : start + CENTRED] - mean).T
-        found = np.broadcast_to(start + np.arange(similarities.shape[1]), similarities.shape)
-        candidates, indices = np.concatenate([best, similarities], axis=1), np.concatenate([places, found], axis=1)
-        order = np.argsort(-candidates, axis=1, kind="stable")[:, :count]
-        best, places = (np.take_along_axis(values, order, axis=1) for values in (candidates, indices))
-    return places
+    similarities = np.concatenate([units @ unit_rows(part - mean).T for part in in_parts(train.features)], axis=1)
+    return np.stack([np.argsort(-row, kind="stable")[:count] for row in similarities])
 
 
-def _kinds(train: Labelled) -> Iterator[Kind]:
-    yield Kind("majority class", lambda data, _: _without_setting(majority_class(data)), (), "")
-    yield Kind("nearest class mean", lambda data, _: _without_setting(nearest_mean(data)), (), "")
-    yield Kind("nearest neighbours", nearest_neighbours, NEIGHBOURS, "k={:g}")
-    yield Kind(RIDGE, ridges, PENALTIES, "penalty {:g}")
-    if train.features.size * train.classes <= LOGISTIC_LIMIT:
-        yield Kind("logistic regression", logistics, LOGISTIC_PENALTIES, "penalty {:g}")
+def project(features: Array, known: Array) -> Array:
+    """Returns where features (N, d) are on the map (N, 2) of the two principal components of `known` (M, d)."""
+    mean, axes = known.mean(0), principal_components(known)
+    return np.concatenate([(part - mean) @ axes for part in in_parts(features)])
 
 
-def _without_setting(probe: Probe) -> Probes:
-    return lambda features: {0.0: probe(features)}
+def principal_components(features: Array) -> Array:
+    """Returns the two directions (d, 2) of most variance of features (N, d), by a randomized SVD (Halko et al. 2011).
+
+    The largest entry of each is positive. Directions that do not exist, with fewer than two features or images, are 0.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        centred = torch.from_numpy(features - features.mean(0, dtype=np.float64).astype(np.float32))
+        _, _, axes = torch.svd_lowrank(centred, q=min(20, *features.shape), niter=30)
+    components: Array = F.pad(axes[:, :2], (0, max(0, 2 - axes.shape[1]))).numpy()
+    return components * np.where(components[np.abs(components).argmax(0), [0, 1]] < 0, -1, 1)

@@ -1,4 +1,4 @@
-"""What predictions say of a classifier: metrics with intervals, calibration, confusions."""
+"""What predictions say of a classifier: accuracy with its interval, each class, confusions, calibration."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,17 +10,16 @@ from torch.nn.functional import nll_loss
 
 from headstart.evaluation.predictions import Predictions, wilson_interval
 
-# Whether probabilities can be believed: of the images predicted with 80 %, are 80 % right?
-
-
 BINS = 15
+TOP_K = (3, 5)
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """`bins` are (mean probability, share of correct predictions, images) of each occupied bin of equal width.
+    """Whether probabilities can be believed: of the images predicted with 80 %, are 80 % right?
 
-    `ece` is the expected calibration error: the mean distance of the two, weighted by images (Naeini et al. 2015).
+    `bins` are (mean probability, share of correct predictions, images) of each occupied bin of equal width. `ece` is
+    the expected calibration error: the mean distance of the two, weighted by images (Naeini et al. 2015).
     """
 
     log_loss: float
@@ -29,29 +28,21 @@ class Calibration:
 
 
 def calibration(log_probs: Tensor, labels: Tensor) -> Calibration:
-    """Of log-probabilities (N, classes) and labels (N)."""
+    """Returns the calibration of log-probabilities (N, classes) for `labels` (N)."""
     top, predicted = log_probs.double().exp().max(1)
-    right = (predicted == labels).numpy()
-    confidence = top.clamp(max=1).numpy()
-    # Bins are closed on the right, as in the paper.
+    right, confidence = (predicted == labels).numpy(), top.clamp(max=1).numpy()
+    # Bins are closed on the right, as in the paper; torchmetrics' are closed on the left.
     places = np.clip(np.ceil(confidence * BINS) - 1, 0, BINS - 1).astype(int)
     bins = []
-    for place in np.unique(places):
-        inside = places == place
+    for inside in (places == place for place in np.unique(places)):
         bins.append((float(confidence[inside].mean()), float(right[inside].mean()), int(inside.sum())))
     ece = sum(abs(mean - share) * count for mean, share, count in bins) / len(labels)
     return Calibration(float(nll_loss(log_probs.double(), labels)), float(ece), tuple(bins))
 
 
-# How good a classifier is on a split: accuracy with its interval, each class, and what is taken for what.
-
-
-TOP_K = (3, 5)
-
-
 @dataclass(frozen=True)
 class ClassScore:
-    """Of one class; `support` is the number of its images. NaN: there are none, or none was predicted."""
+    """Scores of one class, which has `support` images. NaN: it has none, or was never predicted."""
 
     name: str
     precision: float
@@ -72,7 +63,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Result:
-    """Of the split `split`, whose samples are those of `predictions`."""
+    """How good `predictions` of the split `split` are."""
 
     split: str
     classes: tuple[str, ...]
@@ -111,12 +102,11 @@ class Result:
 
     @cached_property
     def per_class(self) -> tuple[ClassScore, ...]:
-        """In the order of the classes."""
+        """The scores of each class, in the order of the classes."""
         hits, predicted, actual = self.confusion.diagonal(), self.confusion.sum(0), self.confusion.sum(1)
         columns = (hits / predicted, hits / actual, 2 * hits / (predicted + actual), actual)
-        return tuple(
-            ClassScore(*row) for row in zip(self.classes, *(column.tolist() for column in columns), strict=True)
-        )
+        rows = zip(self.classes, *(column.tolist() for column in columns), strict=True)
+        return tuple(ClassScore(*row) for row in rows)
 
     @property
     def balanced_accuracy(self) -> float:
@@ -135,7 +125,7 @@ class Result:
 
     @property
     def unfamiliar(self) -> tuple[int, ...]:
-        """The indices of the images that are unlike anything trained on, the least familiar first."""
+        """The indices of the images that are out of distribution, the least familiar first."""
         scores = self.predictions.familiarity
         if scores is None:
             return ()
@@ -151,22 +141,19 @@ class Result:
     @cached_property
     def confusions(self) -> tuple[Confusion, ...]:
         """Pairs of classes, the most often confused first."""
-        found: dict[tuple[int, int], list[int]] = {}
+        examples: dict[tuple[int, int], int] = {}
         for index in self.mistakes:
-            pair = int(self.predictions.labels[index]), int(self.predicted[index])
-            found.setdefault(pair, []).append(index)
-        ranked = sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
-        return tuple(
-            Confusion(self.classes[true], self.classes[predicted], len(indices), indices[0])
-            for (true, predicted), indices in ranked
-        )
+            examples.setdefault((int(self.predictions.labels[index]), int(self.predicted[index])), index)
+        counts = {pair: int(self.confusion[pair]) for pair in examples}
+        ranked = sorted(examples, key=lambda pair: (-counts[pair], pair))
+        return tuple(Confusion(self.classes[t], self.classes[p], counts[t, p], examples[t, p]) for t, p in ranked)
 
     @property
     def uncalibrated(self) -> Calibration:
-        """Of the probabilities as the head gives them."""
+        """The calibration of the probabilities as the head gives them."""
         return calibration(self.predictions.log_probs, self.predictions.labels)
 
     @property
     def calibrated(self) -> Calibration:
-        """Of the probabilities after temperature scaling, which predict.py gives."""
+        """The calibration of the probabilities after temperature scaling, which predict.py gives."""
         return calibration(self.predictions.calibrated, self.predictions.labels)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from matplotlib.ticker import ScalarFormatter
 from headstart.auditing.findings import ADVICE, Finding
 from headstart.auditing.report import COMPARED
 from headstart.data.folders import is_file
+from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData
+from headstart.errors import UnreadableImage
 from headstart.files import REPORT, claim, write_text
-from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, png_uri, render, short, thumbnail, tidy
+from headstart.report.style import BLUE, GREEN, GREY, ORANGE, drawing, families, image_uri, png_uri, render, short, tidy
 from headstart.run_folder import RunFolder
 from headstart.text import counted
 
@@ -48,44 +51,39 @@ def write_audit_page(run: RunFolder, data: PreparedData, findings: list[Finding]
 
 
 def _essence(findings: list[Finding], compared: str) -> Iterator[str]:
-    errors = Counter(finding.kind for finding in findings if finding.severity == "error")
-    warnings = Counter(finding.kind for finding in findings if finding.severity == "warning")
-    for name, found in (("error", errors), ("warning", warnings)):
-        listed = ", ".join(f"{kind} ({count})" for kind, count in found.most_common())
-        yield f"{counted(found.total(), name)}: {listed}." if found else f"There are no {name}s."
-    yield _looked_for(compared)
-
-
-def _looked_for(compared: str) -> str:
-    """Whether features were compared, or why not."""
-    found = "looked for" if compared == COMPARED else compared
-    return f"Near duplicates and outliers were {found}."
+    for severity in ("error", "warning"):
+        kinds = Counter(finding.kind for finding in findings if finding.severity == severity)
+        listed = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common())
+        yield f"{counted(kinds.total(), severity)}: {listed}." if kinds else f"There are no {severity}s."
+    yield f"Near duplicates and outliers were {'looked for' if compared == COMPARED else compared}."
 
 
 def _kinds(manifest: Manifest, findings: list[Finding]) -> Iterator[dict[str, Any]]:
     for name, group in groupby(findings, key=lambda finding: finding.kind):
-        found = list(group)
+        of_kind = list(group)
         yield {
             "name": name,
-            "severity": found[0].severity,
+            "severity": of_kind[0].severity,
             "advice": ADVICE[name],
-            "count": len(found),
-            "hidden": max(0, len(found) - EXAMPLES),
+            "count": len(of_kind),
+            "hidden": max(0, len(of_kind) - EXAMPLES),
             "findings": [
                 {"paths": of.paths, "says": of.says, "images": [*_thumbnails(manifest, of.paths)]}
-                for of in found[:EXAMPLES]
+                for of in of_kind[:EXAMPLES]
             ],
         }
 
 
 def _thumbnails(manifest: Manifest, paths: Iterable[str]) -> Iterator[str]:
-    files = (manifest.root / path for path in paths)
-    found = (thumbnail(file, manifest.depth) for file in files if is_file(file))
-    return filter(None, found)
+    """Yields those images that can be read as data URIs."""
+    for file in (manifest.root / path for path in paths):
+        if is_file(file):
+            with suppress(UnreadableImage):
+                yield image_uri(read_rgb(file, manifest.depth))
 
 
 def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:
-    """How many images each class has in each split; of many classes, the largest and the smallest."""
+    """Draws how many images each class has in each split; of many classes, the largest and the smallest."""
     totals: Counter[str] = Counter()
     for (_, name), count in counts.items():
         totals[name] += count
@@ -108,15 +106,14 @@ def _draw_classes(counts: Counter[tuple[str, str]], path: Path) -> None:
 
 
 def _draw_sizes(sizes: list[tuple[int, int]], path: Path) -> None:
-    """Width by height, in pixels; the area of a dot is proportional to the number of images of that size."""
-    found = Counter(sizes)
+    """Draws width by height, in pixels; the area of a dot is proportional to the number of images of that size."""
+    counts = Counter(sizes)
     with drawing(path, 7, 4) as figure:
         axes = figure.subplots()
-        if found:
-            widths, heights = np.array(list(found)).T
-            axes.scatter(
-                widths, heights, s=8 + 400 * np.array(list(found.values())) / len(sizes), color=BLUE, alpha=0.5
-            )
+        if counts:
+            widths, heights = np.array(list(counts)).T
+            areas = 8 + 400 * np.array(list(counts.values())) / len(sizes)
+            axes.scatter(widths, heights, s=areas, color=BLUE, alpha=0.5)
             axes.set_xscale("log")
             axes.set_yscale("log")
             for axis in (axes.xaxis, axes.yaxis):

@@ -1,4 +1,4 @@
-"""The charts of a report."""
+"""The charts of a report: how good a classifier is, compared with what, how far its probabilities can be believed."""
 
 from pathlib import Path
 
@@ -8,35 +8,32 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, ScalarFormatter
 
-from headstart.evaluation.answers import FromFeatures, LearningCurve
+from headstart.evaluation.answers import FeatureAnalysis, LearningCurve
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
 from headstart.metrics import METRICS, UNFROZEN, Row
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, drawing, families, push_apart, short, tidy
 
-# Charts of how good a classifier is, compared with what, and how far its probabilities can be believed.
-
-
-# In a confusion matrix.
-MOST_CLASSES = 40
+MOST_CLASSES = 40  # in a confusion matrix
 CLOSE = 1.3  # ratio of counts below which their labels would overlap
+CURVES = ("loss", "acc")
 NAMED = 20  # classes up to which a map has their names
 NUMBERED = 25  # classes up to which the cells of a confusion matrix have numbers
 
 
-def draw_accuracy(result: Result, found: FromFeatures | None, path: Path) -> None:
-    """Bars with 95 % intervals: the trained head and each baseline, whose best one is also a line."""
+def draw_accuracy(result: Result, analysis: FeatureAnalysis | None, path: Path) -> None:
+    """Draws bars with 95 % intervals: the trained head and each baseline, whose best one is also a line."""
     rows = [("this classifier", result.accuracy, result.interval, BLUE)]
-    if found is not None:
-        rows += [(of.name, of.accuracy, of.interval, GREY) for of in found.baselines]
+    if analysis is not None:
+        rows += [(of.name, of.accuracy, of.interval, GREY) for of in analysis.baselines]
     names, values, intervals, colours = zip(*rows, strict=True)
     with drawing(path, 7, 0.9 + 0.42 * len(rows)) as figure:
         axes = figure.subplots()
         places = np.arange(len(rows))
         errors = np.abs(np.array(intervals).T - np.array(values))
         axes.barh(places, values, color=colours, height=0.62, xerr=errors, error_kw={"ecolor": "#333333", "capsize": 3})
-        if found is not None:
-            axes.axvline(found.best_baseline().accuracy, color=ORANGE, linestyle="--", linewidth=1.2)
+        if analysis is not None:
+            axes.axvline(analysis.best_baseline().accuracy, color=ORANGE, linestyle="--", linewidth=1.2)
         axes.set_yticks(places, [f"{name}  {value:.3f}" for name, value in zip(names, values, strict=True)])
         axes.invert_yaxis()
         axes.set_xlim(0, 1)
@@ -45,7 +42,7 @@ def draw_accuracy(result: Result, found: FromFeatures | None, path: Path) -> Non
 
 
 def draw_confusion(result: Result, path: Path) -> None:
-    """The confusion matrix of at most MOST_CLASSES classes, those with most mistakes."""
+    """Draws the confusion matrix of at most MOST_CLASSES classes, those with most mistakes."""
     matrix = result.confusion.numpy()
     mistakes = matrix.sum(0) + matrix.sum(1) - 2 * matrix.diagonal()
     shown = np.arange(len(matrix))
@@ -70,7 +67,7 @@ def draw_confusion(result: Result, path: Path) -> None:
 
 
 def draw_map(result: Result, places: Array, path: Path) -> None:
-    """Where each image (N, 2) lies among the others, coloured by its class; mistakes have a ring."""
+    """Draws where each image (N, 2) lies among the others, coloured by its class; mistakes have a ring."""
     labels, count = result.predictions.labels.numpy(), len(result.classes)
     with drawing(path, 7, 5) as figure:
         axes = figure.subplots()
@@ -96,7 +93,7 @@ def draw_map(result: Result, places: Array, path: Path) -> None:
 
 
 def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Path) -> None:
-    """Accuracy by images per class, its forecast, and the recall of the worst classes."""
+    """Draws the accuracy by images per class, its forecast, and the recall of the worst classes."""
     with drawing(path, 7, 3.8) as figure:
         axes = figure.subplots()
         means, spread = curve.accuracies.mean(1), curve.accuracies.std(1)
@@ -124,13 +121,13 @@ def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Pa
 
 
 def draw_reliability(result: Result, path: Path) -> None:
-    """Share of correct predictions by probability, before and after temperature scaling."""
+    """Draws the share of correct predictions by probability, before and after temperature scaling."""
     with drawing(path, 4.6, 4.2) as figure:
         axes = figure.subplots()
         axes.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="as it should be")
         parts = (("before scaling", result.uncalibrated, ORANGE), ("after scaling", result.calibrated, BLUE))
-        for name, found, colour in parts:
-            means, shares, counts = (np.array(column) for column in zip(*found.bins, strict=True))
+        for name, calibration, colour in parts:
+            means, shares, counts = (np.array(column) for column in zip(*calibration.bins, strict=True))
             axes.plot(means, shares, color=colour, linewidth=1, label=name)
             # The area of a dot is proportional to its images.
             axes.scatter(means, shares, s=12 + 160 * counts / counts.sum(), color=colour, alpha=0.75, linewidths=0)
@@ -143,15 +140,8 @@ def draw_reliability(result: Result, path: Path) -> None:
         tidy(axes)
 
 
-# The curves of a training.
-
-
-COLOURS = {"train": GREY, "valid": BLUE}
-CURVES = ("loss", "acc")
-
-
 def draw_curves(rows: list[Row], best_epoch: int, path: Path) -> None:
-    """Writes a PNG of loss and accuracy by epoch for train and valid.
+    """Draws loss and accuracy by epoch for train and valid.
 
     The best epoch is marked, and those in which stages of the backbone were unfrozen.
     """
@@ -161,7 +151,7 @@ def draw_curves(rows: list[Row], best_epoch: int, path: Path) -> None:
 
 
 def _draw(axes: Axes, rows: list[Row], best_epoch: int, metric: str) -> None:
-    for split, colour in COLOURS.items():
+    for split, colour in (("train", GREY), ("valid", BLUE)):
         key = f"{split}/{metric}"
         points = [(row["epoch"], row[key]) for row in rows if key in row]
         axes.plot(*zip(*points, strict=True), color=colour, marker=".", label=split) if points else None
@@ -180,7 +170,7 @@ def _draw(axes: Axes, rows: list[Row], best_epoch: int, metric: str) -> None:
 
 
 def _mark_unfreezing(axes: Axes, rows: list[Row]) -> None:
-    """A thin labelled line in each epoch that unfroze stages."""
+    """Draws a thin labelled line in each epoch that unfroze stages."""
     before = 0.0
     for row in rows:
         now = row.get(UNFROZEN, 0.0)

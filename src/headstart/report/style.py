@@ -1,4 +1,4 @@
-"""What pages and charts share: colours, fonts for any script, templates, thumbnails."""
+"""What pages and charts share: fonts for any script, the look of charts, templates, small images."""
 
 import base64
 import functools
@@ -10,12 +10,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-from jinja2 import Environment, FunctionLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -23,40 +22,22 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 from PIL import Image, ImageDraw, ImageFont
-from torchvision.transforms.v2 import functional
 
-from headstart.data.images import read_rgb
-from headstart.data.manifest import Split
-from headstart.data.transforms import Transform
-from headstart.errors import HeadstartError, UnreadableImage, listed
+from headstart.errors import listed
 from headstart.files import replacing
 from headstart.log import log
 
 # Fonts that have the characters of the class names: matplotlib's own, then those of the system.
 
-
 # What people call the scripts whose characters have these words in their Unicode names.
 SCRIPTS = {
-    "CJK": "Chinese",
-    "HANGUL": "Korean",
-    "HIRAGANA": "Japanese",
-    "KATAKANA": "Japanese",
-    "DEVANAGARI": "Hindi",
+    **{"CJK": "Chinese", "HANGUL": "Korean", "DEVANAGARI": "Hindi"},
+    **dict.fromkeys(("HIRAGANA", "KATAKANA"), "Japanese"),
 }
 # In the names of font files: those with many characters come first, bold and slanted ones last.
 BROAD = (
-    "noto",
-    "cjk",
-    "unicode",
-    "droid",
-    "wqy",
-    "nanum",
-    "malgun",
-    "gothic",
-    "lohit",
-    "mangal",
-    "nirmala",
-    "pingfang",
+    *("noto", "cjk", "unicode", "droid", "wqy", "nanum", "malgun", "gothic"),
+    *("lohit", "mangal", "nirmala", "pingfang"),
 )
 REGULAR = 400  # weight
 STYLED = ("bold", "italic", "oblique", "black", "thin", "light", "condensed", "emoji", "lastresort")
@@ -69,7 +50,7 @@ class Typeface:
     paths: tuple[Path, ...]
 
     def width(self, text: str, size: int) -> float:
-        """In pixels."""
+        """Returns the width of `text` in pixels."""
         return sum(font.getlength(run) for font, run in self._runs(text, size))
 
     def draw(self, canvas: ImageDraw.ImageDraw, place: tuple[float, float], text: str, size: int, fill: str) -> None:
@@ -81,7 +62,7 @@ class Typeface:
             x += font.getlength(run)
 
     def _runs(self, text: str, size: int) -> Iterator[tuple[ImageFont.FreeTypeFont, str]]:
-        """Parts of `text` with the font of each, so that the letters of a word stay together."""
+        """Yields parts of `text` with the font of each, so that the letters of a word stay together."""
         start, current = 0, self.paths[0]
         for end, character in enumerate(text):
             path = self._path_of(character, current)
@@ -101,19 +82,18 @@ class Typeface:
 
 
 def plain_typeface() -> Typeface:
-    """The font that comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and more."""
-    # Pillow's own font has Latin letters only.
+    """Returns the font that comes with matplotlib: Latin, Greek, Cyrillic, Arabic, Hebrew and more, unlike Pillow's."""
     return Typeface((Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf"),))
 
 
 def typeface_for(texts: Iterable[str]) -> Typeface:
-    """A typeface for `texts`; a message names the scripts for which this machine has no font."""
+    """Returns a typeface for `texts`; a message names the scripts for which this machine has no font."""
     plain = plain_typeface()
     missing = _missing("".join(texts), plain.paths)
     if not missing:
         return plain
-    found = _system_fonts(missing)
-    still_missing = _missing("".join(missing), found)
+    fonts = _system_fonts(missing)
+    still_missing = _missing("".join(missing), fonts)
     if still_missing:
         scripts = listed(sorted({_script(character) for character in still_missing}))
         log.warning(
@@ -121,7 +101,7 @@ def typeface_for(texts: Iterable[str]) -> Typeface:
             "install one, for example Noto Sans",
             *(scripts, sorted(still_missing)[0]),
         )
-    return Typeface((*plain.paths, *found))
+    return Typeface((*plain.paths, *fonts))
 
 
 def _missing(text: str, paths: Iterable[Path]) -> frozenset[str]:
@@ -131,15 +111,12 @@ def _missing(text: str, paths: Iterable[Path]) -> frozenset[str]:
 
 @functools.cache
 def _system_fonts(missing: frozenset[str]) -> tuple[Path, ...]:
-    """For each script the first of the system's fonts that has all of its characters, or the one that has most."""
-    # Imported here because it makes a list of all fonts, which takes seconds when it does so for the first time.
-    from matplotlib.font_manager import findSystemFonts
-
+    """Returns for each script the first of the system's fonts that has all of its characters, or most of them."""
     by_script: dict[str, set[int]] = defaultdict(set)
     for character in missing:
         by_script[_script(character)].add(ord(character))
     best: dict[str, tuple[int, Path]] = {}
-    for path in sorted(map(Path, findSystemFonts()), key=_preference):
+    for path in sorted(map(Path, font_manager.findSystemFonts()), key=_preference):
         for script, codes in by_script.items():
             count = len(codes & _characters(path))
             if count > best.get(script, (0, path))[0]:
@@ -161,7 +138,7 @@ def _script(character: str) -> str:
 
 @functools.cache
 def _characters(path: Path) -> frozenset[int]:
-    """The code points that a font has; none if it cannot be used."""
+    """Returns the code points that a font has; none if it cannot be used."""
     try:
         # Some fonts, of bitmaps, have no size of their own choosing.
         _font(path, 12)
@@ -181,22 +158,18 @@ def _font(path: Path, size: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-# What pages and charts share: colours, fonts, templates, thumbnails.
-
-
-# The look that all charts of a run share.
-
+# The look that all charts share.
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 BLUE, ORANGE, GREEN, RED, GREY = "#0072b2", "#e69f00", "#009e73", "#d55e00", "#7f7f7f"
 DPI = 120
-ROUNDS = 60  # of moving texts apart
 LONGEST = 22  # characters of a label
+ROUNDS = 60  # of moving texts apart
 
 
 @contextmanager
 def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of this size in inches, which needs no display, and which is saved as a PNG, completely or not at all.
+    """Yields a figure of this size in inches, which needs no display, and saves it as a PNG, completely or not at all.
 
     It looks the same whatever the user's matplotlibrc or the surrounding program has set (`text.usetex` needs LaTeX).
     """
@@ -211,14 +184,14 @@ def drawing(path: Path, width: float, height: float) -> Iterator[Figure]:
 
 @contextmanager
 def _about_glyphs_silent() -> Iterator[None]:
-    """headstart.report.style has already said which characters no font has."""
+    """Suppresses warnings of characters that no font has, which `typeface_for` has named."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")
         yield
 
 
 def families(texts: Iterable[str]) -> list[str]:
-    """The font families that together have the characters of `texts`, for matplotlib."""
+    """Returns the font families that together have the characters of `texts`, for matplotlib."""
     names = []
     for path in typeface_for(texts).paths:
         font_manager.fontManager.addfont(path)
@@ -226,13 +199,16 @@ def families(texts: Iterable[str]) -> list[str]:
     return names
 
 
-def short(text: str, longest: int = LONGEST) -> str:
-    """`text` on one line, its middle left out if it is longer than `longest` characters, and without markup."""
-    line = " ".join(text.split())
-    half = (longest - 1) // 2
-    cut = line if len(line) <= longest else f"{line[:half]}…{line[-half:]}"
+def short(text: str) -> str:
+    """Returns `text` on one line, its middle left out if it is long, and without markup."""
     # matplotlib would read what is between dollars as a formula.
-    return cut.replace("$", r"\$")
+    return cut(" ".join(text.split()), LONGEST).replace("$", r"\$")
+
+
+def cut(text: str, longest: int) -> str:
+    """Returns `text`, its middle left out if it is longer than `longest` characters."""
+    half = (longest - 1) // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def push_apart(texts: Sequence[Text]) -> None:
@@ -267,51 +243,25 @@ def tidy(axes: Axes) -> None:
     axes.set_axisbelow(True)
 
 
-# HTML from the templates in this folder.
-
-
-def render(template: str, **values: Any) -> str:
-    """The page that `template` makes of `values`; names that are not UTF-8 get a replacement character."""
-    environment = Environment(
-        loader=FunctionLoader(_source), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(template).render(**values).encode("utf-8", "replace").decode()
-
-
-def _source(name: str) -> str:
-    return files("headstart.report").joinpath(name).read_text(encoding="utf-8")
-
-
-# Small images inside the report's page.
-
+# HTML from the templates in this folder, and the images inside it.
 
 SIDE = 144  # pixels
 
 
-def thumbnail(path: Path, depth: int) -> str | None:
-    """The image in a file as a data URI, at most SIDE pixels wide and high; None: it can no longer be read."""
-    try:
-        return image_uri(read_rgb(path, depth))
-    except UnreadableImage:
-        return None
-
-
-def view_of(split: Split, transform: Transform, view: int, index: int) -> str | None:
-    """What `transform` makes of an image, which the network sees; None: the image has changed, or is gone."""
-    try:
-        image = split.read(index, transform.depth)
-    except HeadstartError:
-        return None
-    return image_uri(functional.to_pil_image(transform(image, view, index)))
+def render(template: str, **values: Any) -> str:
+    """Returns the page that `template` makes of `values`; names that are not UTF-8 get a replacement character."""
+    loader = PackageLoader("headstart", "report")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    return environment.get_template(template).render(**values).encode("utf-8", "replace").decode()
 
 
 def png_uri(path: Path) -> str:
-    """The PNG `path` as a data URI."""
+    """Returns the PNG `path` as a data URI."""
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
 def image_uri(image: Image.Image) -> str:
-    """The image as a data URI, reduced to at most SIDE pixels wide and high."""
+    """Returns the image as a data URI, reduced to at most SIDE pixels wide and high."""
     image.thumbnail((SIDE, SIDE))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)

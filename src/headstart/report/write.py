@@ -27,7 +27,7 @@ from headstart.config.train import TrainSettings, choices, record_of
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_map
-from headstart.evaluation.answers import FromFeatures, ask_features, describe_head, score
+from headstart.evaluation.answers import FeatureAnalysis, analyze_features, suspicious
 from headstart.evaluation.predictions import Averaging, Predictions
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
@@ -48,14 +48,13 @@ from headstart.run_folder import RunFolder
 from headstart.text import on_one_line
 from headstart.training.fit import Fitted
 
-# The records of a run: what it was made of, where its time went, and what came out.
+# The record of a run: what it was made of, where its time went, and what came out.
 
-
+# Distributions, and what those are imported as that have another name.
 PACKAGES = ("headstart", "torch", "torchvision", "pytorch-lightning", "torchmetrics", "hydra-core", "pillow", "timm")
-# Those of them on whose versions figures depend, and how much of a version says so.
-DECISIVE = {"headstart": 3, "torch": 2, "torchvision": 2, "timm": 2}
-# What they are imported as, if that is another name.
 MODULES = {"pytorch-lightning": "pytorch_lightning", "hydra-core": "hydra", "pillow": "PIL"}
+# Those on whose versions figures depend, and how much of a version says so.
+DECISIVE = {"headstart": 3, "torch": 2, "torchvision": 2, "timm": 2}
 
 
 class RunRecord(Callback):
@@ -76,10 +75,6 @@ class RunRecord(Callback):
         if is_first_process():
             claim(self.run.path, RUN, "hydra.run.dir")
         return self
-
-    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
-        if error is None:
-            self._finish()
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -114,52 +109,32 @@ class RunRecord(Callback):
             manifest.write(self.run.split)
         log.info("run folder: %s", shown(self.run.path))
 
-    def _finish(self) -> None:
-        seconds = round(time.perf_counter() - self._start, 3)
-        self.metrics["seconds"] = seconds
-        whole = {"all": seconds + self._stages.get("startup", 0.0)}
-        stages = {name: round(value, 3) for name, value in (self._stages | whole).items()}
+    def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
+        if error is not None:
+            return
+        self.metrics["seconds"] = seconds = round(time.perf_counter() - self._start, 3)
+        stages = self._stages | {"all": seconds + self._stages.get("startup", 0.0)}
         if is_first_process():
-            write_json(self.run.record, self._values | {"seconds": stages})
+            rounded = {name: round(value, 3) for name, value in stages.items()}
+            write_json(self.run.record, self._values | {"seconds": rounded})
             write_json(self.run.metrics, self.metrics)
         log.info("finished in %.0f s", seconds)
 
 
 @functools.cache
 def _program() -> dict[str, Any]:
-    """What the code that this process runs consists of: the same for all trials of a sweep."""
-    return {
-        "git": git_state(Path(__file__).parent),
-        "python": platform.python_version(),
-        "packages": _versions(),
-    }
+    """Returns what the code that this process runs consists of: the same for all trials of a sweep."""
+    git = git_state(Path(__file__).parent)
+    return {"git": git, "python": platform.python_version(), "packages": _versions()}
 
 
 def _versions() -> dict[str, str]:
-    """Of those of PACKAGES that are installed: timm is an extra."""
+    """Returns the versions of those of PACKAGES that are installed: timm is an extra."""
     return {name: version(name) for name in PACKAGES if find_spec(MODULES.get(name, name)) is not None}
 
 
-def warn_about_versions(run: RunFolder) -> None:
-    """Warns if a run was made with other versions of the libraries that its figures depend on."""
-    try:
-        recorded: dict[str, str] = read_json(run.record)["packages"]
-    except (OSError, ValueError, KeyError, TypeError):
-        # The checkpoint was taken out of its run's folder.
-        return
-    here = _versions()
-    other = [
-        name
-        for name, parts in DECISIVE.items()
-        if name in recorded and name in here and recorded[name].split(".")[:parts] != here[name].split(".")[:parts]
-    ]
-    if other:
-        before, now = (", ".join(f"{name} {of[name]}" for name in other) for of in (recorded, here))
-        log.warning("the checkpoint was made with %s, this is %s: figures may differ from its run's", before, now)
-
-
 def git_state(folder: Path) -> dict[str, Any] | None:
-    """The commit of the repository around `folder`, and whether files differ from it; None outside a repository."""
+    """Returns the commit of the repository around `folder`, and whether files differ from it; None outside of one."""
     try:
         commit = _git(folder, "rev-parse", "HEAD")
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain"))}
@@ -172,82 +147,22 @@ def _git(folder: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
-# Writes the report's files, and what TensorBoard shows of them.
-
-
-# The report's charts and a map of the features in TensorBoard.
-
-
-# Of the projector.
-MOST_IMAGES, SIDE = 400, 40  # pixels
-HEADER = ["class", "prediction", "path"]
-
-
-def add_to_tensorboard(
-    run: RunFolder, charts: Mapping[str, Path], manifest: Manifest, result: Result, found: FromFeatures | None
-) -> None:
-    """Writes the charts as images and, if there are features, those of scored images for the projector.
-
-    They are a TensorBoard run of their own, in the folder of the report. Nothing is written if the training did not log
-    to TensorBoard.
-    """
-    for earlier in run.report.glob("events.out.tfevents.*"):
-        remove(earlier)
-    if not any(run.path.glob("events.out.tfevents.*")):
+def warn_about_versions(run: RunFolder) -> None:
+    """Warns if a run was made with other versions of the libraries that its figures depend on."""
+    try:
+        recorded: dict[str, str] = read_json(run.record)["packages"]
+    except (OSError, ValueError, KeyError, TypeError):
+        # The checkpoint was taken out of its run's folder.
         return
-    with SummaryWriter(str(run.report)) as writer:
-        for name, path in charts.items():
-            with Image.open(path) as chart:
-                writer.add_image(name, np.asarray(chart.convert("RGB")), dataformats="HWC")
-        if found is not None:
-            # TensorBoard's name for what it is about to write.
-            remove(run.report / "00000")
-            writer.add_embedding(*_to_project(manifest, result, found.features), tag="features", metadata_header=HEADER)
+    here = _versions()
+    both = [name for name in DECISIVE if name in recorded and name in here]
+    other = [n for n in both if recorded[n].split(".")[: DECISIVE[n]] != here[n].split(".")[: DECISIVE[n]]]
+    if other:
+        before, now = (", ".join(f"{name} {of[name]}" for name in other) for of in (recorded, here))
+        log.warning("the checkpoint was made with %s, this is %s: figures may differ from its run's", before, now)
 
 
-def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Array, list[list[str]], Tensor]:
-    """Features (N, d), labels, and thumbnails (N, 3, SIDE, SIDE) from 0 to 1 of the images that can be read."""
-    paths, labels = result.predictions.paths, result.predictions.labels.tolist()
-    # Spread over the split, which is sorted by class.
-    shown = np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)).tolist()
-    images = thread_map(lambda index: _thumbnail(manifest, paths[index]), shown)
-    rows = [(index, image) for index, image in zip(shown, images, strict=True) if image is not None]
-    kept = [index for index, _ in rows]
-    names = [[result.classes[labels[i]], result.classes[int(result.predicted[i])], paths[i]] for i in kept]
-    cells = [[on_one_line(cell).encode("utf-8", "replace").decode() for cell in row] for row in names]
-    return features[kept].astype(np.float32), cells, torch.stack([image for _, image in rows])
-
-
-def _thumbnail(manifest: Manifest, path: str) -> Tensor | None:
-    if (image := manifest.read(path, manifest.depth)) is None:
-        return None
-    return to_dtype(to_image(ImageOps.pad(image, (SIDE, SIDE))), torch.float32, scale=True)
-
-
-# What the network looked at when it was wrong.
-
-
-def explain_mistakes(
-    classifier: ImageClassifier, manifest: Manifest, result: Result, most: int
-) -> dict[int, Image.Image]:
-    """The `most` most confident mistakes, coloured by what speaks for the predicted class; by their indices.
-
-    Those that have changed, or are gone, are missing.
-    """
-    transform, seen = EvalTransform(classifier.recipe.preprocessing), {}
-    for index in result.mistakes[:most]:
-        image = manifest.read(result.predictions.paths[index], transform.depth)
-        if image is not None:
-            seen[index] = transform(image, 0, index)
-    if not seen:
-        return {}
-    images, classes = torch.stack(list(seen.values())), result.predicted[list(seen)]
-    maps = saliency_maps(classifier, images, classes.to(classifier.encoder.device)).cpu()
-    return {index: overlay(image, found) for (index, image), found in zip(seen.items(), maps, strict=True)}
-
-
-# report/: the page, its charts as PNG, and its numbers as JSON and CSV.
-
+# The report: the page, its charts as PNG, and its numbers as JSON and CSV.
 
 BATCH = 16  # samples of the first training batch
 
@@ -266,76 +181,74 @@ def write_report(
     if not is_first_process():
         return
     claim(run.report, REPORT)
-    result, found = score(manifest, predictions), None
+    split, analysis = "test" if "test" in predictions else "valid", None
+    result = Result(split, manifest.classes, predictions[split])
     if features is not None:
-        head = describe_head(classifier, predictions["valid"])
-        found = ask_features(manifest, features, result, head, classifier.recipe.seed)
+        analysis = analyze_features(classifier, manifest, features, result, predictions["valid"])
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
-    charts = {"curves": run.curves} | _draw(manifest, result, found, run.report)
-    recipe, batch = classifier.recipe, source.first_samples(BATCH)
-    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    page = Page(manifest, recipe, result, found, charts, explained, batch, source.augmentation, averaging)
-    _write(page, run.report)
-    add_to_tensorboard(run, charts, manifest, result, found)
+    charts = {"curves": run.curves} | _draw(result, analysis, run.report)
+    batch, explained = source.first_samples(BATCH), explain_mistakes(classifier, manifest, result)
+    views = source.augmentation
+    _write(Page(manifest, classifier.recipe, result, analysis, charts, explained, batch, views, averaging), run.report)
+    add_to_tensorboard(run, charts, manifest, result, analysis)
 
 
 def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
-    """The part of a report that takes nothing but predictions, in `folder`."""
+    """Writes the part of a report that takes nothing but predictions into `folder`."""
     claim(folder, REPORT)
-    charts = _draw(manifest, result, None, folder)
-    explained = explain_mistakes(classifier, manifest, result, MISTAKES)
-    _write(Page(manifest, classifier.recipe, result, None, charts, explained), folder)
+    explained = explain_mistakes(classifier, manifest, result)
+    _write(Page(manifest, classifier.recipe, result, None, _draw(result, None, folder), explained), folder)
 
 
-def _draw(manifest: Manifest, result: Result, found: FromFeatures | None, folder: Path) -> dict[str, Path]:
+def _draw(result: Result, analysis: FeatureAnalysis | None, folder: Path) -> dict[str, Path]:
     """Draws the charts, and returns their files by their names."""
     charts = {name: folder / f"{name}.png" for name in ("accuracy", "confusion", "reliability")}
-    draw_accuracy(result, found, charts["accuracy"])
+    draw_accuracy(result, analysis, charts["accuracy"])
     draw_confusion(result, charts["confusion"])
     draw_reliability(result, charts["reliability"])
-    if found is not None:
+    if analysis is not None:
         charts["map"] = folder / "map.png"
-        draw_map(result, found.places, charts["map"])
-    if found is not None and found.curve is not None:
-        charts["learning_curve"] = folder / "learning_curve.png"
-        draw_learning_curve(found.curve, manifest.classes, charts["learning_curve"])
+        draw_map(result, analysis.places, charts["map"])
+        if analysis.curve is not None:
+            charts["learning_curve"] = folder / "learning_curve.png"
+            draw_learning_curve(analysis.curve, result.classes, charts["learning_curve"])
     return charts
 
 
+def explain_mistakes(classifier: ImageClassifier, manifest: Manifest, result: Result) -> dict[int, Image.Image]:
+    """Returns the most confident mistakes, coloured by what speaks for the predicted class; by their indices.
+
+    Those that have changed, or are gone, are missing.
+    """
+    transform, seen = EvalTransform(classifier.recipe.preprocessing), {}
+    for index in result.mistakes[:MISTAKES]:
+        image = manifest.read(result.predictions.paths[index], transform.depth)
+        if image is not None:
+            seen[index] = transform(image, 0, index)
+    if not seen:
+        return {}
+    images, classes = torch.stack(list(seen.values())), result.predicted[list(seen)]
+    maps = saliency_maps(classifier, images, classes.to(classifier.encoder.device)).cpu()
+    return {index: overlay(image, saliency) for (index, image), saliency in zip(seen.items(), maps, strict=True)}
+
+
 def _write(page: Page, folder: Path) -> None:
-    _write_tables(page.manifest, page.result, page.found, page.averaging, folder)
+    result, manifest = page.result, page.manifest
+    write_json(folder / "report.json", _numbers(result, page.analysis, page.averaging))
+    rows = [(c.name, f"{c.precision:.6g}", f"{c.recall:.6g}", f"{c.f1:.6g}", c.support) for c in result.per_class]
+    write_csv(folder / "per_class.csv", ("class", "precision", "recall", "f1", "images"), rows)
+    matrix = zip(result.classes, result.confusion.tolist(), strict=True)
+    write_csv(folder / "confusion.csv", ("true", *result.classes), ((name, *counts) for name, counts in matrix))
+    if page.analysis is not None:
+        ranked = enumerate(suspicious(manifest, page.analysis.issues), 1)
+        issues = ((rank, *names, f"{belief:.6g}") for rank, (*names, belief) in ranked)
+        write_csv(folder / "suspicious.csv", ("rank", "path", "split", "label", "suggested", "belief"), issues)
     write_text(folder / "index.html", page.render())
     log.info("report: %s", shown(folder / "index.html"))
 
 
-def _write_tables(
-    manifest: Manifest, result: Result, found: FromFeatures | None, averaging: Averaging | None, folder: Path
-) -> None:
-    write_json(folder / "report.json", _numbers(result, found, averaging))
-    rows = [(c.name, f"{c.precision:.6g}", f"{c.recall:.6g}", f"{c.f1:.6g}", c.support) for c in result.per_class]
-    write_csv(folder / "per_class.csv", ("class", "precision", "recall", "f1", "images"), rows)
-    matrix = zip(manifest.classes, result.confusion.tolist(), strict=True)
-    write_csv(folder / "confusion.csv", ("true", *manifest.classes), ((name, *counts) for name, counts in matrix))
-    if found is not None:
-        write_csv(
-            folder / "suspicious.csv",
-            ("rank", "path", "split", "label", "suggested", "belief"),
-            (
-                (
-                    rank,
-                    found.paths[index],
-                    found.splits[index],
-                    manifest.classes[found.labels[index]],
-                    manifest.classes[found.issues.suggested[index]],
-                    f"{found.issues.belief[index]:.6g}",
-                )
-                for rank, index in enumerate(found.issues.order.tolist(), 1)
-            ),
-        )
-
-
-def _numbers(result: Result, found: FromFeatures | None, averaging: Averaging | None) -> dict[str, Any]:
-    """What the page says, for programs."""
+def _numbers(result: Result, analysis: FeatureAnalysis | None, averaging: Averaging | None) -> dict[str, Any]:
+    """Returns what the page says, for programs."""
     numbers: dict[str, Any] = {
         "split": result.split,
         "images": len(result.correct),
@@ -352,13 +265,13 @@ def _numbers(result: Result, found: FromFeatures | None, averaging: Averaging | 
     }
     if averaging is not None:
         numbers["averaging"] = averaging.metrics()
-    if found is not None:
-        curve, better = found.curve, found.better_baseline()
+    if analysis is not None:
+        curve, better = analysis.curve, analysis.better_baseline()
         numbers |= {
-            "head": asdict(found.head),
+            "head": asdict(analysis.head),
             "best_on_valid": better.name if better else "this classifier",
-            "baselines": [asdict(baseline) for baseline in found.baselines],
-            "suspicious": found.issues.count,
+            "baselines": [asdict(baseline) for baseline in analysis.baselines],
+            "suspicious": analysis.issues.count,
             "learning_curve": curve
             and {
                 "images_per_class": curve.counts,
@@ -367,3 +280,52 @@ def _numbers(result: Result, found: FromFeatures | None, averaging: Averaging | 
             },
         }
     return numbers
+
+
+# What TensorBoard shows of it.
+
+# Of the projector.
+MOST_IMAGES, SIDE = 400, 40  # pixels
+HEADER = ["class", "prediction", "path"]
+
+
+def add_to_tensorboard(
+    run: RunFolder, charts: Mapping[str, Path], manifest: Manifest, result: Result, analysis: FeatureAnalysis | None
+) -> None:
+    """Writes the charts as images and, if there are features, those of scored images for the projector.
+
+    They are a TensorBoard run of their own, in the folder of the report. Nothing is written if the training did not log
+    to TensorBoard.
+    """
+    for earlier in run.report.glob("events.out.tfevents.*"):
+        remove(earlier)
+    if not any(run.path.glob("events.out.tfevents.*")):
+        return
+    with SummaryWriter(str(run.report)) as writer:
+        for name, path in charts.items():
+            with Image.open(path) as chart:
+                writer.add_image(name, np.asarray(chart.convert("RGB")), dataformats="HWC")
+        if analysis is not None:
+            # TensorBoard's name for what it is about to write.
+            remove(run.report / "00000")
+            projected = _to_project(manifest, result, analysis.features)
+            writer.add_embedding(*projected, tag="features", metadata_header=HEADER)
+
+
+def _to_project(manifest: Manifest, result: Result, features: Array) -> tuple[Array, list[list[str]], Tensor]:
+    """Returns features (N, d), labels, and thumbnails (N, 3, SIDE, SIDE) from 0 to 1 of images that can be read."""
+    paths, labels = result.predictions.paths, result.predictions.labels.tolist()
+    # Spread over the split, which is sorted by class.
+    chosen = np.unique(np.linspace(0, len(paths) - 1, min(MOST_IMAGES, len(paths))).astype(int)).tolist()
+    images = thread_map(lambda index: _thumbnail(manifest, paths[index]), chosen)
+    thumbnails = {index: image for index, image in zip(chosen, images, strict=True) if image is not None}
+    kept = list(thumbnails)
+    names = [[result.classes[labels[i]], result.classes[int(result.predicted[i])], paths[i]] for i in kept]
+    cells = [[on_one_line(cell).encode("utf-8", "replace").decode() for cell in row] for row in names]
+    return features[kept].astype(np.float32), cells, torch.stack(list(thumbnails.values()))
+
+
+def _thumbnail(manifest: Manifest, path: str) -> Tensor | None:
+    if (image := manifest.read(path, manifest.depth)) is None:
+        return None
+    return to_dtype(to_image(ImageOps.pad(image, (SIDE, SIDE))), torch.float32, scale=True)

@@ -1,4 +1,4 @@
-"""Multirun: the trials' folders before a sweep, its leaderboard after each trial."""
+"""Multirun: what is checked and claimed before a run or a sweep, and what happens after the last trial."""
 
 import gc
 import sys
@@ -24,31 +24,128 @@ from headstart.files import SWEEP, claim, lock_for, mark, read_json, write_json
 from headstart.log import is_first_process, log, shown
 from headstart.machine import place_in_job
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.trial_record import FOLD, scales_of
+from headstart.sweeping.trial_record import FOLD
 
-# Collecting what trials leave in memory, without a look at all that was there before them.
-
-
-def collect_garbage() -> None:
-    """Frees what a trial has left in reference cycles, and so has Hydra, which composed it.
-
-    What is there after the first trial, such as a million objects of imported modules, is not looked at again until
-    `unfreeze_gc`: it would take longer than a few epochs.
-    """
-    gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()
+# Held while this process runs a sweep. Not by the callback, which is sent to other processes.
+_held: list[FileLock] = []
 
 
-def unfreeze_gc() -> None:
-    """Undoes what `collect_garbage` does besides, at the end of a sweep."""
-    gc.unfreeze()
+class SweepCallback(Callback):
+    """Claims the folder that is written into; rejects what cannot be swept, and reports the best trial of a sweep."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        # Further processes share the folder of the first.
+        if not is_first_process():
+            return
+        try:
+            HydraConfig.instance().set_config(config)
+            folder = Path(config.hydra.run.dir)
+            # Reports are written into their run's, where Hydra records nothing.
+            is_into_run = config.get("task") in INTO_RUN and config.hydra.output_subdir is None
+            if not (is_into_run and folder.exists()):
+                claim_run_folder(folder)
+        except HeadstartError as error:
+            fail(str(error))
+        except (OmegaConfBaseException, OSError):
+            # Hydra is about to raise it too.
+            return
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        try:
+            with _exit_on_any_error():
+                _begin(config)
+        except SystemExit:
+            # The sweep does not start.
+            while _held:
+                _held.pop().release()
+            raise
+
+    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
+        # Hydra keeps what its jobs return to the end of the sweep. Nothing needs their configs.
+        job_return.cfg = job_return.hydra_cfg = None
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        if not _held:
+            return
+        # Hydra calls this whatever happened.
+        error = sys.exc_info()[1]
+        try:
+            if isinstance(error, KeyboardInterrupt | SystemExit):
+                log.warning("stopped; run the same command again to continue the sweep")
+            else:
+                _finalize(config, is_complete=error is None)
+        finally:
+            gc.unfreeze()
+            _held.pop().release()
 
 
-# Which commands cannot be a sweep.
+@contextmanager
+def _exit_on_any_error() -> Iterator[None]:
+    """Ends the program at an exception in a callback, of which Hydra would only warn."""
+    try:
+        with exit_on_error():
+            yield
+    except Exception:
+        traceback.print_exc()
+        sys.exit(1)
 
 
-SINGLE_PROCESS = ("auto", "single_device", "None")
+def _begin(config: DictConfig) -> None:
+    """Checks a sweep, locks and claims its folder, and prepares the study of Optuna, if it chooses the trials."""
+    check_sweep(config)
+    folder = Path(config.hydra.sweep.dir)
+    remember_output(folder)
+    overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
+    if swept_keys(overrides)[0] != list(config.sweep.over):
+        raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
+    if any(override.lstrip("+").startswith("hydra.sweep.subdir") for override in overrides):
+        raise HeadstartError("hydra.sweep.subdir cannot be set: a trial's folder is named after its overrides")
+    lock = lock_for(folder / "sweep")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise HeadstartError(f"another process is running this sweep: {folder}") from None
+    _held.append(lock)
+    _claim(SweepFolder(folder), sweep_name(overrides))
+    if config.hydra.runtime.choices.get("hydra/sweeper") == "optuna":
+        # Imported here because Optuna takes a second, and need not be installed.
+        from headstart.sweeping.optuna import prepare_study
+
+        if FOLD in config.sweep.over:
+            raise HeadstartError(f"{FOLD} cannot be chosen by Optuna: sweep over folds without sweep=optuna")
+        prepare_study(config, SweepFolder(folder))
+    log.info("sweep folder: %s", shown(folder))
+
+
+def _claim(sweep: SweepFolder, name: str) -> None:
+    """Makes the folder that of the sweep `name`. Two sweeps in one folder would take each other's trials for theirs."""
+    try:
+        existing = str(read_json(sweep.record)["name"])
+    except (OSError, ValueError, TypeError, KeyError):
+        existing = ""
+    if existing == name:
+        # Of an earlier version, it has no marker.
+        mark(sweep.path, SWEEP)
+        return
+    if existing.startswith("sweep"):
+        raise HeadstartError(f"{sweep.path} holds another sweep: choose another hydra.sweep.dir")
+    claim(sweep.path, SWEEP, "hydra.sweep.dir")
+    write_json(sweep.record, {"name": name})
+
+
+def _finalize(config: DictConfig, *, is_complete: bool) -> None:
+    with _exit_on_any_error():
+        # Imported here because torch takes seconds.
+        from headstart.sweeping.finalize import finalize, scales_of
+        from headstart.sweeping.trial import forget_shared
+
+        forget_shared()
+        scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))
+        sweep = SweepFolder(Path(config.hydra.sweep.dir))
+        objective, ensemble = config.sweep.objective, config.sweep.ensemble
+        succeeded = finalize(sweep, objective, scales, is_complete=is_complete, ensemble=ensemble)
+    if is_complete and not succeeded:
+        sys.exit(1)
 
 
 def check_sweep(config: DictConfig) -> None:
@@ -77,152 +174,25 @@ def check_sweep(config: DictConfig) -> None:
 
 
 def _check_single_process(trainer: DictConfig) -> None:
-    why = (
-        "cannot be used in a sweep (-m), because each trial runs in one process: "
-        "set trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
-    )
-    if str(trainer.get("strategy", "auto")) not in SINGLE_PROCESS:
-        raise HeadstartError(f"trainer.strategy={trainer.strategy} {why}")
     devices = trainer.get("devices", 1)
-    if str(devices) != "1" and not (isinstance(devices, ListConfig) and len(devices) == 1):
-        raise HeadstartError(f"trainer.devices={devices} {why}")
-    if trainer.get("num_nodes", 1) != 1:
-        raise HeadstartError(f"trainer.num_nodes={trainer.num_nodes} {why}")
+    is_single = {
+        "strategy": str(trainer.get("strategy", "auto")) in ("auto", "single_device", "None"),
+        "devices": str(devices) == "1" or (isinstance(devices, ListConfig) and len(devices) == 1),
+        "num_nodes": trainer.get("num_nodes", 1) == 1,
+    }
+    for key in (key for key, value in is_single.items() if not value):
+        raise HeadstartError(
+            f"trainer.{key}={trainer[key]} cannot be used in a sweep (-m), because each trial runs in one process: set "
+            "trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
+        )
 
 
-# What happens before Hydra writes the files of a run or a sweep, and after the last trial: a Hydra callback.
+def collect_garbage() -> None:
+    """Frees what a trial, and Hydra, which composed it, has left in reference cycles.
 
-
-# Held while this process runs a sweep. Not by the callback, which is sent to other processes.
-_held: list[FileLock] = []
-
-
-class SweepCallback(Callback):
-    """Claims the folder that is written into; rejects what cannot be swept, and reports the best trial of a sweep."""
-
-    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        # Further processes share the folder of the first.
-        if not is_first_process():
-            return
-        try:
-            HydraConfig.instance().set_config(config)
-            folder = Path(config.hydra.run.dir)
-            # Reports are written into their run's, where Hydra records nothing.
-            is_into_run = config.get("task") in INTO_RUN and config.hydra.output_subdir is None
-            if not (is_into_run and folder.exists()):
-                claim_run_folder(folder)
-        except HeadstartError as error:
-            fail(str(error))
-        except (OmegaConfBaseException, OSError):
-            # Hydra is about to raise it too.
-            return
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        with _release_lock_on_exit(), _exit_on_unexpected_error(), exit_on_error():
-            check_sweep(config)
-            folder = Path(config.hydra.sweep.dir)
-            remember_output(folder)
-            overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
-            _check_command_line(config, overrides)
-            _lock(folder)
-            _claim(SweepFolder(folder), sweep_name(overrides))
-            if config.hydra.runtime.choices.get("hydra/sweeper") == "optuna":
-                # Imported here because Optuna takes a second, and need not be installed.
-                from headstart.sweeping.optuna import prepare_study
-
-                if FOLD in config.sweep.over:
-                    raise HeadstartError(f"{FOLD} cannot be chosen by Optuna: sweep over folds without sweep=optuna")
-                prepare_study(config, SweepFolder(folder))
-            log.info("sweep folder: %s", shown(Path(folder)))
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        # Hydra keeps what its jobs return to the end of the sweep. Nothing needs their configs.
-        job_return.cfg = job_return.hydra_cfg = None
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        if not _held:
-            return
-        # Hydra calls this whatever happened.
-        error = sys.exc_info()[1]
-        try:
-            if isinstance(error, KeyboardInterrupt | SystemExit):
-                log.warning("stopped; run the same command again to continue the sweep")
-            else:
-                _finalize(config, is_complete=error is None)
-        finally:
-            unfreeze_gc()
-            _held.pop().release()
-
-
-def _finalize(config: DictConfig, *, is_complete: bool) -> None:
-    with _exit_on_unexpected_error(), exit_on_error():
-        # Imported here because torch takes seconds.
-        from headstart.sweeping.finalize import finalize
-        from headstart.sweeping.trial import forget_shared
-
-        forget_shared()
-        scales = scales_of(config.hydra.sweeper.get("params") or {}, as_written(config.hydra.overrides.task))
-        sweep = SweepFolder(Path(config.hydra.sweep.dir))
-        objective, ensemble = config.sweep.objective, config.sweep.ensemble
-        succeeded = finalize(sweep, objective, scales, is_complete=is_complete, ensemble=ensemble)
-    if is_complete and not succeeded:
-        sys.exit(1)
-
-
-def _check_command_line(config: DictConfig, overrides: list[str]) -> None:
-    if swept_keys(overrides)[0] != list(config.sweep.over):
-        raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
-    if any(override.lstrip("+").startswith("hydra.sweep.subdir") for override in overrides):
-        raise HeadstartError("hydra.sweep.subdir cannot be set: a trial's folder is named after its overrides")
-
-
-def _lock(folder: Path) -> None:
-    lock = lock_for(folder / "sweep")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise HeadstartError(f"another process is running this sweep: {folder}") from None
-    _held.append(lock)
-
-
-def _claim(sweep: SweepFolder, name: str) -> None:
-    """Makes the folder that of the sweep `name`. Two sweeps in one folder would take each other's trials for theirs."""
-    existing = _name_in(sweep)
-    if existing == name:
-        # Of an earlier version, it has no marker.
-        mark(sweep.path, SWEEP)
-        return
-    if existing is not None:
-        raise HeadstartError(f"{sweep.path} holds another sweep: choose another hydra.sweep.dir")
-    claim(sweep.path, SWEEP, "hydra.sweep.dir")
-    write_json(sweep.record, {"name": name})
-
-
-def _name_in(sweep: SweepFolder) -> str | None:
-    """The name of the sweep in a folder; None if there is none."""
-    try:
-        name = read_json(sweep.record)["name"]
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-    return name if isinstance(name, str) and name.startswith("sweep") else None
-
-
-@contextmanager
-def _exit_on_unexpected_error() -> Iterator[None]:
-    """Of an exception in a callback, Hydra would only warn and continue."""
-    try:
-        yield
-    except Exception:
-        traceback.print_exc()
-        sys.exit(1)
-
-
-@contextmanager
-def _release_lock_on_exit() -> Iterator[None]:
-    """Releases the sweep if it does not start."""
-    try:
-        yield
-    except SystemExit:
-        while _held:
-            _held.pop().release()
-        raise
+    What is there after the first trial, such as a million objects of imported modules, is frozen until the end of the
+    sweep: to search it would take longer than a few epochs.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()

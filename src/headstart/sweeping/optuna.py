@@ -1,15 +1,13 @@
 """Optuna studies in a database: they continue where they stopped."""
 
-from typing import Any
-
 import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
 from headstart.cli.overrides import all_swept, swept_values, trial_name
 from headstart.errors import HeadstartError
-from headstart.run_folder import RunFolder, SweepFolder
-from headstart.sweeping.trial_record import read_trial
+from headstart.run_folder import SweepFolder
+from headstart.sweeping.trial_record import completed, read_trials
 
 
 def prepare_study(config: DictConfig, sweep: SweepFolder) -> None:
@@ -33,15 +31,20 @@ def prepare_study(config: DictConfig, sweep: SweepFolder) -> None:
         study.enqueue_trial(trial.params)
     keys = all_swept(config.sweep.over, config.sweep.fixed)
     # A trial that ran twice has the same folder.
-    completed = {_folder_name(trial, keys): trial for trial in study.get_trials(states=(TrialState.COMPLETE,))}
-    gone = [trial for name, trial in completed.items() if not _is_completed(sweep.trial(name))]
+    chosen = {_folder_name(trial, keys): trial for trial in study.get_trials(states=(TrialState.COMPLETE,))}
+    done = {trial.folder for trial in completed(read_trials(sweep))}
+    gone = [trial for folder, trial in chosen.items() if folder not in done]
     for trial in gone:
         study.enqueue_trial(trial.params)
-    changes = {"study_name": name, "n_trials": max(0, sweeper.n_trials - len(completed) + len(gone))}
+    changes = {"study_name": name, "n_trials": max(0, sweeper.n_trials - len(chosen) + len(gone))}
     if sweeper.sampler.get("seed") is not None:
         # The sampler restarts its random numbers, and would choose its first trials again.
         changes["sampler.seed"] = sweeper.sampler.seed + len(study.trials)
-    _set(config.hydra, changes)
+    # As if on the command line, from which each trial's configuration is composed.
+    with read_write(config.hydra), open_dict(config.hydra):
+        for key, value in changes.items():
+            OmegaConf.update(sweeper, key, value)
+            config.hydra.overrides.hydra.append(f"hydra.sweeper.{key}={value}")
 
 
 def _study(sweeper: DictConfig, name: str) -> optuna.Study:
@@ -56,19 +59,6 @@ def _study(sweeper: DictConfig, name: str) -> optuna.Study:
 
 
 def _folder_name(trial: FrozenTrial, keys: list[str]) -> str:
-    """The name of the folder of `trial` in the sweep."""
+    """Returns the name of the folder of `trial` in the sweep."""
     values = trial.user_attrs | trial.params
     return trial_name(swept_values([f"{key}={value}" for key, value in values.items()], keys))
-
-
-def _is_completed(run: RunFolder) -> bool:
-    record = read_trial(run)
-    return record is not None and record.reason is None
-
-
-def _set(hydra: DictConfig, changes: dict[str, Any]) -> None:
-    """Sets keys of `hydra.sweeper` as if on the command line, from which each trial's configuration is composed."""
-    with read_write(hydra), open_dict(hydra):
-        for key, value in changes.items():
-            OmegaConf.update(hydra, f"sweeper.{key}", value)
-            hydra.overrides.hydra.append(f"hydra.sweeper.{key}={value}")

@@ -1,4 +1,4 @@
-"""One trial of a sweep: what it shares with the others, and its objective."""
+"""One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
 
 import json
 import math
@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from hydra.core.hydra_config import HydraConfig
@@ -37,78 +37,6 @@ from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.history import HParams, swept
 from headstart.training.fit import fit
 
-# The data and the backbone of a sweep, prepared once per process and shared by its trials.
-
-
-Value = TypeVar("Value")
-
-
-class _Latest(Generic[Value]):
-    """Remembers the value of the latest key."""
-
-    def __init__(self) -> None:
-        self._latest: tuple[str, Value] | None = None
-
-    def get(self, key: Any, create: Callable[[], Value]) -> Value:
-        """The value of `key`, a plain value, created unless it was the latest one."""
-        text = json.dumps(key, sort_keys=True, default=str)
-        if self._latest is None or self._latest[0] != text:
-            self._latest = text, create()
-        return self._latest[1]
-
-    def clear(self) -> None:
-        """Forgets it."""
-        self._latest = None
-
-
-_data: _Latest[PreparedData] = _Latest()
-_backbone: _Latest[Backbone] = _Latest()
-
-
-def shared_data(settings: TrainSettings) -> PreparedData:
-    """Returns the data that `settings` describe."""
-    # They are prepared from the key itself, so that they cannot depend on a setting that it does not have.
-    unused: dict[str, Any] = dict.fromkeys(_names(LoadingSettings) | _names(PreprocessingSettings))
-    own = replace(settings.data, **unused)
-
-    def prepare() -> PreparedData:
-        # What can be checked without data comes first.
-        check_backbone(settings.model, settings.data)
-        make_dataset(own, own.seed)
-        return prepare_data(own, own.seed)
-
-    return _data.get(asdict(own), prepare)
-
-
-def shared_backbone(settings: TrainSettings) -> Backbone:
-    """Returns the backbone that `settings` describe; a new one if it is going to be trained."""
-    model, preprocessing = _part(settings.model, BackboneSettings), _part(settings.data, PreprocessingSettings)
-
-    def load() -> Backbone:
-        return load_backbone(model, preprocessing, seed=settings.seed)
-
-    if settings.finetune.first_epoch is not None:
-        return load()
-    return _backbone.get([asdict(model), asdict(preprocessing), settings.seed], load)
-
-
-def _part(settings: Any, kind: type[Value]) -> Value:
-    """Returns the fields that `settings` inherited from `kind`; a value made from these depends on nothing else."""
-    return kind(**{name: getattr(settings, name) for name in _names(kind)})
-
-
-def _names(kind: Any) -> set[str]:
-    return {field.name for field in fields(kind)}
-
-
-def forget_shared() -> None:
-    """Lets a new sweep in the same process prepare its data and backbone anew."""
-    _data.clear()
-    _backbone.clear()
-
-
-# One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed.
-
 
 def run_trial(config: DictConfig) -> float:
     """Runs the trial that Hydra has composed, or takes the result of the one in its folder. Returns its objective.
@@ -125,20 +53,21 @@ def run_trial(config: DictConfig) -> float:
         try:
             # Hydra's files are in it already, and the sweep's folder is claimed.
             mark(run.path, RUN)
-            completed = _completed(run, config)
-            trial = completed or _run(run, config, values)
+            earlier = _completed(run, config)
+            trial = earlier or _run(run, config, values)
         except (HeadstartError, OmegaConfBaseException, OSError) as error:
             # Not even whether it is completed could be found out. The folder stays as it is, it may be needed again.
-            completed, trial = None, Trial(run.path.name, values, _reason(error), {}, 0.0, "", "")
+            earlier, trial = None, Trial(run.path.name, values, _reason(error), {}, 0.0, "", "")
             write_trial(run, trial)
     update_leaderboard(SweepFolder(run.path.parent), objective)
-    how = "already completed, skipped" if completed else f"{trial.seconds:.1f} s"
-    log.info("#%s  %s  (%s)", hydra.job.num, _line(trial, objective), how)
+    result = f"{objective} {trial.objective(objective):.4f}" if trial.reason is None else f"failed: {trial.reason}"
+    how = "already completed, skipped" if earlier else f"{trial.seconds:.1f} s"
+    log.info("#%s  %s  %s  (%s)", hydra.job.num, trial.folder, result, how)
     return trial.objective(objective)
 
 
 def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
-    """The trial in `run`, if it is complete, did not fail, and had the same settings and data."""
+    """Returns the trial in `run`, if it is complete, did not fail, and had the same settings and data."""
     trial = read_trial(run)
     if trial is None or trial.reason is not None or trial.config != config_sha256(config):
         return None
@@ -148,7 +77,9 @@ def _completed(run: RunFolder, config: DictConfig) -> Trial | None:
 
 
 def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
-    _remove_left_overs(run)
+    # What an earlier attempt left.
+    for path in [path for path in run.path.iterdir() if is_left_over(path.name)]:
+        remove(path)
     start, metrics, reason = time.perf_counter(), {}, None
     with log_to_file(run.output):
         try:
@@ -162,13 +93,15 @@ def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
     # A Trainer and its model refer to each other.
     collect_garbage()
     seconds = round(time.perf_counter() - start, 3)
-    trial = Trial(run.path.name, values, reason, metrics, seconds, config_sha256(config), _fingerprint(run))
+    # It may have ended before its data were known.
+    data = str(read_json(run.record)["data_fingerprint"]) if run.record.exists() else ""
+    trial = Trial(run.path.name, values, reason, metrics, seconds, config_sha256(config), data)
     write_trial(run, trial)
     return trial
 
 
 def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> dict[str, float]:
-    """The training path up to `fit`: trials never see the test split."""
+    """Goes the training path up to `fit`: trials never see the test split."""
     # Several trials may run in parallel on one terminal. A progress bar that the user has added is shown.
     if not any("ProgressBar" in str(entry) for entry in settings.callbacks.values()):
         settings.trainer.setdefault("enable_progress_bar", False)
@@ -190,22 +123,8 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
     return record.metrics
 
 
-def _remove_left_overs(run: RunFolder) -> None:
-    """Removes what an earlier attempt left."""
-    for path in [path for path in run.path.iterdir() if is_left_over(path.name)]:
-        remove(path)
-
-
-def _fingerprint(run: RunFolder) -> str:
-    """Of the data of a trial; "" if it ended before they were known."""
-    try:
-        return str(read_json(run.record)["data_fingerprint"])
-    except OSError:
-        return ""
-
-
 def _reason(error: Exception) -> str:
-    """One line."""
+    """Returns one line."""
     if isinstance(error, HeadstartError):
         return str(error)
     first = next(iter(str(error).strip().splitlines()), "")
@@ -214,7 +133,58 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def _line(trial: Trial, objective: str) -> str:
-    """ "model.lr=0.01  valid/loss 0.0712"."""
-    result = f"{objective} {trial.objective(objective):.4f}" if trial.reason is None else f"failed: {trial.reason}"
-    return f"{trial.folder}  {result}"
+# The data and the backbone of a sweep, prepared once per process and shared by its trials.
+
+Value = TypeVar("Value")
+# The latest value of each kind, and the key that it was made from.
+_latest: dict[str, tuple[str, Any]] = {}
+
+
+def forget_shared() -> None:
+    """Lets a new sweep in the same process prepare its data and backbone anew."""
+    _latest.clear()
+
+
+def shared_data(settings: TrainSettings) -> PreparedData:
+    """Returns the data that `settings` describe."""
+    # They are prepared from the key itself, so that they cannot depend on a setting that it does not have.
+    unused: dict[str, Any] = dict.fromkeys(_names(LoadingSettings) | _names(PreprocessingSettings))
+    own = replace(settings.data, **unused)
+
+    def prepare() -> PreparedData:
+        # What can be checked without data comes first.
+        check_backbone(settings.model, settings.data)
+        make_dataset(own, own.seed)
+        return prepare_data(own, own.seed)
+
+    return _shared("data", asdict(own), prepare)
+
+
+def shared_backbone(settings: TrainSettings) -> Backbone:
+    """Returns the backbone that `settings` describe; a new one if it is going to be trained."""
+    model, preprocessing = _part(settings.model, BackboneSettings), _part(settings.data, PreprocessingSettings)
+
+    def load() -> Backbone:
+        return load_backbone(model, preprocessing, seed=settings.seed)
+
+    if settings.finetune.first_epoch is not None:
+        return load()
+    return _shared("backbone", [asdict(model), asdict(preprocessing), settings.seed], load)
+
+
+def _shared(kind: str, key: Any, create: Callable[[], Value]) -> Value:
+    """Returns the value of `key`, a plain value, created unless it was the latest of its kind."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    if kind not in _latest or _latest[kind][0] != text:
+        _latest[kind] = text, create()
+    value: Value = _latest[kind][1]
+    return value
+
+
+def _part(settings: Any, kind: type[Value]) -> Value:
+    """Returns the fields that `settings` inherited from `kind`; a value made from these depends on nothing else."""
+    return kind(**{name: getattr(settings, name) for name in _names(kind)})
+
+
+def _names(kind: Any) -> set[str]:
+    return {field.name for field in fields(kind)}

@@ -1,1 +1,0 @@
-"""task=compare: which of several backbones has the best features for a dataset."""
