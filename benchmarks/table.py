@@ -233,8 +233,7 @@ def main() -> None:
     performance, readme, sweeps = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "sweeps.md"
     replace_between(readme, "figures", table(rows(RESULTS)[SHORT]))
     replace_between(performance, "figures", table(rows(RESULTS)))
-    for path in (performance, readme):
-        replace_between(path, "busy", busy_table())
+    replace_between(performance, "busy", busy_table())
     replace_between(performance, "gpu", gpu_table())
     replace_between(performance, "one", one_text())
     replace_between(performance, "memory", memory_text())
