@@ -17,7 +17,7 @@ SCALE_MEMORY |= {"prediction": "memory of prediction", "prediction_own": "… wi
 SHORT = slice(2, 7)
 Row = tuple[str, str, str, str]
 RESULTS = HERE / "results"
-# Measured earlier, on a CPU with units for bf16; results/ are of one without.
+# Measured earlier, on a CPU with bf16 instructions; results/ are of one without.
 WITH_BF16 = RESULTS / "bf16"
 WITH_GPU = RESULTS / "gpu"
 
@@ -37,7 +37,7 @@ def rows(results: Path) -> list[Row]:
         (f"sweep of {sweep['trials']} trials, nothing cached", *in_seconds(sweep), ratio(sweep["ratio"])),
         *warm_sweep(sweep),
         ("prediction, 1,000 images", *in_seconds(predict), ratio(predict["ratio"])),
-        ("encoding, fraction of the rate of matrix products", "", "", f"{encode['fraction_of_matrix_rate']:.0%}"),
+        ("encoding, fraction of the peak matmul throughput", "", "", f"{encode['fraction_of_matrix_rate']:.0%}"),
         *fractions_of_limits(runs, sweep),
     ]
 
@@ -78,7 +78,7 @@ def table(shown: list[Row]) -> str:
     now, before = load("encode"), load("encode", WITH_BF16)
     earlier = {name: value for name, *_, value in rows(WITH_BF16)}
     lines = [
-        f"Measured on {now['date']} on {cores(now)} without units for bf16 (32-bit, {gigaflops(now)}). The last",
+        f"Measured on {now['date']} on {cores(now)} without bf16 instructions (32-bit, {gigaflops(now)}). The last",
         f"column was measured with an earlier version, on {before['date']} on {cores(before)} with them",
         f"(bf16, {gigaflops(before)}).",
         "",
@@ -94,7 +94,7 @@ def cores(result: dict[str, Any]) -> str:
 
 
 def gigaflops(encode: dict[str, Any]) -> str:
-    """Of matrix products."""
+    """Returns the peak matmul throughput as text."""
     return f"{encode['matrix_rate'] / 1e9:.0f} GFLOP/s"
 
 
@@ -233,8 +233,7 @@ def main() -> None:
     performance, readme, sweeps = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "sweeps.md"
     replace_between(readme, "figures", table(rows(RESULTS)[SHORT]))
     replace_between(performance, "figures", table(rows(RESULTS)))
-    for path in (performance, readme):
-        replace_between(path, "busy", busy_table())
+    replace_between(performance, "busy", busy_table())
     replace_between(performance, "gpu", gpu_table())
     replace_between(performance, "one", one_text())
     replace_between(performance, "memory", memory_text())

@@ -1,4 +1,4 @@
-"""Makes the README's pictures of the report, with Chromium, from a run that still makes mistakes.
+"""Makes the screenshots of the report in README and docs, with Chromium, from a run that still makes mistakes.
 
 python train.py experiment=quickstart trainer.max_epochs=2 model.hidden_dim=16 hydra.run.dir=run
 python docs/make_screenshots.py run/report/index.html

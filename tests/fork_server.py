@@ -24,7 +24,7 @@ PRELOADED = (
     "headstart.pipeline",
     "headstart.pipeline",
     "headstart.sweeping.trial",
-    "headstart.predict.from_checkpoint",
+    "headstart.predict.predictor",
 )
 
 

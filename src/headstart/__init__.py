@@ -8,9 +8,8 @@ if TYPE_CHECKING:
     from headstart.api import Ensemble, Leaderboard, Run, audit, sweep, train
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
-    from headstart.predict.exported import ExportedPredictor
     from headstart.predict.predictor import Predictor
-    from headstart.predict.run import load
+    from headstart.predict.run import ExportedPredictor, load
     from headstart.predict.sources import Prediction
 
 # Before torch is imported: while they wait for each other, OpenMP's threads would spin, and on a machine that other
@@ -39,7 +38,7 @@ _MODULES = {
     "Finding": "headstart.auditing.findings",
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predict.sources",
-    "ExportedPredictor": "headstart.predict.exported",
+    "ExportedPredictor": "headstart.predict.run",
     "Predictor": "headstart.predict.predictor",
     "load": "headstart.predict.run",
 }

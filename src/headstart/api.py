@@ -33,7 +33,7 @@ from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import usual_numerics
 from headstart.files import ForkSafeLock, read_json
-from headstart.predict.predictor import Predictor, load
+from headstart.predict.predictor import Predictor, load_predictor
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.
@@ -248,7 +248,7 @@ class Run:
 
     def predictor(self, **options: Any) -> Predictor:
         """Predicts with its best checkpoint; `options` are those of `headstart.load`."""
-        return load(self.checkpoint, **options)
+        return load_predictor(self.checkpoint, **options)
 
 
 @dataclass(frozen=True)
@@ -265,7 +265,7 @@ class Ensemble:
 
     def predictor(self, **options: Any) -> Predictor:
         """Predicts with it; `options` are those of `headstart.load`."""
-        return load(self.folder, **options)
+        return load_predictor(self.folder, **options)
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def test_export__both_formats(arch: str, tmp_path: Path, monkeypatch: pytest.Mon
     classifier = fitted(load_backbone(settings.model, settings.data, seed=0))
     paths = export(classifier, RunFolder(tmp_path), ExportSettings(format="all"))
     for path in paths:
-        compared = open_model(path).info.provenance.compared
+        compared = open_model(path).info.compared
         assert compared is not None
         assert compared["images"] == 10
         assert compared["probability"] <= 1e-4

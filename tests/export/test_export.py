@@ -69,12 +69,12 @@ def test_export__says_what_it_is(tiny: list[Path]) -> None:
         info = open_model(path).info
         assert (info.classes, info.preprocessing) == (CLASSES, SIZES)
         assert info.familiarity_threshold == pytest.approx(float(classifier.familiarity.threshold))
-        assert (info.provenance.arch, info.provenance.seed) == ("tiny", 3)
-        assert info.provenance.weights_sha256 == classifier.recipe.backbone.sha256
-        assert info.provenance.temperature == pytest.approx(0.7)
-        assert info.provenance.compared is not None
-        assert info.provenance.compared["images"] == 10
-        assert info.provenance.compared["of"].startswith("drawn images, because ")
+        assert (info.arch, info.seed) == ("tiny", 3)
+        assert info.weights_sha256 == classifier.recipe.backbone.sha256
+        assert info.temperature == pytest.approx(0.7)
+        assert info.compared is not None
+        assert info.compared["images"] == 10
+        assert info.compared["of"].startswith("drawn images, because ")
     properties = {entry.key: json.loads(entry.value) for entry in onnx.load(tiny[0]).metadata_props}
     assert properties["classes"] == list(CLASSES)
     assert properties["preprocessing"]["interpolation"] == "bilinear"
@@ -109,8 +109,8 @@ def test_float16__rounds_the_backbone_and_says_how_much(tmp_path: Path, messages
     (path,) = exported(tiny_classifier(), tmp_path, precision="float16")
     info = open_model(path).info
     assert (path.name, info.precision) == ("model.float16.onnx", "float16")
-    assert info.provenance.compared is not None
-    assert 0 < info.provenance.compared["probability"] < 0.01
+    assert info.compared is not None
+    assert 0 < info.compared["probability"] < 0.01
     assert "% have the same first class" in messages[-1]
     types = {tensor.data_type for tensor in onnx.load(path).graph.initializer}
     assert {onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT} <= types
@@ -129,8 +129,8 @@ def test_any_size__resizes_as_pillow(tmp_path: Path, sizes: Any) -> None:
     (path,) = exported(classifier, tmp_path, input="any")
     info = open_model(path).info
     assert (path.name, info.input) == ("model.any.onnx", "any")
-    assert info.provenance.compared is not None
-    assert info.provenance.compared["probability"] < 0.01
+    assert info.compared is not None
+    assert info.compared["probability"] < 0.01
 
 
 def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +138,7 @@ def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     earlier.write_text("an earlier one")
     mark(tmp_path, RUN)
     for far in (Difference(1, "x", 2e-4, 0.0, 1.0), Difference(1, "x", 0.0, float("nan"), 1.0)):
-        monkeypatch.setattr(write, "compare", lambda *_, far=far: far)
+        monkeypatch.setattr(write, "measure_difference", lambda *_, far=far: far)
         with pytest.raises(HeadstartError, match=r"model.pt2 was not written, because it differs from the checkpoint"):
             exported(tiny_classifier(), tmp_path, format="pt2")
         assert {path.name for path in tmp_path.iterdir()} == {MARKER, earlier.name}

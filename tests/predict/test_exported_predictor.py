@@ -11,18 +11,18 @@ from PIL import Image
 from tiny_classifier import CLASSES, SIZES, tiny_classifier
 
 from headstart.data.transforms import EvalTransform
-from headstart.export.model_file import Array, ModelInfo, Provenance
-from headstart.predict.exported import ExportedPredictor
+from headstart.export.model_file import Array, ModelInfo
 from headstart.predict.predictor import Predictor
+from headstart.predict.run import ExportedPredictor
 
-PROVENANCE = Provenance("tiny", "mlp", "0", 0.7, 0, "0", "0.1", "2.9", "2026-01-01")
+PROVENANCE = ("tiny", "mlp", "0", 0.7, 0, "0", "0.1", "2.9", "2026-01-01")
 
 
 class InMemory:
     """A model that is the classifier itself; of "any" size, it prepares images as the classifier's transform does."""
 
     def __init__(self, takes: str, threshold: float | None) -> None:
-        self.info = ModelInfo(CLASSES, SIZES, threshold, takes, "float32", PROVENANCE)
+        self.info = ModelInfo(CLASSES, SIZES, threshold, takes, "float32", *PROVENANCE)
         self._classifier = tiny_classifier()
         self.counts: list[int] = []
 

@@ -24,8 +24,8 @@ from headstart.errors import HeadstartError
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict import sources
-from headstart.predict.predictor import Predictor, load
-from headstart.predict.run import load as load_any
+from headstart.predict.predictor import Predictor, load_predictor
+from headstart.predict.run import load
 from headstart.predict.sources import Prediction
 
 
@@ -126,7 +126,7 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no processes ar
 
 @pytest.fixture
 def predictor(trained: Path) -> Predictor:
-    return load(trained, accelerator="cpu")
+    return load_predictor(trained, accelerator="cpu")
 
 
 def labels(predictor: Any, images: list[Path], **options: Any) -> list[str | None]:
@@ -207,7 +207,7 @@ def test_copied__is_loaded_again_with_the_same_options(
     trained: Path, images: list[Path], copied: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(trained.parent)
-    predictor = load(trained.name, accelerator="cpu", precision="32", compile=False)
+    predictor = load_predictor(trained.name, accelerator="cpu", precision="32", compile=False)
     expected = labels(predictor, images)
     monkeypatch.chdir(tmp_path)
     found = copied(predictor)
@@ -219,7 +219,7 @@ def test_copied__is_loaded_again_with_the_same_options(
 
 def test_copied__of_a_checkpoint_that_has_changed_is_an_error(trained: Path, tmp_path: Path) -> None:
     path = Path(shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path))
-    pickled = pickle.dumps(load(path, accelerator="cpu"))
+    pickled = pickle.dumps(load_predictor(path, accelerator="cpu"))
     shutil.copy(trained / "checkpoints" / "last.ckpt", path)
     path.write_bytes(path.read_bytes() + b"x")
     with pytest.raises(HeadstartError, match=r"best\.ckpt has changed since it was loaded"):
@@ -252,8 +252,8 @@ def test_exported_model__forked_and_copied(
     trained_to_export: Path, images: list[Path], tmp_path: Path, ending: str
 ) -> None:
     path = tmp_path / f"model.{ending}"
-    load(trained_to_export, accelerator="cpu").export(path)
-    predictor = load_any(path, accelerator="cpu")
+    load_predictor(trained_to_export, accelerator="cpu").export(path)
+    predictor = load(path, accelerator="cpu")
     expected = labels(predictor, images)
     assert labels(again(predictor), images) == labels(copy.deepcopy(predictor), images) == expected
     if hasattr(os, "fork"):

@@ -97,7 +97,7 @@ def test_load__needs_neither_lightning_nor_hydra(trained: Path, paths: list[Path
     code = f"""
 import sys, headstart
 assert "torch" not in sys.modules
-import headstart.predict.from_checkpoint  # what predict.py uses
+import headstart.predict.predictor  # what predict.py uses
 found = headstart.load({str(trained)!r}).predict({str(paths[0])!r})
 heavy = ("pytorch_lightning", "hydra", "tensorboard", "matplotlib")
 print(found[0].label, [name for name in heavy if name in sys.modules])

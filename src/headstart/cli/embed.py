@@ -16,10 +16,8 @@ def _main(config: DictConfig) -> None:
         use_writable_caches()
         # Imported here because torch takes seconds, and reporting a typo should not.
         from headstart.data.images import allowed_pixels
-        from headstart.predict.run import compiler_when_needed
+        from headstart.predict.embed import embed
 
-        with compiler_when_needed():
-            from headstart.predict.embed import embed
         with allowed_pixels(settings.data.max_pixels):
             embed(settings)
 

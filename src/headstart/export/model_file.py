@@ -1,4 +1,4 @@
-"""Exported models as files: what they say of themselves, and how they are opened and run."""
+"""Exported models: their metadata, and how they run in ONNX Runtime, without PyTorch, or as a .pt2 program."""
 
 import ctypes
 import importlib.util
@@ -6,7 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from weakref import WeakSet
@@ -19,20 +19,24 @@ from headstart.errors import HeadstartError
 from headstart.files import LoadedFile
 from headstart.machine import core_count
 
-# What a model file says of itself, as plain values: the same in every format.
-
-
-# Grows when a reader of the last one would go wrong.
+# Grows when a reader of the previous format would misread a file.
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class Provenance:
-    """Where a model comes from.
+class ModelInfo:
+    """What a model file says about itself, the same in every format.
 
-    `compared` is how far it is from its checkpoint, a headstart.export.write.Difference; None: not compared yet.
+    Below the score `familiarity_threshold`, an image is out of distribution; None if the threshold is unknown. `input`
+    and `precision` are those of headstart.config.model. `compared` is a headstart.export.write.Difference from the
+    checkpoint as a dict, or None before the comparison.
     """
 
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    familiarity_threshold: float | None
+    input: str
+    precision: str
     arch: str
     head: str
     weights_sha256: str
@@ -44,60 +48,29 @@ class Provenance:
     date: str
     compared: dict[str, Any] | None = None
 
-
-@dataclass(frozen=True)
-class ModelInfo:
-    """Below the score `familiarity_threshold`, an image is unlike anything trained on; None: it is not known.
-
-    `input` and `precision` are as in headstart.config.model.
-    """
-
-    classes: tuple[str, ...]
-    preprocessing: Preprocessing
-    familiarity_threshold: float | None
-    input: str
-    precision: str
-    provenance: Provenance
-
     def as_dict(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dicts, with `format` and the provenance beside the other keys."""
-        own = {
-            "format": FORMAT,
-            "classes": list(self.classes),
-            "preprocessing": self.preprocessing.as_dict(),
-            "familiarity_threshold": self.familiarity_threshold,
-            "input": self.input,
-            "precision": self.precision,
-        }
-        return own | asdict(self.provenance)
+        """Returns numbers, strings, lists and dicts, with the version of the format first."""
+        plain = {"classes": list(self.classes), "preprocessing": self.preprocessing.as_dict()}
+        return {"format": FORMAT} | vars(self) | plain
 
     @classmethod
     def from_dict(cls, values: dict[str, Any], path: Path) -> "ModelInfo":
-        """The inverse of `as_dict`, of the file `path`.
+        """Returns the inverse of `as_dict`; `path`, the file that the values are from, is named in errors.
 
         Raises:
-            HeadstartError: headstart did not write it, or a newer version did.
+            HeadstartError: headstart did not write the file, or a newer version did.
         """
         try:
             if values["format"] > FORMAT:
                 raise HeadstartError(f"{path} was written by a newer version of headstart ({values['headstart']})")
-            return cls(
-                tuple(values["classes"]),
-                Preprocessing(**values["preprocessing"]),
-                values["familiarity_threshold"],
-                values["input"],
-                values["precision"],
-                Provenance(**{name: values[name] for name in Provenance.__dataclass_fields__}),
-            )
+            typed = {"classes": tuple(values["classes"]), "preprocessing": Preprocessing(**values["preprocessing"])}
+            return cls(**{name: values[name] for name in cls.__dataclass_fields__} | typed)
         except (KeyError, TypeError, AttributeError):
             raise HeadstartError(f"{path} is not a model that headstart exported: its metadata are missing") from None
 
 
-# Exported models as they run: in ONNX Runtime, without PyTorch, or as a program of torch.export.
-
-
 Array = np.ndarray[Any, np.dtype[Any]]
-# The file with what a .pt2 archive says of itself.
+# The file in a .pt2 archive that holds its ModelInfo.
 PT2_INFO = "headstart.json"
 _opened: "WeakSet[OnnxFile]" = WeakSet()
 
@@ -114,7 +87,7 @@ class ModelFile(Protocol):
 
 
 def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:
-    """The exported model `path`, running on `accelerator` (auto, cpu, cuda, mps).
+    """Opens the exported model `path`, to run on `accelerator` (auto, cpu, cuda, mps).
 
     Raises:
         HeadstartError: there is no such file, headstart did not write it, a package is missing, or it cannot run on
@@ -128,7 +101,7 @@ def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:
 def is_exported(path: Path) -> bool:
     """Whether headstart wrote the model `path`. Its code, if it has any, is not run."""
     if path.suffix.lower() == ".pt2":
-        # PyTorch would complain on the terminal about a file that is none.
+        # PyTorch prints a warning when it loads a file that is no archive.
         return zipfile.is_zipfile(path) and any(name.endswith(PT2_INFO) for name in zipfile.ZipFile(path).namelist())
     try:
         return path.is_file() and bool(OnnxFile(path, "cpu").info)
@@ -143,11 +116,11 @@ class OnnxFile:
         _check_installed("onnxruntime", path)
         import onnxruntime  # type: ignore[import-untyped]
 
-        # Else it prints errors, besides raising them.
+        # By default, it prints errors besides raising them.
         onnxruntime.set_default_logger_severity(4)
         self._providers = _providers(accelerator, onnxruntime.get_available_providers())
         self._accelerator, self._file = accelerator, LoadedFile.at(path)
-        self._session = self._opened()
+        self._session = self._open_session()
         _opened.add(self)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.info = ModelInfo.from_dict({key: _parsed(text) for key, text in texts.items()}, path)
@@ -156,7 +129,7 @@ class OnnxFile:
     def __call__(self, images: Array) -> tuple[Array, Array]:
         if self._session is None:
             self._file.check_unchanged()
-            self._session = self._opened()
+            self._session = self._open_session()
         probabilities, familiarity = self._session.run(None, {self._input: images})
         return probabilities, familiarity
 
@@ -164,21 +137,25 @@ class OnnxFile:
         return _open_again, (self._file, self._accelerator)
 
     def abandon_session(self) -> None:
-        """Leaves the session of the parent to itself, in a forked process.
+        """Drops the parent's session in a forked process, without deleting it.
 
-        Its threads are not there: whether it were run or deleted, this process would wait for them forever.
+        The session's threads do not exist here, so running it or deleting it would wait for them forever; the extra
+        reference keeps Python from deleting it.
         """
         if self._session is not None:
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._session))
             self._session = None
 
-    def _opened(self) -> Any:
+    def _open_session(self) -> Any:
         import onnxruntime
 
-        path = self._file.path
+        path, options = self._file.path, onnxruntime.SessionOptions()
+        options.intra_op_num_threads = core_count()
+        # Threads that spin while they wait for each other would slow down other programs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            # Not by its name, which need not be UTF-8.
-            return onnxruntime.InferenceSession(path.read_bytes(), _options(), providers=self._providers)
+            # Bytes, because ONNX Runtime opens no file whose name is not UTF-8.
+            return onnxruntime.InferenceSession(path.read_bytes(), options, providers=self._providers)
         except OSError:
             raise
         except Exception as error:
@@ -228,38 +205,28 @@ if hasattr(os, "register_at_fork"):
 
 
 def _open_again(file: LoadedFile, accelerator: str) -> ModelFile:
-    """The model of a pickled or copied one."""
+    """Opens the model that a pickled or copied one was opened from."""
     file.check_unchanged()
     return open_model(file.path, accelerator)
 
 
-def prepared(image: Image.Image, info: ModelInfo) -> Array:
-    """What a model takes of an RGB image: uint8, (3, image_size, image_size), or (H, W, 3) if it takes any size."""
+def prepare_image(image: Image.Image, info: ModelInfo) -> Array:
+    """Returns the input of a model: uint8, (3, image_size, image_size), or (H, W, 3) if it takes images of any size."""
     if info.input == "any":
         return np.asarray(center(image) if info.preprocessing.resize_mode == "crop" else image)
     return network_input(image, info.preprocessing)
 
 
-def run(model: ModelFile, images: Sequence[Array]) -> tuple[Array, Array]:
-    """Probabilities (N, classes) and familiarity scores (N) of N images as `prepared`."""
+def run_model(model: ModelFile, images: Sequence[Array]) -> tuple[Array, Array]:
+    """Returns probabilities (N, classes) and familiarity scores (N) for N images from `prepare_image`."""
     if model.info.input == "model":
         return model(np.stack(images))
     probabilities, familiarity = zip(*map(model, images), strict=True)
     return np.concatenate(probabilities), np.concatenate(familiarity)
 
 
-def _options() -> Any:
-    """One thread per core that this process may use, none of which spins while it waits for others."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = core_count()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
-
-
 def _providers(accelerator: str, available: list[str]) -> list[str]:
-    """ONNX Runtime's names of what runs a model, the preferred one first."""
+    """Returns ONNX Runtime's names of what may run a model on `accelerator`, the preferred one first."""
     cpu, cuda = "CPUExecutionProvider", "CUDAExecutionProvider"
     if accelerator == "cpu" or (accelerator == "auto" and cuda not in available):
         return [cpu]
@@ -278,7 +245,7 @@ def _not_loaded(path: Path, error: Exception) -> HeadstartError:
 
 
 def _parsed(text: str) -> Any:
-    """The JSON in `text`; None: it is something else."""
+    """Returns the value of the JSON in `text`, or None if it is not JSON."""
     try:
         return json.loads(text)
     except ValueError:

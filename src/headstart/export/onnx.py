@@ -1,4 +1,4 @@
-"""ONNX models: traced, with images of any size, and with 8-bit weights."""
+"""ONNX models: converted from a traced classifier, with images of any size, and with 8-bit weights."""
 
 import json
 import logging
@@ -22,15 +22,11 @@ from headstart.errors import HeadstartError
 from headstart.export.model_file import ModelInfo
 from headstart.export.write import INPUT, OUTPUTS
 
-# ONNX models: from a traced classifier, and as files.
-
-
-# Protocol buffers, which the format consists of, hold no more.
-LARGEST = 2**31 - 1
+LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
 
 
 def to_onnx(program: ExportedProgram) -> ModelProto:
-    """`program` as an ONNX model with its weights inside.
+    """Returns `program` as an ONNX model that contains its weights.
 
     Raises:
         HeadstartError: it is too large for one file.
@@ -52,13 +48,13 @@ def to_onnx(program: ExportedProgram) -> ModelProto:
 
 
 def save_onnx(model: ModelProto, info: ModelInfo, path: Path) -> None:
-    """Writes `model` to `path`, with what it says of itself: one property for each key, as JSON."""
+    """Writes `model` to `path`, with one metadata property per key of `info`, as JSON."""
     onnx.helper.set_model_props(model, {key: json.dumps(value) for key, value in info.as_dict().items()})
     path.write_bytes(model.SerializeToString())
 
 
 def _name_batch(model: ModelProto) -> None:
-    """Calls the first dimension "batch", whatever the tracer made of it."""
+    """Names the batch dimension "batch" wherever it occurs, in place of the tracer's own name."""
     graph = model.graph
     traced = graph.input[0].type.tensor_type.shape.dim[0].dim_param
     for value in (*graph.input, *graph.output, *graph.value_info):
@@ -69,7 +65,7 @@ def _name_batch(model: ModelProto) -> None:
 
 @contextmanager
 def silent() -> Iterator[None]:
-    """Without what PyTorch, onnxscript and ONNX Runtime say to their developers."""
+    """Suppresses the warnings of PyTorch, onnxscript and ONNX Runtime, which are for their developers."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -80,9 +76,9 @@ def silent() -> Iterator[None]:
         logging.disable(before)
 
 
-# The resize and crop of headstart.data.preprocessing as the first nodes of an ONNX model.
+# The resize and crop of headstart.data.preprocessing, as the first nodes of an ONNX model.
 
-
+Array = np.ndarray[Any, np.dtype[Any]]
 IMAGE = "image"
 # ONNX's names, with the settings by which its filters are Pillow's.
 MODES: dict[str, dict[str, Any]] = {
@@ -90,88 +86,80 @@ MODES: dict[str, dict[str, Any]] = {
     "bicubic": {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
     "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
 }
+SPATIAL_AXES = np.array([2, 3], np.int64)
 
-Step = tuple[str, list[str], str, dict[str, Any]]
-# The colour is taken from the image and given back to all of it, because margins have the same value in each channel.
-PADDING: list[Step] = [
-    ("Sub", ["resize_size", "resized_sizes"], "missing", {}),
-    ("Div", ["missing", "two"], "before", {}),
-    ("Sub", ["missing", "before"], "after", {}),
-    ("Concat", ["before", "after"], "pads", {"axis": 0}),
-    ("Cast", ["resized"], "integers", {"to": TensorProto.INT32}),
-    ("Sub", ["integers", "fill"], "differences", {}),
-    ("Pad", ["differences", "pads", "", "spatial_axes"], "padded_differences", {}),
-    ("Add", ["padded_differences", "fill"], "padded_integers", {}),
-    ("Cast", ["padded_integers"], "padded", {"to": TensorProto.UINT8}),
-]
+
+class _Nodes(list[NodeProto]):
+    def add(self, kind: str, *inputs: str | Array, **attributes: Any) -> str:
+        """Adds a node, and one for each input that is a constant; returns the name of its output."""
+        names = [
+            value if isinstance(value, str) else self.add("Constant", value=numpy_helper.from_array(value))
+            for value in inputs
+        ]
+        output = f"resize_{len(self)}"
+        self.append(helper.make_node(kind, names, [output], output, **attributes))
+        return output
 
 
 def add_resize(model: ModelProto, preprocessing: Preprocessing) -> None:
     """Makes `model` take one RGB image of any size, uint8 (H, W, 3), in place of a batch of prepared ones."""
-    graph = model.graph
-    nodes, rest = _nodes(preprocessing, graph.input[0].name), list(graph.node)
+    graph, nodes = model.graph, _Nodes()
+    _crop(nodes, *_resize(nodes, preprocessing), preprocessing.image_size)
+    nodes[-1].output[0] = graph.input[0].name
+    rest = list(graph.node)
     del graph.node[:], graph.input[:]
     graph.node.extend([*nodes, *rest])
     graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3]))
-    constants: dict[str, np.ndarray[Any, np.dtype[Any]]] = {
-        "resize_size": np.full(2, preprocessing.resize_size, np.int64),
-        "crop_size": np.full(2, preprocessing.image_size, np.int64),
-        "first_axis": np.zeros(1, np.int64),
-        "spatial_axes": np.array([2, 3], np.int64),
-        "one_pixel": np.ones(1, np.int64),
-        "two": np.full(1, 2, np.int64),
-        "half": np.array(0.5, np.float32),
-        "fill": np.array(preprocessing.fill, np.int32)[:, None, None],
-    }
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     for output in graph.output:
         output.type.tensor_type.shape.dim[0].dim_value = 1
 
 
-def _nodes(preprocessing: Preprocessing, result: str) -> list[NodeProto]:
-    squashes, pads = (preprocessing.resize_mode == mode for mode in ("squash", "pad"))
-    resized = "resize_size" if squashes else "resized_sizes"
-    whole, sizes = ("padded", "resize_size") if pads else ("resized", resized)
-    steps: list[Step] = [
-        ("Shape", [IMAGE], "sizes", {"end": 2}),
-        # As Python's int(size * long / short); of the side that is divided by, just the size.
-        ("ReduceMax" if pads else "ReduceMin", ["sizes"], "divisor", {}),
-        ("Mul", ["sizes", "resize_size"], "products", {}),
-        ("Div", ["products", "divisor"], "quotients", {}),
-        ("Max", ["quotients", "one_pixel"], "resized_sizes", {}),
-        ("Transpose", [IMAGE], "channels_first", {"perm": [2, 0, 1]}),
-        ("Unsqueeze", ["channels_first", "first_axis"], "one", {}),
-        # In uint8 as in Pillow, which rounds between the two directions.
-        ("Resize", ["one", "", "", resized], "resized", {"axes": [2, 3]} | MODES[preprocessing.interpolation]),
-        *(PADDING if pads else []),
-        ("Sub", [sizes, "crop_size"], "margins", {}),
-        ("Cast", ["margins"], "float_margins", {"to": TensorProto.FLOAT}),
-        ("Mul", ["float_margins", "half"], "half_margins", {}),
-        # To the even number, as Python's.
-        ("Round", ["half_margins"], "rounded_margins", {}),
-        ("Cast", ["rounded_margins"], "start", {"to": TensorProto.INT64}),
-        ("Add", ["start", "crop_size"], "end", {}),
-        ("Slice", [whole, "start", "end", "spatial_axes"], result, {}),
-    ]
-    return [
-        helper.make_node(kind, inputs, [output], f"resize_{output}", **attributes)
-        for kind, inputs, output, attributes in steps
-    ]
+def _resize(nodes: _Nodes, preprocessing: Preprocessing) -> tuple[str, str | Array]:
+    """Adds the resize, and the margins of "pad"; returns the image (1, 3, H, W) and its height and width."""
+    resize_mode, target = preprocessing.resize_mode, np.full(2, preprocessing.resize_size, np.int64)
+    sizes: str | Array = target
+    if resize_mode != "squash":
+        given = nodes.add("Shape", IMAGE, end=2)
+        divisor = nodes.add("ReduceMax" if resize_mode == "pad" else "ReduceMin", given)
+        # As Python's int(size * long / short); the side that is divided by gets just the size.
+        quotients = nodes.add("Div", nodes.add("Mul", given, target), divisor)
+        sizes = nodes.add("Max", quotients, np.ones(1, np.int64))
+    channels_first = nodes.add("Transpose", IMAGE, perm=[2, 0, 1])
+    batch = nodes.add("Unsqueeze", channels_first, np.zeros(1, np.int64))
+    # In uint8 as in Pillow, which rounds between the two directions.
+    resized = nodes.add("Resize", batch, "", "", sizes, axes=[2, 3], **MODES[preprocessing.interpolation])
+    if resize_mode != "pad":
+        return resized, sizes
+    missing = nodes.add("Sub", target, sizes)
+    before = nodes.add("Div", missing, np.full(1, 2, np.int64))
+    pads = nodes.add("Concat", before, nodes.add("Sub", missing, before), axis=0)
+    # ONNX pads every channel with the same value: zero, once the fill is subtracted. It is added again afterwards.
+    fill = np.array(preprocessing.fill, np.int32)[:, None, None]
+    differences = nodes.add("Sub", nodes.add("Cast", resized, to=TensorProto.INT32), fill)
+    padded = nodes.add("Add", nodes.add("Pad", differences, pads, "", SPATIAL_AXES), fill)
+    return nodes.add("Cast", padded, to=TensorProto.UINT8), target
 
 
-# Eight-bit ONNX models: weights per channel, activations by their range on training images.
+def _crop(nodes: _Nodes, image: str, sizes: str | Array, image_size: int) -> None:
+    crop = np.full(2, image_size, np.int64)
+    margins = nodes.add("Cast", nodes.add("Sub", sizes, crop), to=TensorProto.FLOAT)
+    # To the even number, as Python rounds.
+    rounded = nodes.add("Round", nodes.add("Mul", margins, np.array(0.5, np.float32)))
+    start = nodes.add("Cast", rounded, to=TensorProto.INT64)
+    nodes.add("Slice", image, start, nodes.add("Add", start, crop), SPATIAL_AXES)
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
-# What the features are centred on, the first thing that is done with them.
+# Eight-bit ONNX models: weights are rounded per channel, activations by their range on training images.
+
+# The mean of the training features. The first node that reads it is fed by the backbone's output.
 CENTER = "classifier.familiarity.center"
-# What keeps its precision: the means that become the features, and depthwise convolutions, which have few weights.
-# With mobilenet_v2, rounding them costs more than all the rest (docs/export.md).
+# Pooling and depthwise convolutions, which have few weights, keep their precision: with mobilenet_v2, rounding them
+# costs more than all the rest (docs/export.md).
 POOLING = ("ReduceMean", "GlobalAveragePool", "Reshape", "Flatten", "Squeeze")
 
 
-def quantized(model: ModelProto, images: Iterable[Array]) -> ModelProto:
-    """`model` with its backbone in eight bits, but for its first layer; the head stays in float32.
+def quantize(model: ModelProto, images: Iterable[Array]) -> ModelProto:
+    """Returns `model` with its backbone in eight bits, except for its first layer; the head stays in float32.
 
     Args:
         images: uint8 (3, image_size, image_size), on which the ranges of activations are measured.
@@ -189,7 +177,7 @@ def quantized(model: ModelProto, images: Iterable[Array]) -> ModelProto:
 
 
 class _Images(CalibrationDataReader):
-    """One image at a time."""
+    """Feeds one image at a time."""
 
     def __init__(self, images: Iterable[Array]) -> None:
         self._images = iter(images)
@@ -200,7 +188,7 @@ class _Images(CalibrationDataReader):
 
 
 def _nodes_to_quantize(model: ModelProto) -> Iterator[str]:
-    """The names of the backbone's nodes, but for those that keep their precision."""
+    """Yields the names of the backbone's nodes, except those that keep their precision."""
     backbone, nodes = _backbone(model), list(model.graph.node)
     shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
     first = next((place for place, node in enumerate(nodes) if node.op_type in ("Conv", "MatMul", "Gemm")), 0)
@@ -211,14 +199,14 @@ def _nodes_to_quantize(model: ModelProto) -> Iterator[str]:
 
 
 def _backbone(model: ModelProto) -> set[str]:
-    """The names of the nodes that the features depend on."""
+    """Returns the names of the nodes that the features depend on."""
     producers = {output: node for node in model.graph.node for output in node.output}
     (centering,) = (node for node in model.graph.node if CENTER in node.input)
-    found: dict[str, NodeProto] = {}
+    names: set[str] = set()
     waiting = [name for name in centering.input if name != CENTER]
     while waiting:
         node = producers.get(waiting.pop())
-        if node is not None and node.name not in found:
-            found[node.name] = node
+        if node is not None and node.name not in names:
+            names.add(node.name)
             waiting += node.input
-    return set(found)
+    return names

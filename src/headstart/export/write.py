@@ -5,9 +5,11 @@ import csv
 import json
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from math import inf, isfinite
 from pathlib import Path
@@ -33,11 +35,10 @@ from headstart.export.model_file import (
     ModelFile,
     ModelInfo,
     OnnxFile,
-    Provenance,
     Pt2File,
     is_exported,
-    prepared,
-    run,
+    prepare_image,
+    run_model,
 )
 from headstart.features.encoder import Encoder
 from headstart.files import is_own, replacing
@@ -45,9 +46,6 @@ from headstart.log import log
 from headstart.model.closed_form import NearestNeighbours
 from headstart.model.image_classifier import ImageClassifier
 from headstart.run_folder import RunFolder, run_folder_of
-
-# A classifier as the graph that is exported: uint8 images → probabilities and familiarity.
-
 
 INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
 
@@ -70,13 +68,13 @@ class ExportedClassifier(nn.Module):
             self.classifier.backbone.network = _InHalf(self.classifier.backbone.network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        # Not by way of the encoder, which shares images out among threads.
+        # The encoder would distribute the images among threads, which cannot be traced.
         features = self.classifier.backbone(images)
         return self.classifier.predict_proba(features), self.classifier.familiarity(features)
 
 
 class _Neighbours(nn.Module):
-    """The head with k as a number: it is the size of a tensor in the graph."""
+    """The nearest-neighbour head with k as a constant, because k is the size of a tensor in the graph."""
 
     def __init__(self, head: NearestNeighbours) -> None:
         super().__init__()
@@ -87,6 +85,8 @@ class _Neighbours(nn.Module):
 
 
 class _InHalf(nn.Module):
+    """A network that computes in float16."""
+
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self._network = network.half()
@@ -97,71 +97,69 @@ class _InHalf(nn.Module):
 
 
 def trace(classifier: ImageClassifier, *, half: bool) -> ExportedProgram:
-    """The graph of a classifier, for batches of any size."""
+    """Returns the graph of a classifier, for batches of any size.
+
+    Raises:
+        HeadstartError: the network cannot be traced.
+    """
     size = classifier.recipe.preprocessing.image_size
-    # Of two, because a size of one would be taken for a constant.
+    # Two images, because a batch of one would be traced as a constant.
     example = torch.zeros(2, 3, size, size, dtype=torch.uint8)
     network = ExportedClassifier(classifier, half=half)
-    with torch.no_grad():
-        return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
+    try:
+        with torch.no_grad():
+            return torch.export.export(network, (example,), dynamic_shapes={INPUT: {0: Dim("batch", min=1)}})
+    except Exception as error:
+        raise _export_failed(classifier.recipe.backbone.arch, error) from error
 
 
-# Images that an export is compared on: some of those that the checkpoint was chosen by, or drawn ones.
+def _export_failed(arch: str, error: Exception) -> HeadstartError:
+    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return HeadstartError(f"model.arch={arch} cannot be exported: {reason}")
 
+
+# Images that an export is compared with its checkpoint on, or that ranges of activations are measured on.
 
 MOST = 64  # images, spread evenly over a split
 
 
 @dataclass(frozen=True)
 class Samples:
-    """RGB images in full size; `of` says which."""
+    """RGB images in full size; `of` describes them."""
 
     images: tuple[Image.Image, ...]
     of: str
 
 
-def validation_samples(run: RunFolder, depth: int) -> Samples:
-    """Some validation images of the finished run `run`, read with `depth`; drawn ones if it or they are not found."""
-    try:
-        return _of_split(run, "valid", depth)
-    except HeadstartError as reason:
-        names = (name.split("_") for name in TEN_CLASSES)
-        images = tuple(draw_image(shape, texture, seed) for seed, (texture, shape) in enumerate(names))
-        return Samples(images, f"drawn images, because {reason}")
-
-
-def training_samples(run: RunFolder, depth: int) -> Samples:
-    """Some training images of the finished run `run`, read with `depth`.
+def split_samples(run: RunFolder, split: str, depth: int) -> Samples:
+    """Returns some images of a split ("train" or "valid") of the finished run `run`, read with `depth`.
 
     Raises:
-        HeadstartError: it or they are not found.
+        HeadstartError: the run is not finished, or none of its images is where it was.
     """
-    return _of_split(run, "train", depth)
-
-
-def _of_split(run: RunFolder, split: str, depth: int) -> Samples:
     try:
         root = Path(read_record(run).data.root)
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, ValueError, KeyError, TypeError, HeadstartError):
         raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
-    base, count = root_of(root, names), min(len(names), MOST)
-    images = tuple(_readable([base / names[place * len(names) // count] for place in range(count)], depth))
+    base, count, images = root_of(root, names), min(len(names), MOST), []
+    for place in range(count):
+        with suppress(UnreadableImage):
+            images.append(read_rgb(base / names[place * len(names) // count], depth))
     if not images:
         raise HeadstartError(f"the {split} images of the run are not in {root}")
-    return Samples(images, f"{split} images of {root}")
+    return Samples(tuple(images), f"{split} images of {root}")
 
 
-def _readable(paths: list[Path], depth: int) -> Iterator[Image.Image]:
-    for path in paths:
-        try:
-            yield read_rgb(path, depth)
-        except UnreadableImage:
-            continue
-
-
-# How far a model file is from the checkpoint that it was exported from.
+def _validation_samples(run: RunFolder, depth: int) -> Samples:
+    """Returns some validation images, or drawn images if there are none."""
+    try:
+        return split_samples(run, "valid", depth)
+    except HeadstartError as reason:
+        names = (name.split("_") for name in TEN_CLASSES)
+        images = tuple(draw_image(shape, texture, seed) for seed, (texture, shape) in enumerate(names))
+        return Samples(images, f"drawn images, because {reason}")
 
 
 BATCH = 8
@@ -169,9 +167,10 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """The largest difference of a probability, and of a familiarity score, on `images` images, which `of` describes.
+    """How far a model file is from its checkpoint, on `images` images, which `of` describes.
 
-    `agreement` is the share of the images whose first class is the same.
+    `probability` and `familiarity` are the largest absolute differences of a probability and of a score; `agreement` is
+    the fraction of the images whose most probable class is the same.
     """
 
     images: int
@@ -181,24 +180,24 @@ class Difference:
     agreement: float
 
     def is_within(self, tolerance: float) -> bool:
-        """Whether both are at most `tolerance`, which NaN is not."""
+        """Returns whether both differences are at most `tolerance`; NaN is not."""
         return self.probability <= tolerance and self.familiarity <= tolerance
 
 
-def compare(model: ModelFile, classifier: ImageClassifier, samples: Samples) -> Difference:
-    """What `model` makes of the images, against `classifier` in float32 on the CPU, uncompiled."""
+def measure_difference(model: ModelFile, classifier: ImageClassifier, samples: Samples) -> Difference:
+    """Compares the outputs of `model` with those of `classifier` in float32 on the CPU, uncompiled."""
     classifier, images = copy.deepcopy(classifier).cpu(), samples.images
     encoder = Encoder(classifier.backbone, precision="32", compile=False)
     outputs = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        found = run(model, [prepared(image, model.info) for image in batch])
-        outputs.append((*found, *_expected(classifier, encoder, batch)))
+        exported = run_model(model, [prepare_image(image, model.info) for image in batch])
+        outputs.append((*exported, *_expected(classifier, encoder, batch)))
     probabilities, scores, expected, expected_scores = map(np.concatenate, zip(*outputs, strict=True))
     return Difference(
         len(images),
         samples.of,
-        # Of NaN, these are NaN.
+        # NaN if any value is.
         probability=float(np.abs(probabilities - expected).max()),
         familiarity=float(np.abs(scores - expected_scores).max()),
         agreement=float((probabilities.argmax(1) == expected.argmax(1)).mean()),
@@ -212,19 +211,15 @@ def _expected(classifier: ImageClassifier, encoder: Encoder, images: Sequence[Im
         return classifier.predict_proba(features).numpy(), classifier.familiarity(features).numpy()
 
 
-# Programs of torch.export as files.
-
-
 def save_pt2(program: ExportedProgram, info: ModelInfo, path: Path) -> None:
-    """Writes `program` to `path`, with what it says of itself."""
+    """Writes `program` and `info` to `path`."""
     with warnings.catch_warnings(), path.open("wb") as file:
-        # About tensors that share memory, which are saved once each.
+        # Tensors that share memory are saved once each.
         warnings.filterwarnings("ignore", message="No complete tensor found")
         torch.export.save(program, file, extra_files={PT2_INFO: json.dumps(info.as_dict())})
 
 
-# Exports a classifier: written, loaded again, compared with the checkpoint, and only then put in its place.
-
+# The export: each file is written, loaded again and compared with the checkpoint before it gets its name.
 
 # The largest difference that is accepted, of a probability and of a familiarity score. Where the weights are rounded,
 # it is only measured.
@@ -234,40 +229,40 @@ Save = Callable[[ModelInfo, Path], None]
 
 
 def export(classifier: ImageClassifier, run: RunFolder, settings: ExportSettings) -> list[Path]:
-    """Writes the files that `settings` asks for; `run` is the run of the classifier, whose images they are compared on.
+    """Writes the files that `settings` asks for, and returns their paths.
+
+    Args:
+        run: the folder of the classifier's run, on whose validation images the files are compared with the checkpoint.
 
     Raises:
         HeadstartError: the classifier could not be exported, or a file differs from it. That file is not written.
     """
-    places = {
+    paths = {
         name: Path(settings.path) if settings.path else run.exported(name, settings.precision, settings.input)
         for name in settings.formats
     }
-    for path in places.values():
+    for path in paths.values():
         _check_replaceable(path)
-    depth = classifier.recipe.preprocessing.depth
-    samples = validation_samples(run, depth)
-    calibration = _calibration(run, depth) if settings.precision == "int8" else None
-    program = _traced(classifier, half=settings.precision == "float16")
+    samples = _validation_samples(run, classifier.recipe.preprocessing.depth)
+    calibration = _calibration(run, classifier) if settings.precision == "int8" else None
+    program = trace(classifier, half=settings.precision == "float16")
     info = _info(classifier, settings)
-    paths = []
-    for name, path in places.items():
-        save = _pt2(program) if name == "pt2" else _onnx(program, info, calibration)
+    for name, path in paths.items():
+        save: Save = partial(save_pt2, program) if name == "pt2" else _onnx(program, info, calibration)
         with replacing(path) as temporary:
             save(info, temporary)
-            difference = compare(READERS[name](temporary, "cpu"), classifier, samples)
+            difference = measure_difference(READERS[name](temporary, "cpu"), classifier, samples)
             _check(difference, info, path)
-            save(replace(info, provenance=replace(info.provenance, compared=asdict(difference))), temporary)
-        _report(path, difference)
-        paths.append(path)
-    return paths
+            save(replace(info, compared=asdict(difference)), temporary)
+        _log(path, difference)
+    return list(paths.values())
 
 
 def export_to(path: Path, classifier: ImageClassifier, checkpoint: Path | None, *, precision: str, input: str) -> None:
-    """As `export`, to the file `path`, whose ending is the format; `checkpoint` is that of the classifier, if known.
+    """Exports to the file `path`, whose suffix is the format; `checkpoint` is the classifier's, if it is known.
 
     Raises:
-        HeadstartError: also for invalid arguments.
+        HeadstartError: as `export`, or an argument is invalid.
     """
     if not is_model_file(str(path)):
         raise HeadstartError(f"{path} must end in {' or '.join(f'.{name}' for name in FORMATS)}, which says the format")
@@ -279,7 +274,7 @@ def export_to(path: Path, classifier: ImageClassifier, checkpoint: Path | None, 
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises HeadstartError if there is a file that headstart did not write: models say by themselves what they are."""
+    """Raises HeadstartError if `path` exists and headstart did not write it."""
     if os.path.lexists(path) and not is_own(path) and not is_exported(path):
         raise HeadstartError(
             f"{path} is not a model that headstart exported, so it is not replaced: move it elsewhere, or choose "
@@ -287,47 +282,29 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
-def _traced(classifier: ImageClassifier, *, half: bool) -> ExportedProgram:
+def _calibration(run: RunFolder, classifier: ImageClassifier) -> list[Array]:
+    """Returns training images as the network takes them, on which the ranges of activations are measured."""
+    preprocessing = classifier.recipe.preprocessing
     try:
-        return trace(classifier, half=half)
-    except Exception as error:
-        raise _failed(classifier.recipe.backbone.arch, error) from error
-
-
-def _failed(arch: str, error: Exception) -> HeadstartError:
-    reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-    return HeadstartError(f"model.arch={arch} cannot be exported: {reason}")
-
-
-def _pt2(program: ExportedProgram) -> Save:
-
-    return lambda info, path: save_pt2(program, info, path)
-
-
-def _calibration(run: RunFolder, depth: int) -> Samples:
-    try:
-        return training_samples(run, depth)
+        samples = split_samples(run, "train", preprocessing.depth)
     except HeadstartError as error:
         raise HeadstartError(f"export.precision=int8 needs the images that were trained on: {error}") from None
+    return [network_input(image, preprocessing) for image in samples.images]
 
 
-def _onnx(program: ExportedProgram, info: ModelInfo, calibration: Samples | None) -> Save:
-    # An extra.
-    from headstart.export.onnx import save_onnx, to_onnx
+def _onnx(program: ExportedProgram, info: ModelInfo, calibration: list[Array] | None) -> Save:
+    # Needs the extra "export".
+    from headstart.export.onnx import add_resize, quantize, save_onnx, to_onnx
 
     try:
         model = to_onnx(program)
     except torch.onnx.OnnxExporterError as error:
-        raise _failed(info.provenance.arch, error) from error
+        raise _export_failed(info.arch, error) from error
     if calibration is not None:
-        from headstart.export.onnx import quantized
-
-        model = quantized(model, (network_input(image, info.preprocessing) for image in calibration.images))
+        model = quantize(model, calibration)
     if info.input == "any":
-        from headstart.export.onnx import add_resize
-
         add_resize(model, info.preprocessing)
-    return lambda info, path: save_onnx(model, info, path)
+    return partial(save_onnx, model)
 
 
 def _info(classifier: ImageClassifier, settings: ExportSettings) -> ModelInfo:
@@ -339,17 +316,15 @@ def _info(classifier: ImageClassifier, settings: ExportSettings) -> ModelInfo:
         familiarity_threshold=threshold if isfinite(threshold) else None,
         input=settings.input,
         precision=settings.precision,
-        provenance=Provenance(
-            arch=recipe.backbone.arch,
-            head=recipe.head,
-            weights_sha256=recipe.backbone.sha256,
-            temperature=float(classifier.temperature),
-            seed=recipe.seed,
-            data_fingerprint=recipe.data_fingerprint,
-            headstart=version("headstart"),
-            torch=torch.__version__,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-        ),
+        arch=recipe.backbone.arch,
+        head=recipe.head,
+        weights_sha256=recipe.backbone.sha256,
+        temperature=float(classifier.temperature),
+        seed=recipe.seed,
+        data_fingerprint=recipe.data_fingerprint,
+        headstart=version("headstart"),
+        torch=torch.__version__,
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
@@ -363,7 +338,7 @@ def _check(difference: Difference, info: ModelInfo, path: Path) -> None:
         )
 
 
-def _report(path: Path, difference: Difference) -> None:
+def _log(path: Path, difference: Difference) -> None:
     log.info(
         "%s: %.1f MB; on %d images, probabilities differ from the checkpoint's by up to %.2g, familiarity by %.2g, and "
         "%.1f%% have the same first class (%s)",

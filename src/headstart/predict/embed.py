@@ -1,4 +1,4 @@
-"""What `headstart embed` does: write the features of images."""
+"""`headstart embed`: writes the features of images."""
 
 import hashlib
 from pathlib import Path
@@ -16,15 +16,16 @@ from headstart.evaluation.probes import Array
 from headstart.features.store import features_by_content, open_store
 from headstart.files import PREDICTIONS, check, claim, replacing, write_csv
 from headstart.log import log
-from headstart.predict.predictor import Predictor, load
+from headstart.predict.predictor import Predictor, load_predictor
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
 
 
 def embed(settings: EmbedSettings) -> None:
-    """Writes features.npy (float32, N×embedding_dim) and index.csv, with the same rows, or one Parquet file.
+    """Writes features.npy (float32, N × embedding_dim) and index.csv with the same rows, or one Parquet file.
 
-    Images whose features the training has stored are not encoded again. Unreadable ones are left out, and named.
+    Images whose features were stored by the training are not encoded again. Images that cannot be read are left out,
+    with a warning.
 
     Raises:
         HeadstartError: there is no checkpoint, or no image that can be read.
@@ -32,7 +33,7 @@ def embed(settings: EmbedSettings) -> None:
     output = Path(settings.output)
     check(output, PREDICTIONS, "output")
     paths = find_images(settings.source)
-    predictor = load(
+    predictor = load_predictor(
         settings.ckpt_path,
         accelerator=settings.accelerator,
         precision=settings.features.precision,
@@ -41,10 +42,10 @@ def embed(settings: EmbedSettings) -> None:
     )
     known = _known_features(predictor, Path(settings.ckpt_path), paths)
     missing = [path for path in paths if path not in known]
-    found = predictor.stream_features(
+    rows = predictor.stream_features(
         missing, batch_size=settings.data.batch_size, num_workers=settings.data.num_workers
     )
-    for path, features in zip(missing, found, strict=True):
+    for path, features in zip(missing, rows, strict=True):
         if isinstance(features, str):
             log.warning("%s", features)
         else:
@@ -60,7 +61,7 @@ def embed(settings: EmbedSettings) -> None:
 
 
 def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -> dict[Path, Array]:
-    """The features that the checkpoint's training has stored of the images of its own data."""
+    """Returns the stored features of those `paths` that are images of the checkpoint's own training data."""
     classifier = predictor.classifier
     run = run_folder_of(checkpoint_file(checkpoint, "best"))
     if classifier.recipe.finetune.first_epoch is not None or not run.config.is_file():
@@ -71,7 +72,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
         if store is None or not any(path.resolve().is_relative_to(root) for path in paths):
             return {}
         splits = prepare_data(settings.data, settings.data.seed).manifest.splits
-    # They may have changed since, or be gone; then the images are encoded.
+    # The data may have changed since, or be gone; then all images are encoded.
     except (HeadstartError, OSError):
         return {}
     transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
@@ -88,7 +89,7 @@ def _content_of(path: Path) -> str | None:
 
 
 def _write(paths: list[Path], matrix: Array, output: Path) -> Path:
-    """features.npy, and index.csv with the row, the path and the folder of each image."""
+    """Writes features.npy, and index.csv with the row, the path and the folder of each image."""
     with replacing(output / "features.npy") as temporary, temporary.open("wb") as file:
         np.save(file, matrix)
     rows = ((row, path, path.parent.name) for row, path in enumerate(paths))
@@ -97,11 +98,11 @@ def _write(paths: list[Path], matrix: Array, output: Path) -> Path:
 
 
 def _write_parquet(paths: list[Path], matrix: Array, output: Path) -> Path:
-    """features.parquet with the columns path, folder and features."""
+    """Writes features.parquet with the columns path, folder and features."""
     import pyarrow  # type: ignore[import-not-found]
     from pyarrow import parquet
 
-    # Names that are not UTF-8 get replacement characters: the format has no others.
+    # Parquet holds UTF-8 only, so other bytes of file names become replacement characters.
     names = [[str(part).encode("utf-8", "replace").decode() for part in (path, path.parent.name)] for path in paths]
     columns = {"path": [path for path, _ in names], "folder": [folder for _, folder in names], "features": list(matrix)}
     with replacing(output / "features.parquet") as temporary:

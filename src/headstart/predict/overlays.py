@@ -1,4 +1,4 @@
-"""Explanations over images, and sheets of many images."""
+"""Drawings of predictions: classes written on images, saliency beside them, and contact sheets."""
 
 import math
 from collections.abc import Iterable
@@ -15,9 +15,6 @@ from headstart.predict.write import save
 from headstart.report.style import Typeface, plain_typeface, typeface_for
 from headstart.text import on_one_line
 
-# An image with its top classes written on it.
-
-
 SMALLEST_EDGE = 240  # pixels; smaller images are enlarged so that text on them is readable
 LONGEST_EDGE = 65_500  # pixels; a JPEG cannot be larger
 MOST_PIXELS = 2e7  # of an enlarged image: a strip a few pixels high would become enormous
@@ -30,19 +27,20 @@ FIRST, OTHERS = "white", "#d2d2d2"  # colours of the lines
 
 
 class Overlays:
-    """Draws predictions on images read with `depth`, in a typeface that has the characters of the class names."""
+    """Writes predictions on images read with `depth`, in a typeface that has the characters of the class names."""
 
     def __init__(self, classes: Iterable[str], depth: int = FULL_DEPTH) -> None:
         self._typeface, self._depth = typeface_for(classes), depth
 
     def draw(self, prediction: Prediction) -> Image.Image:
+        """Returns the image with its prediction on it, see `annotate`."""
         return annotate(read_rgb(prediction.path, self._depth), prediction, self._typeface)
 
 
 def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | None = None) -> Image.Image:
-    """A copy of the RGB `image` with its classes and probabilities on a dark panel at the top right.
+    """Returns a copy of the RGB `image` with its classes and probabilities on a dark panel at the top right.
 
-    If the panel would hide more than a fifth of the image, it is a strip below it instead.
+    If the panel would hide more than a fifth of the image, a strip below the image takes its place.
     """
     image, typeface = _resized(image), typeface or plain_typeface()
     ranked = zip(prediction.classes, prediction.probabilities, strict=True)
@@ -61,7 +59,7 @@ def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | No
 
 
 def _resized(image: Image.Image) -> Image.Image:
-    """Enlarged if it is small, reduced if a JPEG could not hold it."""
+    """Enlarges a small image, and reduces one that is too large for a JPEG."""
     scale = min(SMALLEST_EDGE / min(image.size), math.sqrt(MOST_PIXELS / (image.width * image.height)))
     scale = min(max(scale, 1), LONGEST_EDGE / max(image.size))
     if scale == 1:
@@ -71,7 +69,7 @@ def _resized(image: Image.Image) -> Image.Image:
 
 
 def _sizes(largest: int) -> Iterable[int]:
-    """Font sizes from the largest to the smallest."""
+    """Yields font sizes from `largest` down to the smallest."""
     size = largest
     while size > SMALLEST_FONT:
         yield size
@@ -80,14 +78,14 @@ def _sizes(largest: int) -> Iterable[int]:
 
 
 def _panel(lines: list[Line], typeface: Typeface, size: int) -> Image.Image:
-    """The lines, right-aligned on a dark ground through which a little shows."""
+    """Draws the lines right-aligned on a dark, slightly transparent background."""
     margin, step = int(size * 0.5), int(size * 1.35)
     widths = [_width(line, typeface, size) for line in lines]
     panel = Image.new("RGBA", (math.ceil(max(widths)) + 2 * margin, 2 * margin + step * len(lines)), (0, 0, 0, 190))
     canvas = ImageDraw.Draw(panel)
     for number, (line, width) in enumerate(zip(lines, widths, strict=True)):
         top, right, fill = margin + number * step, panel.width - margin, FIRST if number == 0 else OTHERS
-        # One by one, because in a line that begins with an Arabic word everything would run from right to left.
+        # Name and probability separately: a line that begins in Arabic would be drawn from right to left.
         typeface.draw(canvas, (right - width, top), line[0], size, fill)
         typeface.draw(canvas, (right - typeface.width(line[1], size), top), line[1], size, fill)
     return panel
@@ -98,7 +96,7 @@ def _width(line: Line, typeface: Typeface, size: int) -> float:
 
 
 def _covers(panel: Image.Image, image: Image.Image) -> float:
-    """The fraction of the image."""
+    """Returns the fraction of the image that the panel would hide."""
     return panel.width * panel.height / (image.width * image.height)
 
 
@@ -109,7 +107,7 @@ def _with_panel(image: Image.Image, panel: Image.Image) -> Image.Image:
 
 
 def _with_strip(image: Image.Image, lines: list[Line], typeface: Typeface) -> Image.Image:
-    """The whole image, and the panel below it."""
+    """Returns the image with the panel below it."""
     width = max(image.width, SMALLEST_EDGE)
     cut = [_shortened(line, typeface, width - SMALLEST_FONT) for line in lines]
     size = next(
@@ -124,15 +122,33 @@ def _with_strip(image: Image.Image, lines: list[Line], typeface: Typeface) -> Im
 
 
 def _shortened(line: Line, typeface: Typeface, room: float) -> Line:
-    """`line` with an ellipsis in its name, if it is wider than `room` in the smallest font."""
+    """Returns `line`, its name cut with an ellipsis if it is wider than `room` in the smallest font."""
     name, probability = line
     while name and _width((f"{name}…", probability), typeface, SMALLEST_FONT) > room:
         name = name[:-1]
     return line if _width(line, typeface, SMALLEST_FONT) <= room else (f"{name}…", probability)
 
 
-# Contact sheets: many images on one, each above its prediction.
+def explain(prediction: Prediction) -> Image.Image:
+    """Draws the network's input and, beside it, the same under its saliency map.
 
+    Raises:
+        ValueError: the image was predicted without explain.
+    """
+    # PyTorch; this file is also used without it.
+    from headstart.model.image_classifier import overlay
+
+    seen, saliency = prediction.seen, prediction.saliency
+    if seen is None or saliency is None:
+        raise ValueError("predicted without explain")
+    plain, gap = Image.fromarray(seen.permute(1, 2, 0).numpy()), 6
+    both = Image.new("RGB", (2 * plain.width + gap, plain.height), "white")
+    both.paste(plain, (0, 0))
+    both.paste(overlay(seen, saliency), (plain.width + gap, 0))
+    return both
+
+
+# Contact sheets: many images on one page, each above its prediction.
 
 COLUMNS, ROWS = 8, 5
 TILE, CAPTION, GAP = 200, 54, 10  # pixels
@@ -146,7 +162,7 @@ class ContactSheets:
     def __init__(self, output: Path, classes: Iterable[str], depth: int) -> None:
         self._folder, self._depth = output / "contact_sheets", depth
         claim(self._folder, PREDICTIONS)
-        # Else those of an earlier source, if it had more images, would stay.
+        # Those of an earlier, longer source must not remain.
         for earlier in self._folder.glob("*.jpg"):
             remove(earlier)
         self._typeface = typeface_for(classes)
@@ -154,7 +170,7 @@ class ContactSheets:
         self._count = 0
 
     def add(self, prediction: Prediction) -> Prediction:
-        """Puts an image on the current sheet, if it was predicted, and returns the prediction."""
+        """Adds an image to the current sheet, unless it could not be read, and returns the prediction."""
         if prediction.classes:
             try:
                 self._tiles.append(self._tile(prediction))
@@ -193,7 +209,7 @@ class ContactSheets:
         return tile
 
     def _fitting(self, text: str) -> str:
-        """`text`, its middle left out if it is wider than a tile."""
+        """Returns `text`, with an ellipsis in the middle if it is wider than a tile."""
         kept, short = len(text), text
         while self._typeface.width(short, FONT) > TILE and kept > 2:
             kept -= 1

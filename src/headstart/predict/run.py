@@ -1,116 +1,125 @@
-"""predict.py: chooses the runtime, and imports no more than it needs."""
+"""predict.py and headstart.load: predict with a checkpoint, or with an exported model, for which PyTorch is not needed.
 
-import functools
-import importlib
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+PyTorch takes seconds to import, and is not installed everywhere that an .onnx file is used, so the modules that need it
+are imported where they are used.
+"""
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from math import inf
 from pathlib import Path
-from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headstart.config.model import is_model_file
 from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError
-from headstart.export.model_file import open_model
+from headstart.export.model_file import Array, ModelFile, open_model, prepare_image, run_model
 from headstart.files import PREDICTIONS, REPORT, check
-from headstart.predict.exported import ExportedPredictor
-from headstart.predict.sources import find_images
-
-# Importing torchvision without PyTorch's compiler, which takes two seconds and which a prediction need not have.
-
-
-PACKAGE, MODULE = "torch._dynamo", "torch._dynamo.utils"
-
-
-@contextmanager
-def compiler_when_needed() -> Iterator[None]:
-    """Modules imported within the block get the compiler when they first use it, instead of now."""
-    if PACKAGE in sys.modules:
-        yield
-        return
-    # What torchvision asks for while it is imported.
-    sys.modules[PACKAGE] = _Deferred(PACKAGE, disable=_disable)
-    sys.modules[MODULE] = _Deferred(MODULE, is_compile_supported=_is_compile_supported)
-    try:
-        yield
-    finally:
-        _forget()
-
-
-class _Deferred(ModuleType):
-    """Stands for a module until something else of it than `known` is asked for."""
-
-    def __init__(self, name: str, **known: Any) -> None:
-        super().__init__(name)
-        self.__dict__.update(known)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            # Asked for by Python's import system.
-            raise AttributeError(name)
-        _forget()
-        return getattr(importlib.import_module(self.__name__), name)
-
-
-def _forget() -> None:
-    for name in (PACKAGE, MODULE):
-        if isinstance(sys.modules.get(name), _Deferred):
-            del sys.modules[name]
-
-
-def _is_compile_supported(*arguments: Any) -> Any:
-    return importlib.import_module(MODULE).is_compile_supported(*arguments)
-
-
-def _disable(function: Any = None, *arguments: Any, **options: Any) -> Callable[..., Any]:
-    """`function`, which the compiler leaves as it is, once there is a compiler."""
-    if not isinstance(function, FunctionType):
-        _forget()
-        decorated: Callable[..., Any] = importlib.import_module(PACKAGE).disable(function, *arguments, **options)
-        return decorated
-
-    @functools.wraps(function)
-    def run(*own: Any, **named: Any) -> Any:
-        compiler = sys.modules.get(PACKAGE)
-        if compiler is None or isinstance(compiler, _Deferred):
-            return function(*own, **named)
-        return compiler.disable(function, *arguments, **options)(*own, **named)
-
-    return run
-
-
-# headstart.load: the predictor of a checkpoint or of an exported model.
-
+from headstart.log import log
+from headstart.machine import core_count
+from headstart.predict.sources import (
+    Computed,
+    Input,
+    Item,
+    Prediction,
+    find_images,
+    inputs_of,
+    predictions_in_order,
+    predictions_of,
+    read_input,
+    separate,
+)
+from headstart.predict.write import write
 
 if TYPE_CHECKING:
     from headstart.predict.predictor import Predictor
 
 
-# Any stands for ExportedPredictor: what only a Predictor has can be used without a cast.
+# Any stands for ExportedPredictor, so that methods that only a Predictor has can be used without a cast.
 def load(path: str | Path, *, accelerator: str = "auto", **options: Any) -> "Predictor | Any":
-    """The predictor of a checkpoint, as headstart.predict.predictor.load, or of a .onnx or .pt2 file of task=export.
+    """Loads a checkpoint as a Predictor, or a .onnx or .pt2 file of task=export as an ExportedPredictor.
 
     Args:
+        path: the file, or the folder of a run, a sweep or an ensemble.
         accelerator: "auto", "cpu", "cuda" or "mps".
-        options: of a checkpoint: precision, compile and weights.
+        options: for a checkpoint: precision, compile and weights, see headstart.predict.predictor.load_predictor.
 
     Raises:
         HeadstartError: there is no such file, it could not be used, or the machine does not have the accelerator.
+
+    Example:
+        >>> headstart.load("logs/RUN").predict("photo.jpg")[0].label
     """
     path = Path(path).expanduser()
     if not is_model_file(str(path)):
-        # It takes seconds to import, and an exported model may be used where PyTorch is not installed.
-        with compiler_when_needed():
-            from headstart.predict.predictor import load as load_checkpoint
+        from headstart.predict.predictor import load_predictor
 
-        return load_checkpoint(path, accelerator=accelerator, **options)
+        return load_predictor(path, accelerator=accelerator, **options)
     if options:
         raise HeadstartError(f"{', '.join(options)}: {path} is an exported model, in which that is fixed")
     return ExportedPredictor(open_model(path, accelerator))
 
 
-# What predict.py does: find images, and predict their classes with a checkpoint or an exported model.
+class ExportedPredictor:
+    """Predicts with an exported model as Predictor does with a checkpoint, from one view of each image.
+
+    It does not import PyTorch, unless the model is a .pt2 file. Several threads may share one.
+
+    Example:
+        >>> headstart.load("model.onnx").predict(["a.jpg", "b.jpg"], topk=1)
+    """
+
+    def __init__(self, model: ModelFile) -> None:
+        self._model = model
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes."""
+        return self._model.info.classes
+
+    def predict(
+        self, source: Any, *, topk: int = 3, min_confidence: float = 0.0, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Returns one prediction per image of `source`, in its order.
+
+        Args:
+            source: what headstart.predict.sources.inputs_of takes.
+            topk: the number of classes per prediction.
+            min_confidence: predictions less probable than this are marked as unsure.
+
+        Raises:
+            HeadstartError: `source` has no images. An image that cannot be read gets a prediction with an error.
+        """
+        inputs = inputs_of(source)
+        return list(self.stream(inputs, topk=topk, min_confidence=min_confidence, batch_size=batch_size))
+
+    def stream(
+        self, inputs: Sequence[Input], *, topk: int, min_confidence: float, batch_size: int
+    ) -> Iterator[Prediction]:
+        """Yields the predictions of `predict` one by one, as batches are done."""
+        threshold = self._model.info.familiarity_threshold
+        rank = partial(
+            predictions_of,
+            classes=self.classes,
+            threshold=-inf if threshold is None else threshold,
+            topk=topk,
+            min_confidence=min_confidence,
+        )
+
+        def batches() -> Iterator[Computed[Prediction]]:
+            with ThreadPoolExecutor(core_count()) as pool:
+                for first in range(0, len(inputs), batch_size):
+                    batch = inputs[first : first + batch_size]
+                    items = list(pool.map(self._read, batch, range(first, first + len(batch))))
+                    images, errors, notes = separate(items)
+                    yield rank(*run_model(self._model, images)) if images else [], errors, notes
+
+        yield from predictions_in_order(inputs, batches(), self._model.info.preprocessing.depth)
+
+    def _read(self, given: Input, index: int) -> Item[Array]:
+        info = self._model.info
+        return read_input(given, index, lambda read: prepare_image(read(info.preprocessing.depth), info))
 
 
 def predict(settings: PredictSettings) -> None:
@@ -123,20 +132,14 @@ def predict(settings: PredictSettings) -> None:
     if settings.output is not None:
         _check_output(settings, Path(settings.output))
     paths = find_images(settings.source)
-    # Imported where they are used: a checkpoint takes PyTorch, and an exported model does not.
     if settings.model.file is None:
-        with compiler_when_needed():
-            from headstart.predict.from_checkpoint import predict_with_checkpoint
-
-        predict_with_checkpoint(settings, paths)
+        _predict_with_checkpoint(settings, paths)
     else:
-        from headstart.predict.exported import predict_with_model
-
-        predict_with_model(settings, paths)
+        _predict_with_model(settings, paths, open_model(Path(settings.model.file), settings.accelerator))
 
 
 def _check_output(settings: PredictSettings, output: Path) -> None:
-    """Raises HeadstartError, before anything is read, if a folder that will be written into is not headstart's."""
+    """Raises HeadstartError, before anything is read, if a folder that will be written to is not headstart's."""
     check(output, PREDICTIONS, "output")
     for name, kind, is_written in (
         ("annotated", PREDICTIONS, settings.annotate),
@@ -146,3 +149,43 @@ def _check_output(settings: PredictSettings, output: Path) -> None:
     ):
         if is_written:
             check(output / name, kind)
+
+
+def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
+    from headstart.predict.predictor import load_predictor
+
+    predictor = load_predictor(
+        str(settings.ckpt_path),
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
+    if (members := len(predictor.ensemble)) > 1:
+        log.info("ensemble of %d classifiers; familiarity and explanations are those of the best one", members)
+    scorer = None
+    if settings.labelled:
+        # It imports Lightning and Matplotlib, which takes seconds.
+        from headstart.predict.labelled import LabelledScorer
+
+        scorer = LabelledScorer(settings.source, paths, predictor, settings.views)
+    predictions = predictor.stream(
+        paths,
+        topk=len(predictor.classes) if scorer else settings.topk,
+        batch_size=settings.data.batch_size,
+        num_workers=settings.data.num_workers,
+        views=settings.views,
+        min_confidence=settings.min_confidence,
+        explain=settings.explain,
+    )
+    depth = predictor.classifier.recipe.preprocessing.depth
+    write(map(scorer.add, predictions) if scorer else predictions, settings, paths, predictor.classes, depth)
+    if scorer:
+        scorer.write_report(Path(str(settings.output)) / "report")
+
+
+def _predict_with_model(settings: PredictSettings, paths: list[Path], model: ModelFile) -> None:
+    predictions = ExportedPredictor(model).stream(
+        paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
+    )
+    write(predictions, settings, paths, model.info.classes, model.info.preprocessing.depth)

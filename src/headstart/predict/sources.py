@@ -1,4 +1,7 @@
-"""The images to predict, found and prepared as the model wants them, and what a prediction is."""
+"""Predictions, and the images to predict: found, read, and matched with what is computed from them.
+
+PyTorch is not imported, because exported models are used without it.
+"""
 
 import fnmatch
 import glob
@@ -29,9 +32,6 @@ from headstart.data.preprocessing import Samples, other_depth
 from headstart.errors import HeadstartError, UnreadableImage, listed
 from headstart.log import log
 
-# What is predicted of one image.
-
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -43,10 +43,13 @@ UNFAMILIAR, UNSURE = "unlike anything trained on", "unsure"
 class Prediction:
     """The classes of one image with their probabilities, most probable first.
 
-    `path` of an image given in memory is its index. `error` says why there are no classes, or why an image drawn from
-    it is missing. `familiarity` is how familiar the image is, None for old checkpoints; `doubt` says why
-    the first class should not be believed. `saliency` (h, w) is from 0 to 1, of `seen` (uint8, 3×H×W), which is what
-    the network saw.
+    Attributes:
+        path: the file, or the index of an image given in memory.
+        error: why there are no classes, or why a drawing of the image is missing.
+        familiarity: how similar the image is to the training images; None if the model has no threshold for it.
+        doubt: why the first class should not be trusted.
+        seen: the network's input, uint8 (3, H, W); only with explain.
+        saliency: how much each region of `seen` speaks for the first class, from 0 to 1, (h, w); only with explain.
     """
 
     path: Path
@@ -73,11 +76,11 @@ def predictions_of(
     topk: int,
     min_confidence: float,
 ) -> list[Prediction]:
-    """Predictions, without their paths, from probabilities (N, classes) and familiarity scores (N).
+    """Returns predictions, without paths, from probabilities (N, classes) and familiarity scores (N).
 
-    `threshold` is that of the scores, -inf if it is not known.
+    Images whose score is below `threshold`, which is -inf if it is unknown, are marked as out of distribution.
     """
-    # Stable, so that of two equal classes the first is the prediction, as argmax has it.
+    # A stable sort predicts the first of two equally probable classes, as argmax does.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
     ranked = np.take_along_axis(probabilities, order, axis=1)
     return [
@@ -92,30 +95,14 @@ def predictions_of(
     ]
 
 
-def rows_of(
-    inputs: Sequence[object], first: int, errors: Iterable[str | None], found: Iterable[Prediction]
-) -> Iterator[Prediction]:
-    """One prediction per input, with its path, or with the reason why it could not be read.
-
-    `found` are those of inputs without an error; the path of an image in memory is its number, counted from `first`.
-    """
-    predictions = iter(found)
-    for number, (given, error) in enumerate(zip(inputs, errors, strict=True), start=first):
-        path = given if isinstance(given, Path) else Path(str(number))
-        yield replace(next(predictions), path=path) if error is None else Prediction(path, error=error)
-
-
-# The images to predict: found, read, and prepared as the model wants them.
-
-
-# Which images `source=` means.
+# The files that `source=` names.
 
 
 def find_images(source: str | list[str]) -> list[Path]:
-    """The files that `source` names, sorted: a file, a folder (with its subfolders), a glob (`**` too), or several.
+    """Returns the files that `source` names, sorted: a file, a folder (with its subfolders), a glob, or several.
 
-    A file given by name or by a glob is used whatever its name; in folders, images are, unless they are hidden. Every
-    folder is visited once, but none that headstart made, unless `source` names it. Logs what is left out.
+    A file given by name or by a glob is used whatever its suffix; in folders, all images that are not hidden. Each
+    folder is visited once, except those that headstart made, unless `source` names them. Logs what is left out.
 
     Raises:
         HeadstartError: nothing matches, or it holds no images.
@@ -125,27 +112,27 @@ def find_images(source: str | list[str]) -> list[Path]:
     path = Path(source).expanduser()
     if is_file(path):
         return [path]
-    found, left_out = _in_folder(path) if is_folder(path) else _matching(path)
-    if not found and not left_out:
+    images, left_out = _in_folder(path) if is_folder(path) else _matching(path)
+    if not images and not left_out:
         raise HeadstartError(
             f"source={source} holds no images"
             if is_folder(path)
             else f"source={source} is not a file or folder, and no file matches it"
         )
-    if not found:
+    if not images:
         raise HeadstartError(f"source={source} holds no images: {left_out_summary(left_out)}")
     if left_out:
         log.info("%s: %s", source, left_out_summary(left_out))
-    return sorted(found)
+    return sorted(images)
 
 
 def common_folder(paths: list[Path]) -> Path:
-    """The deepest folder that all `paths` are in."""
+    """Returns the deepest folder that all `paths` are in."""
     return Path(os.path.commonpath([path.parent for path in paths]))
 
 
 def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The images in a folder and below it, and what else is there."""
+    """Returns the images in a folder and below it, and the other files with the reasons why they are left out."""
     folders, left_out = walk(open_folder(path))
     for folder in _readable(folders):
         left_out |= {folder.path / name: reason for name, reason in folder.others.items()}
@@ -153,34 +140,33 @@ def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _matching(pattern: Path) -> tuple[list[Path], dict[Path, str]]:
-    """The files that match a glob, without those that another link leads to, or in folders that headstart made."""
+    """Returns the files that match a glob, and those left out, as duplicates by a link or in headstart's folders."""
     parts = pattern.parts
     named = start = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
     tops = [Path(*parts[:start])]
     if start == len(parts) or not is_in_archive(tops[0]):
         if "**" not in parts:
-            found = sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file())
-            return _each_once(found, _made_folders(found, tops[0]))
+            files = sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file())
+            return _each_once(files, _made_folders(files, tops[0]))
         start = parts.index("**")
         # Python's own ** would visit a folder again and again by a link to it.
         tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
     folders, _ = walk(*map(Folder, sorted(tops)))
-    found = [folder.path / name for folder in _readable(folders) for name in folder.files]
+    files = [folder.path / name for folder in _readable(folders) for name in folder.files]
     lengths = {len(top.parts) for top in tops}
-    found = [p for p in found if any(_matches(p.parts[n:], parts[start:]) for n in lengths)]
+    files = [p for p in files if any(_matches(p.parts[n:], parts[start:]) for n in lengths)]
     made = {path for folder in folders for path in folder.made}
-    return _each_once(found, made | _made_folders(found, Path(*parts[:named])))
+    return _each_once(files, made | _made_folders(files, Path(*parts[:named])))
 
 
 def _made_folders(paths: list[Path], named: Path) -> set[Path]:
-    """The folders that headstart made among those that `paths` are in, below the folder that is `named`."""
+    """Returns the folders made by headstart that are below the folder `named` and hold some of `paths`."""
     above = {folder for path in paths for folder in path.relative_to(named).parents if folder.name}
     return {named / folder for folder in above if Folder(named / folder).is_made}
 
 
 def _each_once(paths: list[Path], made: set[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """`paths` without those in the folders `made`, or whose folder is that of another one of the same name, by way of a
-    link."""
+    """Separates `paths` from those in the folders `made`, and from those that a link makes a second path to a file."""
     paths = [path for path in paths if made.isdisjoint(path.parents)]
     real = {path: Path(os.path.realpath(path.parent), path.name) for path in paths}
     first: dict[Path, Path] = {}
@@ -192,7 +178,7 @@ def _each_once(paths: list[Path], made: set[Path]) -> tuple[list[Path], dict[Pat
 
 
 def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Whether a path matches a glob: `**` stands for any number of folders."""
+    """Returns whether a path matches a glob, in which `**` stands for any number of folders."""
     if not pattern or not parts:
         return not parts and all(part == "**" for part in pattern)
     if pattern[0] == "**":
@@ -201,7 +187,7 @@ def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
 
 
 def _readable(folders: list[Folder]) -> Iterator[Folder]:
-    """Warns about the others."""
+    """Yields the folders that could be read, and warns about the others."""
     for folder in folders:
         if folder.error is not None:
             log.warning("the folder %s cannot be read: %s", folder.path, folder.error)
@@ -209,17 +195,20 @@ def _readable(folders: list[Folder]) -> Iterator[Folder]:
             yield folder
 
 
-# Images to predict: files, or images in memory. PyTorch is not imported, because exports are used without it.
-
+# Images to predict: files, or images in memory.
 
 Input = Path | Image.Image
 Result = TypeVar("Result")
-# The depth of 16-bit samples → the image, upright and in RGB.
+# Reads an image, upright and in RGB, given the depth of 16-bit samples.
 Read = Callable[[int], Image.Image]
+# What was made of one input, or its error; and what is special about its file.
+Item = tuple[Result | str, Note | None]
+# What was computed for those inputs of a batch that have no error; the errors and the notes of all of its inputs.
+Computed = tuple[Iterable[Result], list[str | None], list[Note | None]]
 
 
 def inputs_of(source: Any) -> list[Input]:
-    """The images that `source` stands for: a file, folder or glob; an image or an array of one or several; or many.
+    """Returns the images of `source`: a file, folder or glob, an image, an array of one or several, or a list of these.
 
     Images are PIL's, uint8 arrays (H×W, H×W×3 or N×H×W×3) or uint8 tensors (3×H×W or N×3×H×W).
 
@@ -231,23 +220,20 @@ def inputs_of(source: Any) -> list[Input]:
     if isinstance(source, Image.Image):
         return [source]
     if isinstance(source, np.ndarray) or _is_tensor(source):
-        return list(map(_picture, source if source.ndim == 4 else [source]))
+        return list(map(_image_of, source if source.ndim == 4 else [source]))
     if not isinstance(source, Iterable):
         raise HeadstartError(f"images are files, PIL images, arrays or tensors, not {type(source).__name__}")
-    found: list[Input] = []
+    inputs: list[Input] = []
     for item in source:
-        # A path in a list is a file, whether it exists or not: the prediction says so.
-        found += [Path(item)] if isinstance(item, str | Path) else inputs_of(item)
-    if not found:
+        # A path in a list is a file; if it does not exist, its prediction says so.
+        inputs += [Path(item)] if isinstance(item, str | Path) else inputs_of(item)
+    if not inputs:
         raise HeadstartError("there are no images to predict")
-    return found
+    return inputs
 
 
-def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> tuple[Result | str, Note | None]:
-    """`use` of the `index`-th image, which it reads by itself, or the reason why it cannot be used.
-
-    And what is special about its file; None: nothing.
-    """
+def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> Item[Result]:
+    """Returns what `use` makes of the `index`-th image, or its error, and what is special about its file."""
     name, note = given if isinstance(given, Path) else f"image {index}", None
 
     def read(depth: int) -> Image.Image:
@@ -260,41 +246,57 @@ def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> tuple
         return use(read), note
     except UnreadableImage as error:
         return str(error), note
-    # Whatever is wrong with one image, the others are predicted all the same.
+    # One image that fails must not keep the others from being predicted.
     except Exception as error:
         return f"{name} cannot be processed: {str(error) or type(error).__name__}", note
 
 
-class Notes:
-    """Collects what is special about the files of a prediction, to say it once."""
+def separate(items: Iterable[Item[Result]]) -> tuple[list[Result], list[str | None], list[Note | None]]:
+    """Returns the images of a batch that could be read; then for each input its error, or None, and its note."""
+    results, notes = zip(*items, strict=True)
+    images = [result for result in results if not isinstance(result, str)]
+    return images, [result if isinstance(result, str) else None for result in results], list(notes)
 
-    def __init__(self, depth: int) -> None:
-        self._depth = depth
-        self._samples: dict[str, Samples] = {}
-        self._with_frames: list[str] = []
 
-    def add(self, inputs: Iterable[Input], notes: Iterable[Note | None], first: int) -> None:
-        """Takes in the notes of `inputs`, of which the first one has this number."""
-        for number, (given, note) in enumerate(zip(inputs, notes, strict=True), first):
-            name = str(given) if isinstance(given, Path) else f"image {number}"
+def in_order(
+    inputs: Sequence[Input], batches: Iterable[Computed[Result]], depth: int
+) -> Iterator[tuple[Path, Result | str]]:
+    """Yields for each input its path, or its number, and what was computed, or the reason why it could not be read.
+
+    At the end, warns about images of another bit depth than `depth`, the training images', and about pages and frames
+    that are not used.
+    """
+    samples: dict[str, Samples] = {}
+    with_frames: list[str] = []
+    first = 0
+    for results, errors, notes in batches:
+        remaining = iter(results)
+        batch = inputs[first : first + len(errors)]
+        for number, (given, error, note) in enumerate(zip(batch, errors, notes, strict=True), first):
+            path, name = (given, str(given)) if isinstance(given, Path) else (Path(str(number)), f"image {number}")
             if note is not None and note.samples is not None:
-                self._samples[name] = Samples(*note.samples)
+                samples[name] = Samples(*note.samples)
             if note is not None and note.has_more_frames:
-                self._with_frames.append(name)
-
-    def log(self) -> None:
-        """Warns about another bit depth than the training images', and about pages and frames that are not used."""
-        if (reason := other_depth(self._samples, self._depth)) is not None:
-            log.warning("%s", reason)
-        if count := len(self._with_frames):
-            what = "1 file has" if count == 1 else f"{count:,} files have"
-            log.warning(
-                "%s more than one page or frame; only the first is used: %s", what, listed(self._with_frames, 3)
-            )
+                with_frames.append(name)
+            yield path, next(remaining) if error is None else error
+        first += len(errors)
+    if (reason := other_depth(samples, depth)) is not None:
+        log.warning("%s", reason)
+    if count := len(with_frames):
+        what = "1 file has" if count == 1 else f"{count:,} files have"
+        log.warning("%s more than one page or frame; only the first is used: %s", what, listed(with_frames, 3))
 
 
-def _picture(array: Any) -> Image.Image:
-    """The image in a uint8 array (H×W or H×W×3) or tensor (3×H×W)."""
+def predictions_in_order(
+    inputs: Sequence[Input], batches: Iterable[Computed[Prediction]], depth: int
+) -> Iterator[Prediction]:
+    """Yields one prediction per input, with its path; see `in_order`."""
+    for path, result in in_order(inputs, batches, depth):
+        yield Prediction(path, error=result) if isinstance(result, str) else replace(result, path=path)
+
+
+def _image_of(array: Any) -> Image.Image:
+    """Returns the image in a uint8 array (H×W or H×W×3) or tensor (3×H×W)."""
     is_tensor = _is_tensor(array)
     has_shape = array.ndim == 3 and array.shape[0] == 3 if is_tensor else array.ndim == 2 or array.shape[2:] == (3,)
     if str(array.dtype).rpartition(".")[2] != "uint8" or not has_shape or 0 in array.shape:
@@ -306,6 +308,6 @@ def _picture(array: Any) -> Image.Image:
 
 
 def _is_tensor(value: Any) -> bool:
-    """Whether it is one of PyTorch, which is imported if there are any."""
+    """Returns whether `value` is a tensor, without importing PyTorch."""
     torch = sys.modules.get("torch")
     return torch is not None and isinstance(value, torch.Tensor)

@@ -1,4 +1,4 @@
-"""What predict.py writes, while it predicts: tables, JSON, drawings, the summary."""
+"""The output of predict.py, written row by row: the table, CSV, JSON lines, drawings and the summary."""
 
 import io
 import json
@@ -23,9 +23,6 @@ from headstart.machine import DISK_FULL
 from headstart.predict.sources import UNFAMILIAR, UNSURE, Prediction, common_folder
 from headstart.text import counted, on_one_line
 
-# Predictions as a table on the terminal, as CSV and as JSON lines.
-
-
 TABLE = "predictions.csv"
 
 
@@ -37,7 +34,7 @@ class TableWriter:
         self._class_width = max(len(on_one_line(name)) for name in classes)
 
     def write(self, prediction: Prediction) -> None:
-        """Prints one line, at once: the program that reads it may want no more."""
+        """Prints one line, unbuffered, because a program that reads it may stop early."""
         cells = [
             f"{on_one_line(name):<{self._class_width}} {probability:6.1%}"
             for name, probability in zip(prediction.classes, prediction.probabilities, strict=True)
@@ -50,9 +47,9 @@ class TableWriter:
 
 
 class RowFile:
-    """A file that grows by whole rows, so that whatever stops the program, it holds those written so far.
+    """A file that grows by whole rows: however the program stops, it holds all rows written so far.
 
-    The content that a file has already is replaced when the first row is written.
+    An existing file keeps its content until the first row is written.
     """
 
     def __init__(self, path: Path, *, errors: str) -> None:
@@ -65,11 +62,11 @@ class RowFile:
         """Adds a row.
 
         Raises:
-            OSError: names the file, which keeps the rows before.
+            OSError: names the file, which keeps the earlier rows.
         """
         content = row.encode("utf-8", self._errors)
         if not self._size and not self._is_new:
-            # Another file, because a copy by links (cp -l) has the old one too.
+            # A new file, because the old one may be shared with a copy made of hard links (cp -l).
             self._file.close()
             self._path.unlink(missing_ok=True)
             self._file = self._path.open("ab", buffering=0)
@@ -122,22 +119,19 @@ class FileWriter:
 
 @contextmanager
 def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
-    """A FileWriter of the two files in `folder`; bytes of names that are not UTF-8 stay so in the CSV."""
+    """Opens a FileWriter on the two files in `folder`; file names that are not UTF-8 keep their bytes in the CSV."""
     with ExitStack() as stack:
         csv_file = stack.enter_context(closing(RowFile(folder / TABLE, errors="surrogateescape")))
         json_file = stack.enter_context(closing(RowFile(folder / "predictions.jsonl", errors="backslashreplace")))
         yield FileWriter(csv_file, json_file, topk)
 
 
-# Images drawn from predictions, in a folder below output=.
-
-
-# Names of images whose drawings can have the same.
+# Drawings have the same name as an image with one of these suffixes; other names get another suffix.
 JPEG = (".jpg", ".jpeg")
 
 
 class Drawings:
-    """Writes what `draw` makes of each prediction into output/`kind`, in the folders that the images are in."""
+    """Writes the image that `draw` makes of each prediction to output/`kind`, in the subfolders of the images."""
 
     def __init__(self, output: Path, kind: str, paths: list[Path], draw: Callable[[Prediction], Image.Image]) -> None:
         self._folder, self._kind, self._draw = output / kind, kind, draw
@@ -145,7 +139,7 @@ class Drawings:
         claim(self._folder, PREDICTIONS)
 
     def add(self, prediction: Prediction) -> Prediction:
-        """Draws one prediction, unless it has an error, and returns it with the reason if that was not possible.
+        """Draws a prediction, unless it has an error, and returns it, with an error if it could not be drawn.
 
         Raises:
             OSError: the disk is full.
@@ -154,7 +148,7 @@ class Drawings:
             return prediction
         try:
             save(self._draw(prediction), self._folder / self._places[prediction.path])
-        # Whatever is wrong with one image, the others are drawn all the same.
+        # One image that fails must not keep the others from being drawn.
         except Exception as error:
             if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise
@@ -164,11 +158,12 @@ class Drawings:
 
 
 def drawing_places(paths: list[Path]) -> dict[Path, Path]:
-    """Where the drawing of each image goes, as a JPEG: its place below the folder that all of them are in.
+    """Returns the path of each image's drawing, relative to the folder of the drawings.
 
-    That of 1.png is 1.png.jpg; or, beside an image of that name, 1.png.jpg.jpg.
+    It is the image's path below the common folder of all images. The drawing of 1.png is 1.png.jpg, or 1.png.jpg.jpg
+    beside an image of that name.
     """
-    # Without "..", which would lead out of the folder of the drawings.
+    # Absolute paths contain no "..", which would lead out of the folder of the drawings.
     whole = {path: Path(os.path.abspath(path)) for path in paths}
     common = common_folder(list(whole.values()))
     relative = {path: place.relative_to(common) for path, place in whole.items()}
@@ -184,19 +179,15 @@ def drawing_places(paths: list[Path]) -> dict[Path, Path]:
 
 
 def save(image: Image.Image, path: Path) -> None:
-    """Writes a JPEG, completely or not at all."""
+    """Writes a JPEG atomically."""
     content = io.BytesIO()
     image.save(content, format="JPEG", quality=92)
     with replacing(path) as temporary:
         temporary.write_bytes(content.getvalue())
 
 
-# What becomes of predictions: the table, the files and the drawings.
-
-
-# Of how many classes a summary says how often they were predicted.
-MOST_CLASSES = 20
-# Draws a prediction before it is written, and may add an error.
+MOST_CLASSES = 20  # listed in the summary with their counts
+# Draws a prediction before it is written, and returns it, perhaps with an error.
 Draw = Callable[[Prediction], Prediction]
 
 
@@ -207,7 +198,12 @@ def write(
     classes: tuple[str, ...],
     depth: int,
 ) -> None:
-    """Draws, shows and keeps each prediction of `paths`, images of `depth`, as it comes.
+    """Draws, prints and stores each prediction as it is made.
+
+    Args:
+        predictions: those of `paths`, in this order.
+        classes: the classes of the model.
+        depth: the bits per sample with which 16-bit images are read.
 
     Raises:
         HeadstartError: no image could be read.
@@ -215,7 +211,7 @@ def write(
     output = settings.output and Path(settings.output)
     topk = min(settings.topk, len(classes))
     with ExitStack() as stack:
-        # Files first: what is shown is also kept.
+        # Files first, so that whatever was printed is also stored.
         writers: list[FileWriter | TableWriter] = []
         if output:
             claim(output, PREDICTIONS, "output")
@@ -225,7 +221,7 @@ def write(
         else:
             predictions = tracked(predictions, "predicting", len(paths))
         drawings = list(_drawings(settings, paths, classes, depth, stack))
-        rows = stack.enter_context(_told_if_stopped(len(paths), output or None))
+        rows = stack.enter_context(_warn_if_stopped(len(paths), output or None))
         for prediction in predictions:
             prediction = _cut(prediction, topk)
             for draw in drawings:
@@ -240,15 +236,15 @@ def write(
 
 
 def _shows_rows(setting: bool | str, count: int) -> bool:
-    """Whether one row per image is printed: also to a file or a pipe, but not if they do not fit on a terminal."""
+    """Returns whether one row per image is printed: with "auto", unless they do not fit on the terminal."""
     if setting != AUTO or not is_terminal(sys.stdout):
         return bool(setting)
-    # Some lines are for the command itself, and for what else is said.
+    # Four lines are left for the command and for messages.
     return count <= max(10, shutil.get_terminal_size().lines - 4)
 
 
 def summary(rows: list[Prediction], source: str) -> str:
-    """How many images of each class were predicted, which are doubtful, and which could not be read."""
+    """Returns the number of images predicted per class, the doubtful ones, and those with an error."""
     counts = Counter(row.classes[0] for row in rows if row.classes)
     width = max(map(len, counts), default=0)
     lines = [f"source={source}: {counted(len(rows), 'image')}"]
@@ -269,7 +265,7 @@ def _named(paths: list[str], what: str) -> list[str]:
 def _drawings(
     settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], depth: int, stack: ExitStack
 ) -> Iterator[Draw]:
-    """What draws each prediction, as far as the settings ask for it."""
+    """Yields the functions that draw each prediction, as the settings ask for them."""
     output = Path(str(settings.output))
     # Imported where they are used: exported models are used without matplotlib and torchvision.
     if settings.annotate:
@@ -280,19 +276,19 @@ def _drawings(
         stack.callback(sheets.close)
         yield sheets.add
     if settings.explain:
-        from headstart.predict.from_checkpoint import explain
+        from headstart.predict.overlays import explain
 
         yield Drawings(output, "explained", paths, explain).add
 
 
 def _cut(prediction: Prediction, topk: int) -> Prediction:
-    """Its first `topk` classes."""
+    """Returns the prediction with its first `topk` classes only."""
     return replace(prediction, classes=prediction.classes[:topk], probabilities=prediction.probabilities[:topk])
 
 
 @contextmanager
-def _told_if_stopped(count: int, output: Path | None) -> Iterator[list[Prediction]]:
-    """Yields a list for the predictions made; if anything stops the program, a message says where they are."""
+def _warn_if_stopped(count: int, output: Path | None) -> Iterator[list[Prediction]]:
+    """Yields a list for the predictions made; if anything stops the program, warns that their rows were written."""
     rows: list[Prediction] = []
     try:
         yield rows
