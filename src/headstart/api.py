@@ -23,11 +23,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from headstart.auditing.findings import Finding
-from headstart.cli.errors import Failed
-from headstart.cli.main import Program, run_program
+from headstart.cli.errors import Failed, remembered_output
+from headstart.cli.main import TRAIN, Program, run_program
 from headstart.cli.overrides import written_as
-from headstart.cli.programs import options_of, remembered_output
-from headstart.cli.train import TRAIN
+from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError

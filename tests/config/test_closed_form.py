@@ -3,7 +3,7 @@
 import pytest
 from conftest import SMALL, settings_of
 
-from headstart.config.model import TRAINER
+from headstart.config.train import TRAINER
 from headstart.errors import HeadstartError
 
 DATA = (*SMALL, "data.root=x")

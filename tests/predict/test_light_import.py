@@ -74,8 +74,8 @@ assert torch._dynamo.__spec__ is not None
 PREDICTS = """
 import sys
 sys.argv = ["predict.py", *sys.argv[1:]]
-from headstart.cli.predict import run
-run()
+from headstart.cli.main import PREDICT, start
+start(PREDICT)
 assert not any(name.startswith("torch._dynamo") for name in sys.modules)
 """
 

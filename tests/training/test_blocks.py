@@ -1,6 +1,7 @@
 """Heads that are trained on blocks of batches, as in the trials of a sweep."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +96,7 @@ def test_blocks__no_logger_is_called_between_steps(settings: TrainSettings, monk
 
 
 def test_blocks__a_loss_that_is_not_finite_is_an_error(settings: TrainSettings) -> None:
-    settings.model.lr = 1e30
+    settings = replace(settings, model=replace(settings.model, lr=1e30))
     with pytest.raises(HeadstartError, match=r"the training loss became (nan|inf) in epoch \d: try a smaller model.lr"):
         train(settings, builder_of_trial(settings))
 

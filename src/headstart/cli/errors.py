@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -76,6 +77,18 @@ def _exit(number: int, frame: FrameType | None) -> None:
 # Tasks that write into the folder of the checkpoint's run.
 INTO_RUN = frozenset(("report", "export"))
 PROCESS_START = time.time()
+# For a caller in the same process.
+_output: ContextVar[Path] = ContextVar("output folder")
+
+
+def remember_output(folder: Path) -> None:
+    """Says where the files of a run or a sweep go."""
+    _output.set(folder)
+
+
+def remembered_output() -> Path:
+    """Returns where the files of the last run or sweep in this thread went."""
+    return _output.get()
 
 
 def is_multirun() -> bool:

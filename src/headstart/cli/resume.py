@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from headstart.cli.errors import INTO_RUN
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
-from headstart.cli.programs import GROUPS, conf_folder, options_of
+from headstart.config import CONF, GROUPS, options_of
 from headstart.config.train import EVALUATING, OF_RUN, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
@@ -75,7 +75,7 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     before = _choices(run, record, places)
     old = _composed(before, places)
     new = _composed(before | chosen, places) if chosen else old
-    values = _changed(_completed(record, old), old, new)
+    values = _changed(record, old, new)
     deleted = {argument.lstrip("~") for argument in arguments if argument.startswith("~")}
     stored = _store(values, before | chosen)
     return [o for o in stored if key_of(o) not in deleted] + [a for a in arguments if not _is_choice(a)]
@@ -136,7 +136,7 @@ def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[
         recorded: dict[str, str] = read_json(run.record)["choices"]
     except (OSError, ValueError, KeyError, TypeError):
         recorded = {}
-    folders = [conf_folder(), *map(Path, places)]
+    folders = [CONF, *map(Path, places)]
     return {"data": inferred} | {
         group: option
         for group, option in recorded.items()
@@ -148,17 +148,8 @@ def _composed(choices: dict[str, str], places: list[str]) -> Any:
     """What these options of conf/ say, before anything in it is resolved."""
     searched = [f"hydra.searchpath={written_as([f'file://{place}' for place in places])}"] if places else []
     overrides = [f"{group}={option or 'null'}" for group, option in choices.items() if group != "sweep"]
-    with initialize_config_dir(str(conf_folder())):
+    with initialize_config_dir(str(CONF)):
         return OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=False)
-
-
-def _completed(record: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """`record` with the keys that it lacks because an older version wrote it."""
-    result = usual | record
-    for key, value in usual.items():
-        if isinstance(value, dict) and isinstance(record.get(key), dict) and key not in OPEN:
-            result[key] = _completed(record[key], value)
-    return result
 
 
 def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
