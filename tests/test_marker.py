@@ -226,20 +226,6 @@ def test_data_root__that_headstart_wrote__is_one_sentence(tmp_path: Path, script
     )
 
 
-def test_run_of_an_earlier_version__is_known_by_its_record(trained: Path, tmp_path: Path, script: Script) -> None:
-    old = tmp_path / "images" / "logs" / "run"
-    draw_classes(tmp_path / "images", 4)
-    shutil.copytree(trained, old)
-    for marker in old.rglob(MARKER):
-        marker.unlink()
-    assert kind_of(old) == RUN
-    result = script("train.py", "task=audit", f"data.root={tmp_path / 'images'}", *SMALL)
-    assert "3 classes" in result.out
-    assert "1 folder that headstart made left out (logs)" in result.out
-    claim(old, RUN)
-    claim(old / "report", REPORT)
-
-
 def test_report__into_the_users_folder_is_refused(trained: Path, mine: Path, script: Script) -> None:
     shutil.copy(RunFolder(trained).best, mine / "checkpoints" / "best.ckpt")
     shutil.copy(RunFolder(trained).history, mine / "history.csv")

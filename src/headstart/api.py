@@ -59,7 +59,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
         HeadstartError: what it would have ended with.
         KeyboardInterrupt: Ctrl-C.
     """
-    with _lock, _left_as_it_was():
+    with _lock, _restore_process_state():
         use_one_thread_after_fork()
         _import_matplotlib()
         sys.argv = [f"{program.name}.py", *arguments]
@@ -98,24 +98,16 @@ def _import_matplotlib() -> None:
 
 
 @contextmanager
-def _left_as_it_was() -> Iterator[None]:
+def _restore_process_state() -> Iterator[None]:
+    torchs, others = (torch_settings_restored, usual_numerics), (_signals, warnings.catch_warnings)
     with ExitStack() as stack:
-        for part in (
-            _process,
-            _hydra,
-            _logging,
-            _randomness,
-            torch_settings_restored,
-            usual_numerics,
-            _signals,
-            warnings.catch_warnings,
-        ):
+        for part in (_arguments_and_environment, _hydra, _logging, _randomness, *torchs, *others):
             stack.enter_context(part())
         yield
 
 
 @contextmanager
-def _process() -> Iterator[None]:
+def _arguments_and_environment() -> Iterator[None]:
     argv, environment = sys.argv, dict(os.environ)
     try:
         yield
@@ -128,7 +120,7 @@ def _process() -> Iterator[None]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """What it is at; and it must not configure logging, which is the surrounding program's."""
+    """Hydra's state; and it must not configure logging, which is the surrounding program's."""
     hydras, configuration = GlobalHydra.instance(), HydraConfig.instance()
     initialized, current = hydras.hydra, configuration.cfg
     places: list[Any] = [hydra.core.utils, hydra._internal.hydra]
@@ -226,8 +218,7 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The contents of metrics.json, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
-        metrics: dict[str, float] = read_json(RunFolder(self.folder).metrics)
-        return metrics
+        return dict(read_json(RunFolder(self.folder).metrics))
 
     @property
     def history(self) -> list[Row]:
@@ -237,7 +228,7 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        """That of the best epoch."""
+        """The checkpoint of the best epoch."""
         return RunFolder(self.folder).best
 
     @property
@@ -258,9 +249,8 @@ class Ensemble:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of the mean of the members' probabilities, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
-        metrics: dict[str, float] = read_json(EnsembleFolder(self.folder).metrics)
-        return metrics
+        """The metrics of the mean of the members' probabilities, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
+        return dict(read_json(EnsembleFolder(self.folder).metrics))
 
     def predictor(self, **options: Any) -> Predictor:
         """Predicts with it; `options` are those of `headstart.load`."""
@@ -282,8 +272,7 @@ class Leaderboard:
     @property
     def summary(self) -> dict[str, Any]:
         """leaderboard.json: how many trials there are, the test of the best one, and what chance explains."""
-        summary: dict[str, Any] = read_json(SweepFolder(self.folder).summary)
-        return summary
+        return dict(read_json(SweepFolder(self.folder).summary))
 
     @property
     def best(self) -> Run:
@@ -339,14 +328,14 @@ def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
 
 
 def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[Finding]:
-    """What is wrong with a folder of images, as `python train.py task=audit` says.
+    """Returns what is wrong with a folder of images, as `python train.py task=audit` says.
 
     Raises:
         HeadstartError: what the command line would have ended with; not for findings.
     """
     done = run_in_process(TRAIN, ["task=audit", *overrides, *_overrides(data, keywords)])
     findings = read_json(RunFolder(done.folder).audit)["findings"]
-    return [Finding(found["kind"], tuple(found["paths"]), found["says"]) for found in findings]
+    return [Finding(finding["kind"], tuple(finding["paths"]), finding["says"]) for finding in findings]
 
 
 def _overrides(
@@ -354,7 +343,8 @@ def _overrides(
 ) -> Iterator[str]:
     """The keywords as overrides."""
     if data is not None:
-        yield from _data(fspath(data))
+        is_dataset = fspath(data) in options_of("data") and not Path(data).expanduser().is_dir()
+        yield from [f"data={fspath(data)}"] if is_dataset else ["data=folder", f"data.root={fspath(data)}"]
     for name, value in keywords.items():
         if name not in KEYWORDS:
             hint = nearest(name, ["data", *KEYWORDS])
@@ -363,10 +353,3 @@ def _overrides(
         values = value if isinstance(value, list | tuple) else [value]
         written = [fspath(v) if name in AS_IS and v is not None else written_as(v) for v in values]
         yield f"{key}={','.join(written)}"
-
-
-def _data(data: str) -> list[str]:
-    datasets = options_of("data")
-    if Path(data).expanduser().is_dir() or data not in datasets:
-        return ["data=folder", f"data.root={data}"]
-    return [f"data={data}"]
