@@ -44,16 +44,8 @@ INTERRUPTED = 130
 _lock = ForkSafeLock()
 
 
-@dataclass(frozen=True)
-class Done:
-    """The folder of a run or of a sweep, and the exit status that the program would have had."""
-
-    folder: Path
-    status: int
-
-
-def run_in_process(program: Program, arguments: list[str]) -> Done:
-    """Runs a program with these arguments.
+def run_in_process(program: Program, arguments: list[str]) -> Path:
+    """Runs a program with these arguments, and returns the folder of its run or sweep.
 
     Raises:
         HeadstartError: what it would have ended with.
@@ -65,7 +57,6 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
         sys.argv = [f"{program.name}.py", *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
-        status = 0
         try:
             run_program(program)
         except Failed as failed:
@@ -76,8 +67,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
             # Status 1 is that of a sweep with a failed trial; others are those of signals, which end this process too.
             if ended.code != 1:
                 raise
-            status = 1
-        return Done(remembered_output().absolute(), status)
+        return remembered_output().absolute()
 
 
 def _import_matplotlib() -> None:
@@ -222,7 +212,7 @@ class Run:
 
     @property
     def history(self) -> list[Row]:
-        """One row per epoch, as in history.csv; epochs count from 1."""
+        """The history, one row per epoch, as in history.csv; epochs count from 1."""
         with RunFolder(self.folder).history.open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
@@ -265,13 +255,13 @@ class Leaderboard:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """leaderboard.csv: the best trial first, then failed ones, the means over folds, and the ensemble last."""
+        """The rows of leaderboard.csv: the best trial first, failed ones, the means over folds, the ensemble last."""
         with SweepFolder(self.folder).leaderboard.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     @property
     def summary(self) -> dict[str, Any]:
-        """leaderboard.json: how many trials there are, the test of the best one, and what chance explains."""
+        """The contents of leaderboard.json: the number of trials, the test of the best, and what chance explains."""
         return dict(read_json(SweepFolder(self.folder).summary))
 
     @property
@@ -310,7 +300,7 @@ def train(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
     Raises:
         HeadstartError: what the command line would have ended with.
     """
-    return Run(run_in_process(TRAIN, [*overrides, *_overrides(data, keywords)]).folder)
+    return Run(run_in_process(TRAIN, [*overrides, *_overrides(data, keywords)]))
 
 
 def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: Any) -> Leaderboard:
@@ -324,7 +314,7 @@ def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
         HeadstartError: what the command line would have ended with. A trial that fails is a row of the leaderboard.
     """
     arguments = ["-m", *overrides, *_overrides(data, keywords, folder_key="hydra.sweep.dir")]
-    return Leaderboard(run_in_process(TRAIN, arguments).folder)
+    return Leaderboard(run_in_process(TRAIN, arguments))
 
 
 def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[Finding]:
@@ -333,8 +323,8 @@ def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[F
     Raises:
         HeadstartError: what the command line would have ended with; not for findings.
     """
-    done = run_in_process(TRAIN, ["task=audit", *overrides, *_overrides(data, keywords)])
-    findings = read_json(RunFolder(done.folder).audit)["findings"]
+    folder = run_in_process(TRAIN, ["task=audit", *overrides, *_overrides(data, keywords)])
+    findings = read_json(RunFolder(folder).audit)["findings"]
     return [Finding(finding["kind"], tuple(finding["paths"]), finding["says"]) for finding in findings]
 
 

@@ -205,7 +205,7 @@ def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[obje
 
 
 def csv_row(values: Iterable[object]) -> str:
-    """A row of a CSV, with a line end. Quotes are around each cell that a reader may otherwise change.
+    """Returns a row of a CSV, with a line end. Quotes are around each cell that a reader may otherwise change.
 
     These are also those with spaces at an end, which are left out when people's tables are read.
     """
@@ -227,7 +227,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`."""
+    """Returns the JSON in `path`."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -291,7 +291,7 @@ class LoadedFile:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of the file's content, in hexadecimal."""
+    """Returns the SHA-256 of the file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -314,7 +314,7 @@ def lock_for(path: Path) -> FileLock:
 
 
 def folder_in_cache(name: str) -> Path:
-    """A folder in the cache folder, which exists then, and is marked as headstart's unless files were in it before.
+    """Returns a folder in the cache folder; makes it, and marks it as headstart's unless files were in it before.
 
     Raises:
         HeadstartError: the cache folder cannot be written.
@@ -328,7 +328,7 @@ def folder_in_cache(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where headstart keeps what it can compute again: HEADSTART_CACHE, or a folder in the user's cache folder.
+    """Returns where headstart keeps what it can compute again: HEADSTART_CACHE, or a folder in the user's cache folder.
 
     A user who has none gets one in the folder of temporary files, which a warning names.
 
@@ -343,7 +343,7 @@ def cache_folder() -> Path:
 
 
 def usual_cache_folder() -> Path | None:
-    """The user's cache folder, if there is one that can be written."""
+    """Returns the user's cache folder, if there is one that can be written."""
     place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(place)
     # Without a home folder, "~" stays as it is.

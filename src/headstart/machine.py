@@ -20,12 +20,12 @@ _programs: list[float] = []
 
 
 def program_starts() -> None:
-    """Called by a program that does one thing, as those of the command line."""
+    """Marks the start of a program that does one thing, as those of the command line."""
     _programs.append(time.perf_counter() if _programs else _IMPORTED)
 
 
 def startup_seconds() -> float | None:
-    """Since the program's start; None in Python, where other things may have happened before."""
+    """Returns the seconds since the program's start; None in Python, where other things may have happened before."""
     return time.perf_counter() - _programs[-1] if _programs else None
 
 
@@ -53,7 +53,7 @@ class Place:
 
 
 def place_in_job() -> Place:
-    """Of this process; that of a single one, if nothing started several."""
+    """Returns the place of this process; that of a single one, if nothing started several."""
     world = _number("WORLD_SIZE", 1)
     local = _number("LOCAL_WORLD_SIZE", world)
     if world > 1 and "RANK" in os.environ:
@@ -86,13 +86,13 @@ NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 @functools.cache
 def cpu_name() -> str:
-    """The CPU's model, if the operating system names it."""
+    """Returns the CPU's model, if the operating system names it."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 @functools.cache
 def cpu_instructions() -> str:
-    """The instructions that the CPU has, as the operating system names them; a virtual machine may hide some."""
+    """Returns the CPU's instructions, as the operating system names them; a virtual machine may hide some."""
     return _cpu_info("flags") or _cpu_info("Features") or platform.machine()
 
 
@@ -106,7 +106,7 @@ def _cpu_info(name: str) -> str | None:
 
 
 def core_count() -> int:
-    """The cores this process may use: in a container fewer than the machine has, and its share of a job's."""
+    """Returns how many cores this process may use: in a container fewer than the machine has; in a job its share."""
     place = place_in_job()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # SLURM binds each process to its own.
@@ -114,7 +114,7 @@ def core_count() -> int:
 
 
 def fault_of_machine(error: BaseException) -> str | None:
-    """What is wrong, in one sentence, if it is the machine's fault; None: it is not."""
+    """Returns what is wrong, in one sentence, if it is the machine's fault; None: it is not."""
     first = next(iter(str(error).splitlines()), "")
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"{error.filename or _open_file(error) or 'the output'} could not be written: {error.strerror}"

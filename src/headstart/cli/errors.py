@@ -189,12 +189,12 @@ def errors_in_threads() -> Iterator[None]:
     Raises:
         OSError: the error of the thread, unless another one is on its way.
     """
-    found: list[OSError] = []
+    failures: list[OSError] = []
     before = threading.excepthook
 
     def remember(failed: threading.ExceptHookArgs) -> None:
         if isinstance(failed.exc_value, OSError):
-            found.append(failed.exc_value)
+            failures.append(failed.exc_value)
         else:
             before(failed)
 
@@ -203,8 +203,8 @@ def errors_in_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-    if found:
-        raise found[0]
+    if failures:
+        raise failures[0]
 
 
 class Failed(SystemExit):
@@ -227,7 +227,7 @@ def is_about_command_line(error: Exception) -> bool:
 
 
 def sentence_of(error: Exception, schema: type) -> str:
-    """What an exception of Hydra, OmegaConf or the operating system means for a user of the keys in `schema`."""
+    """Returns what an error of Hydra, OmegaConf or the operating system means for a user of the keys in `schema`."""
     key = getattr(error.__cause__, "full_key", None)
     if key and str(error).startswith("Could not override"):
         return str(unknown_key(key, schema))

@@ -35,7 +35,7 @@ MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
 
 @dataclass(frozen=True)
 class Script:
-    """One of the scripts, the class of its settings, and the folder conf/, None if another one is used."""
+    """A script: its name, the class of its settings, and the folder conf/, None if another one is used."""
 
     name: str
     schema: type
@@ -195,7 +195,7 @@ WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def option_meant(group: str, value: str, script: Script) -> list[str] | None:
-    """The overrides that stand for group=value if the group has no such option; None if it has.
+    """Returns the overrides that stand for group=value if the group has no such option; None if it has.
 
     Raises:
         HeadstartError: nothing does.
@@ -216,7 +216,7 @@ def option_meant(group: str, value: str, script: Script) -> list[str] | None:
 
 
 def word_meant(word: str, script: Script) -> list[str]:
-    """The overrides that stand for a bare word.
+    """Returns the overrides that stand for a bare word.
 
     Raises:
         HeadstartError: nothing does.
@@ -292,7 +292,7 @@ MISSING = "VALUE"
 
 
 def understood(arguments: list[str], script: Script) -> list[str]:
-    """`arguments` as settings: what is written in another way, but certain, is replaced, and one line says so.
+    """Returns `arguments` as settings: what is written in another way, but certain, is replaced, and one line says so.
 
     Raises:
         HeadstartError: something on the command line is not certain; the message has what it may mean.
@@ -381,7 +381,7 @@ def _is_doubtful(key: str, meant: str, value: str) -> bool:
 
 
 def _override(token: Token, key: str, value: str) -> str:
-    """As it was typed, if it was an override, which may begin with + or ++."""
+    """The override as it was typed, if it was one, which may begin with + or ++."""
     return token.typed[0] if token.typed[0] == f"{token.name}={value}" else f"{key}={value}"
 
 

@@ -40,9 +40,10 @@ GLUED = re.compile(r"-([a-z])([\d.].*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Token:
-    """`typed`, one or more arguments; `name` and `value` where it looks like a setting, `name` None where it is bare.
+    """A part of a command line, `typed` as one or more arguments.
 
-    `is_right` where it is a flag of Hydra, or a deletion (~key).
+    It has a `name` and a `value` where it looks like a setting; `name` is None where it is a bare word. `is_right`
+    where it is a flag of Hydra, or a deletion (~key).
     """
 
     typed: tuple[str, ...]
@@ -55,23 +56,20 @@ def split(arguments: list[str], is_name: Callable[[str], bool]) -> Iterator[Toke
     """Yields the tokens of a command line; `is_name` tells names of settings from other bare words."""
     rest = list(arguments)
     while rest:
-        taken, token = _first(rest, is_name)
-        del rest[:taken]
+        token = _first(rest, is_name)
+        del rest[: len(token.typed)]
         yield token
 
 
-def _first(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Token]:
-    """The first token, and how many arguments it consists of."""
+def _first(rest: list[str], is_name: Callable[[str], bool]) -> Token:
     first = rest[0]
     if (values := _values_of_flag(rest)) is not None:
-        return 1 + values, Token(tuple(rest[: 1 + values]), is_right=True)
+        return Token(tuple(rest[: 1 + values]), is_right=True)
     if first.startswith("-") and len(first) > 1:
         return _option(rest)
-    if "=" not in first and not first.startswith("~"):
-        return _bare(rest, is_name)
     if first.startswith(("~", "=")):
-        return 1, Token((first,), is_right=first.startswith("~"))
-    return _assignment(rest)
+        return Token((first,), is_right=first.startswith("~"))
+    return _assignment(rest) if "=" in first else _bare(rest, is_name)
 
 
 def _values_of_flag(rest: list[str]) -> int | None:
@@ -81,48 +79,51 @@ def _values_of_flag(rest: list[str]) -> int | None:
     if len(flags) != 1 or (name in ("-c", "--cfg") and rest[1:2] and rest[1] not in SHOWN):
         return None
     if name in ("-i", "--info"):
-        return int(rest[1:2] != [] and "=" not in rest[1] and not rest[1].startswith("-"))
+        return int(_has_value(rest))
     return 0 if has_value else min(FLAGS[flags[0]], len(rest) - 1)
 
 
-def _option(rest: list[str]) -> tuple[int, Token]:
-    """ "--lr 1e-3", "--lr=1e-3", "-e 3", "-e3", "--pretrained"."""
+def _has_value(rest: list[str], option: str = "-") -> bool:
+    """Whether the second argument can be the value of the first: it is no setting, and no `option`, an expression."""
+    return len(rest) > 1 and "=" not in rest[1] and not re.match(option, rest[1])
+
+
+def _option(rest: list[str]) -> Token:
+    """Reads "--lr 1e-3", "--lr=1e-3", "-e 3", "-e3", "--pretrained"."""
     if glued := GLUED.fullmatch(rest[0]):
-        return 1, Token((rest[0],), glued[1], glued[2])
+        return Token((rest[0],), glued[1], glued[2])
     name, equals, value = rest[0].lstrip("-").partition("=")
     if equals:
-        return 1, Token((rest[0],), name, value)
-    if rest[1:] and "=" not in rest[1] and not re.match(r"-\D", rest[1]):
-        return 2, Token((rest[0], rest[1]), name, rest[1])
-    return 1, Token((rest[0],), name)
+        return Token((rest[0],), name, value)
+    return Token(tuple(rest[:2]), name, rest[1]) if _has_value(rest, r"-\D") else Token((rest[0],), name)
 
 
-def _bare(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Token]:
-    """ "photos", "data.root photos", "data.root = photos", "data.root =photos", "data.root: photos"."""
+def _bare(rest: list[str], is_name: Callable[[str], bool]) -> Token:
+    """Reads "photos", "data.root photos", "data.root = photos", "data.root =photos", "data.root: photos"."""
     name, colon, value = rest[0].partition(":")
     if not is_name(name) or (colon and exists(rest[0])):
-        return 1, Token((rest[0],))
+        return Token((rest[0],))
     if value:
-        return 1, Token((rest[0],), name, value)
-    if rest[1:] and rest[1] == "=":
-        return min(3, len(rest)), Token(tuple(rest[:3]), name, rest[2] if rest[2:] else None)
+        return Token((rest[0],), name, value)
+    if rest[1:2] == ["="]:
+        return Token(tuple(rest[:3]), name, rest[2] if rest[2:] else None)
     if rest[1:] and rest[1].startswith("="):
-        return 2, Token((rest[0], rest[1]), name, rest[1][1:])
-    if rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
-        return 2, Token((rest[0], rest[1]), name, rest[1])
-    return 1, Token((rest[0],), None if exists(rest[0]) else name)
+        return Token((rest[0], rest[1]), name, rest[1][1:])
+    if _has_value(rest):
+        return Token((rest[0], rest[1]), name, rest[1])
+    return Token((rest[0],), None if exists(rest[0]) else name)
 
 
-def _assignment(rest: list[str]) -> tuple[int, Token]:
-    """ "data.root=photos", "data.root= photos", and a path that the shell split at its spaces."""
+def _assignment(rest: list[str]) -> Token:
+    """Reads "data.root=photos", "data.root= photos", and a path that the shell split at its spaces."""
     name, _, value = rest[0].partition("=")
-    if not value and rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
-        return 2, Token((rest[0], rest[1]), name, rest[1])
+    if not value and _has_value(rest):
+        return Token((rest[0], rest[1]), name, rest[1])
     for count in range(len(rest), 1, -1):
         joined = " ".join([value, *rest[1:count]])
         if not exists(value) and "=" not in "".join(rest[1:count]) and exists(joined):
-            return count, Token(tuple(rest[:count]), name, joined)
-    return 1, Token((rest[0],), name, value)
+            return Token(tuple(rest[:count]), name, joined)
+    return Token((rest[0],), name, value)
 
 
 # From what a user types to what Hydra accepts.
@@ -139,12 +140,12 @@ FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re
 
 
 def key_of(override: str) -> str:
-    """ "model.lr" of "+model.lr=1e-3"."""
+    """Returns "model.lr" of "+model.lr=1e-3"."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def value_of(override: str) -> str:
-    """The value of an override, as it was before `with_plain_paths` or the user quoted it."""
+    """Returns the value of an override, as it was before `with_plain_paths` or the user quoted it."""
     text = override.partition("=")[2]
     if text[:1] in ("'", '"') and (parsed := parsed_override(f"key={text}")) is not None:
         text = str(parsed.value())
@@ -152,7 +153,7 @@ def value_of(override: str) -> str:
 
 
 def written_as(value: Any) -> str:
-    """How a value of a configuration is written, interpolations included."""
+    """Returns how a value of a configuration is written, interpolations included."""
     if isinstance(value, list):
         return f"[{','.join(map(written_as, value))}]"
     if value is None or isinstance(value, bool):
@@ -161,7 +162,7 @@ def written_as(value: Any) -> str:
 
 
 def parsed_override(argument: str) -> Override | None:
-    """None for a flag, or for what Hydra cannot parse."""
+    """Returns the override as Hydra parses it; None for a flag, or for what Hydra cannot parse."""
     try:
         return _parser().parse_override(argument)
     except HydraException:
@@ -169,17 +170,17 @@ def parsed_override(argument: str) -> Override | None:
 
 
 def with_plain_paths(arguments: Iterable[str], *, is_sweep: bool) -> list[str]:
-    """`arguments` with paths quoted where Hydra would read something else; in a sweep, several values stay several."""
+    """Returns `arguments` with paths quoted where Hydra would read something else; in a sweep, lists stay lists."""
     return [_plain(argument, is_sweep) for argument in arguments]
 
 
 def literal(text: str) -> str:
-    """How a value is written that is exactly this text."""
+    """Returns how a value is written that is exactly this text."""
     return _quoted(literal_text(text))
 
 
 def for_hydra(arguments: Iterable[str]) -> list[str]:
-    """`arguments` with `trainer.x=1` as `++trainer.x=1`.
+    """Returns `arguments` with `trainer.x=1` as `++trainer.x=1`.
 
     Hydra rejects keys that conf/ does not list; headstart.config.lightning checks them.
     """
@@ -261,7 +262,7 @@ UNSAFE = re.compile(r"[^\w.,=+-]+", re.ASCII)
 
 
 def run_name(root: str, arch: str) -> str:
-    """ "zoo10-mobilenet_v2" for ("../images/zoo10/", "mobilenet_v2")."""
+    """Returns "zoo10-mobilenet_v2" for ("../images/zoo10/", "mobilenet_v2")."""
     return re.sub(r"[^\w.-]+", "_", f"{Path(root).resolve().name}-{arch}")
 
 
@@ -356,12 +357,12 @@ def register_resolvers() -> None:
 
 
 def _parsed(arguments: Iterable[str]) -> list[Override]:
-    """Those that are no flags, nor typos that Hydra will report."""
+    """The arguments that are neither flags nor typos, which Hydra will report."""
     return [override for argument in arguments if (override := parsed_override(argument)) is not None]
 
 
 def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 # Also on import: a process that runs a trial for another one starts no script.

@@ -20,7 +20,7 @@ REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*?def (\w+)\(", 
 
 @functools.cache
 def architecture_names() -> tuple[str, ...]:
-    """What `model.arch` accepts; empty if the source cannot be read."""
+    """Returns what `model.arch` accepts; empty if the source cannot be read."""
     files = [file for folder in _folders_of("torchvision") for file in sorted(Path(folder, "models").glob("*.py"))]
     sources = [file.read_text(encoding="utf-8") for file in files]
     return tuple(sorted({name for source in sources for name in REGISTERED.findall(source)}))
@@ -76,12 +76,12 @@ UNCERTAIN = {"log_dir", "logdir", "workdir", "work_dir", "run_name", "exp_name",
 
 
 def meant_key(name: str, known: Collection[str]) -> str | None:
-    """The first of `meant_keys`; None: unclear."""
+    """Returns the first of `meant_keys`; None: unclear."""
     return next(iter(meant_keys(name, known)), None)
 
 
 def meant_keys(name: str, known: Collection[str]) -> list[str]:
-    """Which of the `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
+    """Returns which `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
     name = name.lower().replace("-", "_")
     if name in known:
         return [name]
@@ -103,7 +103,7 @@ def _is_group(name: str, known: Collection[str]) -> bool:
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """The end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
+    """Returns the end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
     if meant := meant_key(key, known):
         return f": did you mean '{meant}'?"
     group, _, leaf = key.rpartition(".")
@@ -117,7 +117,7 @@ def suggestion(key: str, known: list[str]) -> str:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """The end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
+    """Returns the end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
     matches = similar(name, names)
     return f": did you mean {matches[0]}?" if matches else f": choose one of {listed(names)}"
 
@@ -143,7 +143,7 @@ def family_in_timm(name: str) -> str | None:
 
 
 def similar(name: str, names: Collection[str], most: int = 1) -> list[str]:
-    """Those of `names` that `name` may be a typo of: alike, and beginning alike, so that they are of one family."""
+    """Returns those of `names` that `name` may be a typo of: alike, and beginning alike, as those of one family."""
     return [close for close in difflib.get_close_matches(name, names, n=3 * most) if _begins_like(name, close)][:most]
 
 
@@ -175,7 +175,7 @@ def constrained(says: str, test: Callable[[Any], bool], default: Any = MISSING) 
 
 
 def optional(says: str, test: Callable[[Any], bool]) -> Any:
-    """As `constrained`, or null."""
+    """A field as of `constrained`, or null."""
     return constrained(f"{says}, or null", lambda v: v is None or test(v))
 
 
@@ -200,12 +200,12 @@ def fraction(of: str = "") -> Any:
 
 
 def one_of(*choices: str) -> Any:
-    """One of several strings."""
+    """A field that is one of several strings."""
     return constrained(f"one of {', '.join(choices)}", lambda v: v in choices)
 
 
 def auto_or_bool() -> Any:
-    """ "auto", true or false."""
+    """A field that is "auto", true or false."""
     return constrained("auto, true or false", lambda v: v == "auto" or isinstance(v, bool))
 
 

@@ -46,7 +46,7 @@ def _per_channel(test: str = "") -> Any:
 
 @dataclass(frozen=True)
 class SplitSettings:
-    """How many images per class go to the train and valid splits where folders do not say it: counts or fractions."""
+    """The images per class, counts or fractions, of the train and valid splits where folders do not say it."""
 
     train: int | float = constrained("a count (60) or a fraction (0.7)", _is_share)
     valid: int | float = constrained("a count (10) or a fraction (0.15)", _is_share)
@@ -76,7 +76,7 @@ class ColumnSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessingSettings:
-    """How images become what the network sees; null where the backbone's weights decide."""
+    """The keys that say how images become what the network sees; null where the backbone's weights decide."""
 
     resize_size: int | None = _pixels()
     image_size: int | None = _pixels()
@@ -88,7 +88,7 @@ class PreprocessingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadingSettings:
-    """How a training reads the images of a split, whichever these are."""
+    """The keys that say how a training reads the images of a split."""
 
     batch_size: int = positive_int()
     num_workers: int | str = workers()

@@ -34,7 +34,7 @@ SCHEDULES = ("constant", "cosine", "onecycle")
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
-    """All of conf/model that a backbone depends on."""
+    """The keys of conf/model that a backbone depends on."""
 
     arch: str
     weights: str | None = path_field()
@@ -57,7 +57,7 @@ class ModelSettings(BackboneSettings):
 
 
 def arch_and_weights(name: str, weights: str | None) -> tuple[str, str | None]:
-    """What an entry ARCH or ARCH@WEIGHTS of `model.archs` stands for; `weights` are those of the former."""
+    """Returns what an entry ARCH or ARCH@WEIGHTS of `model.archs` stands for; ARCH has `weights`."""
     arch, separator, own = name.partition("@")
     if not separator:
         return arch, weights
@@ -77,7 +77,7 @@ def has_photo_features(weights: str | None) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How the frozen backbone runs."""
+    """The keys that say how the frozen backbone runs."""
 
     precision: str = one_of("auto", "32", "bf16")
     compile: bool | str = auto_or_bool()
@@ -107,17 +107,17 @@ class FinetuneSettings:
 
     @property
     def first_epoch(self) -> int | None:
-        """After how many epochs any stage of the backbone is trained; None: it stays frozen."""
+        """The number of epochs after which any stage of the backbone is trained; None: it stays frozen."""
         return min(self._all_epochs(), default=None)
 
     @property
     def last_epoch(self) -> int | None:
-        """After how many epochs every stage is trained that ever will be; None: the backbone stays frozen."""
+        """The number of epochs after which no further stage is unfrozen; None: the backbone stays frozen."""
         return max(self._all_epochs(), default=None)
 
     @property
     def kind(self) -> str:
-        """ "none", "full" or "gradual", whatever the file in conf/finetune is called."""
+        """The kind, "none", "full" or "gradual", whatever the file in conf/finetune is called."""
         if self.first_epoch is None:
             return "none"
         return "full" if self.rest == 0 else "gradual"
@@ -163,7 +163,7 @@ RECIPE: list[Any] = [
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """Each of `transforms` has its class as `_target_`, and its arguments. None of them: images as in evaluation."""
+    """The augmentation: each of `transforms` has its class as `_target_`, and its arguments; none: as in evaluation."""
 
     transforms: list[Any]
 
@@ -210,9 +210,9 @@ ONNX_ONLY = {"precision": PRECISIONS[1:], "input": INPUTS[1:]}
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """What is exported: to which format, "all" meaning both; `path` is that of the one file, null: in the run's folder.
+    """The keys that say what is exported: to which format, "all" meaning both, and to which file.
 
-    `precision` is that of the weights and of what the backbone computes with.
+    `path` null is a file in the run's folder. `precision` is that of the weights and of the backbone's computation.
     """
 
     format: str = one_of(*FORMATS, "all")
@@ -263,7 +263,7 @@ def is_ensemble_size(value: object) -> bool:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """`over` are the keys given several values on the command line, `fixed` those given one."""
+    """The keys of conf/sweep; `over` are the keys given several values on the command line, `fixed` those given one."""
 
     over: list[str]
     fixed: list[str]

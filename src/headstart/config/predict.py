@@ -29,7 +29,7 @@ class PredictModelSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOrFileSettings(PredictModelSettings):
-    """`file`, which model=FILE sets, is an exported model, to predict with instead of a checkpoint."""
+    """The keys of `model`; `file`, which model=FILE sets, is an exported model in place of a checkpoint."""
 
     file: str | None = path_field()
 
@@ -53,7 +53,7 @@ class PredictSettings:
 
 
 def check_predict(config: DictConfig) -> PredictSettings:
-    """The settings of `predict.py`.
+    """Returns the settings of `predict.py`, checked.
 
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
@@ -115,7 +115,7 @@ class EmbedSettings:
 
 
 def check_embed(config: DictConfig) -> EmbedSettings:
-    """The settings of `headstart embed`.
+    """Returns the settings of `headstart embed`, checked.
 
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.

@@ -155,7 +155,7 @@ AVERAGES = ("EMA", "WeightAveraging")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """`trainer`, `callbacks` and `logger` hold arguments of Lightning's classes."""
+    """All settings; `trainer`, `callbacks` and `logger` hold arguments of Lightning's classes."""
 
     data: DataSettings
     model: ModelSettings
@@ -313,7 +313,7 @@ DAMAGED = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, Attribut
 
 
 def record_of(settings: TrainSettings) -> str:
-    """The text of config.yaml: all settings, resolved, with absolute paths."""
+    """Returns the text of config.yaml: all settings, resolved, with absolute paths."""
     values = asdict(settings)
     _replace_paths(values, lambda key, path: os.path.abspath(os.path.expanduser(path)))
     values["ckpt_path"] = values["ckpt_path"] and os.path.abspath(values["ckpt_path"])
@@ -321,7 +321,7 @@ def record_of(settings: TrainSettings) -> str:
 
 
 def choices() -> dict[str, str | None]:
-    """The options of the groups of conf/ that the run, if a program has started it, was composed from."""
+    """Returns the options of the groups of conf/ that a run which a program has started was composed from."""
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices
@@ -331,7 +331,7 @@ def choices() -> dict[str, str | None]:
 
 
 def read_record(run: RunFolder) -> DictConfig:
-    """The settings in a run's config.yaml, as Hydra would have composed them.
+    """Returns the settings in a run's config.yaml, as Hydra would have composed them.
 
     Where a path is gone and the run's folder was moved, the path that has moved along with it is used.
 
