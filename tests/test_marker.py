@@ -23,7 +23,7 @@ from headstart.data.folders import MADE
 from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
-from headstart.files import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.files import PREDICTIONS, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
 from headstart.predict.sources import Prediction, find_images
 from headstart.run_folder import MARKER, RunFolder, SweepFolder
 from headstart.text import as_file_name

@@ -37,7 +37,6 @@ from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.
 
-
 # The exit status of a program that Ctrl-C ended.
 INTERRUPTED = 130
 # Settings of the process, which a run changes.
@@ -181,7 +180,6 @@ def _signals() -> Iterator[None]:
 
 # headstart from Python: the same runs, with the same files, as on the command line. Every setting can be given as on
 # the command line ("model.lr=1e-3"); the keywords are the most common ones. Runs of one process wait for each other.
-
 
 KEYWORDS = {
     "arch": "model.arch",

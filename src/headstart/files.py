@@ -28,7 +28,6 @@ from headstart.run_folder import MARKER
 # before. So fixed names, such as metrics.json or contact_sheets/, never meet the user's files. What carries a marker
 # is never read as the user's images, unless it is named itself.
 
-
 # Kinds of folders, and what a message calls them.
 RUN, SWEEP, ENSEMBLE, REPORT, CACHE = "run", "sweep", "ensemble", "report", "cache"
 PREDICTIONS, DATASET = "predictions", "dataset"  # features too: their files have other names
@@ -150,7 +149,6 @@ def _free(path: Path) -> Path:
 
 
 # Files that are written completely or not at all, locks between threads and processes, and the cache folder.
-
 
 # The variable that names the cache folder.
 CACHE_VARIABLE = "HEADSTART_CACHE"

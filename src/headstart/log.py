@@ -49,7 +49,6 @@ def _escaped(byte: int) -> str:
 
 # Tables for the terminal.
 
-
 # Wider than any table, so that no line is wrapped.
 WIDTH = 10_000
 
@@ -73,7 +72,6 @@ def render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 # The program's only progress bar: at the bottom of the terminal, messages above it, gone when the work is done.
-
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -184,7 +182,6 @@ def _clock(seconds: float) -> str:
 
 
 # Messages to the user: information to stdout, warnings and errors to stderr, from the first process of a job only.
-
 
 log = logging.getLogger("headstart")
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 # How long a program took from its start to its work; most of it goes into imports.
 
-
 # Imported before everything that takes long.
 _IMPORTED = time.perf_counter()
 _programs: list[float] = []
@@ -30,7 +29,6 @@ def startup_seconds() -> float | None:
 
 
 # Where this process stands in a job of several, by the variables that torchrun, SLURM or headstart itself set.
-
 
 # Set by torchrun and by headstart.training.jobs.
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -72,7 +70,6 @@ def _number(name: str, default: int) -> int:
 
 
 # The machine: its CPU, its cores, and errors that are its fault: a full disk, too little memory, a killed process.
-
 
 # What PyTorch says about a worker process that was killed, or that does not answer.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")

@@ -1,4 +1,4 @@
-"""What a head that is fitted at once rules out."""
+"""What a closed-form head rules out."""
 
 import pytest
 from conftest import SMALL, settings_of

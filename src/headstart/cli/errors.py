@@ -29,7 +29,6 @@ from headstart.run_folder import RunFolder, is_early_file
 
 # How a program ends that is told to: by a signal, or because nobody reads its output any more.
 
-
 # SIGHUP comes when a terminal is closed.
 SIGNALS = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
 
@@ -72,7 +71,6 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 
 # Run folders on the command line: used ones are rejected, and those of runs that failed at once are removed.
-
 
 # Tasks that write into the folder of the checkpoint's run.
 INTO_RUN = frozenset(("report", "export"))
@@ -141,7 +139,6 @@ def _is_older(path: Path) -> bool:
 
 
 # Errors as one sentence on stderr and exit status 1.
-
 
 # Packages whose exceptions are about the command line, or the machine.
 HYDRA_PACKAGES = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")

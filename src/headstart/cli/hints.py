@@ -28,7 +28,6 @@ from headstart.run_folder import NEWEST, checkpoint_in, newest_run, runs_named
 
 # What a script knows.
 
-
 # Keys of train.py besides its settings.
 MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
 
@@ -189,7 +188,6 @@ def _apply(rules: tuple[Rule, ...], name: str, leaf: str, value: str) -> list[st
 
 # What is meant by a bare word, and by group=value where conf/ has no such option.
 
-
 # Files with weights.
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
@@ -282,7 +280,6 @@ def _to_predict(word: str) -> list[str] | None:
 
 
 # What people type who know other tools, or not yet this one: it is done where it is certain, and said.
-
 
 HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
 # Keys that begin so are Hydra's, arguments of any class, or rejected later, with the reason.

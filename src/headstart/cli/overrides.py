@@ -26,7 +26,6 @@ from headstart.metrics import metric_of
 
 # What stands on a command line, whatever the form in which it was typed.
 
-
 # Hydra's own flags, and how many values follow each.
 FLAGS = {
     **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
@@ -127,7 +126,6 @@ def _assignment(rest: list[str]) -> Token:
 
 
 # From what a user types to what Hydra accepts.
-
 
 # Groups whose entries accept arguments of a Lightning class that are not listed in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
@@ -247,7 +245,6 @@ def _parser() -> OverridesParser:
 
 
 # Names of runs, sweeps and trials. Those of sweeps depend only on the command line, so that a rerun finds them.
-
 
 # Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
 # done with them in the end.

@@ -14,7 +14,6 @@ from headstart.errors import listed
 
 # The names of torchvision's classification models, read from its source, because importing it takes seconds.
 
-
 REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*?def (\w+)\(", re.MULTILINE)
 
 
@@ -27,7 +26,6 @@ def architecture_names() -> tuple[str, ...]:
 
 
 # Which key an unknown one was probably meant to be.
-
 
 # What other tools, and people, call a key. The first key that a script has is meant.
 SYNONYMS = {

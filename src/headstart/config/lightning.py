@@ -11,7 +11,6 @@ from headstart.metrics import METRICS, full_names, metric_of
 
 # conf/trainer, conf/callbacks and conf/logger: arguments of Lightning's classes, checked without importing them.
 
-
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 # Set by headstart itself; most of them have a place of their own in conf/. The test split is scored without a Trainer.
 RESERVED = {"callbacks", "logger", "plugins", "default_root_dir", "limit_test_batches"}
@@ -101,7 +100,6 @@ def _mode(entry: dict[str, Any]) -> dict[str, str]:
 
 # What of Lightning cannot be used, and why, and what values its Trainer's arguments take.
 
-
 # Arguments of the Trainer that no value makes sense of, besides the one given: it changes nothing.
 ARGUMENTS: dict[str, tuple[Any, str]] = {
     "enable_checkpointing": (True, "callbacks.checkpoint=null keeps no checkpoints"),
@@ -187,7 +185,6 @@ def check_validated(trainer: dict[str, Any], callbacks: dict[str, Any]) -> None:
 
 
 # How many processes a training has: trainer.devices, trainer.num_nodes and trainer.strategy.
-
 
 STRATEGIES = re.compile(r"auto|None|single_device|ddp(_find_unused_parameters_(true|false))?")
 

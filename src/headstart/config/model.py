@@ -21,13 +21,12 @@ from headstart.metrics import full_names
 
 # conf/model: the backbone, the head, and how the head is trained.
 
-
 # What `model.weights` calls the weights that come with headstart.
 BUNDLED = "bundled"
 # What it calls those that the architecture's library names first.
 DEFAULT = "default"
 POOLINGS = ("default", "cls", "avg", "cls+avg")
-# Values of `model.head`: those trained step by step, and those fitted at once.
+# Values of `model.head`: those trained step by step, and the closed-form ones.
 TRAINED, CLOSED_FORM = ("mlp", "linear"), ("ridge", "knn")
 SCHEDULES = ("constant", "cosine", "onecycle")
 
@@ -144,7 +143,6 @@ class FinetuneSettings:
 
 # conf/augment: how training images are augmented, as a list of torchvision's v2 transforms.
 
-
 # What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
 TARGET = re.compile(r"torchvision\.transforms\.v2\.[A-Z]\w*")
 # What conf/augment/recipe.yaml says.
@@ -187,16 +185,14 @@ def _check_entry(entry: Any, place: str) -> None:
                 _check_entry(inner, f"{place}.{key}")
 
 
-# The section `evaluation`: what the valid and the test split are predicted from after the training.
-
-
 @dataclass(frozen=True)
 class EvaluationSettings:
+    """The section `evaluation`: what the valid and the test split are predicted from after the training."""
+
     views: int = constrained("a positive integer", lambda v: v > 0)
 
 
 # The section `export`: what task=export writes.
-
 
 FORMATS = ("onnx", "pt2")
 PRECISIONS = ("float32", "float16", "int8")
@@ -250,7 +246,6 @@ def is_model_file(path: str) -> bool:
 
 
 # conf/sweep: what the trials of a sweep are compared by, which keys it varies, and how many trials are averaged.
-
 
 OBJECTIVES = full_names("valid")
 ENSEMBLE = "0, for none, or an integer of 2 or more"

@@ -1,4 +1,4 @@
-"""The settings of predict.py and of `headstart embed`."""
+"""The settings of predict.py, then those of `headstart embed`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -11,8 +11,6 @@ from headstart.config.model import EncoderSettings, is_model_file
 from headstart.config.train import typed
 from headstart.errors import HeadstartError
 from headstart.run_folder import newest_run
-
-# The settings of predict.py.
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +95,6 @@ def _check_file(settings: PredictSettings) -> None:
             raise HeadstartError(f"{key}={given} needs a checkpoint: model={file} cannot do that")
     if settings.annotate and importlib.util.find_spec("matplotlib") is None:
         raise HeadstartError("annotate=true needs matplotlib, which is not installed: python -m pip install matplotlib")
-
-
-# The settings of `headstart embed`.
 
 
 @dataclass(frozen=True, kw_only=True)

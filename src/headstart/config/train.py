@@ -41,7 +41,6 @@ from headstart.run_folder import RunFolder, newest_run
 
 # From Hydra's DictConfig to typed settings.
 
-
 Settings = TypeVar("Settings")
 
 
@@ -133,7 +132,6 @@ def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 # The settings of train.py, and their check as a whole.
 
-
 TASKS = ("train", "test", "report", "audit", "compare", "export")
 # Tasks that use a checkpoint as it is.
 EVALUATING = ("test", "report", "export")
@@ -216,7 +214,7 @@ def check_train(config: DictConfig) -> TrainSettings:
 
 
 def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
-    """Raises HeadstartError for what needs training steps, or several processes."""
+    """What a closed-form head rules out: training steps, and several processes."""
     head, balance = settings.model.head, settings.data.balance
     if settings.finetune.first_epoch is not None:
         raise HeadstartError(
@@ -234,20 +232,18 @@ def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None
                 f"callbacks.{name} is invalid with model.head={head}, which is fitted at once and has no weights to "
                 f"average: set callbacks=default or callbacks.{name}=null"
             )
-    devices = trainer.get("devices")
-    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise _several("devices", devices, 1, head)
-    if trainer.get("num_nodes", 1) != 1:
-        raise _several("num_nodes", trainer["num_nodes"], 1, head)
-    if str(trainer.get("strategy", "auto")).startswith("ddp"):
-        raise _several("strategy", trainer["strategy"], "auto", head)
-
-
-def _several(key: str, value: Any, instead: Any, head: str) -> HeadstartError:
-    return HeadstartError(
-        f"trainer.{key}={value} is invalid with model.head={head}, which is fitted at once in one process: set "
-        f"trainer.{key}={instead}"
-    )
+    devices, strategy = trainer.get("devices"), str(trainer.get("strategy", "auto"))
+    has_one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    for key, instead, is_several in (
+        ("devices", 1, not has_one),
+        ("num_nodes", 1, trainer.get("num_nodes", 1) != 1),
+        ("strategy", "auto", strategy.startswith("ddp")),
+    ):
+        if is_several:
+            raise HeadstartError(
+                f"trainer.{key}={trainer.get(key)} is invalid with model.head={head}, which is fitted at once in one "
+                f"process: set trainer.{key}={instead}"
+            )
 
 
 def _check_comparison(settings: TrainSettings) -> None:
