@@ -20,7 +20,7 @@ from headstart.config.checks import (
 )
 from headstart.config.lightning import RESERVED
 from headstart.config.model import is_model_file
-from headstart.config.train import TASKS, known_keys, switches
+from headstart.config.train import TASKS, TrainSettings, known_keys, switches
 from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
 from headstart.log import command, log, quoted
@@ -170,7 +170,7 @@ def translated(name: str, value: str, script: Script) -> list[str] | None:
             f"there is no setting '{name}': the test split has what data.split.train and data.split.valid leave"
         )
     # Keys in headstart's own groups are its own, or typos of these.
-    if group != "trainer" and any(key.startswith(f"{group}.") for key in script.known):
+    if group != "trainer" and any(key.startswith(f"{group}.") for key in known_keys(TrainSettings)):
         return None
     return _apply(TRAIN if script.trains else PREDICT, name, leaf, value)
 
