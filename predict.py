@@ -1,6 +1,6 @@
 """Predicts the classes of new images: python predict.py --help."""
 
-from headstart.cli.predict import run
+from headstart.cli.main import PREDICT, start
 
 if __name__ == "__main__":
-    run()
+    start(PREDICT)

@@ -1,6 +1,6 @@
 """Trains or tests an image classifier: python train.py --help."""
 
-from headstart.cli.train import run
+from headstart.cli.main import TRAIN, start
 
 if __name__ == "__main__":
-    run()
+    start(TRAIN)

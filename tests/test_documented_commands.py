@@ -10,11 +10,8 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from headstart.cli.embed import EMBED
-from headstart.cli.main import Program, arguments_for_hydra
+from headstart.cli.main import EMBED, PREDICT, TRAIN, Program, arguments_for_hydra
 from headstart.cli.overrides import register_resolvers
-from headstart.cli.predict import PREDICT
-from headstart.cli.train import TRAIN
 from headstart.config.predict import check_embed, check_predict
 from headstart.config.train import check_train
 

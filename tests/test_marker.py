@@ -23,7 +23,7 @@ from headstart.data.folders import MADE
 from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
-from headstart.files import PREDICTIONS, REPORT, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.files import PREDICTIONS, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
 from headstart.predict.sources import Prediction, find_images
 from headstart.run_folder import MARKER, RunFolder, SweepFolder
 from headstart.text import as_file_name
@@ -224,20 +224,6 @@ def test_data_root__that_headstart_wrote__is_one_sentence(tmp_path: Path, script
         f"error: data.root={tmp_path / 'out'} holds what headstart wrote: give the folder of your images, or, if these "
         f"are yours, delete {tmp_path / 'out' / MARKER}\n"
     )
-
-
-def test_run_of_an_earlier_version__is_known_by_its_record(trained: Path, tmp_path: Path, script: Script) -> None:
-    old = tmp_path / "images" / "logs" / "run"
-    draw_classes(tmp_path / "images", 4)
-    shutil.copytree(trained, old)
-    for marker in old.rglob(MARKER):
-        marker.unlink()
-    assert kind_of(old) == RUN
-    result = script("train.py", "task=audit", f"data.root={tmp_path / 'images'}", *SMALL)
-    assert "3 classes" in result.out
-    assert "1 folder that headstart made left out (logs)" in result.out
-    claim(old, RUN)
-    claim(old / "report", REPORT)
 
 
 def test_report__into_the_users_folder_is_refused(trained: Path, mine: Path, script: Script) -> None:

@@ -67,10 +67,3 @@ def test_checkpoint__that_is_none(tmp_path: Path) -> None:
         for task in ("train", "test"):
             with pytest.raises(HeadstartError, match=sentence):
                 check_without_data(settings_of(*DATA, f"task={task}", f"ckpt_path={path}"))
-
-
-def test_run_folder__whose_name_is_not_utf8_has_no_logger(tmp_path: Path) -> None:
-    settings = settings_of(*DATA)
-    settings.run_dir = str(tmp_path / "caf\udce9")
-    assert settings.logger
-    assert check_without_data(settings).logger == {}

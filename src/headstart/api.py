@@ -23,11 +23,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from headstart.auditing.findings import Finding
-from headstart.cli.errors import Failed
-from headstart.cli.main import Program, run_program
+from headstart.cli.errors import Failed, remembered_output
+from headstart.cli.main import TRAIN, Program, run_program
 from headstart.cli.overrides import written_as
-from headstart.cli.programs import options_of, remembered_output
-from headstart.cli.train import TRAIN
+from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
@@ -38,35 +37,25 @@ from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.
 
-
 # The exit status of a program that Ctrl-C ended.
 INTERRUPTED = 130
 # Settings of the process, which a run changes.
 _lock = ForkSafeLock()
 
 
-@dataclass(frozen=True)
-class Done:
-    """The folder of a run or of a sweep, and the exit status that the program would have had."""
-
-    folder: Path
-    status: int
-
-
-def run_in_process(program: Program, arguments: list[str]) -> Done:
-    """Runs a program with these arguments.
+def run_in_process(program: Program, arguments: list[str]) -> Path:
+    """Runs a program with these arguments, and returns the folder of its run or sweep.
 
     Raises:
         HeadstartError: what it would have ended with.
         KeyboardInterrupt: Ctrl-C.
     """
-    with _lock, _left_as_it_was():
+    with _lock, _restore_process_state():
         use_one_thread_after_fork()
         _import_matplotlib()
         sys.argv = [f"{program.name}.py", *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
-        status = 0
         try:
             run_program(program)
         except Failed as failed:
@@ -77,8 +66,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Done:
             # Status 1 is that of a sweep with a failed trial; others are those of signals, which end this process too.
             if ended.code != 1:
                 raise
-            status = 1
-        return Done(remembered_output().absolute(), status)
+        return remembered_output().absolute()
 
 
 def _import_matplotlib() -> None:
@@ -99,24 +87,16 @@ def _import_matplotlib() -> None:
 
 
 @contextmanager
-def _left_as_it_was() -> Iterator[None]:
+def _restore_process_state() -> Iterator[None]:
+    torchs, others = (torch_settings_restored, usual_numerics), (_signals, warnings.catch_warnings)
     with ExitStack() as stack:
-        for part in (
-            _process,
-            _hydra,
-            _logging,
-            _randomness,
-            torch_settings_restored,
-            usual_numerics,
-            _signals,
-            warnings.catch_warnings,
-        ):
+        for part in (_arguments_and_environment, _hydra, _logging, _randomness, *torchs, *others):
             stack.enter_context(part())
         yield
 
 
 @contextmanager
-def _process() -> Iterator[None]:
+def _arguments_and_environment() -> Iterator[None]:
     argv, environment = sys.argv, dict(os.environ)
     try:
         yield
@@ -129,7 +109,7 @@ def _process() -> Iterator[None]:
 
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """What it is at; and it must not configure logging, which is the surrounding program's."""
+    """Hydra's state; and it must not configure logging, which is the surrounding program's."""
     hydras, configuration = GlobalHydra.instance(), HydraConfig.instance()
     initialized, current = hydras.hydra, configuration.cfg
     places: list[Any] = [hydra.core.utils, hydra._internal.hydra]
@@ -201,7 +181,6 @@ def _signals() -> Iterator[None]:
 # headstart from Python: the same runs, with the same files, as on the command line. Every setting can be given as on
 # the command line ("model.lr=1e-3"); the keywords are the most common ones. Runs of one process wait for each other.
 
-
 KEYWORDS = {
     "arch": "model.arch",
     "weights": "model.weights",
@@ -227,18 +206,17 @@ class Run:
     @property
     def metrics(self) -> dict[str, float]:
         """The contents of metrics.json, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
-        metrics: dict[str, float] = read_json(RunFolder(self.folder).metrics)
-        return metrics
+        return dict(read_json(RunFolder(self.folder).metrics))
 
     @property
     def history(self) -> list[Row]:
-        """One row per epoch, as in history.csv; epochs count from 1."""
+        """The history, one row per epoch, as in history.csv; epochs count from 1."""
         with RunFolder(self.folder).history.open(encoding="utf-8", newline="") as file:
             return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     @property
     def checkpoint(self) -> Path:
-        """That of the best epoch."""
+        """The checkpoint of the best epoch."""
         return RunFolder(self.folder).best
 
     @property
@@ -259,9 +237,8 @@ class Ensemble:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Those of the mean of the members' probabilities, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
-        metrics: dict[str, float] = read_json(EnsembleFolder(self.folder).metrics)
-        return metrics
+        """The metrics of the mean of the members' probabilities, such as {"valid/acc": 0.97, "test/acc": 0.96}."""
+        return dict(read_json(EnsembleFolder(self.folder).metrics))
 
     def predictor(self, **options: Any) -> Predictor:
         """Predicts with it; `options` are those of `headstart.load`."""
@@ -276,15 +253,14 @@ class Leaderboard:
 
     @property
     def rows(self) -> list[dict[str, str]]:
-        """leaderboard.csv: the best trial first, then failed ones, the means over folds, and the ensemble last."""
+        """The rows of leaderboard.csv: the best trial first, failed ones, the means over folds, the ensemble last."""
         with SweepFolder(self.folder).leaderboard.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     @property
     def summary(self) -> dict[str, Any]:
-        """leaderboard.json: how many trials there are, the test of the best one, and what chance explains."""
-        summary: dict[str, Any] = read_json(SweepFolder(self.folder).summary)
-        return summary
+        """The contents of leaderboard.json: the number of trials, the test of the best, and what chance explains."""
+        return dict(read_json(SweepFolder(self.folder).summary))
 
     @property
     def best(self) -> Run:
@@ -322,7 +298,7 @@ def train(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
     Raises:
         HeadstartError: what the command line would have ended with.
     """
-    return Run(run_in_process(TRAIN, [*overrides, *_overrides(data, keywords)]).folder)
+    return Run(run_in_process(TRAIN, [*overrides, *_overrides(data, keywords)]))
 
 
 def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: Any) -> Leaderboard:
@@ -336,18 +312,18 @@ def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
         HeadstartError: what the command line would have ended with. A trial that fails is a row of the leaderboard.
     """
     arguments = ["-m", *overrides, *_overrides(data, keywords, folder_key="hydra.sweep.dir")]
-    return Leaderboard(run_in_process(TRAIN, arguments).folder)
+    return Leaderboard(run_in_process(TRAIN, arguments))
 
 
 def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[Finding]:
-    """What is wrong with a folder of images, as `python train.py task=audit` says.
+    """Returns what is wrong with a folder of images, as `python train.py task=audit` says.
 
     Raises:
         HeadstartError: what the command line would have ended with; not for findings.
     """
-    done = run_in_process(TRAIN, ["task=audit", *overrides, *_overrides(data, keywords)])
-    findings = read_json(RunFolder(done.folder).audit)["findings"]
-    return [Finding(found["kind"], tuple(found["paths"]), found["says"]) for found in findings]
+    folder = run_in_process(TRAIN, ["task=audit", *overrides, *_overrides(data, keywords)])
+    findings = read_json(RunFolder(folder).audit)["findings"]
+    return [Finding(finding["kind"], tuple(finding["paths"]), finding["says"]) for finding in findings]
 
 
 def _overrides(
@@ -355,7 +331,8 @@ def _overrides(
 ) -> Iterator[str]:
     """The keywords as overrides."""
     if data is not None:
-        yield from _data(fspath(data))
+        is_dataset = fspath(data) in options_of("data") and not Path(data).expanduser().is_dir()
+        yield from [f"data={fspath(data)}"] if is_dataset else ["data=folder", f"data.root={fspath(data)}"]
     for name, value in keywords.items():
         if name not in KEYWORDS:
             hint = nearest(name, ["data", *KEYWORDS])
@@ -364,10 +341,3 @@ def _overrides(
         values = value if isinstance(value, list | tuple) else [value]
         written = [fspath(v) if name in AS_IS and v is not None else written_as(v) for v in values]
         yield f"{key}={','.join(written)}"
-
-
-def _data(data: str) -> list[str]:
-    datasets = options_of("data")
-    if Path(data).expanduser().is_dir() or data not in datasets:
-        return ["data=folder", f"data.root={data}"]
-    return [f"data={data}"]

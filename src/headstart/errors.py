@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 
 class HeadstartError(Exception):
-    """What is wrong, where, and what to do, in one sentence."""
+    """An error of the user's: what is wrong, where, and what to do, in one sentence."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader worker re-raises its error with the whole traceback as the message; the sentence comes last.
@@ -22,7 +22,7 @@ class UnreadableImage(HeadstartError):
 
 
 def listed(names: Iterable[object], most: int = 12) -> str:
-    """ "a, b, c", or "a, b, … and 280 more" if there are more than `most`."""
+    """Returns "a, b, c", or "a, b, … and 280 more" if there are more than `most`."""
     texts = [str(name) for name in names]
     shown = ", ".join(texts[:most])
     return shown if len(texts) <= most else f"{shown}, … and {len(texts) - most} more"

@@ -21,20 +21,17 @@ from filelock import FileLock
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.machine import DISK_FULL
-from headstart.run_folder import MARKER, RunFolder
+from headstart.run_folder import MARKER
 
 # Which folders headstart made: they carry a marker. Nothing without one is deleted, replaced or taken for its own. A
 # folder that a command writes into is claimed first: it is new, or empty, or one that the same kind of command made
 # before. So fixed names, such as metrics.json or contact_sheets/, never meet the user's files. What carries a marker
 # is never read as the user's images, unless it is named itself.
 
-
 # Kinds of folders, and what a message calls them.
 RUN, SWEEP, ENSEMBLE, REPORT, CACHE = "run", "sweep", "ensemble", "report", "cache"
 PREDICTIONS, DATASET = "predictions", "dataset"  # features too: their files have other names
 CALLED = {RUN: "a run", SWEEP: "a sweep", ENSEMBLE: "an ensemble", REPORT: "a report"}
-# Runs of earlier versions have no marker, but this file, with keys that no other program's would have.
-RECORD, KEYS = RunFolder(Path()).record.name, {"backbone", "data_fingerprint"}
 # Hydra's, which it would overwrite.
 HYDRAS = ".hydra"
 # The folders that this process made.
@@ -42,21 +39,13 @@ _made: set[Path] = set()
 
 
 def kind_of(folder: Path) -> str | None:
-    """The kind of a folder that headstart made; "" if its marker is damaged, None if it has none.
-
-    The runs of earlier versions are known by their records.
-    """
-    if os.path.lexists(folder / MARKER):
-        return str(_values_in((folder / MARKER).read_bytes()).get("kind", ""))
-    if os.path.isfile(folder / RECORD) and is_record((folder / RECORD).read_bytes()):
-        return RUN
-    is_report = os.path.isfile(folder / "report.json") and kind_of(folder.parent) == RUN
-    return REPORT if is_report and folder.name == "report" else None
-
-
-def is_record(content: bytes) -> bool:
-    """Whether the content of a file called run.json is that of a run."""
-    return _values_in(content).keys() >= KEYS
+    """Returns the kind of a folder that headstart made; "" if its marker is damaged, None if it has none."""
+    if not os.path.lexists(folder / MARKER):
+        return None
+    try:
+        return str(json.loads((folder / MARKER).read_bytes())["kind"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def check(folder: Path, kind: str, key: str = "") -> None:
@@ -66,12 +55,12 @@ def check(folder: Path, kind: str, key: str = "") -> None:
     """
     if not folder.is_dir():
         return
-    found = kind_of(folder)
-    if found == kind or (found is None and _is_empty(folder)):
+    actual = kind_of(folder)
+    if actual == kind or (actual is None and _is_empty(folder)):
         return
     why = "is not empty, and headstart did not make it"
-    if found is not None:
-        why = f"is the folder of {CALLED.get(found, found or 'another output')}"
+    if actual is not None:
+        why = f"is the folder of {CALLED.get(actual, actual or 'another output')}"
     if not key:
         raise HeadstartError(f"{folder} {why}: move it elsewhere")
     raise HeadstartError(f"{key}={folder} {why}: choose another folder, such as {key}={_free(folder / kind)}")
@@ -159,17 +148,7 @@ def _free(path: Path) -> Path:
     return next(place for place in (path, *itertools.islice(numbered, 99)) if not os.path.lexists(place))
 
 
-def _values_in(content: bytes) -> dict[str, Any]:
-    """The JSON object in a file's content; empty if it is none, or damaged."""
-    try:
-        values = json.loads(content)
-    except ValueError:
-        return {}
-    return values if isinstance(values, dict) else {}
-
-
 # Files that are written completely or not at all, locks between threads and processes, and the cache folder.
-
 
 # The variable that names the cache folder.
 CACHE_VARIABLE = "HEADSTART_CACHE"
@@ -192,7 +171,8 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary = Path(name)
         try:
             yield temporary
-            _sync(temporary)
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
             # mkstemp creates files that only their owner can read.
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
@@ -223,7 +203,7 @@ def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[obje
 
 
 def csv_row(values: Iterable[object]) -> str:
-    """A row of a CSV, with a line end. Quotes are around each cell that a reader may otherwise change.
+    """Returns a row of a CSV, with a line end. Quotes are around each cell that a reader may otherwise change.
 
     These are also those with spaces at an end, which are left out when people's tables are read.
     """
@@ -245,7 +225,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> Any:
-    """The JSON in `path`."""
+    """Returns the JSON in `path`."""
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -309,7 +289,7 @@ class LoadedFile:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of the file's content, in hexadecimal."""
+    """Returns the SHA-256 of the file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -322,7 +302,7 @@ def exclusively(path: Path) -> Iterator[None]:
 
 
 def lock_for(path: Path) -> FileLock:
-    """The lock that processes share for `path`; its file is in the cache folder.
+    """Returns the lock that processes share for `path`; its file is in the cache folder.
 
     Raises:
         HeadstartError: the cache folder cannot be written.
@@ -332,7 +312,7 @@ def lock_for(path: Path) -> FileLock:
 
 
 def folder_in_cache(name: str) -> Path:
-    """A folder in the cache folder, which exists then, and is marked as headstart's unless files were in it before.
+    """Returns a folder in the cache folder; makes it, and marks it as headstart's unless files were in it before.
 
     Raises:
         HeadstartError: the cache folder cannot be written.
@@ -346,7 +326,7 @@ def folder_in_cache(name: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """Where headstart keeps what it can compute again: HEADSTART_CACHE, or a folder in the user's cache folder.
+    """Returns where headstart keeps what it can compute again: HEADSTART_CACHE, or a folder in the user's cache folder.
 
     A user who has none gets one in the folder of temporary files, which a warning names.
 
@@ -361,7 +341,7 @@ def cache_folder() -> Path:
 
 
 def usual_cache_folder() -> Path | None:
-    """The user's cache folder, if there is one that can be written."""
+    """Returns the user's cache folder, if there is one that can be written."""
     place = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     folder = Path(place)
     # Without a home folder, "~" stays as it is.
@@ -397,11 +377,6 @@ def _no_cache(reason: str) -> HeadstartError:
     return HeadstartError(
         f"there is no folder for the cache ({reason}): set the environment variable {CACHE_VARIABLE} to a folder"
     )
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _umask() -> int:

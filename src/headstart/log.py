@@ -19,7 +19,7 @@ from headstart.text import columns
 
 
 def command(script: str, arguments: Iterable[str]) -> str:
-    """ "python train.py model.lr=0.1", or "headstart train model.lr=0.1"; `script` is the script's name."""
+    """Returns "python train.py model.lr=0.1", or "headstart train model.lr=0.1", for the `script` train.py."""
     running = Path(sys.argv[0])
     if running.name in ("headstart", "headstart.exe") or running.parts[-2:] == ("headstart", "__main__.py"):
         return " ".join(["headstart", script.removesuffix(".py"), *map(quoted, arguments)])
@@ -29,13 +29,13 @@ def command(script: str, arguments: Iterable[str]) -> str:
 
 
 def shown(path: Path) -> Path:
-    """`path` as short as it can be given from the current folder."""
+    """Returns `path` as short as it can be given from the current folder."""
     place = path.absolute()
     return place.relative_to(Path.cwd()) if Path.cwd() in place.parents else path
 
 
 def quoted(word: str) -> str:
-    """`word` as a shell reads it; bytes that are not text, and line breaks, as escapes."""
+    """Returns `word` as a shell reads it; bytes that are not text, and line breaks, as escapes."""
     if word.isprintable():
         return shlex.quote(word)
     content = "".join(_escaped(byte) for byte in os.fsencode(word))
@@ -49,13 +49,12 @@ def _escaped(byte: int) -> str:
 
 # Tables for the terminal.
 
-
 # Wider than any table, so that no line is wrapped.
 WIDTH = 10_000
 
 
 def render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Lines of aligned columns under their names, without colour; without names if these are empty."""
+    """Returns lines of aligned columns under their names, without colour; without names if these are empty."""
     # Imported here because it takes a tenth of a second.
     from rich.console import Console
     from rich.table import Table
@@ -73,7 +72,6 @@ def render_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 # The program's only progress bar: at the bottom of the terminal, messages above it, gone when the work is done.
-
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -185,7 +183,6 @@ def _clock(seconds: float) -> str:
 
 # Messages to the user: information to stdout, warnings and errors to stderr, from the first process of a job only.
 
-
 log = logging.getLogger("headstart")
 
 # The status of a program that SIGPIPE ends, in a shell.
@@ -220,15 +217,15 @@ def show(text: str, stream: TextIO) -> None:
 
 
 def wrapped(line: str, width: int) -> str:
-    """`line`, wrapped between words where it is longer than `width` columns; longer words stay whole.
+    """Returns `line`, wrapped between words where it is longer than `width` columns; longer words stay whole.
 
     A command at its end, such as "to predict: python predict.py …", is continued as a shell takes it, so that it can be
     pasted.
     """
     if columns(line) <= width:
         return line
-    found = re.search(r"(?:^|: ) *(?=(?:python3?|headstart) )", line)
-    start = found.end() if found else len(line)
+    typed = re.search(r"(?:^|: ) *(?=(?:python3?|headstart) )", line)
+    start = typed.end() if typed else len(line)
     indent = " " * (len(line) - len(line.lstrip()) + 2)
     lines = [""]
     # A quoted argument is one word.

@@ -20,24 +20,22 @@ if TYPE_CHECKING:
 
 # How long a program took from its start to its work; most of it goes into imports.
 
-
 # Imported before everything that takes long.
 _IMPORTED = time.perf_counter()
 _programs: list[float] = []
 
 
 def program_starts() -> None:
-    """Called by a program that does one thing, as those of the command line."""
+    """Marks the start of a program that does one thing, as those of the command line."""
     _programs.append(time.perf_counter() if _programs else _IMPORTED)
 
 
 def startup_seconds() -> float | None:
-    """Since the program's start; None in Python, where other things may have happened before."""
+    """Returns the seconds since the program's start; None in Python, where other things may have happened before."""
     return time.perf_counter() - _programs[-1] if _programs else None
 
 
 # Where this process stands in a job of several, by the variables that torchrun, SLURM or headstart itself set.
-
 
 # Set by torchrun and by headstart.training.jobs.
 VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -60,7 +58,7 @@ class Place:
 
 
 def place_in_job() -> Place:
-    """Of this process; that of a single one, if nothing started several."""
+    """Returns the place of this process; that of a single one, if nothing started several."""
     world = _number("WORLD_SIZE", 1)
     local = _number("LOCAL_WORLD_SIZE", world)
     if world > 1 and "RANK" in os.environ:
@@ -80,7 +78,6 @@ def _number(name: str, default: int) -> int:
 
 # The machine: its CPU, its cores, and errors that are its fault: a full disk, too little memory, a killed process.
 
-
 # What PyTorch says about a worker process that was killed, or that does not answer.
 DEAD_WORKER = re.compile(r"DataLoader worker \(pid|DataLoader timed out")
 NO_SHARED_MEMORY = re.compile(r"allocate shared memory|Bus error")
@@ -93,13 +90,13 @@ NO_MEMORY = ("MemoryError", "OutOfMemoryError")
 
 @functools.cache
 def cpu_name() -> str:
-    """The CPU's model, if the operating system names it."""
+    """Returns the CPU's model, if the operating system names it."""
     return _cpu_info("model name") or platform.processor() or platform.machine()
 
 
 @functools.cache
 def cpu_instructions() -> str:
-    """The instructions that the CPU has, as the operating system names them; a virtual machine may hide some."""
+    """Returns the CPU's instructions, as the operating system names them; a virtual machine may hide some."""
     return _cpu_info("flags") or _cpu_info("Features") or platform.machine()
 
 
@@ -113,7 +110,7 @@ def _cpu_info(name: str) -> str | None:
 
 
 def core_count() -> int:
-    """The cores this process may use: in a container fewer than the machine has, and its share of a job's."""
+    """Returns how many cores this process may use: in a container fewer than the machine has; in a job its share."""
     place = place_in_job()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # SLURM binds each process to its own.
@@ -145,7 +142,7 @@ def training_device(trainer: Mapping[str, Any]) -> "torch.device":
 
 
 def fault_of_machine(error: BaseException) -> str | None:
-    """What is wrong, in one sentence, if it is the machine's fault; None: it is not."""
+    """Returns what is wrong, in one sentence, if it is the machine's fault; None: it is not."""
     first = next(iter(str(error).splitlines()), "")
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"{error.filename or _open_file(error) or 'the output'} could not be written: {error.strerror}"

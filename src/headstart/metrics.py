@@ -40,7 +40,7 @@ def _macro_f1(log_probs: "Tensor", labels: "Tensor") -> "Tensor":
 
 @dataclass(frozen=True)
 class Metric:
-    """`function` maps log-probabilities (N, classes) and labels (N) to a scalar."""
+    """A metric; `function` maps log-probabilities (N, classes) and labels (N) to a scalar."""
 
     function: Callable[["Tensor", "Tensor"], "Tensor"]
     direction: Direction
@@ -55,17 +55,17 @@ METRICS = {
 
 
 def compute_metrics(log_probs: "Tensor", labels: "Tensor", split: str) -> dict[str, float]:
-    """Every metric by its full name, such as "valid/loss", of log-probabilities (N, classes) and labels (N)."""
+    """Returns every metric by its full name, such as "valid/loss", of log-probabilities (N, classes) and labels (N)."""
     return {f"{split}/{name}": float(metric.function(log_probs, labels)) for name, metric in METRICS.items()}
 
 
 def full_names(*splits: str) -> tuple[str, ...]:
-    """ "train/loss", "train/acc", … of each of `splits`."""
+    """Returns "train/loss", "train/acc", … of each of `splits`."""
     return tuple(f"{split}/{name}" for split in splits for name in METRICS)
 
 
 def metric_of(name: str) -> Metric:
-    """The metric with the full name `name`, such as "valid/loss"."""
+    """Returns the metric with the full name `name`, such as "valid/loss"."""
     return METRICS[name.rpartition("/")[2]]
 
 
@@ -75,7 +75,7 @@ def is_better(name: str, value: float, other: float) -> bool:
 
 
 def best_row(rows: Iterable[Row], name: str) -> Row | None:
-    """The first row with the best value of the metric `name`; None: no row has one."""
+    """Returns the first row with the best value of the metric `name`; None: no row has one."""
     best, value = None, worst_value(name)
     for row in rows:
         if is_better(name, row.get(name, math.nan), value):
@@ -84,5 +84,5 @@ def best_row(rows: Iterable[Row], name: str) -> Row | None:
 
 
 def worst_value(name: str) -> float:
-    """The value that every other value of the metric `name` is better than."""
+    """Returns the value that every other value of the metric `name` is better than."""
     return math.inf if metric_of(name).direction == "min" else -math.inf

@@ -20,7 +20,7 @@ from headstart.auditing.report import (
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.model import RECIPE, EncoderSettings
-from headstart.config.train import EVALUATING, TrainSettings, is_encodable
+from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.data.preprocessing import deep_samples, other_depth
@@ -96,10 +96,6 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             setting of the trainer, a callback or a logger.
     """
     evaluates = settings.task in EVALUATING
-    if not is_encodable(settings.run_dir):
-        if settings.logger:
-            log.warning("the run's folder has a name that is not UTF-8, to which TensorBoard cannot write: logger=none")
-        settings = replace(settings, logger={})
     if settings.task not in ("audit", "export"):
         with lightning_errors(settings):
             build_trainer(settings)

@@ -14,12 +14,12 @@ Value = TypeVar("Value")
 
 
 def world_size() -> int:
-    """The number of processes; 1 before they have been joined."""
+    """Returns the number of processes; 1 before they have been joined."""
     return torch.distributed.get_world_size() if _joined() else 1
 
 
 def rank() -> int:
-    """The number of this process, from 0."""
+    """Returns the number of this process, from 0."""
     return torch.distributed.get_rank() if _joined() else 0
 
 
@@ -44,7 +44,7 @@ def barrier() -> None:
 
 
 def gather(rows: Tensor) -> Tensor:
-    """Rows (N, …), N the same in every process, → rows (world_size, N, …) of all processes, in each."""
+    """Returns rows (world_size, N, …) of all processes, in each, from rows (N, …), N the same in every process."""
     if world_size() == 1:
         return rows[None]
     parts = [torch.empty_like(rows) for _ in range(world_size())]
@@ -53,12 +53,12 @@ def gather(rows: Tensor) -> Tensor:
 
 
 def interleaved(rows: Tensor) -> Tensor:
-    """Rows (N, …) of every `world_size`-th sample, from `rank`, → rows (world_size · N, …) in the samples' order."""
+    """Returns rows (world_size · N, …) in the samples' order; each process has every `world_size`-th, from `rank`."""
     return gather(rows).transpose(0, 1).flatten(0, 1)
 
 
 def total(values: Tensor) -> Tensor:
-    """The sum over all processes."""
+    """Returns the sum over all processes."""
     if world_size() > 1:
         values = values.clone()
         torch.distributed.all_reduce(values)
@@ -71,7 +71,7 @@ def everywhere(is_true: bool) -> bool:
 
 
 def from_first(value: Value) -> Value:
-    """The value of the first process, in all of them; its tensors are on the CPU."""
+    """Returns the value of the first process, in all of them; its tensors are on the CPU."""
     if world_size() == 1:
         return value
     holder: list[Any] = [value]

@@ -67,7 +67,7 @@ class RunFolder:
     test = _File("test")  # the run that tests the best trial of a sweep
 
     def exported(self, file_format: str, precision: str, takes: str) -> Path:
-        """What task=export writes, for values of `export.format`, `export.precision` and `export.input`."""
+        """Returns the file that task=export writes for values of export.format, export.precision and export.input."""
         kind = [part for part in (precision, takes) if part not in ("float32", "model")]
         return self.path / ".".join(["model", *kind, file_format])
 
@@ -109,7 +109,7 @@ class EnsembleFolder:
 
 
 def checkpoint_in(folder: Path, name: Literal["best", "last"]) -> Path | None:
-    """The checkpoint `name` in the folder of a run, of its checkpoints, or of a sweep (its best trial's).
+    """Returns the checkpoint `name` in the folder of a run, of its checkpoints, or of a sweep (its best trial's).
 
     The best one in the folder of an ensemble is its record.
     """
@@ -124,22 +124,22 @@ def checkpoint_in(folder: Path, name: Literal["best", "last"]) -> Path | None:
 
 
 def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
-    """`path`, or the checkpoint `name` in it if it is a folder, or in the run of that name in logs/ if it is neither.
+    """Returns `path`, or the checkpoint `name` in it if it is a folder, or in the run of that name in logs/.
 
     Raises:
         HeadstartError: the folder holds none; or there is no such run, or more than one.
     """
     if not isdir(path):
         return path if lexists(path) or path.suffix in SUFFIXES else _checkpoint_named(str(path), name)
-    if found := checkpoint_in(path, name):
-        return found
+    if checkpoint := checkpoint_in(path, name):
+        return checkpoint
     runs = sorted([*path.glob(f"*/*/{name}.ckpt"), *path.glob(f"*/*/*/{name}.ckpt")], key=lambda p: p.stat().st_mtime)
     newest = f"; the newest run in it is {run_folder_of(runs[-1]).path}" if runs else ""
     raise HeadstartError(f"{path} is not the folder of a run, which has checkpoints/{name}.ckpt{newest}")
 
 
 def runs_named(text: str, name: Literal["best", "last"] = "best") -> list[Path]:
-    """The folders of runs and sweeps in logs/ with a checkpoint `name` that `text` names, the newest last.
+    """Returns the folders of runs and sweeps in logs/ with a checkpoint `name` that `text` names, the newest last.
 
     It is "last", for the newest one; or a folder's name, its last part ("1f2e3d"), its path in logs/, or the name of
     the folder that it is in.
@@ -157,16 +157,16 @@ def runs_named(text: str, name: Literal["best", "last"] = "best") -> list[Path]:
 
 
 def newest_run() -> str:
-    """The end of a sentence: "ckpt_path=last, the newest run (logs/…)", or "ckpt_path=RUN" if logs/ has none."""
+    """Returns the end of a sentence, "ckpt_path=last, the newest run (logs/…)", or "ckpt_path=RUN" without one."""
     runs = _runs("best")
     return f"ckpt_path={NEWEST}, the newest run ({runs[-1]})" if runs else "ckpt_path=RUN, the folder of a run"
 
 
 def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
-    found = runs_named(text, name)
-    if len(found) > 1:
-        raise HeadstartError(f"{text} is the name of {len(found)} runs: choose one of {listed(found[::-1])}")
-    if found and (checkpoint := checkpoint_in(found[0], name)):
+    runs = runs_named(text, name)
+    if len(runs) > 1:
+        raise HeadstartError(f"{text} is the name of {len(runs)} runs: choose one of {listed(runs[::-1])}")
+    if runs and (checkpoint := checkpoint_in(runs[0], name)):
         return checkpoint
     if text == NEWEST:
         raise HeadstartError(
@@ -178,14 +178,14 @@ def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
 
 def _runs(name: Literal["best", "last"]) -> list[Path]:
     """The folders of runs in logs/ with a checkpoint `name`, and of sweeps instead of their trials; the newest last."""
-    found = {}
+    changed = {}
     for folder in LOGS.glob("*"):
         # Other folders there hold the runs with the same data and architecture.
         is_run = SweepFolder(folder).record.is_file() or checkpoint_in(folder, name) is not None
         for run in [folder] if is_run else folder.glob("*"):
             if checkpoint := checkpoint_in(run, name):
-                found[run] = checkpoint.stat().st_mtime_ns
-    return sorted(found, key=lambda run: found[run])
+                changed[run] = checkpoint.stat().st_mtime_ns
+    return sorted(changed, key=lambda run: changed[run])
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ SMALL_IMAGES = ("data.resize_size=40", "data.image_size=32")
 
 def load(weights: str | None, arch: str = ARCH, *, seed: int = 0) -> Backbone:
     settings = settings_of("data=folder", "data.root=x", f"model.arch={arch}", *SMALL_IMAGES)
-    settings.model.weights = weights
-    return load_backbone(settings.model, settings.data, seed=seed)
+    model = replace(settings.model, weights=weights)
+    return load_backbone(model, settings.data, seed=seed)
 
 
 def error_for(weights: str | None, arch: str = ARCH) -> str:

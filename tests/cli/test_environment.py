@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from headstart import files
-from headstart.cli.programs import use_writable_caches
+from headstart.cli.main import use_writable_caches
 from headstart.errors import HeadstartError
 from headstart.files import cache_folder, lock_for
 
@@ -87,7 +87,8 @@ def test_other_caches__below_ours_without_home_and_name(monkeypatch: pytest.Monk
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("3", "3")])
 def test_program__lets_numpy_compute_on_one_core(before: str | None, after: str) -> None:
     program = (
-        "import os, sys; from headstart.cli.train import run; sys.argv = ['train.py', '--version']; run(); "
+        "import os, sys; from headstart.cli.main import TRAIN, start; sys.argv = ['train.py', '--version']; "
+        "start(TRAIN); "
         "print('numpy' in sys.modules, os.environ['OPENBLAS_NUM_THREADS'])"
     )
     environment = {name: value for name, value in os.environ.items() if name != "OPENBLAS_NUM_THREADS"}

@@ -6,19 +6,18 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-from headstart.cli import embed, entry, predict, train  # noqa: F401
-from headstart.cli.hints import understood
+from headstart.cli import entry
+from headstart.cli.hints import Script, understood
 from headstart.cli.overrides import parsed_override, with_plain_paths
-from headstart.cli.programs import Script
 from headstart.config.checks import similar
 from headstart.config.predict import PredictSettings
-from headstart.config.train import TrainSettings, known_keys
+from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.log import quoted
 from headstart.predict.sources import find_images
 
-TRAIN = Script("train.py", tuple(known_keys(TrainSettings)), ROOT / "conf")
-PREDICT = Script("predict.py", tuple(known_keys(PredictSettings)), ROOT / "conf")
+TRAIN = Script("train.py", TrainSettings, ROOT / "conf")
+PREDICT = Script("predict.py", PredictSettings, ROOT / "conf")
 
 
 def read(script: Script, *arguments: str) -> str:
@@ -270,7 +269,7 @@ def test_several_images__are_one_source(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("typed", "module", "arguments"),
+    ("typed", "program", "arguments"),
     [
         ("train photos", "train", ["photos"]),
         ("audit photos", "train", ["task=audit", "photos"]),
@@ -280,12 +279,12 @@ def test_several_images__are_one_source(folder: Path) -> None:
         ("embed run photos", "embed", ["run", "photos"]),
     ],
 )
-def test_entry__commands(monkeypatch: pytest.MonkeyPatch, typed: str, module: str, arguments: list[str]) -> None:
-    ran: list[list[str]] = []
-    monkeypatch.setattr(f"headstart.cli.{module}.run", lambda: ran.append(sys.argv[1:]))
+def test_entry__commands(monkeypatch: pytest.MonkeyPatch, typed: str, program: str, arguments: list[str]) -> None:
+    ran: list[tuple[str, list[str]]] = []
+    monkeypatch.setattr("headstart.cli.main.start", lambda started: ran.append((started.name, sys.argv[1:])))
     monkeypatch.setattr(sys, "argv", ["headstart", *typed.split()])
     entry.main()
-    assert ran == [arguments]
+    assert ran == [(program, arguments)]
 
 
 @pytest.mark.parametrize(

@@ -6,18 +6,16 @@ import re
 from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import ROOT, settings_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from headstart.cli.main import arguments_for_hydra
+from headstart.cli.main import TRAIN, arguments_for_hydra
 from headstart.cli.overrides import key_of, literal, register_resolvers, value_of, written_as
-from headstart.cli.programs import GROUPS, options_of
 from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
-from headstart.cli.train import TRAIN
+from headstart.config import GROUPS, options_of
 from headstart.config.train import TrainSettings, check_train, record_of
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder, checkpoint_file
@@ -315,17 +313,6 @@ def test_record__options_of_another_folder_are_not_needed_again(tmp_path: Path) 
     run.record.write_text(json.dumps({"choices": {"data": "folder", "model": "mine"}}))
     assert resumed(run).model.hidden_dim == 99
     assert resumed(run, "--config-dir", str(own.parent), "model=mine").model.hidden_dim == 99
-
-
-def test_record__of_an_older_version(tmp_path: Path) -> None:
-    run = recorded(tmp_path, settings := settings_of("data=folder", "data.root=/x"))
-    config: Any = OmegaConf.load(run.config)
-    for key in ("data.depth", "data.folds", "evaluation", "augment", "model.head"):
-        group, _, leaf = key.rpartition(".")
-        del (OmegaConf.select(config, group) if group else config)[leaf]
-    config.finetune.rest_lr_factor = 1.0
-    OmegaConf.save(config, run.config)
-    assert in_folder(resumed(run), "new") == in_folder(settings, "new")
 
 
 def test_record__relative_paths_are_those_of_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,9 @@
-"""What a head that is fitted at once rules out."""
+"""What a closed-form head rules out."""
 
 import pytest
 from conftest import SMALL, settings_of
 
-from headstart.config.model import TRAINER
+from headstart.config.train import TRAINER
 from headstart.errors import HeadstartError
 
 DATA = (*SMALL, "data.root=x")

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from conftest import SMALL, settings_of
 
-from headstart.config.lightning import check_processes
+from headstart.config.lightning import with_processes
 from headstart.errors import HeadstartError
 from headstart.machine import Place
 
@@ -25,22 +25,21 @@ def test_ddp__takes_what_was_started(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_other_numbers_than_were_started(trainer: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, 16, 8)
     with pytest.raises(HeadstartError, match="torchrun started 8 processes on each of 2 machines"):
-        check_processes(trainer, "train")
+        with_processes(trainer, "train")
 
 
 def test_several_nodes__without_a_launcher() -> None:
     with pytest.raises(HeadstartError, match=r"trainer.num_nodes=2 needs a launcher"):
-        check_processes({"num_nodes": 2}, "train")
+        with_processes({"num_nodes": 2}, "train")
 
 
 @pytest.mark.parametrize(("devices", "one"), [("auto", 1), (8, 1), ([3, 4], [3])])
 def test_other_tasks__use_one_process(devices: Any, one: Any) -> None:
     trainer = {"devices": devices, "num_nodes": 4, "strategy": "ddp"}
-    check_processes(trainer, "test")
-    assert trainer == {"devices": one, "num_nodes": 1, "strategy": "auto"}
+    assert with_processes(trainer, "test") == {"devices": one, "num_nodes": 1, "strategy": "auto"}
 
 
 def test_other_tasks__several_processes_were_started(monkeypatch: pytest.MonkeyPatch) -> None:
     launched(monkeypatch, 2, 2)
     with pytest.raises(HeadstartError, match="task=audit runs in one process: start it without torchrun"):
-        check_processes({}, "audit")
+        with_processes({}, "audit")

@@ -1,6 +1,7 @@
 """Heads that are fitted at once: one epoch, on the unaugmented view, and the same contract as for trained heads."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def fitted(root: Path, folder: Path, *overrides: str) -> Fitted:
     """What `fit` returns of a run in `folder`, whose features are beside it."""
     store = f"features.dir={folder.parent / 'features'}"
     settings = settings_of(f"data.root={root}", *SMALL, *RULE, *EXACT, store, *overrides)
-    settings.run_dir = str(folder)
+    settings = replace(settings, run_dir=str(folder))
     backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
     return fit(settings, manifest_of(root, settings.data.split), backbone, [])
 

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ REJECTED = {
     "max_steps": ["0", "many"],
     "min_epochs": ["many"],
     "limit_train_batches": ["0"],
-    "limit_val_batches": ["0", "1.5"],
+    "limit_val_batches": ["0"],
     "limit_predict_batches": ["1"],
     "check_val_every_n_epoch": ["3"],
     "val_check_interval": ["00:00:00:01"],
@@ -76,6 +77,8 @@ REJECTED = {
     "num_sanity_val_steps": ["-2"],
 }
 LATE = {
+    "limit_val_batches": ["1.5"],
+    "overfit_batches": ["-1"],
     "accelerator": ["gpu", "tpu", "warp"],
     "max_time": ["soon"],
     "devices": ["0"],
@@ -240,8 +243,7 @@ def test_lightning_errors__of_our_own_code_pass(tmp_path: Path) -> None:
 
 
 def test_lightning_errors__of_lightning_are_a_sentence(tmp_path: Path) -> None:
-    settings = settings_of("data.root=x", *TINY)
-    settings.run_dir = str(tmp_path)
+    settings = replace(settings_of("data.root=x", *TINY), run_dir=str(tmp_path))
     with pytest.raises(HeadstartError, match="the trainer settings were rejected by "), lightning_errors(settings):
         Trainer(accelerator="warp")
     assert not (tmp_path / "traceback.txt").exists(), "the sentence says everything"

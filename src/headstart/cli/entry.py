@@ -1,6 +1,5 @@
 """The command `headstart`: its first word chooses what the rest of the command line is for."""
 
-import importlib
 import os
 import sys
 from importlib.metadata import version
@@ -20,7 +19,7 @@ PROGRAMS = {
     "predict": "predict the classes of images: headstart predict RUN IMAGES",
     "embed": "write the features of images: headstart embed RUN IMAGES output=DIR",
 }
-# Those that are train.py with this task.
+# Commands that are train.py with this task.
 TASKS = ("audit", "compare", "test", "report", "export")
 USAGE = "usage: headstart COMMAND key=value …\n\n" + "".join(
     f"  headstart {name:<8} {says}\n" for name, says in PROGRAMS.items()
@@ -45,8 +44,10 @@ def main() -> None:
     if name == "resume" and not rest:
         sys.exit(f"error: headstart resume needs a run: headstart resume RUN, such as {newest_run()}")
     sys.argv[1:] = [f"task={name}", *rest] if name in TASKS else rest
-    module = name if name in ("predict", "embed") else "train"
-    importlib.import_module(f"headstart.cli.{module}").run()
+    # Imported here because Hydra takes a while, and help should not.
+    from headstart.cli import main as programs
+
+    programs.start({"predict": programs.PREDICT, "embed": programs.EMBED}.get(name, programs.TRAIN))
 
 
 def _hint(name: str) -> str:

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
@@ -27,7 +28,6 @@ from headstart.machine import fault_of_machine
 from headstart.run_folder import RunFolder, is_early_file
 
 # How a program ends that is told to: by a signal, or because nobody reads its output any more.
-
 
 # SIGHUP comes when a terminal is closed.
 SIGNALS = [number for name in ("SIGTERM", "SIGHUP") if (number := getattr(signal, name, None)) is not None]
@@ -72,10 +72,21 @@ def _exit(number: int, frame: FrameType | None) -> None:
 
 # Run folders on the command line: used ones are rejected, and those of runs that failed at once are removed.
 
-
 # Tasks that write into the folder of the checkpoint's run.
 INTO_RUN = frozenset(("report", "export"))
 PROCESS_START = time.time()
+# For a caller in the same process.
+_output: ContextVar[Path] = ContextVar("output folder")
+
+
+def remember_output(folder: Path) -> None:
+    """Says where the files of a run or a sweep go."""
+    _output.set(folder)
+
+
+def remembered_output() -> Path:
+    """Returns where the files of the last run or sweep in this thread went."""
+    return _output.get()
 
 
 def is_multirun() -> bool:
@@ -129,7 +140,6 @@ def _is_older(path: Path) -> bool:
 
 # Errors as one sentence on stderr and exit status 1.
 
-
 # Packages whose exceptions are about the command line, or the machine.
 HYDRA_PACKAGES = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")
 PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
@@ -176,12 +186,12 @@ def errors_in_threads() -> Iterator[None]:
     Raises:
         OSError: the error of the thread, unless another one is on its way.
     """
-    found: list[OSError] = []
+    failures: list[OSError] = []
     before = threading.excepthook
 
     def remember(failed: threading.ExceptHookArgs) -> None:
         if isinstance(failed.exc_value, OSError):
-            found.append(failed.exc_value)
+            failures.append(failed.exc_value)
         else:
             before(failed)
 
@@ -190,8 +200,8 @@ def errors_in_threads() -> Iterator[None]:
         yield
     finally:
         threading.excepthook = before
-    if found:
-        raise found[0]
+    if failures:
+        raise failures[0]
 
 
 class Failed(SystemExit):
@@ -214,7 +224,7 @@ def is_about_command_line(error: Exception) -> bool:
 
 
 def sentence_of(error: Exception, schema: type) -> str:
-    """What an exception of Hydra, OmegaConf or the operating system means for a user of the keys in `schema`."""
+    """Returns what an error of Hydra, OmegaConf or the operating system means for a user of the keys in `schema`."""
     key = getattr(error.__cause__, "full_key", None)
     if key and str(error).startswith("Could not override"):
         return str(unknown_key(key, schema))

@@ -1,46 +1,164 @@
-"""What is meant by a command line that Hydra does not understand: translated where it is certain, otherwise a hint."""
+"""What is meant by a command line that Hydra does not understand: done where it is certain, otherwise a hint."""
 
 import os
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-from headstart.cli.overrides import Word, expand_home, key_of, split, written_as
-from headstart.cli.programs import Script
-from headstart.config.checks import UNCERTAIN, VAGUE, architecture_names, family_in_timm, nearest, suggestion
+from headstart.cli.overrides import Token, expand_home, key_of, split, written_as
+from headstart.config import GROUPS, options_of
+from headstart.config.checks import (
+    UNCERTAIN,
+    VAGUE,
+    architecture_names,
+    family_in_timm,
+    meant_keys,
+    nearest,
+    suggestion,
+)
 from headstart.config.lightning import RESERVED
 from headstart.config.model import is_model_file
-from headstart.config.train import TASKS
+from headstart.config.train import TASKS, TrainSettings, known_keys, switches
 from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
 from headstart.log import command, log, quoted
 from headstart.run_folder import NEWEST, checkpoint_in, newest_run, runs_named
 
-# Settings of other tools that headstart does not have under another name, but as something else.
+# What a script knows.
+
+# Keys of train.py besides its settings.
+MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
 
 
-YES, NO = ("true", "yes", "on", "1", ""), ("false", "no", "off", "0", "none", "null")
-# What cannot be translated, and why.
-REASONS = {
-    **dict.fromkeys(
-        ("optimizer", "optim", "opt", "momentum", "betas", "nesterov"),
-        "the optimizer is AdamW, set by model.lr and model.weight_decay",
-    ),
-    **dict.fromkeys(
-        ("loss", "criterion", "loss_fn"), "the loss is the cross-entropy, set by model.label_smoothing and data.balance"
-    ),
-    **dict.fromkeys(
-        ("num_classes", "n_classes", "nb_classes", "classes", "class_names"), "the class folders are the classes"
-    ),
-}
+@dataclass(frozen=True)
+class Script:
+    """A script: its name, the class of its settings, and the folder conf/, None if another one is used."""
+
+    name: str
+    schema: type
+    conf: Path | None
+
+    @property
+    def known(self) -> list[str]:
+        """The keys of its settings."""
+        return known_keys(self.schema)
+
+    @property
+    def trains(self) -> bool:
+        """Whether it is train.py."""
+        return self.name == "train.py"
+
+    def has_group(self, name: str) -> bool:
+        """Whether it is one of the groups of conf/."""
+        return self.trains and name in GROUPS
+
+    def options(self, group: str) -> list[str]:
+        """Returns the options of a group of conf/; none if they are not known."""
+        return options_of(group, self.conf) if self.conf is not None else []
+
+    def meant(self, name: str) -> list[str]:
+        """Returns the keys that people may mean by `name`: one, if it is certain."""
+        return meant_keys(name, [*self.known, *(MORE if self.trains else ())])
+
+    def is_name(self, word: str) -> bool:
+        """Whether a bare word looks like the name of a setting."""
+        if word in self.known or self.has_group(word):
+            return True
+        group, dot, _ = word.partition(".")
+        # Otherwise best.ckpt would be the key that people mean by ckpt.
+        is_name = not dot or any(key.startswith(f"{group}.") for key in self.known)
+        return is_name and self.meant(word) != [] and word.lower() not in VAGUE and not os.path.exists(word)
+
+
+# Settings of other tools that headstart has as something else, and values that a group of conf/ does not have.
+
+
+class Rule(NamedTuple):
+    """What settings with these `names` and `values`, a regular expression, stand for: overrides, or an error.
+
+    {0} is the first group of the expression. An error may name the {name} as it was typed, its {leaf} and its {value}.
+    """
+
+    names: str
+    values: str
+    overrides: str
+    error: str = ""
+
+
+YES, NO, ANY = "true|yes|on|1|", "false|no|off|0|none|null", ".*"
+OPTIMIZER, LOSS = "optimizer optim opt momentum betas nesterov", "loss criterion loss_fn"
+CLASSES = "num_classes n_classes nb_classes classes class_names"
+DEVICE, FREEZE = "device gpu cuda", "freeze frozen freeze_backbone feature_extract"
+UNFREEZE = "unfreeze fine_tune finetuning fine_tuning"
+HALF, TEST = "amp fp16 bf16 half mixed_precision", "test eval evaluate test_only validate"
+DOUBTFUL = (
+    "{leaf}={value} may mean finetune=gradual (the top of the backbone, stage by stage) or finetune=full (all of it): "
+    "choose one of them"
+)
+NOT_CALLED, GPU = "there is no setting '{name}': ", "trainer.accelerator=gpu"
+# What neither script has.
+NOWHERE = (
+    Rule(OPTIMIZER, ANY, "", f"{NOT_CALLED}the optimizer is AdamW, set by model.lr and model.weight_decay"),
+    Rule(LOSS, ANY, "", f"{NOT_CALLED}the loss is the cross-entropy, set by model.label_smoothing and data.balance"),
+    Rule(CLASSES, ANY, "", f"{NOT_CALLED}the class folders are the classes"),
+)
+# The first rule that fits is applied.
+TRAIN = (
+    *NOWHERE,
+    Rule("pretrained", YES, "model.weights=default"),
+    Rule("pretrained", NO, "model.weights=null"),
+    Rule("pretrained", "(.*)", "model.weights={0}"),
+    Rule("cpu", ANY, "trainer.accelerator=cpu"),
+    Rule(DEVICE, "cpu(:.*)?", "trainer.accelerator=cpu"),
+    Rule("gpu cuda", "(false|no|off|none|null)(:.*)?", "trainer.accelerator=cpu"),
+    *(Rule(DEVICE, f"{kind}(:.*)?", f"trainer.accelerator={kind}") for kind in ("mps", "auto", "tpu")),
+    Rule(DEVICE, r"(\d+):?", f"{GPU} trainer.devices=[{{0}}]"),
+    Rule(DEVICE, "[^:]*:(.+)", f"{GPU} trainer.devices=[{{0}}]"),
+    Rule(DEVICE, ANY, GPU),
+    Rule("gpus", NO, "trainer.accelerator=cpu"),
+    Rule("gpus", "true|yes|on|", GPU),
+    Rule("gpus", "(.*)", f"{GPU} trainer.devices={{0}}"),
+    Rule(FREEZE, NO, "", DOUBTFUL),
+    Rule(FREEZE, ANY, "finetune=none"),
+    Rule(UNFREEZE, NO, "finetune=none"),
+    Rule(UNFREEZE, ANY, "", DOUBTFUL),
+    Rule(HALF, NO, "trainer.precision=32"),
+    Rule("bf16", ANY, "trainer.precision=bf16-mixed"),
+    Rule(HALF, ANY, "trainer.precision=16-mixed"),
+    Rule("early_stopping", NO, "callbacks.early_stopping=null"),
+    Rule("early_stopping", r"(?!1$)(\d+)", "callbacks.early_stopping.patience={0}"),
+    Rule("early_stopping", ANY, "callbacks.early_stopping.patience=5"),
+    Rule(TEST, YES, "task=test"),
+    Rule(TEST, ANY, "", "{leaf}={value} is not a setting: task=test scores a run on the test split: {run}"),
+    Rule("mode phase", "eval|evaluate|validate|val", "task=test"),
+    Rule("mode phase", "check", "task=audit"),
+    Rule("mode phase", f"((?-i:{'|'.join(TASKS)}))", "task={0}"),
+    Rule("mode phase", ANY, "", f"{{leaf}}={{value}} is not a setting: task= is one of {', '.join(TASKS)}"),
+    # Groups of conf/, where they have no such option.
+    Rule("finetune", YES, "", "finetune={value} may mean finetune=gradual or finetune=full: choose one of them"),
+    Rule("finetune", NO, "finetune=none"),
+    Rule("finetune", "all", "finetune=full"),
+    Rule("trainer", "cuda", GPU),
+    *(Rule("trainer", kind, f"trainer.accelerator={kind}") for kind in ("mps", "auto", "tpu")),
+    Rule("logger", NO, "logger=none"),
+)
+PREDICT = (
+    *NOWHERE,
+    Rule("cpu", ANY, "accelerator=cpu"),
+    Rule(f"{DEVICE} gpus", "cpu(:.*)?", "accelerator=cpu"),
+    Rule("gpu gpus cuda", "(false|no|off|none|null)(:.*)?", "accelerator=cpu"),
+    *(Rule(f"{DEVICE} gpus", f"{kind}(:.*)?", f"accelerator={kind}") for kind in ("mps", "auto")),
+    Rule(f"{DEVICE} gpus", ANY, "accelerator=cuda"),
+)
+TRANSLATED = {name for rule in (*TRAIN, *PREDICT) for name in rule.names.split()}
 # What other tools call the size of the test split, and the groups in which it may be called test.
 TEST_SIZES, SPLITS = ("test_split", "test_size", "test_ratio", "test_fraction"), ("split", "data", "data.split")
-# Keys in them are headstart's, or typos of these.
-OWN_GROUPS = ("data", "data.split", "data.columns", "model", "features", "evaluation", "export", "sweep", "finetune")
-Translator = Callable[[str, str], list[str]]
 
 
-def translated(name: str, value: str, *, trains: bool) -> list[str] | None:
-    """The overrides that stand for the setting `name` of another tool, such as pretrained; None: there are none.
+def translated(name: str, value: str, script: Script) -> list[str] | None:
+    """Returns the overrides that stand for the setting `name` of another tool, such as pretrained, or None.
 
     Raises:
         HeadstartError: headstart does not have it, and why.
@@ -51,109 +169,31 @@ def translated(name: str, value: str, *, trains: bool) -> list[str] | None:
         raise HeadstartError(
             f"there is no setting '{name}': the test split has what data.split.train and data.split.valid leave"
         )
-    if group in OWN_GROUPS:
+    # Keys in headstart's own groups are its own, or typos of these.
+    if group != "trainer" and any(key.startswith(f"{group}.") for key in known_keys(TrainSettings)):
         return None
-    if leaf in REASONS:
-        raise HeadstartError(f"there is no setting '{name}': {REASONS[leaf]}")
-    translator = (TRAIN if trains else PREDICT).get(leaf)
-    return translator(leaf, value) if translator else None
+    return _apply(TRAIN if script.trains else PREDICT, name, leaf, value)
 
 
-def _pretrained(name: str, value: str) -> list[str]:
-    if value.lower() in YES:
-        return ["model.weights=default"]
-    return [f"model.weights={'null' if value.lower() in NO else value}"]
-
-
-def _device(name: str, value: str) -> list[str]:
-    kind, _, number = value.lower().partition(":")
-    if name == "cpu" or kind == "cpu" or (name != "device" and kind in NO and kind != "0"):
-        return ["trainer.accelerator=cpu"]
-    if kind in ("mps", "auto", "tpu"):
-        return [f"trainer.accelerator={kind}"]
-    number = number or (kind if kind.isdigit() else "")
-    return ["trainer.accelerator=gpu", *([f"trainer.devices=[{number}]"] if number else [])]
-
-
-def _gpus(name: str, value: str) -> list[str]:
-    if value.lower() in NO:
-        return ["trainer.accelerator=cpu"]
-    return [
-        "trainer.accelerator=gpu",
-        *([f"trainer.devices={value}"] if value.lower() not in YES[:3] and value else []),
-    ]
-
-
-def _device_to_predict(name: str, value: str) -> list[str]:
-    kind = value.lower().partition(":")[0]
-    if name == "cpu" or kind == "cpu" or (name != "device" and kind in NO and kind != "0"):
-        return ["accelerator=cpu"]
-    return [f"accelerator={kind if kind in ('mps', 'auto') else 'cuda'}"]
-
-
-def _frozen(name: str, value: str) -> list[str]:
-    return _doubtful_finetuning(name, value) if value.lower() in NO else ["finetune=none"]
-
-
-def _unfrozen(name: str, value: str) -> list[str]:
-    return ["finetune=none"] if value.lower() in NO else _doubtful_finetuning(name, value)
-
-
-def _doubtful_finetuning(name: str, value: str) -> list[str]:
-    raise HeadstartError(
-        f"{name}={value} may mean finetune=gradual (the top of the backbone, stage by stage) or finetune=full (all of "
-        "it): choose one of them"
-    )
-
-
-def _half(name: str, value: str) -> list[str]:
-    if value.lower() in NO:
-        return ["trainer.precision=32"]
-    return [f"trainer.precision={'bf16' if name == 'bf16' else '16'}-mixed"]
-
-
-def _early_stopping(name: str, value: str) -> list[str]:
-    if value.lower() in NO:
-        return ["callbacks.early_stopping=null"]
-    return [f"callbacks.early_stopping.patience={value if value.isdigit() and value != '1' else 5}"]
-
-
-def _test(name: str, value: str) -> list[str]:
-    if value.lower() in YES:
-        return ["task=test"]
-    raise HeadstartError(f"{name}={value} is not a setting: task=test scores a run on the test split: {newest_run()}")
-
-
-def _mode(name: str, value: str) -> list[str]:
-    names = {"eval": "test", "evaluate": "test", "validate": "test", "val": "test", "check": "audit"}
-    if (task := names.get(value.lower(), value)) in TASKS:
-        return [f"task={task}"]
-    raise HeadstartError(f"{name}={value} is not a setting: task= is one of {', '.join(TASKS)}")
-
-
-TRAIN: dict[str, Translator] = {
-    "pretrained": _pretrained,
-    **dict.fromkeys(("device", "gpu", "cuda", "cpu"), _device),
-    "gpus": _gpus,
-    **dict.fromkeys(("freeze", "frozen", "freeze_backbone", "feature_extract"), _frozen),
-    **dict.fromkeys(("unfreeze", "fine_tune", "finetuning", "fine_tuning"), _unfrozen),
-    **dict.fromkeys(("amp", "fp16", "bf16", "half", "mixed_precision"), _half),
-    "early_stopping": _early_stopping,
-    **dict.fromkeys(("test", "eval", "evaluate", "test_only", "validate"), _test),
-    **dict.fromkeys(("mode", "phase"), _mode),
-}
-PREDICT: dict[str, Translator] = dict.fromkeys(("device", "gpu", "gpus", "cuda", "cpu"), _device_to_predict)
-TRANSLATED = {*TRAIN, *PREDICT}
+def _apply(rules: tuple[Rule, ...], name: str, leaf: str, value: str) -> list[str] | None:
+    """What the first rule that fits says; None if none does."""
+    for rule in rules:
+        fits = re.fullmatch(rule.values, value, re.IGNORECASE | re.DOTALL) if leaf in rule.names.split() else None
+        if fits and rule.error:
+            raise HeadstartError(rule.error.format(name=name, leaf=leaf, value=value, run=newest_run()))
+        if fits:
+            return [override.format(*fits.groups()) for override in rule.overrides.split()]
+    return None
 
 
 # What is meant by a bare word, and by group=value where conf/ has no such option.
 
-
+# Files with weights.
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
 def option_meant(group: str, value: str, script: Script) -> list[str] | None:
-    """The overrides that stand for group=value if the group has no such option; None if it has.
+    """Returns the overrides that stand for group=value if the group has no such option; None if it has.
 
     Raises:
         HeadstartError: nothing does.
@@ -162,24 +202,25 @@ def option_meant(group: str, value: str, script: Script) -> list[str] | None:
     parts = value.split(",")
     if not options or set(parts) <= {*options, "null", ""} or not set("[{$(").isdisjoint(value):
         return None
-    found = OTHERS[group](value) if group in OTHERS else None
-    if found is None:
-        own = " (a folder of your own: data=folder data.root=DIR)" if group == "data" else ""
-        missing = next(part for part in parts if part not in options)
-        if group == "model" and (family := family_in_timm(missing)):
-            raise HeadstartError(f"model={value} is not available: timm has it, as model.arch={family}")
-        raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
-    return found
+    files: dict[str, Callable[[str], list[str] | None]] = {"data": _data, "model": _model}
+    overrides = files[group](value) if group in files else _apply(TRAIN, group, group, value)
+    if overrides is not None:
+        return overrides
+    own = " (a folder of your own: data=folder data.root=DIR)" if group == "data" else ""
+    missing = next(part for part in parts if part not in options)
+    if group == "model" and (family := family_in_timm(missing)):
+        raise HeadstartError(f"model={value} is not available: timm has it, as model.arch={family}")
+    raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
 
 
 def word_meant(word: str, script: Script) -> list[str]:
-    """The overrides that stand for a bare word.
+    """Returns the overrides that stand for a bare word.
 
     Raises:
         HeadstartError: nothing does.
     """
-    if found := (_to_train if script.trains else _to_predict)(word):
-        return found
+    if overrides := (_to_train if script.trains else _to_predict)(word):
+        return overrides
     raise HeadstartError(
         f"{quoted(word)} is not a setting: settings are written key=value, with quotes around a value with spaces, and "
         "--help lists them"
@@ -217,32 +258,6 @@ def _model(value: str) -> list[str] | None:
     return [f"model.weights={value}"] if value.endswith(WEIGHTS) else None
 
 
-def _finetune(value: str) -> list[str] | None:
-    if value.lower() in YES:
-        raise HeadstartError(f"finetune={value} may mean finetune=gradual or finetune=full: choose one of them")
-    names = dict.fromkeys(NO, "none") | {"all": "full"}
-    return [f"finetune={names[value.lower()]}"] if value.lower() in names else None
-
-
-def _trainer(value: str) -> list[str] | None:
-    names = {"cuda": "gpu", "mps": "mps", "tpu": "tpu", "auto": "auto"}
-    return [f"trainer.accelerator={names[value.lower()]}"] if value.lower() in names else None
-
-
-def _logger(value: str) -> list[str] | None:
-    return ["logger=none"] if value.lower() in NO else None
-
-
-# What is meant by values that are not among a group's options.
-OTHERS: dict[str, Callable[[str], list[str] | None]] = {
-    "data": _data,
-    "model": _model,
-    "finetune": _finetune,
-    "trainer": _trainer,
-    "logger": _logger,
-}
-
-
 def _to_train(word: str) -> list[str] | None:
     if word in TASKS and os.path.exists(word):
         raise HeadstartError(f"{word} is a task and a folder here: write task={word} or data=folder data.root={word}")
@@ -266,30 +281,26 @@ def _to_predict(word: str) -> list[str] | None:
 
 # What people type who know other tools, or not yet this one: it is done where it is certain, and said.
 
-
 HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
 # Keys that begin so are Hydra's, arguments of any class, or rejected later, with the reason.
 OPEN = ("hydra", "callbacks.", "logger.", *(f"trainer.{key}" for key in sorted(RESERVED)))
-# Keys that need no value when they are written as an option.
-SWITCHES = {"annotate", "features.cache", "features.compile", "finetune.batch_norm", "data.near_duplicates"}
-SWITCHES |= {"trainer.fast_dev_run", "trainer.deterministic", "trainer.benchmark", "trainer.detect_anomaly"}
 # What stands for the value of an option that was typed without one.
 MISSING = "VALUE"
 
 
 def understood(arguments: list[str], script: Script) -> list[str]:
-    """`arguments` as settings: what is written in another way, but certain, is replaced, and one line says so.
+    """Returns `arguments` as settings: what is written in another way, but certain, is replaced, and one line says so.
 
     Raises:
         HeadstartError: something on the command line is not certain; the message has what it may mean.
     """
     if HELP & set(arguments):
         return arguments
-    words = [(word, _corrected(word, script, arguments)) for word in split(arguments, script.is_name)]
-    read = [override for word, corrected in words if corrected != list(word.typed) for override in corrected]
+    tokens = [(token, _corrected(token, script, arguments)) for token in split(arguments, script.is_name)]
+    read = [override for token, corrected in tokens if corrected != list(token.typed) for override in corrected]
     if not read:
         return arguments
-    right = [override for _, corrected in words for override in corrected]
+    right = [override for _, corrected in tokens for override in corrected]
     completed = _with_data(right, read) if script.trains else _with_source(right)
     completed = _with_archs(completed, read)
     _check_unambiguous(completed, read, script)
@@ -310,46 +321,46 @@ def _check_unambiguous(overrides: list[str], read: list[str], script: Script) ->
             )
 
 
-def _corrected(word: Word, script: Script, arguments: list[str]) -> list[str]:
+def _corrected(token: Token, script: Script, arguments: list[str]) -> list[str]:
     """The overrides that stand for what was typed; the same ones if nothing is wrong with it."""
-    if word.is_right:
-        return list(word.typed)
-    if word.name is None:
-        return word_meant(word.typed[0], script)
-    key, value = key_of(word.name), word.value
+    if token.is_right:
+        return list(token.typed)
+    if token.name is None:
+        return word_meant(token.typed[0], script)
+    key, value = key_of(token.name), token.value
     if value is None:
         key, value = _switch(key, script)
     if script.has_group(key):
-        return option_meant(key, value, script) or [_override(word, key, value)]
+        return option_meant(key, value, script) or [_override(token, key, value)]
     if key in script.known or key.startswith(OPEN) or not set("/@").isdisjoint(key):
-        return [_override(word, key, value)]
+        return [_override(token, key, value)]
     if not script.trains and key in ("model", "weights", "run") and is_checkpoint(value):
         return [f"ckpt_path={value}"]
     if script.name == "predict.py" and key == "model":
-        return [_override(word, key, value)]
+        return [_override(token, key, value)]
     if (of_task := f"export.{key}") in script.known and "task=export" in arguments:
         return [f"{of_task}={value}"]
-    if (overrides := translated(key, value, trains=script.trains)) is not None:
+    if (overrides := translated(key, value, script)) is not None:
         return overrides
-    return _with_key_meant(word, key, value, script)
+    return _with_meant_key(token, key, value, script)
 
 
-def _with_key_meant(word: Word, key: str, value: str, script: Script) -> list[str]:
+def _with_meant_key(token: Token, key: str, value: str, script: Script) -> list[str]:
     """The override with the key that is certainly meant by `key`.
 
     Raises:
         HeadstartError: it may be meant, or it is an option that headstart does not have.
     """
-    found = script.meant_all(key)
-    if len(found) == 1 and not _is_doubtful(key, found[0], value):
-        dataset = found[0] == "data.root" and value in script.options("data")
-        return [f"data={value}" if dataset else f"{found[0]}={value}"]
-    if found:
-        written = " or ".join(quoted(f"{meant}={value}") for meant in found)
-        raise HeadstartError(f"{' '.join(map(quoted, word.typed))} is not a setting: did you mean {written}?")
-    if word.typed[0].startswith("-"):
-        raise HeadstartError(f"there is no setting '{word.name}'{suggestion(key, list(script.known))}")
-    return [_override(word, key, value)]
+    keys = script.meant(key)
+    if len(keys) == 1 and not _is_doubtful(key, keys[0], value):
+        is_dataset = keys[0] == "data.root" and value in script.options("data")
+        return [f"data={value}" if is_dataset else f"{keys[0]}={value}"]
+    if keys:
+        written = " or ".join(quoted(f"{meant}={value}") for meant in keys)
+        raise HeadstartError(f"{' '.join(map(quoted, token.typed))} is not a setting: did you mean {written}?")
+    if token.typed[0].startswith("-"):
+        raise HeadstartError(f"there is no setting '{token.name}'{suggestion(key, script.known)}")
+    return [_override(token, key, value)]
 
 
 def _is_doubtful(key: str, meant: str, value: str) -> bool:
@@ -366,18 +377,22 @@ def _is_doubtful(key: str, meant: str, value: str) -> bool:
     )
 
 
-def _override(word: Word, key: str, value: str) -> str:
-    """As it was typed, if it was an override, which may begin with + or ++."""
-    return word.typed[0] if word.typed[0] == f"{word.name}={value}" else f"{key}={value}"
+def _override(token: Token, key: str, value: str) -> str:
+    """The override as it was typed, if it was one, which may begin with + or ++."""
+    return token.typed[0] if token.typed[0] == f"{token.name}={value}" else f"{key}={value}"
 
 
 def _switch(name: str, script: Script) -> tuple[str, str]:
     """The key and value of an option without a value, such as --annotate and --no-cache."""
+
+    def is_switch(name: str) -> bool:
+        return not set(script.meant(name)[:1]).isdisjoint(switches(script.schema))
+
     positive = name.removeprefix("no-").removeprefix("no_")
-    if positive != name and script.meant(positive) in SWITCHES:
+    if positive != name and is_switch(positive):
         return positive, "false"
-    is_switch = script.meant(name) in {*SWITCHES, None} or name.lower().replace("-", "_") in TRANSLATED
-    return name, "true" if is_switch else MISSING
+    is_true = is_switch(name) or not script.meant(name) or name.lower().replace("-", "_") in TRANSLATED
+    return name, "true" if is_true else MISSING
 
 
 def _with_data(overrides: list[str], read: list[str]) -> list[str]:
@@ -402,8 +417,5 @@ def _with_source(overrides: list[str]) -> list[str]:
     """With all sources as one."""
     sources = [override.partition("=")[2] for override in overrides if key_of(override) == "source"]
     others = [override for override in overrides if key_of(override) != "source"]
-    return [*others, f"source={_one_source(sources)}"] if sources else others
-
-
-def _one_source(sources: list[str]) -> str:
-    return sources[0] if len(sources) == 1 else written_as(sources)
+    source = sources[0] if len(sources) == 1 else written_as(sources)
+    return [*others, f"source={source}"] if sources else others

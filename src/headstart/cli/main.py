@@ -1,5 +1,6 @@
-"""How the programs start: overrides for Hydra, and errors in one sentence."""
+"""The programs, how they start, and the command line that Hydra gets in place of the one that was typed."""
 
+import getpass
 import io
 import os
 import sys
@@ -8,36 +9,43 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from headstart.cli.errors import (
+    INTO_RUN,
     Failed,
     ended_by_signals,
     errors_in_threads,
+    exit_on_error,
     fail,
     is_about_command_line,
+    is_multirun,
+    mark_if_new,
     quiet_when_pipe_is_closed,
+    remember_output,
     sentence_of,
 )
-from headstart.cli.hints import understood
+from headstart.cli.hints import Script, understood
 from headstart.cli.overrides import (
     PATHS,
     TEXTS,
     for_hydra,
     key_of,
+    literal,
     parsed_override,
     register_resolvers,
     sweep_name,
     swept_keys,
-    value_of,
-    with_model_file,
     with_plain_paths,
 )
-from headstart.cli.programs import Script, conf_folder, share_cores
 from headstart.cli.resume import (
     as_given,
     evaluates,
@@ -46,8 +54,11 @@ from headstart.cli.resume import (
     with_runs_own_folder,
     with_settings_of_run,
 )
-from headstart.config.train import is_encodable, known_keys
+from headstart.config import CONF
+from headstart.config.predict import EmbedSettings, PredictSettings, check_embed, check_predict
+from headstart.config.train import TrainSettings, check_train
 from headstart.errors import HeadstartError
+from headstart.files import folder_in_cache, usual_cache_folder
 from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
 from headstart.machine import program_starts
 
@@ -58,18 +69,85 @@ LET_FIRST_REPORT = 3  # seconds
 OTHER_CONF = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn", "--experimental-rerun")
 
 
+# The programs. What they do is imported late: torch and Lightning take seconds, and reporting a typo should not.
+
+
 @dataclass(frozen=True)
 class Program:
-    """One of the programs: its Hydra main, the class of its settings, and its name without .py."""
+    """A program: the name of its file in conf/, the class of its settings, and what it does with a composed config."""
 
-    main: Callable[[], Any]
-    schema: type
     name: str
+    schema: type
+    task: Callable[[DictConfig], Any]
 
     @property
     def trains(self) -> bool:
         """Whether a checkpoint on its command line stands for the settings of the run that it came from."""
         return self.name == "train"
+
+    def main(self) -> None:
+        """Lets Hydra compose the config from sys.argv and conf/, and runs the task with it."""
+        targets = HYDRA_TARGETS if self.trains else None
+        hydra.main(config_path=str(CONF), config_name=self.name, execution_whitelist=targets)(self.task)()
+
+
+def _train(config: DictConfig) -> float | None:
+    if is_multirun():
+        use_writable_caches()
+        from headstart.sweeping.trial import run_trial
+
+        return run_trial(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    remember_output(folder)
+    with exit_on_error():
+        if config.get("task") not in INTO_RUN:
+            mark_if_new(folder)
+        settings = check_train(config)
+        use_writable_caches()
+        from headstart.data.images import allowed_pixels
+        from headstart.pipeline import TASKS, check_without_data
+        from headstart.training.jobs import several_processes
+        from headstart.training.trainer import process_count
+
+        settings = check_without_data(settings)
+        count = process_count(settings) if settings.task == "train" else 1
+        # The command line of further processes of the same run.
+        arguments = [*sys.argv[1:], f"hydra.run.dir={literal(str(folder))}", "hydra.output_subdir=null"]
+        with several_processes(count, arguments), allowed_pixels(settings.data.max_pixels):
+            result = TASKS[settings.task](settings)
+    if not result:
+        sys.exit(1)
+    return None
+
+
+def _predict(config: DictConfig) -> None:
+    with exit_on_error():
+        settings = check_predict(config)
+        use_writable_caches()
+        from headstart.data.images import allowed_pixels
+        from headstart.predict.run import predict
+
+        with allowed_pixels(settings.data.max_pixels):
+            predict(settings)
+
+
+def _embed(config: DictConfig) -> None:
+    with exit_on_error():
+        settings = check_embed(config)
+        use_writable_caches()
+        from headstart.data.images import allowed_pixels
+        from headstart.predict.embed import embed
+
+        with allowed_pixels(settings.data.max_pixels):
+            embed(settings)
+
+
+TRAIN = Program("train", TrainSettings, _train)
+PREDICT = Program("predict", PredictSettings, _predict)
+EMBED = Program("embed", EmbedSettings, _embed)
+
+
+# How a program starts.
 
 
 def start(program: Program) -> None:
@@ -139,37 +217,86 @@ def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
         sys.exit(130)
 
 
+def share_cores() -> None:
+    """Lets NumPy compute on one core, and Matplotlib draw without a display; must come before they are imported.
+
+    NumPy's threads spin while they wait for each other, and beside another program they wait long. The folds and draws
+    of a report, which take longest, run in threads of headstart's own.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    # All charts are files; that of a notebook, from which the program was started, need not be installed.
+    os.environ["MPLBACKEND"] = "agg"
+
+
+def use_writable_caches() -> None:
+    """Sets the variables of libraries whose own choice of a folder cannot work; must come before they are imported."""
+    variables = {}
+    if usual_cache_folder() is None:
+        # The last is Triton's, which PyTorch compiles with on a GPU.
+        variables = {"MPLCONFIGDIR": "matplotlib", "TORCH_HOME": "torch", "TRITON_CACHE_DIR": "triton"}
+    try:
+        has_name = bool(getpass.getuser())
+    except (ImportError, KeyError, OSError):
+        has_name = False
+    variables |= {} if has_name else {"TORCHINDUCTOR_CACHE_DIR": "torchinductor"}
+    for variable, name in variables.items():
+        if not os.environ.get(variable):
+            os.environ[variable] = str(folder_in_cache(name).absolute())
+
+
+# From what a user types to what Hydra accepts.
+
+
 def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
-    """The command line as Hydra takes it.
+    """Returns the command line as Hydra takes it.
 
     Raises:
         HeadstartError: it is not understood; the message has the command that was probably meant.
     """
+    _check_encodable(arguments)
     has_own_conf = not set(OTHER_CONF) & set(arguments)
-    conf, trains = conf_folder() if has_own_conf else None, program.trains
-    script = Script(f"{program.name}.py", tuple(known_keys(program.schema)), conf)
+    script = Script(f"{program.name}.py", program.schema, CONF if has_own_conf else None)
     if {"--help", "-h"} & set(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     forget_settings_of_runs()
-    arguments = as_given(arguments)
-    arguments = understood(arguments, script)
+    arguments = understood(as_given(arguments), script)
     is_sweep = _asks_for_multirun(arguments)
     if program.name == "predict":
-        arguments = with_model_file(arguments)
-    resumes = trains and not evaluates(arguments)
+        # Hydra would look for model=FILE in conf/model.
+        arguments = [f"model.file={arg.partition('=')[2]}" if arg.startswith("model=") else arg for arg in arguments]
+    resumes = program.trains and not evaluates(arguments)
     arguments = with_runs_own_folder(with_checkpoint_file(arguments, "last" if resumes else "best"))
     arguments = with_plain_paths(arguments, is_sweep=is_sweep)
     _check_readable(arguments)
-    if trains and is_sweep:
+    if program.trains and is_sweep:
         arguments = arguments + _sweep_overrides(arguments)
     else:
         _reject_sweep_keys(arguments)
-    if trains:
-        arguments += _without_hydras_record(arguments, is_sweep)
+    if program.trains:
+        _check_current_folder()
         arguments += [] if is_first_process() else ["hydra.output_subdir=null"]
-    if trains and not is_sweep:
+    if program.trains and not is_sweep:
         arguments = with_settings_of_run(arguments)
     return for_hydra(arguments)
+
+
+def _check_encodable(arguments: list[str]) -> None:
+    for argument in arguments:
+        if not _is_encodable(argument):
+            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
+
+
+def _check_current_folder() -> None:
+    """Raises HeadstartError if Hydra cannot write the name of the current folder into its records."""
+    folder = os.getcwd()
+    if "${" in folder:
+        raise HeadstartError(f"the current folder, {folder}, has ${{ in its name: Hydra cannot run there")
+    if not _is_encodable(folder):
+        raise HeadstartError(f"the current folder, {folder}, has a name that is not UTF-8: Hydra cannot run there")
+
+
+def _is_encodable(text: str) -> bool:
+    return text.encode(errors="replace").decode() == text
 
 
 def _reject_sweep_keys(arguments: list[str]) -> None:
@@ -184,36 +311,20 @@ def _check_readable(arguments: list[str]) -> None:
         key, equals, value = argument.partition("=")
         if not equals or key.startswith("-") or key_of(key) in PATHS | TEXTS:
             continue
-        if not is_encodable(argument):
-            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
         if parsed_override(argument) is None:
             text = str(QuotedString(value, Quote.double).with_quotes())
             raise HeadstartError(f"{argument} cannot be read: put quotes around the value: {quoted(f'{key}={text}')}")
 
 
-def _without_hydras_record(arguments: list[str], is_sweep: bool) -> list[str]:
-    """What keeps Hydra from recording the names of folders that are not UTF-8, which it cannot."""
-    if "${" in os.getcwd():
-        raise HeadstartError(f"the current folder, {os.getcwd()}, has ${{ in its name: Hydra cannot run there")
-    places = [value_of(argument) for argument in arguments if key_of(argument) in ("hydra.run.dir", "hydra.sweep.dir")]
-    if all(map(is_encodable, [os.getcwd(), *places])):
-        return []
-    if is_sweep:
-        raise HeadstartError("a sweep (-m) needs a folder whose name, and that of the current one, is UTF-8")
-    return ["hydra.output_subdir=null"]
-
-
 def _asks_for_multirun(arguments: list[str]) -> bool:
-    """By a flag, which may be shortened, or by its key."""
+    """Whether a flag, which may be shortened, or its key asks for several runs."""
     flags = any(len(a) > 2 and "--multirun".startswith(a) for a in arguments)
     return flags or "-m" in arguments or any(key_of(a) == "hydra.mode" for a in arguments)
 
 
 def _sweep_overrides(arguments: list[str]) -> list[str]:
     """What a sweep needs to know about its own command line, also in other processes that run its trials."""
-    keys = [
-        f"sweep.{name}=[{','.join(map(repr, found))}]"
-        for name, found in zip(("over", "fixed"), swept_keys(arguments), strict=True)
-    ]
+    over, fixed = swept_keys(arguments)
+    keys = [f"sweep.{name}=[{','.join(map(repr, of))}]" for name, of in (("over", over), ("fixed", fixed))]
     has_folder = any(key_of(argument) == "hydra.sweep.dir" for argument in arguments)
     return keys if has_folder else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]

@@ -18,13 +18,13 @@ from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import ListConfig, OmegaConf
 
-from headstart.config.train import byte, encodable, literal_text, plain_text
+from headstart.config.predict import EmbedSettings, PredictSettings
+from headstart.config.train import TrainSettings, keys_with, literal_text, plain_text
 from headstart.errors import HeadstartError
 from headstart.machine import place_in_job
 from headstart.metrics import metric_of
 
 # What stands on a command line, whatever the form in which it was typed.
-
 
 # Hydra's own flags, and how many values follow each.
 FLAGS = {
@@ -38,10 +38,11 @@ GLUED = re.compile(r"-([a-z])([\d.].*)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Word:
-    """`typed`, one or more arguments; `name` and `value` where it looks like a setting, `name` None where it is bare.
+class Token:
+    """A part of a command line, `typed` as one or more arguments.
 
-    `is_right` where it is a flag of Hydra, or a deletion (~key).
+    It has a `name` and a `value` where it looks like a setting; `name` is None where it is a bare word. `is_right`
+    where it is a flag of Hydra, or a deletion (~key).
     """
 
     typed: tuple[str, ...]
@@ -50,101 +51,99 @@ class Word:
     is_right: bool = False
 
 
-def split(arguments: list[str], is_name: Callable[[str], bool]) -> Iterator[Word]:
-    """The words of a command line; `is_name` tells names of settings from other bare words."""
+def split(arguments: list[str], is_name: Callable[[str], bool]) -> Iterator[Token]:
+    """Yields the tokens of a command line; `is_name` tells names of settings from other bare words."""
     rest = list(arguments)
     while rest:
-        taken, word = _first(rest, is_name)
-        del rest[:taken]
-        yield word
+        token = _first(rest, is_name)
+        del rest[: len(token.typed)]
+        yield token
 
 
-def _first(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Word]:
-    """The first word, and how many arguments it consists of."""
+def _first(rest: list[str], is_name: Callable[[str], bool]) -> Token:
     first = rest[0]
     if (values := _values_of_flag(rest)) is not None:
-        return 1 + values, Word(tuple(rest[: 1 + values]), is_right=True)
+        return Token(tuple(rest[: 1 + values]), is_right=True)
     if first.startswith("-") and len(first) > 1:
         return _option(rest)
-    if "=" not in first and not first.startswith("~"):
-        return _bare(rest, is_name)
     if first.startswith(("~", "=")):
-        return 1, Word((first,), is_right=first.startswith("~"))
-    return _assignment(rest)
+        return Token((first,), is_right=first.startswith("~"))
+    return _assignment(rest) if "=" in first else _bare(rest, is_name)
 
 
 def _values_of_flag(rest: list[str]) -> int | None:
     """How many arguments follow Hydra's flag at the start, which may be shortened; None: there is no such flag."""
     name, has_value, _ = rest[0].partition("=")
-    found = [flag for flag in FLAGS if flag == name] or [f for f in FLAGS if len(name) > 3 and f.startswith(name)]
-    if len(found) != 1 or (name in ("-c", "--cfg") and rest[1:2] and rest[1] not in SHOWN):
+    flags = [flag for flag in FLAGS if flag == name] or [f for f in FLAGS if len(name) > 3 and f.startswith(name)]
+    if len(flags) != 1 or (name in ("-c", "--cfg") and rest[1:2] and rest[1] not in SHOWN):
         return None
     if name in ("-i", "--info"):
-        return int(rest[1:2] != [] and "=" not in rest[1] and not rest[1].startswith("-"))
-    return 0 if has_value else min(FLAGS[found[0]], len(rest) - 1)
+        return int(_has_value(rest))
+    return 0 if has_value else min(FLAGS[flags[0]], len(rest) - 1)
 
 
-def _option(rest: list[str]) -> tuple[int, Word]:
-    """ "--lr 1e-3", "--lr=1e-3", "-e 3", "-e3", "--pretrained"."""
+def _has_value(rest: list[str], option: str = "-") -> bool:
+    """Whether the second argument can be the value of the first: it is no setting, and no `option`, an expression."""
+    return len(rest) > 1 and "=" not in rest[1] and not re.match(option, rest[1])
+
+
+def _option(rest: list[str]) -> Token:
+    """Reads "--lr 1e-3", "--lr=1e-3", "-e 3", "-e3", "--pretrained"."""
     if glued := GLUED.fullmatch(rest[0]):
-        return 1, Word((rest[0],), glued[1], glued[2])
+        return Token((rest[0],), glued[1], glued[2])
     name, equals, value = rest[0].lstrip("-").partition("=")
     if equals:
-        return 1, Word((rest[0],), name, value)
-    if rest[1:] and "=" not in rest[1] and not re.match(r"-\D", rest[1]):
-        return 2, Word((rest[0], rest[1]), name, rest[1])
-    return 1, Word((rest[0],), name)
+        return Token((rest[0],), name, value)
+    return Token(tuple(rest[:2]), name, rest[1]) if _has_value(rest, r"-\D") else Token((rest[0],), name)
 
 
-def _bare(rest: list[str], is_name: Callable[[str], bool]) -> tuple[int, Word]:
-    """ "photos", "data.root photos", "data.root = photos", "data.root =photos", "data.root: photos"."""
+def _bare(rest: list[str], is_name: Callable[[str], bool]) -> Token:
+    """Reads "photos", "data.root photos", "data.root = photos", "data.root =photos", "data.root: photos"."""
     name, colon, value = rest[0].partition(":")
     if not is_name(name) or (colon and exists(rest[0])):
-        return 1, Word((rest[0],))
+        return Token((rest[0],))
     if value:
-        return 1, Word((rest[0],), name, value)
-    if rest[1:] and rest[1] == "=":
-        return min(3, len(rest)), Word(tuple(rest[:3]), name, rest[2] if rest[2:] else None)
+        return Token((rest[0],), name, value)
+    if rest[1:2] == ["="]:
+        return Token(tuple(rest[:3]), name, rest[2] if rest[2:] else None)
     if rest[1:] and rest[1].startswith("="):
-        return 2, Word((rest[0], rest[1]), name, rest[1][1:])
-    if rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
-        return 2, Word((rest[0], rest[1]), name, rest[1])
-    return 1, Word((rest[0],), None if exists(rest[0]) else name)
+        return Token((rest[0], rest[1]), name, rest[1][1:])
+    if _has_value(rest):
+        return Token((rest[0], rest[1]), name, rest[1])
+    return Token((rest[0],), None if exists(rest[0]) else name)
 
 
-def _assignment(rest: list[str]) -> tuple[int, Word]:
-    """ "data.root=photos", "data.root= photos", and a path that the shell split at its spaces."""
+def _assignment(rest: list[str]) -> Token:
+    """Reads "data.root=photos", "data.root= photos", and a path that the shell split at its spaces."""
     name, _, value = rest[0].partition("=")
-    if not value and rest[1:] and "=" not in rest[1] and not rest[1].startswith("-"):
-        return 2, Word((rest[0], rest[1]), name, rest[1])
+    if not value and _has_value(rest):
+        return Token((rest[0], rest[1]), name, rest[1])
     for count in range(len(rest), 1, -1):
         joined = " ".join([value, *rest[1:count]])
         if not exists(value) and "=" not in "".join(rest[1:count]) and exists(joined):
-            return count, Word(tuple(rest[:count]), name, joined)
-    return 1, Word((rest[0],), name, value)
+            return Token(tuple(rest[:count]), name, joined)
+    return Token((rest[0],), name, value)
 
 
 # From what a user types to what Hydra accepts.
 
-
 # Groups whose entries accept arguments of a Lightning class that are not listed in conf/.
 OPEN_GROUPS = re.compile(r"(trainer|callbacks|logger)\.")
-# Keys whose values are paths, which may have any characters.
-PATHS = {"ckpt_path", "source", "output", "data.root", "data.csv", "data.archive", "model.weights", "features.dir"}
-PATHS |= {"hydra.run.dir", "hydra.sweep.dir", "export.path", "model.file"}
-# Keys whose values are texts, which may have any characters too.
-TEXTS = {"data.group", "data.columns.path", "data.columns.label", "data.columns.split"}
+SCHEMAS = TrainSettings, PredictSettings, EmbedSettings
+# Keys whose values are paths, or texts, which may have any characters.
+PATHS = keys_with("path", *SCHEMAS) | {"hydra.run.dir", "hydra.sweep.dir"}
+TEXTS = keys_with("text", *SCHEMAS)
 INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re.DOTALL)
 
 
 def key_of(override: str) -> str:
-    """ "model.lr" of "+model.lr=1e-3"."""
+    """Returns "model.lr" of "+model.lr=1e-3"."""
     return override.lstrip("+~").partition("=")[0]
 
 
 def value_of(override: str) -> str:
-    """The value of an override, as it was before `with_plain_paths` or the user quoted it."""
+    """Returns the value of an override, as it was before `with_plain_paths` or the user quoted it."""
     text = override.partition("=")[2]
     if text[:1] in ("'", '"') and (parsed := parsed_override(f"key={text}")) is not None:
         text = str(parsed.value())
@@ -152,7 +151,7 @@ def value_of(override: str) -> str:
 
 
 def written_as(value: Any) -> str:
-    """How a value of a configuration is written, interpolations included."""
+    """Returns how a value of a configuration is written, interpolations included."""
     if isinstance(value, list):
         return f"[{','.join(map(written_as, value))}]"
     if value is None or isinstance(value, bool):
@@ -161,30 +160,25 @@ def written_as(value: Any) -> str:
 
 
 def parsed_override(argument: str) -> Override | None:
-    """None for a flag, or for what Hydra cannot parse."""
+    """Returns the override as Hydra parses it; None for a flag, or for what Hydra cannot parse."""
     try:
         return _parser().parse_override(argument)
     except HydraException:
         return None
 
 
-def with_model_file(arguments: Iterable[str]) -> list[str]:
-    """`arguments` of predict.py with model=FILE as model.file=FILE: Hydra would look for it in conf/model."""
-    return [f"model.file={arg.partition('=')[2]}" if arg.startswith("model=") else arg for arg in arguments]
-
-
 def with_plain_paths(arguments: Iterable[str], *, is_sweep: bool) -> list[str]:
-    """`arguments` with paths quoted where Hydra would read something else; in a sweep, several values stay several."""
+    """Returns `arguments` with paths quoted where Hydra would read something else; in a sweep, lists stay lists."""
     return [_plain(argument, is_sweep) for argument in arguments]
 
 
 def literal(text: str) -> str:
-    """How a value is written that is exactly this text."""
+    """Returns how a value is written that is exactly this text."""
     return _quoted(literal_text(text))
 
 
 def for_hydra(arguments: Iterable[str]) -> list[str]:
-    """`arguments` with `trainer.x=1` as `++trainer.x=1`.
+    """Returns `arguments` with `trainer.x=1` as `++trainer.x=1`.
 
     Hydra rejects keys that conf/ does not list; headstart.config.lightning checks them.
     """
@@ -193,19 +187,15 @@ def for_hydra(arguments: Iterable[str]) -> list[str]:
 
 def _plain(argument: str, is_sweep: bool) -> str:
     key, equals, value = argument.partition("=")
-    if key_of(argument) in TEXTS:
-        return argument if _is_for_hydra(value, is_sweep) else f"{key}{equals}{literal(value)}"
-    if key_of(argument) in PATHS:
+    if key_of(argument) in TEXTS and not _is_for_hydra(value, is_sweep):
+        value = literal(value)
+    elif key_of(argument) in PATHS:
+        is_hydras = key_of(argument).startswith("hydra.")
+        if is_hydras and "${" in value and not INTERPOLATION.search(value):
+            raise HeadstartError(f"{argument} is invalid: Hydra cannot write to a folder with ${{ in its name")
         # Trials differ in their data, not in where the sweep is.
-        return _path_override(argument, is_sweep and not key_of(argument).startswith("hydra."))
-    return argument
-
-
-def _path_override(argument: str, is_sweep: bool) -> str:
-    key, equals, value = argument.partition("=")
-    if key.startswith("hydra.") and "${" in value and not INTERPOLATION.search(value):
-        raise HeadstartError(f"{argument} is invalid: Hydra cannot write to a folder with ${{ in its name")
-    return f"{key}{equals}{_path(expand_home(value), is_sweep)}"
+        value = _path(expand_home(value), is_sweep and not is_hydras)
+    return f"{key}{equals}{value}"
 
 
 def expand_home(value: str) -> str:
@@ -220,7 +210,7 @@ def _path(value: str, is_sweep: bool) -> str:
     if _is_for_hydra(value, is_sweep) or _is_list_of_paths(value):
         return value
     if INTERPOLATION.search(value):
-        return _quoted(encodable(value))
+        return _quoted(value)
     if is_sweep and "," in value:
         return ",".join(_path(part.strip(), is_sweep=False) for part in value.split(","))
     return literal(value)
@@ -237,8 +227,8 @@ def _is_for_hydra(value: str, is_sweep: bool) -> bool:
 def _is_list_of_paths(value: str) -> bool:
     """Whether it is a list of files, such as several sources, rather than the name of one, or a glob."""
     parsed = parsed_override(f"key={value}") if value[:1] == "[" else None
-    found = parsed.value() if parsed is not None else None
-    return isinstance(found, list) and len(found) > 1 and all(os.path.lexists(plain_text(str(path))) for path in found)
+    paths = parsed.value() if parsed is not None else None
+    return isinstance(paths, list) and len(paths) > 1 and all(os.path.lexists(plain_text(str(path))) for path in paths)
 
 
 def _quoted(text: str) -> str:
@@ -256,7 +246,6 @@ def _parser() -> OverridesParser:
 
 # Names of runs, sweeps and trials. Those of sweeps depend only on the command line, so that a rerun finds them.
 
-
 # Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
 # done with them in the end.
 NOT_OF_A_SWEEP = (
@@ -270,7 +259,7 @@ UNSAFE = re.compile(r"[^\w.,=+-]+", re.ASCII)
 
 
 def run_name(root: str, arch: str) -> str:
-    """ "zoo10-mobilenet_v2" for ("../images/zoo10/", "mobilenet_v2")."""
+    """Returns "zoo10-mobilenet_v2" for ("../images/zoo10/", "mobilenet_v2")."""
     return re.sub(r"[^\w.-]+", "_", f"{Path(root).resolve().name}-{arch}")
 
 
@@ -325,7 +314,7 @@ def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
 
 
 def sweep_name(arguments: Iterable[str]) -> str:
-    """Of a sweep, whatever the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
+    """Returns a sweep's name, which does not depend on the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
     arguments = [argument for argument in arguments if not argument.lstrip("+").startswith(NOT_OF_A_SWEEP)]
     words = sorted(key.rpartition(".")[2] for key in swept_keys(arguments)[0])
     words += [str(override.value()) for override in _parsed(arguments) if override.key_or_group == "sweep"]
@@ -334,7 +323,7 @@ def sweep_name(arguments: Iterable[str]) -> str:
 
 
 def trial_name(values: Mapping[str, str]) -> str:
-    """Of the swept values: "model.dropout=0.2,model.lr=0.01"; with a hash if that is not everything."""
+    """Returns a trial's name: "model.dropout=0.2,model.lr=0.01", with a hash if that is not everything."""
     full = ",".join(f"{key}={values[key]}" for key in sorted(values)) or "only"
     short = ",".join(f"{key}={shortened(values[key])}" for key in sorted(values)) or "only"
     safe = UNSAFE.sub("_", short)
@@ -358,7 +347,6 @@ def register_resolvers() -> None:
         # Launchers pickle the resolvers; a cache made here would not be found again by its name.
         "unique_name": shared_name,
         "trial_name": trial,
-        "byte": byte,
         "direction": lambda objective: f"{metric_of(objective).direction}imize",
     }
     for key, resolver in resolvers.items():
@@ -366,18 +354,12 @@ def register_resolvers() -> None:
 
 
 def _parsed(arguments: Iterable[str]) -> list[Override]:
-    parser, parsed = OverridesParser.create(), []
-    for argument in arguments:
-        try:
-            parsed.append(parser.parse_override(argument))
-        except HydraException:
-            # A flag, or a typo that Hydra will report.
-            continue
-    return parsed
+    """The arguments that are neither flags nor typos, which Hydra will report."""
+    return [override for argument in arguments if (override := parsed_override(argument)) is not None]
 
 
 def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode(errors="surrogateescape")).hexdigest()[:8]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 # Also on import: a process that runs a trial for another one starts no script.

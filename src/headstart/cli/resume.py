@@ -1,6 +1,7 @@
 """Resuming and testing again: the settings of the run that a checkpoint belongs to."""
 
 import os
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 
 from headstart.cli.errors import INTO_RUN
 from headstart.cli.overrides import expand_home, key_of, value_of, written_as
-from headstart.cli.programs import GROUPS, conf_folder, options_of
+from headstart.config import CONF, GROUPS, options_of
 from headstart.config.train import EVALUATING, OF_RUN, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
@@ -28,12 +29,29 @@ CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
-    """`arguments` with the checkpoint `name` of a run, where ckpt_path is a run's folder.
+    """Returns `arguments` with the checkpoint `name` of a run, where ckpt_path is a run's folder.
 
     Raises:
         HeadstartError: ckpt_path is another folder.
     """
-    return [_with_file(argument, name) if key_of(argument) == "ckpt_path" else argument for argument in arguments]
+    return [
+        _with_file(argument, path, name) if (path := _checkpoint_in(argument)) else argument for argument in arguments
+    ]
+
+
+def _checkpoint_in(argument: str) -> str | None:
+    """The value of ckpt_path, if this is the argument that sets it."""
+    path = expand_home(value_of(argument)) if key_of(argument) == "ckpt_path" else ""
+    return None if path.lower() in ("", "null") or "${" in path else path
+
+
+def _with_file(argument: str, path: str, name: Literal["best", "last"]) -> str:
+    file = str(checkpoint_file(Path(path), name))
+    if file == str(Path(path)):
+        return argument
+    if not os.path.lexists(path):
+        log.info("ckpt_path=%s: %s", path, file)
+    return f"ckpt_path={file}"
 
 
 def evaluates(arguments: list[str]) -> bool:
@@ -42,7 +60,7 @@ def evaluates(arguments: list[str]) -> bool:
 
 
 def with_runs_own_folder(arguments: list[str]) -> list[str]:
-    """`arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
+    """Returns `arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
     paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
     if INTO_RUN.isdisjoint(value_of(argument) for argument in arguments if key_of(argument) == "task") or not paths:
         return arguments
@@ -50,7 +68,7 @@ def with_runs_own_folder(arguments: list[str]) -> list[str]:
 
 
 def with_settings_of_run(arguments: list[str]) -> list[str]:
-    """`arguments` with the settings of the run whose checkpoint `ckpt_path` names; the same if there is no such key.
+    """Returns `arguments` with the settings of the run whose checkpoint `ckpt_path` names, if there is such a key.
 
     Hydra finds each section of the run's config.yaml as an option of a group. What `arguments` set is set on top of
     it; an option that they choose anew changes what distinguishes it from the run's own.
@@ -75,22 +93,21 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     before = _choices(run, record, places)
     old = _composed(before, places)
     new = _composed(before | chosen, places) if chosen else old
-    values = _changed(_completed(record, old), old, new)
+    values = _changed(record, old, new)
     deleted = {argument.lstrip("~") for argument in arguments if argument.startswith("~")}
     stored = _store(values, before | chosen)
     return [o for o in stored if key_of(o) not in deleted] + [a for a in arguments if not _is_choice(a)]
 
 
 def _checkpoint_of(arguments: list[str]) -> Path | None:
-    for argument in arguments:
-        value = expand_home(value_of(argument))
-        if key_of(argument) == "ckpt_path" and value.lower() not in ("", "null") and "${" not in value:
-            if not os.path.lexists(value):
-                raise HeadstartError(f"ckpt_path={value} does not exist")
-            if is_ensemble(Path(value)):
-                raise HeadstartError(f"ckpt_path={value} is an ensemble, which only predict.py and embed take")
-            return Path(value)
-    return None
+    path = next(filter(None, map(_checkpoint_in, arguments)), None)
+    if path is None:
+        return None
+    if not os.path.lexists(path):
+        raise HeadstartError(f"ckpt_path={path} does not exist")
+    if is_ensemble(Path(path)):
+        raise HeadstartError(f"ckpt_path={path} is an ensemble, which only predict.py and embed take")
+    return Path(path)
 
 
 def _check_has_data(run: RunFolder, arguments: list[str]) -> None:
@@ -101,18 +118,6 @@ def _check_has_data(run: RunFolder, arguments: list[str]) -> None:
         )
 
 
-def _with_file(argument: str, name: Literal["best", "last"]) -> str:
-    path = expand_home(value_of(argument))
-    if path.lower() in ("", "null") or "${" in path:
-        return argument
-    file = str(checkpoint_file(Path(path), name))
-    if file == str(Path(path)):
-        return argument
-    if not os.path.lexists(path):
-        log.info("ckpt_path=%s: %s", path, file)
-    return f"ckpt_path={file}"
-
-
 def _is_choice(argument: str) -> bool:
     """Whether it chooses an option of a group of conf/."""
     return "=" in argument and not argument.startswith("~") and key_of(argument) in GROUPS
@@ -120,11 +125,8 @@ def _is_choice(argument: str) -> bool:
 
 def _config_dirs(arguments: list[str]) -> list[str]:
     """The values of --config-dir."""
-    found = []
-    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
-        flag, _, value = argument.partition("=")
-        found += [os.path.abspath(value or following)] if flag in CONFIG_DIR else []
-    return found
+    pairs = [(*argument.partition("="), following) for argument, following in pairwise([*arguments, ""])]
+    return [os.path.abspath(value or following) for flag, _, value, following in pairs if flag in CONFIG_DIR]
 
 
 def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[str, str]:
@@ -136,7 +138,7 @@ def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[
         recorded: dict[str, str] = read_json(run.record)["choices"]
     except (OSError, ValueError, KeyError, TypeError):
         recorded = {}
-    folders = [conf_folder(), *map(Path, places)]
+    folders = [CONF, *map(Path, places)]
     return {"data": inferred} | {
         group: option
         for group, option in recorded.items()
@@ -148,17 +150,8 @@ def _composed(choices: dict[str, str], places: list[str]) -> Any:
     """What these options of conf/ say, before anything in it is resolved."""
     searched = [f"hydra.searchpath={written_as([f'file://{place}' for place in places])}"] if places else []
     overrides = [f"{group}={option or 'null'}" for group, option in choices.items() if group != "sweep"]
-    with initialize_config_dir(str(conf_folder())):
+    with initialize_config_dir(str(CONF)):
         return OmegaConf.to_container(compose("train", [*overrides, *searched]), resolve=False)
-
-
-def _completed(record: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
-    """`record` with the keys that it lacks because an older version wrote it."""
-    result = usual | record
-    for key, value in usual.items():
-        if isinstance(value, dict) and isinstance(record.get(key), dict) and key not in OPEN:
-            result[key] = _completed(record[key], value)
-    return result
 
 
 def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +166,7 @@ def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -
 
 
 def as_given(arguments: list[str]) -> list[str]:
-    """`arguments` of a process that another one started with those that `with_settings_of_run` returned, as before."""
+    """Returns what `with_settings_of_run` was given, from `arguments` that it passed on to another process."""
     given = [argument.replace(f"={OF_RUN}", "=") if _is_choice(argument) else argument for argument in arguments]
     return [
         argument for argument, before in zip(given, arguments, strict=True) if argument == before or value_of(argument)

@@ -12,29 +12,20 @@ from typing import Any
 
 from headstart.errors import listed
 
-# Suggestions for names that do not exist: of settings, architectures and weights.
-
-
 # The names of torchvision's classification models, read from its source, because importing it takes seconds.
-
 
 REGISTERED = re.compile(r"^@register_model\(\)\n(?:(?!def ).*\n)*?def (\w+)\(", re.MULTILINE)
 
 
 @functools.cache
 def architecture_names() -> tuple[str, ...]:
-    """What `model.arch` accepts; empty if the source cannot be read."""
-    found = importlib.util.find_spec("torchvision")
-    sources = [
-        path.read_text(encoding="utf-8")
-        for folder in (found.submodule_search_locations if found else None) or []
-        for path in sorted(Path(folder, "models").glob("*.py"))
-    ]
+    """Returns what `model.arch` accepts; empty if the source cannot be read."""
+    files = [file for folder in _folders_of("torchvision") for file in sorted(Path(folder, "models").glob("*.py"))]
+    sources = [file.read_text(encoding="utf-8") for file in files]
     return tuple(sorted({name for source in sources for name in REGISTERED.findall(source)}))
 
 
 # Which key an unknown one was probably meant to be.
-
 
 # What other tools, and people, call a key. The first key that a script has is meant.
 SYNONYMS = {
@@ -83,12 +74,12 @@ UNCERTAIN = {"log_dir", "logdir", "workdir", "work_dir", "run_name", "exp_name",
 
 
 def meant_key(name: str, known: Collection[str]) -> str | None:
-    """The first of `meant_keys`; None: unclear."""
+    """Returns the first of `meant_keys`; None: unclear."""
     return next(iter(meant_keys(name, known)), None)
 
 
 def meant_keys(name: str, known: Collection[str]) -> list[str]:
-    """Which of the `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
+    """Returns which `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
     name = name.lower().replace("-", "_")
     if name in known:
         return [name]
@@ -110,7 +101,7 @@ def _is_group(name: str, known: Collection[str]) -> bool:
 
 
 def suggestion(key: str, known: list[str]) -> str:
-    """The end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
+    """Returns the end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
     if meant := meant_key(key, known):
         return f": did you mean '{meant}'?"
     group, _, leaf = key.rpartition(".")
@@ -124,7 +115,7 @@ def suggestion(key: str, known: list[str]) -> str:
 
 
 def nearest(name: str, names: list[str]) -> str:
-    """The end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
+    """Returns the end of a sentence about the unknown `name`: the nearest of `names`, or all of them."""
     matches = similar(name, names)
     return f": did you mean {matches[0]}?" if matches else f": choose one of {listed(names)}"
 
@@ -150,8 +141,8 @@ def family_in_timm(name: str) -> str | None:
 
 
 def similar(name: str, names: Collection[str], most: int = 1) -> list[str]:
-    """Those of `names` that `name` may be a typo of: alike, and beginning alike, so that they are of one family."""
-    return [found for found in difflib.get_close_matches(name, names, n=3 * most) if _begins_like(name, found)][:most]
+    """Returns those of `names` that `name` may be a typo of: alike, and beginning alike, as those of one family."""
+    return [close for close in difflib.get_close_matches(name, names, n=3 * most) if _begins_like(name, close)][:most]
 
 
 def _begins_like(name: str, other: str) -> bool:
@@ -169,24 +160,21 @@ def _first_parts(keys: list[str]) -> list[str]:
     return list(dict.fromkeys(key.partition(".")[0] for key in keys))
 
 
-# What makes a setting valid: constraints on single values, and the arguments that a class takes.
-
-
 # Dataclass fields with a constraint on their value.
 
 
 def constrained(says: str, test: Callable[[Any], bool], default: Any = MISSING) -> Any:
     """A field whose value must pass `test`; `says` completes the sentence "it must be …".
 
-    The `default` is for settings that an older version recorded, without this field.
+    The `default` is for a key that only some files of a group in conf/ have.
     """
     metadata = {"says": says, "test": test}
     return field(metadata=metadata) if default is MISSING else field(default=default, metadata=metadata)
 
 
-def optional(says: str, test: Callable[[Any], bool], default: Any = MISSING) -> Any:
-    """As `constrained`, or null."""
-    return constrained(f"{says}, or null", lambda v: v is None or test(v), default)
+def optional(says: str, test: Callable[[Any], bool]) -> Any:
+    """A field as of `constrained`, or null."""
+    return constrained(f"{says}, or null", lambda v: v is None or test(v))
 
 
 def positive_int() -> Any:
@@ -199,9 +187,9 @@ def non_negative_int() -> Any:
     return constrained("a non-negative integer", lambda v: v >= 0)
 
 
-def non_negative(default: Any = MISSING) -> Any:
+def non_negative() -> Any:
     """A finite number, 0 or more."""
-    return constrained("a non-negative number", lambda v: 0 <= v < float("inf"), default)
+    return constrained("a non-negative number", lambda v: 0 <= v < float("inf"))
 
 
 def fraction(of: str = "") -> Any:
@@ -209,19 +197,29 @@ def fraction(of: str = "") -> Any:
     return constrained(f"a fraction{of}, at least 0 and below 1", lambda v: 0 <= v < 1)
 
 
-def one_of(*choices: str, default: Any = MISSING) -> Any:
-    """One of several strings."""
-    return constrained(f"one of {', '.join(choices)}", lambda v: v in choices, default)
+def one_of(*choices: str) -> Any:
+    """A field that is one of several strings."""
+    return constrained(f"one of {', '.join(choices)}", lambda v: v in choices)
 
 
 def auto_or_bool() -> Any:
-    """ "auto", true or false."""
+    """A field that is "auto", true or false."""
     return constrained("auto, true or false", lambda v: v == "auto" or isinstance(v, bool))
 
 
 def workers() -> Any:
     """A number of worker processes, or "auto"."""
     return constrained("auto or a non-negative integer", lambda v: v == "auto" or is_int(v, least=0))
+
+
+def path_field(default: Any = MISSING) -> Any:
+    """A path, or another text that may have any characters if it names no file."""
+    return field(default=default, metadata={"form": "path"})
+
+
+def text_field(default: Any = MISSING) -> Any:
+    """A text that may have any characters, such as the name of a column."""
+    return field(default=default, metadata={"form": "text"})
 
 
 def is_int(value: Any, least: int) -> bool:
@@ -243,37 +241,36 @@ def violations(settings: Any, prefix: str = "") -> Iterator[str]:
 
 
 @functools.cache
-def parameters_of(target: str) -> frozenset[str] | None:
-    """The parameter names of `target`, such as "package.module.Class"; None if they cannot be read from its source."""
+def parameters_of(target: str) -> dict[str, str] | None:
+    """Returns the parameters of `target`, such as "package.module.Class", sorted by name, with their annotations.
+
+    Returns None if its source does not tell them.
+    """
     module, _, name = target.rpartition(".")
     source = _source_of(module)
-    if source is None:
-        return None
-    for node in ast.parse(source.read_bytes()).body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return _parameters_of_init(node)
+    body = ast.parse(source.read_bytes()).body if source is not None else []
+    classes = [node for node in body if isinstance(node, ast.ClassDef) and node.name == name]
+    for item in (item for node in classes for item in node.body):
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__" and item.args.kwarg is None:
+            arguments = sorted([*item.args.args[1:], *item.args.kwonlyargs], key=lambda argument: argument.arg)
+            return {arg.arg: ast.unparse(arg.annotation) if arg.annotation else "" for arg in arguments}
     return None
 
 
 def _source_of(module: str) -> Path | None:
     package, *rest = module.split(".")
+    for folder in _folders_of(package):
+        base = Path(folder, *rest)
+        for file in (base.with_suffix(".py"), base / "__init__.py"):
+            if file.is_file():
+                return file
+    return None
+
+
+def _folders_of(package: str) -> list[str]:
     try:
         # find_spec of a submodule imports its parents; of a top-level package it imports nothing.
-        found = importlib.util.find_spec(package)
+        spec = importlib.util.find_spec(package)
     except ValueError:
-        return None
-    for folder in (found.submodule_search_locations if found else None) or []:
-        base = Path(folder, *rest)
-        for path in (base.with_suffix(".py"), base / "__init__.py"):
-            if path.is_file():
-                return path
-    return None
-
-
-def _parameters_of_init(node: ast.ClassDef) -> frozenset[str] | None:
-    for item in node.body:
-        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
-            if item.args.kwarg is not None:
-                return None
-            return frozenset(arg.arg for arg in [*item.args.args[1:], *item.args.kwonlyargs])
-    return None
+        return []
+    return list(spec.submodule_search_locations or []) if spec else []

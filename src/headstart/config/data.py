@@ -12,7 +12,9 @@ from headstart.config.checks import (
     non_negative_int,
     one_of,
     optional,
+    path_field,
     positive_int,
+    text_field,
     workers,
 )
 from headstart.errors import HeadstartError
@@ -42,9 +44,9 @@ def _per_channel(test: str = "") -> Any:
     return optional(f"three {test}numbers, one per channel", lambda v: len(v) == 3 and (not test or min(v) > 0))
 
 
-@dataclass
+@dataclass(frozen=True)
 class SplitSettings:
-    """How many images per class go to the train and valid splits where folders do not say it: counts or fractions."""
+    """The images per class, counts or fractions, of the train and valid splits where folders do not say it."""
 
     train: int | float = constrained("a count (60) or a fraction (0.7)", _is_share)
     valid: int | float = constrained("a count (10) or a fraction (0.15)", _is_share)
@@ -63,39 +65,39 @@ class SplitSettings:
         return f"{given} add up to more than 1" if too_much else None
 
 
-@dataclass
+@dataclass(frozen=True)
 class ColumnSettings:
     """The columns of `data.csv`. `split` may be "auto", the column of that name if there is one, or null, none."""
 
-    path: str = "path"
-    label: str = "label"
-    split: str | None = AUTO
+    path: str = text_field("path")
+    label: str = text_field("label")
+    split: str | None = text_field(AUTO)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PreprocessingSettings:
-    """How images become what the network sees; null where the backbone's weights decide."""
+    """The keys that say how images become what the network sees; null where the backbone's weights decide."""
 
     resize_size: int | None = _pixels()
     image_size: int | None = _pixels()
     interpolation: str | None = optional(f"one of {', '.join(INTERPOLATIONS)}", lambda v: v in INTERPOLATIONS)
     mean: list[float] | None = _per_channel()  # noqa: RUF009
     std: list[float] | None = _per_channel("positive ")  # noqa: RUF009
-    resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES, default=None)
+    resize_mode: str | None = optional(f"one of {', '.join(RESIZE_MODES)}", lambda v: v in RESIZE_MODES)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadingSettings:
-    """How a training reads the images of a split, whichever these are."""
+    """The keys that say how a training reads the images of a split."""
 
     batch_size: int = positive_int()
     num_workers: int | str = workers()
     balance: str = one_of("none", "loss", "sampler")
     near_duplicates: bool | str = auto_or_bool()
-    memory_gb: float = non_negative(default=1.0)
+    memory_gb: float = non_negative()
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class DataSettings(PreprocessingSettings, LoadingSettings):
     """A folder of images. `maker`, one of DATASETS, creates it on first use; null: it is the user's own.
 
@@ -111,22 +113,22 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     """
 
     maker: str | None
-    root: str
+    root: str = path_field()
     layout: str = one_of("auto", "splits", "classes")
     split: SplitSettings
     seed: int = non_negative_int()
     on_unreadable: str = one_of("error", "skip")
     on_leak: str = one_of("warn", "error", "drop")
-    depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)), default=AUTO)
-    max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
-    exclude: list[str] = field(default_factory=list)
-    csv: str | None = None
-    encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", lambda v: _is_encoding(v), default=AUTO)
+    depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)))
+    max_pixels: int | None = optional("a positive integer", lambda v: v > 0)
+    exclude: list[str]
+    csv: str | None = path_field(None)
+    encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", _is_encoding, default=AUTO)
     missing: list[Any] = field(default_factory=list)
     columns: ColumnSettings = field(default_factory=ColumnSettings)
-    group: str | None = None
-    folds: int | None = optional("an integer of 2 or more", lambda v: v >= 2, default=None)
-    fold: int | None = optional("a non-negative integer", lambda v: v >= 0, default=None)
+    group: str | None = text_field()
+    folds: int | None = optional("an integer of 2 or more", lambda v: v >= 2)
+    fold: int | None = optional("a non-negative integer", lambda v: v >= 0)
 
     def check(self) -> None:
         """Raises HeadstartError where two values contradict each other."""
@@ -160,17 +162,17 @@ def _check_pattern(pattern: str) -> None:
         ) from None
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CaltechSettings(DataSettings):
     """Caltech-256, or some of its categories, from an archive that is downloaded if it is not there."""
 
     categories: list[str] | None
-    archive: str | None
+    archive: str | None = path_field()
     archive_md5: str | None
     url: str
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ShapesSettings(DataSettings):
     """Generated images: `per_class` of each of ten classes, or of the classes the bundled backbone was trained on."""
 

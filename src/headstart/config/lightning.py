@@ -11,7 +11,6 @@ from headstart.metrics import METRICS, full_names, metric_of
 
 # conf/trainer, conf/callbacks and conf/logger: arguments of Lightning's classes, checked without importing them.
 
-
 TRAINER = "pytorch_lightning.trainer.trainer.Trainer"
 # Set by headstart itself; most of them have a place of their own in conf/. The test split is scored without a Trainer.
 RESERVED = {"callbacks", "logger", "plugins", "default_root_dir", "limit_test_batches"}
@@ -23,9 +22,9 @@ PRECISIONS = ("None", "32", "32-true", "bf16-mixed", "16-mixed")
 MONITORS = full_names("train", "valid")
 
 
-def trainer_keys() -> list[str]:
-    """The arguments of the Trainer that users can set."""
-    return sorted((parameters_of(TRAINER) or frozenset()) - RESERVED)
+def trainer_keys() -> dict[str, str]:
+    """Returns the arguments of the Trainer that users can set, sorted by name, with their annotations."""
+    return {key: kind for key, kind in (parameters_of(TRAINER) or {}).items() if key not in RESERVED}
 
 
 def check_trainer(trainer: dict[str, Any]) -> None:
@@ -42,7 +41,7 @@ def check_trainer(trainer: dict[str, Any]) -> None:
             f"trainer.precision={trainer['precision']} is invalid, because it would round the frozen backbone's "
             f"weights: it must be one of {', '.join(PRECISIONS[1:])} (features.precision sets the backbone's)"
         )
-    check_values(trainer)
+    _check_values(trainer)
 
 
 def check_entries(group: str, entries: dict[str, Any]) -> None:
@@ -57,16 +56,21 @@ def check_entries(group: str, entries: dict[str, Any]) -> None:
             raise HeadstartError(
                 f"unknown key '{path}'{suggestion(path, others)} (a new entry needs a _target_, the class to create)"
             )
-        check_callback(path, str(entry["_target_"]))
-        known = parameters_of(entry["_target_"])
+        _check_class(path, str(entry["_target_"]))
         if "monitor" in entry:
             _check_monitor(path, entry)
-            if known is None or "mode" in known:
-                entry["mode"] = metric_of(entry["monitor"]).direction
+        known = parameters_of(entry["_target_"])
         for key in entry:
-            if known is not None and key not in known | {"_target_"}:
+            if known is not None and key not in known.keys() | {"_target_"}:
                 others = [f"{path}.{other}" for other in sorted(known)]
                 raise HeadstartError(f"unknown key '{path}.{key}'{suggestion(f'{path}.{key}', others)}")
+
+
+def _check_class(path: str, target: str) -> None:
+    """A class of Lightning's that cannot be used is an error, with the reason."""
+    name = target.rpartition(".")[2]
+    if target.startswith(("pytorch_lightning.", "lightning.")) and name in CALLBACKS:
+        raise HeadstartError(f"{path}: Lightning's {name} cannot be used, because {CALLBACKS[name]}")
 
 
 def _check_monitor(path: str, entry: dict[str, Any]) -> None:
@@ -83,8 +87,18 @@ def _check_monitor(path: str, entry: dict[str, Any]) -> None:
         )
 
 
-# What of Lightning cannot be used, and why, and what values its Trainer's arguments take.
+def with_modes(callbacks: dict[str, Any]) -> dict[str, Any]:
+    """Returns checked `callbacks`, each that monitors a metric with the mode that follows from it."""
+    return {name: entry and entry | _mode(entry) for name, entry in callbacks.items()}
 
+
+def _mode(entry: dict[str, Any]) -> dict[str, str]:
+    known = parameters_of(entry["_target_"])
+    has_mode = "monitor" in entry and (known is None or "mode" in known)
+    return {"mode": metric_of(entry["monitor"]).direction} if has_mode else {}
+
+
+# What of Lightning cannot be used, and why, and what values its Trainer's arguments take.
 
 # Arguments of the Trainer that no value makes sense of, besides the one given: it changes nothing.
 ARGUMENTS: dict[str, tuple[Any, str]] = {
@@ -108,45 +122,47 @@ CALLBACKS = {
 }
 
 Rule = tuple[str, Callable[[Any], bool]]
-_COUNT: Rule = ("a positive integer, or null", lambda v: v is None or is_int(v, least=1))
-_STEPS: Rule = ("a positive integer, or -1 for no limit", lambda v: v == -1 or is_int(v, least=1))
-_NUMBER: Rule = ("a non-negative number, or null", lambda v: v is None or (_is_number(v) and v >= 0))
-_SHARE: Rule = (
-    "a positive number of batches, or a fraction of them, or null",
-    lambda v: v is None or is_int(v, least=1) or (isinstance(v, float) and 0 < v <= 1),
-)
-_PART: Rule = (
-    "a number of batches, or a fraction of them, or null",
-    lambda v: v is None or is_int(v, least=0) or (isinstance(v, float) and 0 <= v <= 1),
-)
+
+
+def _integer(least: int, *others: Any) -> Callable[[Any], bool]:
+    return lambda v: v in others or is_int(v, least)
+
+
+def _is_share(value: Any) -> bool:
+    return value is None or is_int(value, least=1) or (isinstance(value, float) and 0 < value <= 1)
+
+
 _SWITCH: Rule = ("true, false or null", lambda v: v is None or isinstance(v, bool))
+# What Lightning would take and then not do as written, or fail at much later. Other values it rejects by itself.
 VALUES: dict[str, Rule] = {
-    **dict.fromkeys(("min_epochs", "min_steps", "check_val_every_n_epoch"), _COUNT),
-    **dict.fromkeys(("max_epochs", "max_steps"), _STEPS),
-    "accumulate_grad_batches": ("a positive integer", lambda v: is_int(v, least=1)),
-    "num_sanity_val_steps": ("a non-negative integer, or -1 for all", lambda v: v is None or is_int(v, least=-1)),
-    "log_every_n_steps": ("a non-negative integer, or null", lambda v: v is None or is_int(v, least=0)),
-    "gradient_clip_val": _NUMBER,
-    "limit_train_batches": _SHARE,
-    "limit_val_batches": _PART,
-    "overfit_batches": _PART,
-    "val_check_interval": ("a number of batches, or a fraction of an epoch, or null", _SHARE[1]),
+    **dict.fromkeys(
+        ("min_epochs", "min_steps", "check_val_every_n_epoch"), ("a positive integer, or null", _integer(1, None))
+    ),
+    # Null is Lightning's own default, and has the same meaning.
+    **dict.fromkeys(("max_epochs", "max_steps"), ("a positive integer, or -1 for no limit", _integer(1, -1, None))),
+    "accumulate_grad_batches": ("a positive integer", _integer(1)),
+    "num_sanity_val_steps": ("a non-negative integer, or -1 for all", _integer(-1, None)),
+    "log_every_n_steps": ("a non-negative integer, or null", _integer(0, None)),
+    "gradient_clip_val": ("a non-negative number, or null", lambda v: v is None or (_is_number(v) and v >= 0)),
+    "limit_train_batches": ("a positive number of batches, or a fraction of them, or null", _is_share),
+    "val_check_interval": ("a number of batches, or a fraction of an epoch, or null", _is_share),
     "deterministic": ("true, false, warn or null", lambda v: v == "warn" or _SWITCH[1](v)),
     **dict.fromkeys(("benchmark", "detect_anomaly", "inference_mode", "sync_batchnorm"), _SWITCH),
     **dict.fromkeys(("enable_progress_bar", "enable_model_summary", "enable_autolog_hparams"), _SWITCH),
-    "num_nodes": ("a positive integer", lambda v: is_int(v, least=1)),
 }
 
 
-def check_values(trainer: dict[str, Any]) -> None:
-    """Raises HeadstartError for an argument with a value that it does not take, or that cannot be used."""
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _check_values(trainer: dict[str, Any]) -> None:
     for key, value in trainer.items():
         unused, reason = ARGUMENTS.get(key, (value, ""))
         if value != unused and value is not None:
             raise HeadstartError(f"trainer.{key}={value} cannot be used: {reason}")
         says, test = VALUES.get(key, ("", lambda value: True))
-        # max_epochs=null is Lightning's own default, and has the same meaning.
-        if not test(value) and not (value is None and key in ("max_epochs", "max_steps")):
+        if not test(value):
             raise HeadstartError(f"trainer.{key}={value} is invalid: it must be {says}")
 
 
@@ -168,25 +184,13 @@ def check_validated(trainer: dict[str, Any], callbacks: dict[str, Any]) -> None:
         )
 
 
-def check_callback(path: str, target: str) -> None:
-    """Raises HeadstartError, with the reason, for a callback that cannot be used as the entry `path`."""
-    name = target.rpartition(".")[2]
-    if target.startswith(("pytorch_lightning.", "lightning.")) and name in CALLBACKS:
-        raise HeadstartError(f"{path}: Lightning's {name} cannot be used, because {CALLBACKS[name]}")
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 # How many processes a training has: trainer.devices, trainer.num_nodes and trainer.strategy.
-
 
 STRATEGIES = re.compile(r"auto|None|single_device|ddp(_find_unused_parameters_(true|false))?")
 
 
-def check_processes(trainer: dict[str, Any], task: str) -> None:
-    """Sets `devices` and `num_nodes` to what torchrun or SLURM started; to one process, if `task` is not to train.
+def with_processes(trainer: dict[str, Any], task: str) -> dict[str, Any]:
+    """Returns `trainer` with the `devices` and `num_nodes` that torchrun or SLURM started, or one, unless it trains.
 
     Raises:
         HeadstartError: several processes would not end as one run.
@@ -197,27 +201,25 @@ def check_processes(trainer: dict[str, Any], task: str) -> None:
             f"trainer.strategy={strategy} cannot be used: there is nothing to divide between devices but the images, "
             "because the backbone is frozen: set trainer.strategy=ddp"
         )
+    if task != "train" and place.world_size > 1:
+        raise HeadstartError(f"task={task} runs in one process: start it without {place.launcher}")
     if task != "train":
-        _use_one_process(trainer, task, place)
-    elif place.world_size > 1:
-        _use_launched(trainer, place)
-    elif trainer.get("num_nodes", 1) != 1:
+        devices = trainer.get("devices")
+        one = devices[:1] if isinstance(devices, list) else 1
+        return trainer | {"devices": one, "num_nodes": 1, "strategy": "auto"}
+    if place.world_size > 1:
+        return _launched(trainer, place)
+    if trainer.get("num_nodes", 1) != 1:
         raise HeadstartError(
             f"trainer.num_nodes={trainer['num_nodes']} needs a launcher that starts the program on each node, such as "
             "torchrun or SLURM: without one it would wait for the others for ever"
         )
+    return trainer
 
 
-def _use_one_process(trainer: dict[str, Any], task: str, place: Place) -> None:
-    if place.world_size > 1:
-        raise HeadstartError(f"task={task} runs in one process: start it without {place.launcher}")
-    devices = trainer.get("devices")
-    trainer |= {"devices": devices[:1] if isinstance(devices, list) else 1, "num_nodes": 1, "strategy": "auto"}
-
-
-def _use_launched(trainer: dict[str, Any], place: Place) -> None:
+def _launched(trainer: dict[str, Any], place: Place) -> dict[str, Any]:
     if trainer.get("devices") == "auto":
-        trainer |= {"devices": place.local_world_size, "num_nodes": place.nodes}
+        trainer = trainer | {"devices": place.local_world_size, "num_nodes": place.nodes}
     devices, nodes = trainer.get("devices"), trainer.get("num_nodes", 1)
     per_node = len(devices) if isinstance(devices, list) else devices
     if str(per_node) != str(place.local_world_size) or nodes != place.nodes:
@@ -225,3 +227,4 @@ def _use_launched(trainer: dict[str, Any], place: Place) -> None:
             f"{place.launcher} started {place.local_world_size} processes on each of {place.nodes} machines, but "
             f"trainer.devices={devices} and trainer.num_nodes={nodes}: set trainer=ddp, which takes what was started"
         )
+    return trainer

@@ -2,9 +2,8 @@
 
 import importlib.util
 import re
-from copy import deepcopy
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 
 from headstart.config.checks import (
     auto_or_bool,
@@ -14,6 +13,7 @@ from headstart.config.checks import (
     non_negative,
     one_of,
     optional,
+    path_field,
     positive_int,
 )
 from headstart.errors import HeadstartError
@@ -21,27 +21,26 @@ from headstart.metrics import full_names
 
 # conf/model: the backbone, the head, and how the head is trained.
 
-
 # What `model.weights` calls the weights that come with headstart.
 BUNDLED = "bundled"
 # What it calls those that the architecture's library names first.
 DEFAULT = "default"
 POOLINGS = ("default", "cls", "avg", "cls+avg")
-# Values of `model.head`: those trained step by step, and those fitted at once.
+# Values of `model.head`: those trained step by step, and the closed-form ones.
 TRAINED, CLOSED_FORM = ("mlp", "linear"), ("ridge", "knn")
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class BackboneSettings:
-    """All of conf/model that a backbone depends on."""
+    """The keys of conf/model that a backbone depends on."""
 
     arch: str
-    weights: str | None
-    pooling: str = one_of(*POOLINGS, default="default")
+    weights: str | None = path_field()
+    pooling: str = one_of(*POOLINGS)
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class ModelSettings(BackboneSettings):
     """The other settings are of the head, and of how it is trained; `archs` are those to compare."""
 
@@ -52,12 +51,12 @@ class ModelSettings(BackboneSettings):
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
-    head: str = one_of(*TRAINED, *CLOSED_FORM, default="mlp")
-    archs: list[str] | None = None
+    head: str = one_of(*TRAINED, *CLOSED_FORM)
+    archs: list[str] | None
 
 
 def arch_and_weights(name: str, weights: str | None) -> tuple[str, str | None]:
-    """What an entry ARCH or ARCH@WEIGHTS of `model.archs` stands for; `weights` are those of the former."""
+    """Returns what an entry ARCH or ARCH@WEIGHTS of `model.archs` stands for; ARCH has `weights`."""
     arch, separator, own = name.partition("@")
     if not separator:
         return arch, weights
@@ -75,26 +74,26 @@ def has_photo_features(weights: str | None) -> bool:
 # conf/features: how the frozen backbone runs, and where its features are cached.
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class EncoderSettings:
-    """How the frozen backbone runs."""
+    """The keys that say how the frozen backbone runs."""
 
     precision: str = one_of("auto", "32", "bf16")
     compile: bool | str = auto_or_bool()
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class FeatureSettings(EncoderSettings):
     cache: bool
     views: int | None = optional("a positive integer", lambda v: v > 0)
-    dir: str | None
+    dir: str | None = path_field()
     max_gb: float | None = optional("a positive number", lambda v: v > 0)
 
 
 # conf/finetune: which stages of the backbone are trained, from the top, after how many epochs, and how fast.
 
 
-@dataclass
+@dataclass(frozen=True)
 class FinetuneSettings:
     batch_norm: bool
     epochs: list[int] = constrained(  # noqa: RUF009
@@ -107,17 +106,17 @@ class FinetuneSettings:
 
     @property
     def first_epoch(self) -> int | None:
-        """After how many epochs any stage of the backbone is trained; None: it stays frozen."""
+        """The number of epochs after which any stage of the backbone is trained; None: it stays frozen."""
         return min(self._all_epochs(), default=None)
 
     @property
     def last_epoch(self) -> int | None:
-        """After how many epochs every stage is trained that ever will be; None: the backbone stays frozen."""
+        """The number of epochs after which no further stage is unfrozen; None: the backbone stays frozen."""
         return max(self._all_epochs(), default=None)
 
     @property
     def kind(self) -> str:
-        """ "none", "full" or "gradual", whatever the file in conf/finetune is called."""
+        """The kind, "none", "full" or "gradual", whatever the file in conf/finetune is called."""
         if self.first_epoch is None:
             return "none"
         return "full" if self.rest == 0 else "gradual"
@@ -144,10 +143,9 @@ class FinetuneSettings:
 
 # conf/augment: how training images are augmented, as a list of torchvision's v2 transforms.
 
-
 # What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
 TARGET = re.compile(r"torchvision\.transforms\.v2\.[A-Z]\w*")
-# conf/augment/recipe.yaml, which settings that an older version recorded do not have.
+# What conf/augment/recipe.yaml says.
 RECIPE: list[Any] = [
     {
         "_target_": "torchvision.transforms.v2.RandomResizedCrop",
@@ -161,11 +159,11 @@ RECIPE: list[Any] = [
 ]
 
 
-@dataclass
+@dataclass(frozen=True)
 class AugmentSettings:
-    """Each of `transforms` has its class as `_target_`, and its arguments. None of them: images as in evaluation."""
+    """The augmentation: each of `transforms` has its class as `_target_`, and its arguments; none: as in evaluation."""
 
-    transforms: list[Any] = field(default_factory=lambda: deepcopy(RECIPE))
+    transforms: list[Any]
 
     def check(self) -> None:
         """Raises HeadstartError for an entry that is no transform."""
@@ -187,73 +185,14 @@ def _check_entry(entry: Any, place: str) -> None:
                 _check_entry(inner, f"{place}.{key}")
 
 
-# What `model.head=ridge` and `knn` rule out, because they are fitted at once, and what of the trainer they ignore.
-
-
-if TYPE_CHECKING:
-    from headstart.config.train import TrainSettings
-
-# One epoch, with no steps of an optimizer, whatever the settings say for heads that are trained.
-TRAINER: dict[str, Any] = {
-    "max_epochs": 1,
-    "min_epochs": None,
-    "max_steps": -1,
-    "min_steps": None,
-    "max_time": None,
-    "check_val_every_n_epoch": 1,
-    "val_check_interval": None,
-    "accumulate_grad_batches": 1,
-    "gradient_clip_val": None,
-    "precision": "32-true",
-}
-AVERAGES = ("EMA", "WeightAveraging")
-
-
-def check_closed_form(settings: "TrainSettings") -> None:
-    """Raises HeadstartError for what needs training steps, or several processes."""
-    head, balance, trainer = settings.model.head, settings.data.balance, settings.trainer
-    if settings.finetune.first_epoch is not None:
-        raise HeadstartError(
-            f"model.head={head} needs finetune=none, because it is fitted at once to the features of a frozen "
-            "backbone: set model.head=mlp or linear to train the backbone too"
-        )
-    if balance != "none":
-        raise HeadstartError(
-            f"data.balance={balance} is invalid with model.head={head}, which has no training steps to weight: set "
-            "data.balance=none, or model.head=mlp or linear"
-        )
-    for name, entry in settings.callbacks.items():
-        if str((entry or {}).get("_target_")).rpartition(".")[2] in AVERAGES:
-            raise HeadstartError(
-                f"callbacks.{name} is invalid with model.head={head}, which is fitted at once and has no weights to "
-                f"average: set callbacks=default or callbacks.{name}=null"
-            )
-    devices = trainer.get("devices")
-    if devices not in (1, "1") and not (isinstance(devices, list) and len(devices) == 1):
-        raise _several("devices", devices, 1, head)
-    if trainer.get("num_nodes", 1) != 1:
-        raise _several("num_nodes", trainer["num_nodes"], 1, head)
-    if str(trainer.get("strategy", "auto")).startswith("ddp"):
-        raise _several("strategy", trainer["strategy"], "auto", head)
-
-
-def _several(key: str, value: Any, instead: Any, head: str) -> HeadstartError:
-    return HeadstartError(
-        f"trainer.{key}={value} is invalid with model.head={head}, which is fitted at once in one process: set "
-        f"trainer.{key}={instead}"
-    )
-
-
-# The section `evaluation`: what the valid and the test split are predicted from after the training.
-
-
-@dataclass
+@dataclass(frozen=True)
 class EvaluationSettings:
-    views: int = constrained("a positive integer", lambda v: v > 0, default=1)
+    """The section `evaluation`: what the valid and the test split are predicted from after the training."""
+
+    views: int = constrained("a positive integer", lambda v: v > 0)
 
 
 # The section `export`: what task=export writes.
-
 
 FORMATS = ("onnx", "pt2")
 PRECISIONS = ("float32", "float16", "int8")
@@ -265,17 +204,17 @@ PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_ONLY = {"precision": PRECISIONS[1:], "input": INPUTS[1:]}
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExportSettings:
-    """What is exported: to which format, "all" meaning both; `path` is that of the one file, null: in the run's folder.
+    """The keys that say what is exported: to which format, "all" meaning both, and to which file.
 
-    `precision` is that of the weights and of what the backbone computes with.
+    `path` null is a file in the run's folder. `precision` is that of the weights and of the backbone's computation.
     """
 
-    format: str = one_of(*FORMATS, "all", default="onnx")
-    precision: str = one_of(*PRECISIONS, default="float32")
-    input: str = one_of(*INPUTS, default="model")
-    path: str | None = None
+    format: str = one_of(*FORMATS, "all")
+    precision: str = one_of(*PRECISIONS)
+    input: str = one_of(*INPUTS)
+    path: str | None = path_field()
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -308,7 +247,6 @@ def is_model_file(path: str) -> bool:
 
 # conf/sweep: what the trials of a sweep are compared by, which keys it varies, and how many trials are averaged.
 
-
 OBJECTIVES = full_names("valid")
 ENSEMBLE = "0, for none, or an integer of 2 or more"
 
@@ -318,11 +256,11 @@ def is_ensemble_size(value: object) -> bool:
     return value == 0 or is_int(value, least=2)
 
 
-@dataclass
+@dataclass(frozen=True)
 class SweepSettings:
-    """`over` are the keys given several values on the command line, `fixed` those given one."""
+    """The keys of conf/sweep; `over` are the keys given several values on the command line, `fixed` those given one."""
 
     over: list[str]
     fixed: list[str]
     objective: str = one_of(*OBJECTIVES)
-    ensemble: int = constrained(ENSEMBLE, is_ensemble_size, default=0)
+    ensemble: int = constrained(ENSEMBLE, is_ensemble_size)

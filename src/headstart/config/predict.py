@@ -1,4 +1,4 @@
-"""The settings of predict.py and of `headstart embed`."""
+"""The settings of predict.py, then those of `headstart embed`."""
 
 import importlib.util
 from dataclasses import dataclass
@@ -6,39 +6,37 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.checks import auto_or_bool, fraction, one_of, optional, positive_int, workers
+from headstart.config.checks import auto_or_bool, fraction, one_of, optional, path_field, positive_int, workers
 from headstart.config.model import EncoderSettings, is_model_file
 from headstart.config.train import typed
 from headstart.errors import HeadstartError
 from headstart.run_folder import newest_run
 
-# The settings of predict.py.
 
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PredictDataSettings:
     batch_size: int = positive_int()
     num_workers: int | str = workers()
-    max_pixels: int | None = optional("a positive integer", lambda v: v > 0, default=None)
+    max_pixels: int | None = optional("a positive integer", lambda v: v > 0)
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PredictModelSettings:
-    weights: str | None
+    weights: str | None = path_field()
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class ModelOrFileSettings(PredictModelSettings):
-    """`file`, which model=FILE sets, is an exported model, to predict with instead of a checkpoint."""
+    """The keys of `model`; `file`, which model=FILE sets, is an exported model in place of a checkpoint."""
 
-    file: str | None
+    file: str | None = path_field()
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    ckpt_path: str | None
-    source: Any  # a path or a glob, or a list of them
-    output: str | None
+    ckpt_path: str | None = path_field()
+    source: Any = path_field()  # noqa: RUF009 (or a glob, or a list of them)
+    output: str | None = path_field()
     annotate: bool
     explain: bool
     labelled: bool
@@ -53,7 +51,7 @@ class PredictSettings:
 
 
 def check_predict(config: DictConfig) -> PredictSettings:
-    """The settings of `predict.py`.
+    """Returns the settings of `predict.py`, checked.
 
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
@@ -99,14 +97,11 @@ def _check_file(settings: PredictSettings) -> None:
         raise HeadstartError("annotate=true needs matplotlib, which is not installed: python -m pip install matplotlib")
 
 
-# The settings of `headstart embed`.
-
-
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class EmbedSettings:
-    ckpt_path: str
-    source: Any  # a path or a glob, or a list of them
-    output: str
+    ckpt_path: str = path_field()
+    source: Any = path_field()  # noqa: RUF009 (or a glob, or a list of them)
+    output: str = path_field()
     data: PredictDataSettings
     model: PredictModelSettings
     features: EncoderSettings
@@ -115,7 +110,7 @@ class EmbedSettings:
 
 
 def check_embed(config: DictConfig) -> EmbedSettings:
-    """The settings of `headstart embed`.
+    """Returns the settings of `headstart embed`, checked.
 
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.

@@ -3,23 +3,29 @@
 import functools
 import os
 import re
-from collections.abc import Callable, Hashable, Iterator
-from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Callable, Hashable
+from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
-from headstart.config.checks import non_negative_int, one_of, suggestion, violations
+from headstart.config.checks import non_negative_int, one_of, path_field, suggestion, violations
 from headstart.config.data import DATASETS, DataSettings
-from headstart.config.lightning import check_entries, check_processes, check_trainer, check_validated, trainer_keys
+from headstart.config.lightning import (
+    check_entries,
+    check_trainer,
+    check_validated,
+    trainer_keys,
+    with_modes,
+    with_processes,
+)
 from headstart.config.model import (
     BUNDLED,
     CLOSED_FORM,
     DEFAULT,
-    TRAINER,
     AugmentSettings,
     EvaluationSettings,
     ExportSettings,
@@ -27,24 +33,19 @@ from headstart.config.model import (
     FinetuneSettings,
     ModelSettings,
     SweepSettings,
-    check_closed_form,
     has_photo_features,
 )
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.run_folder import RunFolder, newest_run
 
-# All settings of train.py, and their check as a whole.
-
-
 # From Hydra's DictConfig to typed settings.
-
 
 Settings = TypeVar("Settings")
 
 
 def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings:
-    """`config` as an object of `schema`, with `parts` in place of the schema's own types for some keys.
+    """Returns `config` as an object of `schema`, with `parts` in place of the schema's own types for some keys.
 
     Raises:
         HeadstartError: names the unknown key, or the invalid value.
@@ -71,13 +72,19 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
 def _expected(schema: Hashable, parts: tuple[tuple[str, type], ...]) -> DictConfig:
     """What a config is merged into; made once, because each trial of a sweep has its config checked."""
     expected: DictConfig = OmegaConf.structured(schema)
+    # That of frozen dataclasses cannot be changed.
+    OmegaConf.set_readonly(expected, False)
     for key, part in parts:
         expected[key] = OmegaConf.structured(part)
     return expected
 
 
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
 def unknown_key(key: str, schema: type) -> HeadstartError:
-    """The sentence for a key that `schema` does not have, with the nearest one that it has."""
+    """Returns the sentence for a key that `schema` does not have, with the nearest one that it has."""
     known = known_keys(schema)
     if key in known:
         return HeadstartError(f"the key '{key}' has no meaning with this choice of {key.partition('.')[0]}=")
@@ -85,38 +92,68 @@ def unknown_key(key: str, schema: type) -> HeadstartError:
 
 
 def known_keys(schema: type) -> list[str]:
-    """The keys of `schema`, whatever is chosen with data=."""
+    """Returns the keys of `schema`, whatever is chosen with data=."""
     return list(_keys_of(schema))
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+def switches(schema: type) -> set[str]:
+    """Returns the keys of `schema` that may be true or false."""
+    return {key for key, (kind, _) in _keys_of(schema).items() if "bool" in str(kind)}
 
 
-def _keys_of(schema: type, prefix: str = "") -> Iterator[str]:
-    for name, hint in get_type_hints(schema).items():
-        if name == "trainer":
-            yield from (f"trainer.{key}" for key in trainer_keys())
-        elif hint is DataSettings:
-            of_datasets = (_keys_of(part, "data.") for part in DATASETS.values())
-            yield from dict.fromkeys(key for keys in of_datasets for key in keys)
-        elif is_dataclass(hint):
-            yield from _keys_of(hint, f"{prefix}{name}.")  # type: ignore[arg-type]
+def keys_with(form: Literal["path", "text"], *schemas: type) -> set[str]:
+    """Returns the keys of the schemas whose values are paths, or texts that may have any characters."""
+    return {key for schema in schemas for key, (_, of) in _fields_of(schema).items() if of == form}
+
+
+def _keys_of(schema: type) -> dict[str, tuple[Any, str]]:
+    keys: dict[str, tuple[Any, str]] = {}
+    for key, value in _fields_of(schema).items():
+        if key == "trainer":
+            keys |= {f"trainer.{name}": (kind, "") for name, kind in trainer_keys().items()}
         else:
-            yield f"{prefix}{name}"
+            keys[key] = value
+    return keys
 
 
-# The settings of train.py.
+@functools.cache
+def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
+    """The keys of `schema`, each with its type and its form: "path", "text" or ""."""
+    forms = {item.name: item.metadata.get("form", "") for item in fields(schema)}
+    keys: dict[str, tuple[Any, str]] = {}
+    for name, kind in get_type_hints(schema).items():
+        if not is_dataclass(kind):
+            keys[name] = kind, forms[name]
+            continue
+        for part in DATASETS.values() if kind is DataSettings else [kind]:
+            keys |= {f"{name}.{key}": value for key, value in _fields_of(part).items()}  # type: ignore[arg-type]
+    return keys
 
+
+# The settings of train.py, and their check as a whole.
 
 TASKS = ("train", "test", "report", "audit", "compare", "export")
-# Those that use a checkpoint as it is.
+# Tasks that use a checkpoint as it is.
 EVALUATING = ("test", "report", "export")
+# What of the trainer closed-form heads ignore: they have one epoch, with no steps of an optimizer.
+TRAINER: dict[str, Any] = {
+    "max_epochs": 1,
+    "min_epochs": None,
+    "max_steps": -1,
+    "min_steps": None,
+    "max_time": None,
+    "check_val_every_n_epoch": 1,
+    "val_check_interval": None,
+    "accumulate_grad_batches": 1,
+    "gradient_clip_val": None,
+    "precision": "32-true",
+}
+AVERAGES = ("EMA", "WeightAveraging")
 
 
-@dataclass
+@dataclass(frozen=True, kw_only=True)
 class TrainSettings:
-    """`trainer`, `callbacks` and `logger` hold arguments of Lightning's classes."""
+    """All settings; `trainer`, `callbacks` and `logger` hold arguments of Lightning's classes."""
 
     data: DataSettings
     model: ModelSettings
@@ -127,13 +164,13 @@ class TrainSettings:
     logger: dict[str, Any]
     sweep: SweepSettings
     run_dir: str
-    ckpt_path: str | None
+    ckpt_path: str | None = path_field()
     task: str = one_of(*TASKS)
     report: str = one_of("full", "none")
     seed: int = non_negative_int()
-    evaluation: EvaluationSettings = field(default_factory=EvaluationSettings)
-    augment: AugmentSettings = field(default_factory=AugmentSettings)
-    export: ExportSettings = field(default_factory=ExportSettings)
+    evaluation: EvaluationSettings
+    augment: AugmentSettings
+    export: ExportSettings
 
     @property
     def finds_near_duplicates(self) -> bool:
@@ -144,7 +181,7 @@ class TrainSettings:
 
 
 def check_train(config: DictConfig) -> TrainSettings:
-    """The settings of `train.py`.
+    """Returns the settings of `train.py`, checked and completed.
 
     Raises:
         HeadstartError: names the unknown key, or the invalid value.
@@ -156,24 +193,57 @@ def check_train(config: DictConfig) -> TrainSettings:
     if OmegaConf.is_missing(config.data, "csv"):
         raise HeadstartError("data.csv is missing: set it with data.csv=FILE")
     settings = typed(TrainSettings, config, data=DATASETS[maker])
-    settings.data.check()
-    settings.finetune.check()
-    settings.augment.check()
+    for part in (settings.data, settings.finetune, settings.augment):
+        part.check()
     check_trainer(settings.trainer)
-    check_processes(settings.trainer, settings.task)
+    trainer = with_processes(settings.trainer, settings.task)
     if settings.model.head in CLOSED_FORM:
-        check_closed_form(settings)
-        settings.trainer |= TRAINER
+        _check_closed_form(settings, trainer)
+        trainer = trainer | TRAINER
+    settings = replace(settings, trainer=trainer)
     _check_finetuning(settings)
     check_entries("callbacks", settings.callbacks)
     check_entries("logger", settings.logger)
-    check_validated(settings.trainer, settings.callbacks)
+    check_validated(trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
         raise HeadstartError(f"task={settings.task} needs {newest_run()}")
     if settings.task == "export":
         settings.export.check()
     _check_comparison(settings)
-    return settings
+    return replace(settings, callbacks=with_modes(settings.callbacks))
+
+
+def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
+    """What a closed-form head rules out: training steps, and several processes."""
+    head, balance = settings.model.head, settings.data.balance
+    if settings.finetune.first_epoch is not None:
+        raise HeadstartError(
+            f"model.head={head} needs finetune=none, because it is fitted at once to the features of a frozen "
+            "backbone: set model.head=mlp or linear to train the backbone too"
+        )
+    if balance != "none":
+        raise HeadstartError(
+            f"data.balance={balance} is invalid with model.head={head}, which has no training steps to weight: set "
+            "data.balance=none, or model.head=mlp or linear"
+        )
+    for name, entry in settings.callbacks.items():
+        if str((entry or {}).get("_target_")).rpartition(".")[2] in AVERAGES:
+            raise HeadstartError(
+                f"callbacks.{name} is invalid with model.head={head}, which is fitted at once and has no weights to "
+                f"average: set callbacks=default or callbacks.{name}=null"
+            )
+    devices, strategy = trainer.get("devices"), str(trainer.get("strategy", "auto"))
+    has_one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
+    for key, instead, is_several in (
+        ("devices", 1, not has_one),
+        ("num_nodes", 1, trainer.get("num_nodes", 1) != 1),
+        ("strategy", "auto", strategy.startswith("ddp")),
+    ):
+        if is_several:
+            raise HeadstartError(
+                f"trainer.{key}={trainer.get(key)} is invalid with model.head={head}, which is fitted at once in one "
+                f"process: set trainer.{key}={instead}"
+            )
 
 
 def _check_comparison(settings: TrainSettings) -> None:
@@ -207,40 +277,22 @@ def _check_finetuning(settings: TrainSettings) -> None:
         )
 
 
-# config.yaml, the one record of a run's settings, and how values are written so that Hydra reads them back.
-
-
-# Text, such as a path, as OmegaConf writes it: interpolations escaped, and bytes that are not UTF-8 as
-# interpolations. `${byte:e9}` is such a byte; the YAML library could not write it.
-
-
-SPECIAL = re.compile(r"(\\*)(\$\{|[\udc80-\udcff])")
-WRITTEN = re.compile(r"(\\*)\$\{(?:byte:([0-9a-f]{2})\})?")
+# config.yaml, the one record of a run's settings: what the run writes is what resuming, testing and reporting read.
 
 
 def literal_text(text: str) -> str:
-    """What OmegaConf reads as exactly this text."""
+    """Returns what OmegaConf reads as exactly this text, with interpolations escaped."""
     # Backslashes escape only in front of an interpolation.
-    return SPECIAL.sub(lambda found: found[1] * 2 + (r"\${" if found[2] == "${" else _byte(found[2])), text)
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", text)
 
 
 def plain_text(written: str) -> str:
-    """The inverse of `literal_text`."""
-    return WRITTEN.sub(_read, written)
-
-
-def encodable(text: str) -> str:
-    """`text` with interpolations as they are, and bytes that are not UTF-8 as further ones."""
-    return re.sub(r"[\udc80-\udcff]", lambda found: _byte(found[0]), text)
-
-
-def is_encodable(text: str) -> bool:
-    """Whether it can be written as UTF-8."""
-    return encodable(text) == text
+    """Returns the inverse of `literal_text`."""
+    return re.sub(r"(?<!\\)((?:\\\\)*)\\\$\{", lambda escaped: escaped[1][::2] + "${", written)
 
 
 def literals(values: Any) -> Any:
-    """Plain values with `literal_text` of each string."""
+    """Returns plain values with `literal_text` of each string."""
     if isinstance(values, dict):
         return {key: literals(value) for key, value in values.items()}
     if isinstance(values, list):
@@ -248,28 +300,8 @@ def literals(values: Any) -> Any:
     return literal_text(values) if isinstance(values, str) else values
 
 
-def byte(code: object) -> str:
-    """The resolver of `${byte:e9}`."""
-    return os.fsdecode(bytes.fromhex(str(code).zfill(2)))
-
-
-def _byte(character: str) -> str:
-    return f"${{byte:{ord(character) - 0xDC00:02x}}}"
-
-
-def _read(found: re.Match[str]) -> str:
-    backslashes, code = found[1], found[2]
-    kept = "\\" * (len(backslashes) // 2)
-    if len(backslashes) % 2:
-        return kept + found[0].removeprefix(backslashes)
-    return found[0] if code is None else kept + byte(code)
-
-
-# config.yaml, the one record of a run's settings: what the run writes is what resuming, testing and reporting read.
-
-
-# What a run reads, as paths, which must not depend on the folder that a program is started in.
-PATHS = (("data", "root"), ("data", "csv"), ("data", "archive"), ("model", "weights"), ("features", "dir"))
+# Paths that a run reads, which must not depend on the folder that a program is started in.
+PATHS = sorted(keys_with("path", TrainSettings) - {"ckpt_path", "export.path"})
 # How Hydra calls a section of a run's settings: this, and the option of conf/ which it was made from.
 OF_RUN = "_run_"
 # What reading a file that somebody has changed may raise.
@@ -277,7 +309,7 @@ DAMAGED = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, Attribut
 
 
 def record_of(settings: TrainSettings) -> str:
-    """The text of config.yaml: all settings, resolved, with absolute paths."""
+    """Returns the text of config.yaml: all settings, resolved, with absolute paths."""
     values = asdict(settings)
     _replace_paths(values, lambda key, path: os.path.abspath(os.path.expanduser(path)))
     values["ckpt_path"] = values["ckpt_path"] and os.path.abspath(values["ckpt_path"])
@@ -285,7 +317,7 @@ def record_of(settings: TrainSettings) -> str:
 
 
 def choices() -> dict[str, str | None]:
-    """The options of the groups of conf/ that the run, if a program has started it, was composed from."""
+    """Returns the options of the groups of conf/ that a run which a program has started was composed from."""
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices
@@ -295,7 +327,7 @@ def choices() -> dict[str, str | None]:
 
 
 def read_record(run: RunFolder) -> DictConfig:
-    """The settings in a run's config.yaml, as Hydra would have composed them.
+    """Returns the settings in a run's config.yaml, as Hydra would have composed them.
 
     Where a path is gone and the run's folder was moved, the path that has moved along with it is used.
 
@@ -311,21 +343,20 @@ def read_record(run: RunFolder) -> DictConfig:
             # It follows from the metric, which may be given anew.
             if entry is not None and "monitor" in entry:
                 entry.pop("mode", None)
-        # Version 0.1 had it; checkpoints say whether it was used.
-        values["finetune"].pop("rest_lr_factor", None)
         return OmegaConf.create(values)
     except DAMAGED as error:
         reason = (isinstance(error, OSError) and error.strerror) or "it is damaged"
         raise HeadstartError(f"the settings of the run, {run.config}, cannot be read: {reason}") from None
 
 
-def _replace_paths(values: dict[str, Any], replace: Callable[[str, str], str]) -> None:
-    """Replaces, in place, the values that are paths; `replace` is given the key and the path."""
-    for group, name in PATHS:
+def _replace_paths(values: dict[str, Any], replacement: Callable[[str, str], str]) -> None:
+    """Replaces, in place, the values that are paths; `replacement` is given the key and the path."""
+    for key in PATHS:
+        group, _, name = key.partition(".")
         path = values[group].get(name)
-        is_name = (group, name) == ("model", "weights") and (path in (DEFAULT, BUNDLED) or not _is_file(path))
+        is_name = key == "model.weights" and (path in (DEFAULT, BUNDLED) or not _is_file(path))
         if isinstance(path, str) and not is_name:
-            values[group][name] = replace(f"{group}.{name}", path)
+            values[group][name] = replacement(key, path)
 
 
 def _is_file(weights: Any) -> bool:

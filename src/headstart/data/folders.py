@@ -16,7 +16,6 @@ from PIL import Image
 
 from headstart.data.archives import OPENED, Entry, Member, Tree, in_archive, is_archive
 from headstart.errors import HeadstartError
-from headstart.files import RECORD, is_record
 from headstart.run_folder import MARKER
 from headstart.text import counted
 
@@ -265,8 +264,7 @@ class Folder:
     def is_made(self) -> bool:
         """Whether headstart made it to write into."""
         try:
-            names = {entry.name for entry in self._entries}
-            return MARKER in names or (RECORD in names and is_record(read_file(self.path / RECORD)))
+            return any(entry.name == MARKER for entry in self._entries)
         except OSError:
             return False
 

@@ -15,9 +15,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, ListConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail
+from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail, remember_output
 from headstart.cli.overrides import as_written, sweep_name, swept_keys
-from headstart.cli.programs import remember_output
 from headstart.config.model import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
 from headstart.files import SWEEP, claim, lock_for, mark, read_json, write_json
