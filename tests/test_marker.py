@@ -383,15 +383,13 @@ def test_batch_job__keeps_every_image_in_its_folder(
 
 # Where something is deleted without `marker.remove`, and why that is none of the user's.
 DELETES = {
-    "marker.py": "checks it",
-    "files.py": "its own temporary file",
+    "files.py": "checks it; its own temporary file",
     "datasets/generate.py": "a folder with headstart's record",
-    "datasets/download.py": "a partial download, whose name begins with .headstart",
-    "features/compiled.py": "a folder in the cache, named by a hash",
-    "features/program_files.py": "files in the cache, in a folder that only headstart can write",
+    "datasets/caltech256.py": "a partial download, whose name begins with .headstart",
+    "features/compiled.py": "files in the cache, in a folder that only headstart can write",
     "features/store.py": "files in a key's folder, named by a hash",
-    "predict/writers.py": "a file that it has just created, or is replaced in a folder that was claimed",
-    "sweeping/best.py": "links to the files of trials",
+    "predict/write.py": "a file that it has just created, or is replaced in a folder that was claimed",
+    "sweeping/leaderboard.py": "links to the files of trials",
 }
 
 

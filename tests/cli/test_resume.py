@@ -261,10 +261,9 @@ def test_record__odd_values_are_read_back(tmp_path: Path, overrides: str) -> Non
     "text", [*HARD, "null", "~", "on", "1_000", "0x1F", "12:30:45", "1e-3", ".inf", "a: b", "- a", "é"]
 )
 def test_record__any_text_is_read_back(tmp_path: Path, text: str) -> None:
-    for key in ("data.root", "data.csv", "features.dir"):
-        assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x", f"{key}={literal('/' + text)}")
-    for key in ("data.group", "data.columns.label", "export.path"):
-        assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x/l.csv", f"{key}={literal(text)}")
+    written = {key: literal("/" + text) for key in ("data.root", "data.csv", "features.dir")}
+    written |= {key: literal(text) for key in ("data.group", "data.columns.label", "export.path")}
+    assert_read_back(tmp_path, "data=csv", *(f"{key}={value}" for key, value in written.items()))
 
 
 def test_record__classes_of_a_dataset_and_their_names(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
@@ -318,6 +317,9 @@ def record_of(settings: TrainSettings) -> str:
 
 def choices() -> dict[str, str | None]:
     """Returns the options of the groups of conf/ that a run which a program has started was composed from."""
+    # Imported here because predictors do without Hydra.
+    from hydra.core.hydra_config import HydraConfig
+
     if not HydraConfig.initialized():
         return {}
     chosen = HydraConfig.get().runtime.choices
