@@ -87,7 +87,7 @@ class ImageInfo:
     at: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def seen_at(self, depth: int) -> "ImageInfo":
-        """The same image as it is seen if the lower `depth` bits of 16-bit samples are read."""
+        """Returns the same image as it is seen if the lower `depth` bits of 16-bit samples are read."""
         return replace(self, **self.at[str(depth)]) if self.at else self
 
 

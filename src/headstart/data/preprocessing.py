@@ -83,7 +83,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def highest_samples(image: Image.Image) -> tuple[int, int] | None:
-    """The highest sample of a loaded image with more than eight bits, and the highest but for a few pixels' samples.
+    """Returns the highest sample of a loaded image with more than eight bits, and the highest but for a few.
 
     None: it has no more than eight bits.
     """
@@ -94,7 +94,7 @@ def highest_samples(image: Image.Image) -> tuple[int, int] | None:
 
 
 def bits_of(highest: int, usual: int) -> int:
-    """How many bits an image uses with these `highest_samples`.
+    """Returns how many bits an image uses with these `highest_samples`.
 
     A few brighter pixels count, unless they are so much brighter that they would make the others almost black.
     """
@@ -108,7 +108,7 @@ def is_wide(image: Image.Image) -> bool:
 
 
 def clipped_share(image: Image.Image, depth: int) -> float:
-    """The share of the samples of a loaded deep image that are too high for `depth` bits."""
+    """Returns the share of the samples of a loaded deep image that are too high for `depth` bits."""
     return float((np.asarray(image) >= 2**depth).mean())
 
 
@@ -335,12 +335,12 @@ def resized_and_cropped(image: Image.Image, preprocessing: Preprocessing) -> Ima
 
 
 def squared(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """All of the image in a square of `resize_size` pixels; with "crop", the image as it is, or its `center`."""
+    """Returns all of the image in a square of `resize_size` pixels; with "crop", the image, or its `center`."""
     return center(image) if preprocessing.resize_mode == "crop" else _resized(image, preprocessing)
 
 
 def center(image: Image.Image) -> Image.Image:
-    """The middle of an image that is more than ELONGATED times as long as wide; any other one as it is."""
+    """Returns the middle of an image that is more than ELONGATED times as long as wide; any other one as it is."""
     short, long = sorted(image.size)
     if long <= ELONGATED * short:
         return image

@@ -39,7 +39,7 @@ class Augmentation:
         self._size = preprocessing.image_size
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """uint8 (3, image_size, image_size).
+        """Returns the augmented image as uint8 (3, image_size, image_size).
 
         Raises:
             HeadstartError: a transform fails, or the result is something else.
@@ -77,7 +77,7 @@ class _Random:
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     def applied(self, transform: v2.Transform, image: Any) -> Any:
-        """`transform(image)`, had the shared state been this one."""
+        """Returns what `transform(image)` would be, had the shared state been this one."""
         if type(transform) not in DRAW_FIRST:
             with self._shared():
                 return transform(image)
