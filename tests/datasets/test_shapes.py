@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -113,6 +115,16 @@ def test_generated__removes_what_a_killed_process_left_and_nothing_else(mine: bo
         make_shapes(settings(tmp_path / "shapes"), seed=0)
         assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
         assert kind_of(tmp_path / "shapes") is None
+
+
+def test_existing_folder__of_version_0_1(generated: Path, tmp_path: Path) -> None:
+    shutil.copytree(generated, tmp_path / "shapes")
+    record = json.loads((generated / RECORD).read_text())
+    assert record.pop("images") == "generated shapes"
+    (tmp_path / "shapes" / RECORD).write_text(json.dumps({"pictures": "drawn pictures"} | record))
+    make_shapes(settings(tmp_path / "shapes"), seed=0)
+    with pytest.raises(HeadstartError, match="was created with per_class 70, not 80"):
+        make_shapes(settings(tmp_path / "shapes", "data.per_class=80"), seed=0)
 
 
 def test_existing_folder__error_if_it_holds_something_else(generated: Path, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from headstart.files import CACHE, cache_folder, mark_if_empty, replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Increased when the same content would give another ImageInfo.
-VERSION = 6
+VERSION = 7
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
 # The short edge, in pixels, at which sharpness is measured.

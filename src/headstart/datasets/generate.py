@@ -13,6 +13,7 @@ from headstart.run_folder import MARKER
 
 # Records what a folder was created with.
 RECORD = f"{OWN}.json"
+OLD_NAMES = {"drawn pictures": "generated shapes"}
 
 
 def make_dataset(settings: DataSettings, seed: int) -> None:
@@ -78,7 +79,11 @@ def _record(root: Path) -> dict[str, Any]:
         record = read_json(root / RECORD)
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    if not isinstance(record, dict):
+        return {}
+    # Version 0.1's names.
+    old = record.get("pictures")
+    return {"images": OLD_NAMES.get(str(old), old)} | record
 
 
 def _create(root: Path, wanted: dict[str, Any], write: Callable[[Path], dict[str, Any]]) -> None:
