@@ -137,13 +137,6 @@ def test_server_with_wrong_range__is_rejected(server: Server, path: Path) -> Non
     error_of(server, path)
 
 
-def test_partial_download__longer_than_the_file_starts_again(server: Server, path: Path) -> None:
-    path.parent.mkdir()
-    partial(path).write_bytes(CONTENT + b"more")
-    fetch(server.url, path, MD5)
-    assert path.read_bytes() == CONTENT
-
-
 def test_content_length__too_large(server: Server, path: Path) -> None:
     server.announces = len(CONTENT) + 1000
     # Asked for the rest, the server replies that there is none, and the checksum is right.

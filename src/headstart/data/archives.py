@@ -87,14 +87,14 @@ class Archive:
         return self.stamp == _stamp(os.stat(self.path))
 
     def node(self, inner: str) -> Tree | Member | None:
-        """The folder or the file at a path in the archive; None: there is neither."""
+        """Returns the folder or the file at a path in the archive; None: there is neither."""
         node: Tree | Member | None = self._top
         for part in _parts(posixpath.normpath(inner)):
             node = node.get(part) if isinstance(node, dict) else None
         return node
 
     def entries(self, inner: str) -> list[Entry]:
-        """What is in a folder, by name.
+        """Returns what is in a folder, by name.
 
         Raises:
             OSError: there is no such folder.
@@ -105,7 +105,7 @@ class Archive:
         return [Entry(name, node) for name, node in sorted(folder.items())]
 
     def read(self, inner: str) -> bytes:
-        """The content of a file.
+        """Returns the content of a file.
 
         Raises:
             OSError: there is no such file, or it is damaged, or the archive has been changed.
@@ -127,12 +127,12 @@ class _Opened:
         self._lock = ForkSafeLock()
 
     def known(self, path: str) -> Archive:
-        """The archive as it was listed last."""
+        """Returns the archive as it was listed last."""
         archive = self._archives.get(path)
         return self.current(path) if archive is None else archive
 
     def current(self, path: str) -> Archive:
-        """The archive, listed again if it has been changed."""
+        """Returns the archive, listed again if it has been changed."""
         with self._lock:
             if path not in self._archives or not self._archives[path].is_current:
                 self._archives.pop(path, None)
@@ -156,7 +156,7 @@ def is_archive(path: str) -> bool:
 
 
 def in_archive(path: str | os.PathLike[str]) -> tuple[str, str] | None:
-    """The archive that a path leads to or into, and the path in it; None: it does not."""
+    """Returns the archive that a path leads to or into, and the path in it; None: it does not."""
     text = os.fspath(path)
     outer = text
     while outer:

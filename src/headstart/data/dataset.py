@@ -31,7 +31,7 @@ class DecodedImages:
         self._size = 0
 
     def get(self, index: int, read: Callable[[], Image.Image]) -> Image.Image:
-        """The image `index`, read at most once if it is kept."""
+        """Returns the image `index`, read at most once if it is kept."""
         image = self._images.get(index)
         if image is None:
             image = read()
@@ -86,7 +86,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         self._world_size = world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this before each epoch."""
+        """Sets the epoch whose order comes next; Lightning calls this before each epoch."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         return self.transform(image, view, self.split.place(index)), label
 
     def of_stored(self) -> "ImageDataset":
-        """Of all images whose features are stored together with those of the split."""
+        """Returns the dataset of all images whose features are stored together with those of the split."""
         stored = self.split.stored
         return self if stored is self.split else ImageDataset(stored, self.transform, self._decoded.max_bytes)
 

@@ -35,7 +35,7 @@ from headstart.files import CACHE, cache_folder, mark_if_empty, replacing
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Increased when the same content would give another ImageInfo.
-VERSION = 6
+VERSION = 7
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
 # The short edge, in pixels, at which sharpness is measured.
@@ -87,7 +87,7 @@ class ImageInfo:
     at: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def seen_at(self, depth: int) -> "ImageInfo":
-        """The same image as it is seen if the lower `depth` bits of 16-bit samples are read."""
+        """Returns the same image as it is seen if the lower `depth` bits of 16-bit samples are read."""
         return replace(self, **self.at[str(depth)]) if self.at else self
 
 

@@ -81,12 +81,12 @@ def read_image_file(path: str | Path) -> bytes:
 
 
 def fault_of(error: OSError) -> str:
-    """The one of UnreadableImage.FAULTS for which `read_image_file` raised an error."""
+    """Returns the one of UnreadableImage.FAULTS for which `read_image_file` raised an error."""
     return "file too large" if error.errno == errno.EFBIG else "unreadable"
 
 
 def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result]) -> Result:
-    """`use(image)` of the image that is the `content` of `path`, opened but not yet decoded.
+    """Returns `use(image)` of the image in the `content` of `path`, opened but not yet decoded.
 
     Only pixels decide whether it can be read: if metadata are in the way, it is opened without them.
 
@@ -106,7 +106,7 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
 
 
 def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
-    """An opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
+    """Returns an opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
     image.load()
     rgb = upright(to_rgb(image, depth), orientation_of(image))
     has_more = image.format in WITH_FRAMES and getattr(image, "is_animated", False)
@@ -116,13 +116,13 @@ def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
 
 
 def note_of(image: Image.Image) -> Note | None:
-    """What was special about the file that `read_rgb` or `upright_rgb` gave this image of; None: nothing."""
+    """Returns what was special about the file that `read_rgb` or `upright_rgb` gave this image of; None: nothing."""
     return image.info.get(NOTE)
 
 
 @contextmanager
 def allowed_pixels(most: int | None) -> Iterator[None]:
-    """In the block, images of up to `most` pixels are read at full size; None: as many as Pillow allows."""
+    """Lets images of up to `most` pixels be read at full size in the block; None: as many as Pillow allows."""
     before = Image.MAX_IMAGE_PIXELS
     Image.MAX_IMAGE_PIXELS = before if most is None else most
     try:
@@ -132,7 +132,7 @@ def allowed_pixels(most: int | None) -> Iterator[None]:
 
 
 def decoding() -> dict[str, Any]:
-    """Settings of this process that decide which files can be read and what their pixels are; {} with the usual ones.
+    """Returns settings of this process that decide which files are read and what their pixels are; {} by default.
 
     They belong into the key of whatever is computed from pixels and stored. `plugins` are readers that are not Pillow's
     own, such as pillow_heif's, with the version of their package.
@@ -153,7 +153,7 @@ def _version(package: str) -> str:
 
 
 def within_limit(image: Image.Image) -> Image.Image:
-    """The opened image, a JPEG at half, a quarter or an eighth of its size if it has more pixels than are allowed.
+    """Returns the opened image: a JPEG at half, a quarter or an eighth of its size if it has too many pixels.
 
     Raises:
         DecompressionBombError: it is too large, and of another format.
@@ -214,7 +214,7 @@ TIFF_TAGS = {*range(269, 273), 282, 283, 285, 296, 297, 305, 306, 315, 316, 700,
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation (1 … 8) by which a loaded image must be rotated to be upright; 1 if unknown.
+    """Returns the EXIF orientation (1 … 8) by which a loaded image must be rotated to be upright; 1 if unknown.
 
     Pillow loads some formats to find it, so that, before, this would hide what is wrong with the pixels.
     """
@@ -227,12 +227,12 @@ def orientation_of(image: Image.Image) -> int:
 
 
 def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """The image rotated by the value of an EXIF orientation."""
+    """Returns the image rotated by the value of an EXIF orientation."""
     return image.transpose(TURN[orientation]) if orientation in TURN else image
 
 
 def without_metadata(content: bytes) -> bytes | None:
-    """The same image file with the orientation as its only metadata; None if that is not known for its format.
+    """Returns the same image file with the orientation as its only metadata; None if that is not known for its format.
 
     For files that Pillow does not open because of their metadata. What the pixels depend on is kept as it is.
     """

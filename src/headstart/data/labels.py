@@ -157,7 +157,7 @@ class _FileFinder:
         return f"{self._table}: {count} called otherwise ('{on_one_line(cell)}': {on_one_line(file)})"
 
     def path_of(self, cell: str, line: int) -> str:
-        """The POSIX path relative to the root of what a cell says, which may be written as on Windows, or absolute."""
+        """Returns the POSIX path relative to the root for a cell, which may be written as on Windows, or absolute."""
         if not cell.strip():
             return ""
         for text in dict.fromkeys((cell, cell.strip(), cell.replace("\\", "/").strip())):

@@ -60,7 +60,7 @@ class Split:
         return self if self.pool is None else self.pool
 
     def place(self, index: int) -> int:
-        """The index in `stored` of an image of the split."""
+        """Returns the index in `stored` of an image of the split."""
         return index if self.pool is None else self.rows[index]
 
     def own(self, values: Array) -> Array:

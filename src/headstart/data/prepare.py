@@ -23,7 +23,7 @@ class PreparedData:
 
 
 def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
-    """What can be trained on, after `on_unreadable` and `on_leak` were applied.
+    """Returns what can be trained on, after `on_unreadable` and `on_leak` were applied.
 
     Raises:
         HeadstartError: the folder is not laid out as one of images, a policy forbids training on it, or a class lacks
@@ -60,7 +60,7 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
 
 
 def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
-    """Every usable image, whether or not it can be trained on.
+    """Returns every usable image, whether or not it can be trained on.
 
     Raises:
         HeadstartError: the folder is not laid out as one of images.

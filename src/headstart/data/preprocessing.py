@@ -1,6 +1,6 @@
 """From decoded pixels to what a network takes: the meaning of their values, their depth, size and normalization."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -12,7 +12,6 @@ from PIL.TiffImagePlugin import TiffImageFile
 from headstart.text import counted
 
 # How the samples of any image become eight bits per channel: bit depth, sign, polarity and transparency.
-
 
 # How many bits the samples of a 16-bit file may have.
 DEPTHS = (8, 10, 12, 14, 16)
@@ -26,7 +25,6 @@ OPAQUE = 32
 PHOTOMETRIC, WHITE_IS_ZERO, SAMPLE_FORMAT, SIGNED = 262, 0, 339, 2
 # … and whether channels are stored one after the other.
 BITS, COMPRESSION, RAW, PLANAR, SEPARATE = 258, 259, 1, 284, 2
-UNSIGNED = "convert it to 8 or 16 bits without a sign, so that 0 is black"
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -50,12 +48,26 @@ def to_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
 
 
 def reading_of(image: Image.Image, *, wide: bool) -> str:
-    """How a loaded image is read where it is not the usual way; stored features depend on it. `wide`: see `is_wide`."""
-    return "; ".join(_readings(image, wide))
+    """Returns how a loaded image is read where it is not the usual way, on which stored features depend; "" otherwise.
+
+    `wide` is what `is_wide` said before it was loaded.
+    """
+    readings = []
+    if wide and np.asarray(image.convert("RGB")).max() < 16:
+        readings.append("16 bits per channel that use the lower 12, but Pillow reads the upper eight: almost black")
+    if image.mode == "F":
+        readings.append(f"floating-point samples, of which {_float_white(np.asarray(image))} is white")
+    if is_deep(image) and "transparency" in image.info:
+        readings.append("samples of one value are transparent")
+    if _is_inverted(image):
+        readings.append("white is 0 (PhotometricInterpretation)")
+    if not is_deep(image) and image.has_transparency_data and not _is_transparency(_with_alpha(image)):
+        readings.append("its alpha channel would hide everything and is ignored")
+    return "; ".join(readings)
 
 
 def hidden_share(image: Image.Image) -> float:
-    """The share of the pixels of a loaded image that transparency hides, although they are not of a single colour."""
+    """Returns the share of pixels of a loaded image that transparency hides, although they have several colours."""
     if is_deep(image) or not image.has_transparency_data or not _is_transparency(image := _with_alpha(image)):
         return 0.0
     hidden = image.getchannel("A").point(lambda alpha: 255 if alpha < OPAQUE else 0)
@@ -71,7 +83,7 @@ def is_deep(image: Image.Image) -> bool:
 
 
 def highest_samples(image: Image.Image) -> tuple[int, int] | None:
-    """The highest sample of a loaded image with more than eight bits, and the highest but for a few pixels' samples.
+    """Returns the highest sample of a loaded image with more than eight bits, and the highest but for a few.
 
     None: it has no more than eight bits.
     """
@@ -82,17 +94,12 @@ def highest_samples(image: Image.Image) -> tuple[int, int] | None:
 
 
 def bits_of(highest: int, usual: int) -> int:
-    """How many bits an image uses with these `highest_samples`.
+    """Returns how many bits an image uses with these `highest_samples`.
 
     A few brighter pixels count, unless they are so much brighter that they would make the others almost black.
     """
-    most, least = depth_for(highest), depth_for(usual)
-    return most if most - least < 4 else least
-
-
-def depth_for(highest: int) -> int:
-    """The least of DEPTHS that has the sample value `highest`."""
-    return next(depth for depth in DEPTHS if highest < 2**depth)
+    most, least = (next(depth for depth in DEPTHS if sample < 2**depth) for sample in (highest, usual))
+    return most if most - least < FAR else least
 
 
 def is_wide(image: Image.Image) -> bool:
@@ -101,21 +108,8 @@ def is_wide(image: Image.Image) -> bool:
 
 
 def clipped_share(image: Image.Image, depth: int) -> float:
-    """The share of the samples of a loaded deep image that are too high for `depth` bits."""
+    """Returns the share of the samples of a loaded deep image that are too high for `depth` bits."""
     return float((np.asarray(image) >= 2**depth).mean())
-
-
-def _readings(image: Image.Image, wide: bool) -> Iterator[str]:
-    if wide and np.asarray(image.convert("RGB")).max() < 16:
-        yield "16 bits per channel that use the lower 12, but Pillow reads the upper eight: almost black"
-    if image.mode == "F":
-        yield f"floating-point samples, of which {_float_white(np.asarray(image))} is white"
-    if is_deep(image) and "transparency" in image.info:
-        yield "samples of one value are transparent"
-    if _is_inverted(image):
-        yield "white is 0 (PhotometricInterpretation)"
-    if not is_deep(image) and image.has_transparency_data and not _is_transparency(_with_alpha(image)):
-        yield "its alpha channel would hide everything and is ignored"
 
 
 def _is_inverted(image: Image.Image) -> bool:
@@ -125,8 +119,8 @@ def _is_inverted(image: Image.Image) -> bool:
 
 def _tag(image: Image.Image, tag: int) -> Any:
     """The value, or the first of several, of a TIFF's tag; None: there is none."""
-    found = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
-    return found[0] if isinstance(found, tuple) else found
+    value = image.tag_v2.get(tag) if isinstance(image, TiffImageFile) else None
+    return value[0] if isinstance(value, tuple) else value
 
 
 def _with_alpha(image: Image.Image) -> Image.Image:
@@ -143,7 +137,7 @@ def _deep_levels(image: Image.Image, depth: int) -> Array:
     samples = np.asarray(image)
     if image.mode == "I":
         # 32 bits, or signed 16 bits.
-        _check_range(samples, UNSIGNED)
+        _check_range(samples)
     levels: Array = (samples.clip(0, 2**depth - 1) >> (depth - 8)).astype(np.uint8)
     transparent = image.info.get("transparency")
     return levels if transparent is None else np.where(samples == transparent, np.uint8(255), levels)
@@ -154,13 +148,16 @@ def _check_tags(image: Image.Image) -> None:
     if _tag(image, PLANAR) == SEPARATE and _tag(image, COMPRESSION) == RAW and _tag(image, BITS) > 8:
         raise ValueError("its 16-bit channels are stored one after the other, which Pillow misreads: convert it")
     if image.mode == "L" and _tag(image, SAMPLE_FORMAT) == SIGNED:
-        _check_range(np.asarray(image).view(np.int8), UNSIGNED)
+        _check_range(np.asarray(image).view(np.int8))
 
 
-def _check_range(samples: Array, advice: str) -> None:
+def _check_range(samples: Array) -> None:
     low, high = _usual_range(samples)
     if low < 0 or high >= 2**FULL_DEPTH:
-        raise ValueError(f"what its samples from {low:,} to {high:,} mean is unknown: {advice}")
+        raise ValueError(
+            f"what its samples from {low:,} to {high:,} mean is unknown: convert it to 8 or 16 bits without a sign, so "
+            "that 0 is black"
+        )
 
 
 def _float_levels(image: Image.Image) -> Array:
@@ -194,8 +191,8 @@ def _usual_range(samples: Array) -> tuple[Any, Any]:
     """The lowest and the highest sample but for a few."""
     rare = _rare(samples.size)
     places = rare, samples.size - 1 - rare
-    found = np.partition(samples, places, axis=None)
-    return found[places[0]], found[places[1]]
+    ordered = np.partition(samples, places, axis=None)
+    return ordered[places[0]], ordered[places[1]]
 
 
 def _rare(count: int) -> int:
@@ -204,7 +201,6 @@ def _rare(count: int) -> int:
 
 
 # How many bits the samples of 16-bit files really have; cameras and scanners often fill only the lower 12.
-
 
 if TYPE_CHECKING:
     # It imports PyTorch, which exported models are used without.
@@ -226,7 +222,7 @@ class Samples(NamedTuple):
 
 
 def deep_samples(infos: "Mapping[str, ImageInfo]") -> dict[str, Samples]:
-    """The samples of those that are 16-bit files, by path."""
+    """Returns the samples of those that are 16-bit files, by path."""
     return {
         path: Samples(info.highest, info.usual)
         for path, info in infos.items()
@@ -234,9 +230,9 @@ def deep_samples(infos: "Mapping[str, ImageInfo]") -> dict[str, Samples]:
     }
 
 
-def used_depth(found: Iterable[Samples]) -> int | None:
-    """The least of DEPTHS that has the samples of all 16-bit files, but for a few far brighter ones; None: no files."""
-    bits = sorted(bits_of(*samples) for samples in found)
+def used_depth(files: Iterable[Samples]) -> int | None:
+    """Returns the least of DEPTHS for the samples of all 16-bit files but a few far brighter ones; None: no files."""
+    bits = sorted(bits_of(*samples) for samples in files)
     if not bits:
         return None
     few = max(1, int(OUTVOTED * len(bits))) if len(bits) >= MANY else 0
@@ -244,13 +240,13 @@ def used_depth(found: Iterable[Samples]) -> int | None:
     return most if most - usual < FAR else usual
 
 
-def chosen_depth(found: Iterable[Samples], setting: int | str) -> int:
-    """What `data.depth` stands for: as one for all files, because what is dark in one of them must stay so."""
-    return (used_depth(found) or FULL_DEPTH) if setting == "auto" else int(setting)
+def chosen_depth(files: Iterable[Samples], setting: int | str) -> int:
+    """Returns what `data.depth` stands for: one for all files, because what is dark in one of them must stay so."""
+    return (used_depth(files) or FULL_DEPTH) if setting == "auto" else int(setting)
 
 
 def odd_depths(infos: "Mapping[str, ImageInfo]", depth: int) -> dict[str, str]:
-    """Of the images by path that stand out when they are read with `depth`, why."""
+    """Returns the images by path that stand out when they are read with `depth`, and why."""
     deep, odd = deep_samples(infos), {}
     for path, samples in deep.items():
         if samples.highest >= 2**depth:
@@ -264,15 +260,15 @@ def odd_depths(infos: "Mapping[str, ImageInfo]", depth: int) -> dict[str, str]:
     return odd
 
 
-def other_depth(found: Mapping[str, Samples], depth: int) -> str | None:
-    """Why 16-bit files, by their names, do not suit a classifier that reads `depth` bits; None: they do.
+def other_depth(files: Mapping[str, Samples], depth: int) -> str | None:
+    """Returns why 16-bit files, by their names, do not suit a classifier that reads `depth` bits; None: they do.
 
     A file that uses fewer bits may be dark: so only a large difference counts, or one of many files.
     """
-    bits = {name: bits_of(*samples) for name, samples in found.items()}
+    bits = {name: bits_of(*samples) for name, samples in files.items()}
     brighter = [name for name in bits if bits[name] > depth]
     darker = [name for name in bits if bits[name] <= depth - FAR]
-    if len(bits) >= MANY and not brighter and (used_depth(found.values()) or depth) < depth:
+    if len(bits) >= MANY and not brighter and (used_depth(files.values()) or depth) < depth:
         darker = list(bits)
     if not brighter and not darker:
         return None
@@ -288,7 +284,6 @@ def other_depth(found: Mapping[str, Samples], depth: int) -> str | None:
 
 
 # How an image becomes the square that the network sees, with Pillow alone: an export is used where PyTorch is not.
-
 
 # Resized to 256 pixels on its shorter side, an image of 20,000 × 1 pixels would take up 5 GB; of one this long, 16 MB.
 ELONGATED = 64
@@ -333,19 +328,19 @@ class Preprocessing:
 
 
 def resized_and_cropped(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """What the network sees of an RGB image: bit for bit torchvision's Resize and CenterCrop."""
+    """Returns what the network sees of an RGB image: bit for bit torchvision's Resize and CenterCrop."""
     crop, image = preprocessing.image_size, _resized(image, preprocessing)
     left, top = (round((edge - crop) / 2) for edge in image.size)
     return image.crop((left, top, left + crop, top + crop))
 
 
 def squared(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """All of the image in a square of `resize_size` pixels; with "crop", the image as it is, or its `center`."""
+    """Returns all of the image in a square of `resize_size` pixels; with "crop", the image, or its `center`."""
     return center(image) if preprocessing.resize_mode == "crop" else _resized(image, preprocessing)
 
 
 def center(image: Image.Image) -> Image.Image:
-    """The middle of an image that is more than ELONGATED times as long as wide; any other one as it is."""
+    """Returns the middle of an image that is more than ELONGATED times as long as wide; any other one as it is."""
     short, long = sorted(image.size)
     if long <= ELONGATED * short:
         return image
@@ -367,16 +362,13 @@ def _resized(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
         width, height = (max(1, int(size * edge / part)) for edge in image.size)
     if (new := (width, height)) != image.size:
         image = image.resize(new, Image.Resampling[preprocessing.interpolation.upper()])
-    return _padded(image, preprocessing) if mode == "pad" else image
-
-
-def _padded(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    size = preprocessing.resize_size
+    if mode != "pad":
+        return image
     square = Image.new("RGB", (size, size), preprocessing.fill)
     square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
     return square
 
 
 def network_input(image: Image.Image, preprocessing: Preprocessing) -> Array:
-    """The same as uint8 (3, image_size, image_size)."""
+    """Returns what the network sees of an RGB image as uint8 (3, image_size, image_size)."""
     return np.asarray(resized_and_cropped(image, preprocessing)).transpose(2, 0, 1)

@@ -133,7 +133,7 @@ class Scan:
     table_notes: tuple[str, ...] = ()
 
     def place_of(self, split: str) -> str:
-        """What a message calls a split that is given, or where the others were drawn from."""
+        """Returns what a message calls a split that is given, or where the others were drawn from."""
         if self.csv is not None:
             return f"the {split} split in {self.csv}" if split in self.given else str(self.csv)
         return str(self.folders[split] if split in self.given else self.root)

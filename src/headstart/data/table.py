@@ -51,7 +51,7 @@ class Table:
         return self._places(name) != []
 
     def column(self, name: str) -> tuple[str, ...]:
-        """The cells of a column that the table has.
+        """Returns the cells of a column that the table has.
 
         Raises:
             HeadstartError: it has several.

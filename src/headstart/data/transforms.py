@@ -17,9 +17,6 @@ from headstart.data.splits import derive_seed
 from headstart.errors import HeadstartError
 from headstart.files import ForkSafeLock
 
-# A list of torchvision's v2 transforms as a pure function of an image and a seed, in any process and thread.
-
-
 # Transforms that draw all they need before they touch the pixels, so that threads do the work side by side.
 DRAW_FIRST = (
     *(v2.RandomResizedCrop, v2.RandomCrop, v2.RandomRotation, v2.RandomAffine, v2.RandomPerspective),
@@ -42,33 +39,33 @@ class Augmentation:
         self._size = preprocessing.image_size
 
     def __call__(self, image: Image.Image, seed: int) -> Tensor:
-        """uint8 (3, image_size, image_size).
+        """Returns the augmented image as uint8 (3, image_size, image_size).
 
         Raises:
             HeadstartError: a transform fails, or the result is something else.
         """
-        found: Any = image
+        augmented: Any = image
         random = _Random(seed)
         for transform in self._transforms:
             try:
-                found = random.applied(transform, found)
+                augmented = random.applied(transform, augmented)
             except Exception as error:
                 raise HeadstartError(
                     f"augment.transforms: {type(transform).__name__} failed on an image: {_reason(error)}"
                 ) from error
-        return self._checked(found)
+        return self._checked(augmented)
 
-    def _checked(self, found: Any) -> Tensor:
-        if isinstance(found, Image.Image):
-            found = functional.pil_to_tensor(found)
+    def _checked(self, image: Any) -> Tensor:
+        if isinstance(image, Image.Image):
+            image = functional.pil_to_tensor(image)
         wanted = (3, self._size, self._size)
-        if not isinstance(found, Tensor) or found.dtype != torch.uint8 or tuple(found.shape) != wanted:
-            what = f"{found.dtype} {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+        if not isinstance(image, Tensor) or image.dtype != torch.uint8 or tuple(image.shape) != wanted:
+            what = f"{image.dtype} {tuple(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
             raise HeadstartError(
                 f"augment.transforms must give uint8 {wanted}, the size of the network's images, not {what}: end them "
                 "with torchvision.transforms.v2.CenterCrop, size: image_size"
             )
-        return found.as_subclass(Tensor)
+        return image.as_subclass(Tensor)
 
 
 class _Random:
@@ -80,7 +77,7 @@ class _Random:
         self._state = torch.Generator().manual_seed(seed).get_state()
 
     def applied(self, transform: v2.Transform, image: Any) -> Any:
-        """`transform(image)`, had the shared state been this one."""
+        """Returns what `transform(image)` would be, had the shared state been this one."""
         if type(transform) not in DRAW_FIRST:
             with self._shared():
                 return transform(image)
@@ -134,7 +131,6 @@ def _reason(error: Exception) -> str:
 
 
 # From an RGB image to the uint8 square that the backbone takes, in training and in evaluation.
-
 
 # The recipe's augmentation, in keys of stored features.
 RECIPE_SPEC = {"scale": [0.8, 1.0], "ratio": [3 / 4, 4 / 3], "degrees": 15.0, "flip": 0.5}

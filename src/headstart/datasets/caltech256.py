@@ -22,18 +22,14 @@ from headstart.data.splits import split_class
 from headstart.datasets.generate import create_once
 from headstart.errors import HeadstartError
 from headstart.log import Advance, log, progress_bar, tracked
+from headstart.machine import DISK_FULL
 
 # Large files from the web: interrupted downloads resume, and files are verified before they are used.
-
 
 BLOCK = 1 << 20  # bytes
 TIMEOUT = 30.0  # seconds without a byte
 ATTEMPTS = 5  # in a row without progress
 PAUSE = 1.0  # seconds before the second attempt; doubled for each one after
-
-
-class Interrupted(Exception):
-    """The connection failed, or ended before the file did; another attempt may resume."""
 
 
 def fetch(url: str, path: Path, md5: str | None) -> None:
@@ -49,11 +45,14 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
         try:
             _resume(url, part)
             break
-        except Interrupted as error:
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in DISK_FULL:
+                raise
             # An attempt that made progress is not a failure.
             failures = 1 if _size(part) > before else failures + 1
-            if failures == ATTEMPTS:
-                raise HeadstartError(f"{url} could not be downloaded: {error}") from None
+            reason = error.reason if type(error) is URLError else error
+            if failures == ATTEMPTS or _is_permanent(reason):
+                raise HeadstartError(f"{url} could not be downloaded: {reason}") from None
             time.sleep(PAUSE * 2 ** (failures - 1))
     try:
         check_md5(part, md5)
@@ -65,7 +64,7 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
 
 
 def partial(path: Path) -> Path:
-    """What there is of an interrupted download. A browser's own may be `path`.part."""
+    """Returns the file for what there is of an interrupted download. A browser's own may be `path`.part."""
     return path.with_name(f"{OWN}-{path.name}.part")
 
 
@@ -88,64 +87,35 @@ def check_md5(path: Path, md5: str | None) -> None:
 
 def _resume(url: str, part: Path) -> None:
     """One attempt to complete `part`."""
-    response = _open(url, _size(part), part)
-    if response is None:
-        return
-    with response:
-        resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
-        start = _size(part) if resumes else 0
-        length = response.headers.get("Content-Length")
-        total = start + int(length) if length else None
-        part.parent.mkdir(parents=True, exist_ok=True)
-        name = part.stem.removeprefix(f"{OWN}-")
-        left = None if total is None else total - start
-        with part.open("ab" if resumes else "wb") as file, _bar(f"downloading {name}", left) as advance:
-            while block := _read(response):
-                file.write(block)
-                advance(len(block))
-    if total is not None and _size(part) < total:
-        raise Interrupted(f"the connection was lost after {_size(part):,} of {total:,} bytes")
-
-
-def _open(url: str, start: int, part: Path) -> Any:
-    """The response to a request for everything from the byte `start`; None if there is nothing left."""
+    start = _size(part)
     # Of a compressed response the bytes could not be counted.
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
     try:
         response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as error:
         if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            if error.headers.get("Content-Range") == f"bytes */{start}":
-                return None
-            part.unlink()
-            raise Interrupted("the file on the server is shorter than the partial download") from None
-        if error.code < http.HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise HeadstartError(f"{url} could not be downloaded: {error}") from None
-        raise Interrupted(str(error)) from None
-    except (OSError, http.client.HTTPException) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        if isinstance(reason, socket.gaierror | ConnectionRefusedError):
-            # No such host, or no network: waiting a few seconds would not help.
-            raise HeadstartError(f"{url} could not be downloaded: {reason}") from None
-        raise Interrupted(str(reason)) from None
-    if response.status == http.HTTPStatus.PARTIAL_CONTENT and _first_byte(response) != start:
-        response.close()
-        part.unlink()
-        raise Interrupted("the server sent a different range than requested")
-    return response
+            # Nothing is left; the checksum says whether it is the same file.
+            return
+        raise
+    with response:
+        resumes = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        length = response.headers.get("Content-Length")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        bar = _bar(f"downloading {part.stem.removeprefix(f'{OWN}-')}", int(length) if length else None)
+        with part.open("ab" if resumes else "wb") as file, bar as advance:
+            while block := response.read(BLOCK):
+                file.write(block)
+                advance(len(block))
+    total = (start if resumes else 0) + int(length or 0)
+    if _size(part) < total:
+        raise ConnectionError(f"the connection was lost after {_size(part):,} of {total:,} bytes")
 
 
-def _read(response: Any) -> bytes:
-    try:
-        block: bytes = response.read(BLOCK)
-    except (OSError, http.client.HTTPException) as error:
-        raise Interrupted(str(error)) from None
-    return block
-
-
-def _first_byte(response: Any) -> int | None:
-    match = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    return int(match.group(1)) if match else None
+def _is_permanent(reason: object) -> bool:
+    """Whether waiting a few seconds would not help: no such file or host, or no network."""
+    if isinstance(reason, HTTPError):
+        return reason.code < http.HTTPStatus.INTERNAL_SERVER_ERROR
+    return isinstance(reason, socket.gaierror | ConnectionRefusedError)
 
 
 def _size(path: Path) -> int:
@@ -157,7 +127,6 @@ def _bar(text: str, total: int | None) -> AbstractContextManager[Advance]:
 
 
 # Caltech-256 as split folders, extracted from its archive.
-
 
 ARCHIVE = "256_ObjectCategories.tar"
 PAGE = "https://data.caltech.edu/records/nyy15-4j048"
@@ -220,15 +189,15 @@ def _write(folder: Path, archive: Path, settings: CaltechSettings, seed: int) ->
 
 def _images(tar: tarfile.TarFile, archive: Path) -> dict[str, dict[str, tarfile.TarInfo]]:
     """The members that are images, by class and file name."""
-    found: dict[str, dict[str, tarfile.TarInfo]] = {}
+    images: dict[str, dict[str, tarfile.TarInfo]] = {}
     for member in tar:
         match = IMAGE.fullmatch(member.name)
         if match and member.isreg():
             name, file = match.groups()
-            found.setdefault(name.removesuffix(SUFFIX), {})[file] = member
-    if not found:
+            images.setdefault(name.removesuffix(SUFFIX), {})[file] = member
+    if not images:
         raise HeadstartError(f"{archive} holds no images of Caltech-256")
-    return found
+    return images
 
 
 def _places(

@@ -18,7 +18,6 @@ from headstart.log import progress_bar
 
 # What generated images show: shapes as outlines, textures as fields over the plane.
 
-
 Array = NDArray[np.floating[Any]]
 
 TURN = 2 * np.pi
@@ -121,7 +120,6 @@ TEXTURES: dict[str, Callable[[Array, Array], Array]] = {
 
 # Generated images: a small synthetic problem whose classes differ by shape and texture, never by colour.
 
-
 TEN_SHAPES = ("star", "ring", "heart", "moon", "arrow")
 TEN_TEXTURES = ("striped", "dotted")
 TEN_CLASSES = tuple(f"{texture}_{shape}" for shape in TEN_SHAPES for texture in TEN_TEXTURES)
@@ -158,12 +156,8 @@ def make_shapes(settings: ShapesSettings, seed: int) -> None:
             f"data.per_class={settings.per_class} is too small for data.split.train={split.train} and "
             f"data.split.valid={split.valid}"
         )
-    options = {
-        "version": VERSION,
-        "classes": settings.classes,
-        "per_class": settings.per_class,
-        "drawing_seed": settings.drawing_seed,
-    }
+    drawn_with = {key: getattr(settings, key) for key in ("classes", "per_class", "drawing_seed")}
+    options = {"version": VERSION} | drawn_with
     create_once(settings, seed, "generated shapes", options, lambda folder: _write(folder, settings, seed))
 
 
@@ -194,7 +188,7 @@ def _places(settings: ShapesSettings, seed: int) -> Iterator[tuple[str, str, str
 
 
 def draw_image(shape: str, texture: str, seed: int) -> Image.Image:
-    """An RGB image of a textured shape among clutter: a pure function of the three arguments."""
+    """Draws an RGB image of a textured shape among clutter: a pure function of the three arguments."""
     rng = np.random.default_rng([seed, *shape.encode(), 0, *texture.encode()])
     width, height = rng.integers(*SIDES, size=2, endpoint=True)
     size = (int(width), int(height))
