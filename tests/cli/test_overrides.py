@@ -1,11 +1,14 @@
 """How paths reach Hydra: any name that the file system allows, while sweeps stay sweeps."""
 
+import os
 import random
+import sys
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
+from headstart.cli.main import EMBED, PREDICT, TRAIN, arguments_for_hydra
 from headstart.cli.overrides import literal, parsed_override, register_resolvers, value_of, with_plain_paths, written_as
 from headstart.errors import HeadstartError
 
@@ -108,6 +111,18 @@ def test_home__is_expanded_unless_it_is_merely_a_name(folder: Path, monkeypatch:
 def test_run_folder__cannot_have_an_interpolation_that_is_none() -> None:
     with pytest.raises(HeadstartError, match=r"hydra.run.dir=a\$\{b is invalid"):
         with_plain_paths(["hydra.run.dir=a${b"], is_sweep=False)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS rejects such names")
+def test_text__that_is_not_utf_8_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(b"caf\xe9")
+    for program in (TRAIN, PREDICT, EMBED):
+        with pytest.raises(HeadstartError, match=r"^ckpt_path=caf.* is invalid: it is not UTF-8$"):
+            arguments_for_hydra([f"ckpt_path={name}"], program)
+    (folder / name).mkdir()
+    monkeypatch.chdir(folder / name)
+    with pytest.raises(HeadstartError, match=r"^the current folder, .*, has a name that is not UTF-8: Hydra cannot"):
+        arguments_for_hydra(["seed=1"], TRAIN)
 
 
 @pytest.mark.parametrize("value", [None, True, False, 3, 1e-05, "32", "true", "a b", "${run_dir}"])
