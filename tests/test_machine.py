@@ -115,7 +115,7 @@ def test_training_device__that_is_missing_or_unknown(monkeypatch: pytest.MonkeyP
     for name in ("cuda", "backends.mps"):
         monkeypatch.setattr(f"torch.{name}.is_available", lambda: False)
     assert str(training_device({"accelerator": "auto"})) == "cpu"
-    with pytest.raises(HeadstartError, match="trainer.accelerator=gpu needs a GPU, and PyTorch finds none"):
+    with pytest.raises(HeadstartError, match=r"trainer.accelerator=gpu needs a GPU, and PyTorch finds none"):
         training_device({"accelerator": "gpu"})
-    with pytest.raises(HeadstartError, match="trainer.accelerator=abacus is invalid: it must be one of auto, cpu"):
+    with pytest.raises(HeadstartError, match=r"trainer.accelerator=abacus is invalid: it must be one of auto, cpu"):
         training_device({"accelerator": "abacus"})
