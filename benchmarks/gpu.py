@@ -23,7 +23,6 @@ from common import (
     train_features,
     training,
 )
-from headstart.features.encode import ENCODING_BATCH
 from torch.utils.data import DataLoader
 
 from headstart.data.dataset import ImageDataset, ViewSampler
@@ -31,6 +30,7 @@ from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import TrainTransform
 from headstart.data.workers import loader_options, worker_count
 from headstart.features.encoder import Encoder
+from headstart.features.source import ENCODING_BATCH
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
 BATCHES = 50

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from headstart.errors import HeadstartError
 from headstart.files import replacing, write_text
-from headstart.machine import fault_of_machine
+from headstart.machine import fault_of_machine, training_device
 from headstart.training.trainer import SafeCheckpointIO
 
 FULL = OSError(errno.ENOSPC, "No space left on device")
@@ -91,3 +92,30 @@ def test_fault__memory_and_workers(error: Exception, sentence: str) -> None:
 @pytest.mark.parametrize("error", [RuntimeError("Caught ValueError in DataLoader worker process 1."), OSError(2, "No")])
 def test_fault__not_of_other_errors(error: Exception) -> None:
     assert fault_of_machine(error) is None
+
+
+@pytest.mark.parametrize(
+    ("trainer", "expected"),
+    [
+        ({}, "cuda:0"),
+        ({"accelerator": "cpu", "devices": 2}, "cpu"),
+        ({"accelerator": "gpu", "devices": "auto"}, "cuda:0"),
+        ({"accelerator": "cuda", "devices": [1, 2]}, "cuda:1"),
+        ({"accelerator": "gpu", "devices": "3,"}, "cuda:3"),
+    ],
+)
+def test_training_device__is_the_first_of_a_trainers(
+    monkeypatch: pytest.MonkeyPatch, trainer: dict[str, Any], expected: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert str(training_device(trainer)) == expected
+
+
+def test_training_device__that_is_missing_or_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("cuda", "backends.mps"):
+        monkeypatch.setattr(f"torch.{name}.is_available", lambda: False)
+    assert str(training_device({"accelerator": "auto"})) == "cpu"
+    with pytest.raises(HeadstartError, match=r"trainer.accelerator=gpu needs a GPU, and PyTorch finds none"):
+        training_device({"accelerator": "gpu"})
+    with pytest.raises(HeadstartError, match=r"trainer.accelerator=abacus is invalid: it must be one of auto, cpu"):
+        training_device({"accelerator": "abacus"})

@@ -117,28 +117,42 @@ def core_count() -> int:
     return cores if place.launcher == "srun" else max(1, cores // place.local_world_size)
 
 
+def check_accelerator(name: str) -> None:
+    """Raises HeadstartError, with what to do, if it is a GPU and there is none."""
+    available = _available_gpus()
+    if not (any(available.values()) if name == "gpu" else available.get(name, True)):
+        raise HeadstartError(
+            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
+            "trainer.accelerator=auto to use what there is"
+        )
+
+
 def training_device(trainer: Mapping[str, Any]) -> "torch.device":
-    """The device that a Trainer with the arguments `trainer` uses: the first one, if they name several.
+    """Returns the device of a Trainer with the arguments `trainer`: the first one, if they name several.
 
     Raises:
-        HeadstartError: they ask for a GPU, and there is none.
+        HeadstartError: they ask for a GPU, and there is none, or for something else that PyTorch does not know.
     """
     # It takes seconds to import.
     import torch
 
     name, devices = str(trainer.get("accelerator", "auto")), trainer.get("devices", 1)
-    gpus = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not (any(gpus.values()) if name == "gpu" else gpus.get(name, True)):
-        raise HeadstartError(
-            f"trainer.accelerator={name} needs a GPU, and PyTorch finds none: set trainer=cpu, or "
-            "trainer.accelerator=auto to use what there is"
-        )
-    kind = next((gpu for gpu, is_available in gpus.items() if is_available), "cpu") if name in ("auto", "gpu") else name
-    if kind != "cuda":
-        return torch.device(kind)
-    # Either how many, or which: [1] and "1,".
+    check_accelerator(name)
+    if name in ("auto", "gpu"):
+        name = next((gpu for gpu, is_available in _available_gpus().items() if is_available), "cpu")
+    if name not in ("cpu", "cuda", "mps"):
+        raise HeadstartError(f"trainer.accelerator={name} is invalid: it must be one of auto, cpu, gpu, cuda, mps")
+    if name != "cuda":
+        return torch.device(name)
+    # Lightning takes a number of devices, or which: [1] and "1,".
     which = devices.split(",") if isinstance(devices, str) and "," in devices else devices
-    return torch.device("cuda", int(which[0]) if isinstance(which, list) else 0)
+    return torch.device(name, int(which[0]) if isinstance(which, list) else 0)
+
+
+def _available_gpus() -> dict[str, bool]:
+    import torch
+
+    return {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
 
 
 def fault_of_machine(error: BaseException) -> str | None:

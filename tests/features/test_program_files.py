@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from headstart.features import compiled
-from headstart.features.compiled import ABANDONED, delete, is_kept, is_whole, keep, program_path
+from headstart.features.compiled import ABANDONED, is_kept, is_whole, keep, program_path
+from headstart.features.store import delete
 
 IDENTITY = {"arch": "timm/tiny"}
 

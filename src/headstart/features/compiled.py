@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
+from headstart.features.store import checksum_of, delete, is_intact
 from headstart.files import cache_folder, exclusively, folder_in_cache, read_json, sha256_of, write_json
 from headstart.log import log
 from headstart.machine import core_count, cpu_instructions, cpu_name
@@ -127,7 +128,7 @@ def program_path(identity: dict[str, Any]) -> Path:
 
 def is_kept(path: Path) -> bool:
     """Whether there is a program (it may turn out to be damaged)."""
-    return _checksum(path).exists()
+    return checksum_of(path).exists()
 
 
 def is_whole(path: Path) -> bool:
@@ -136,26 +137,19 @@ def is_whole(path: Path) -> bool:
     Raises:
         FileNotFoundError: there is none.
     """
-    expected = _checksum(path).read_bytes()
     with suppress(OSError):
         os.utime(path)
-    return sha256_of(path).encode() == expected
+    return is_intact(path)
 
 
 def keep(program: Path, path: Path) -> None:
     """Moves a program, which is in a folder beside `path`, to its place."""
-    checksum = _checksum(program)
+    checksum = checksum_of(program)
     checksum.write_text(sha256_of(program), encoding="utf-8")
     # Whatever a power failure leaves, the checksum tells.
     program.replace(path)
-    checksum.replace(_checksum(path))
+    checksum.replace(checksum_of(path))
     _make_room(path)
-
-
-def delete(path: Path) -> None:
-    """Deletes a program."""
-    _checksum(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def _own_folder() -> Path:
@@ -181,10 +175,6 @@ def _make_room(newest: Path) -> None:
     for work in newest.parent.glob(f"*{WORK}"):
         if time.time() - work.stat().st_mtime > ABANDONED:
             shutil.rmtree(work, ignore_errors=True)
-
-
-def _checksum(path: Path) -> Path:
-    return path.with_suffix(".sha256")
 
 
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The

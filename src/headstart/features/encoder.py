@@ -210,9 +210,9 @@ class Encoder(nn.Module):
 
 @contextmanager
 def usual_numerics() -> Iterator[None]:
-    """Computes in the block as a program of its own would, whatever a surrounding notebook has set.
+    """Makes the block compute as a program of its own would, without what a surrounding notebook has set.
 
-    That is PyTorch's default dtype and device, an autocast or inference mode, and NumPy's warnings as errors.
+    That may be PyTorch's default dtype and device, an autocast or inference mode, and NumPy's warnings as errors.
     """
     dtype = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)

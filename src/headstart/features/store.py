@@ -69,7 +69,7 @@ class FeatureStore:
 
     def has(self, key: Key, view: int) -> bool:
         """Whether the view is stored (it may turn out to be damaged)."""
-        return _checksum(self._path(key, view)).exists()
+        return checksum_of(self._path(key, view)).exists()
 
     def find(self, values: dict[str, Any]) -> list[Key]:
         """Returns the stored keys that have all of `values`, in the order of their folders' names."""
@@ -80,8 +80,7 @@ class FeatureStore:
         """Returns one view's stored features, read-only and memory-mapped; None if there are none, or damaged ones."""
         path = self._path(key, view)
         try:
-            # As bytes: a damaged one need not be text.
-            if _checksum(path).read_bytes() != sha256_of(path).encode():
+            if not is_intact(path):
                 log.warning("%s is damaged; its features are computed again", path)
                 return None
             array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -127,10 +126,10 @@ class FeatureStore:
         for left_over in path.parent.glob(".view-*.tmp"):
             left_over.unlink()
         # Without a checksum there is no view: nobody reads the file while it is replaced.
-        _checksum(path).unlink(missing_ok=True)
+        checksum_of(path).unlink(missing_ok=True)
         with replacing(path) as temporary:
             _fill(temporary, shape, dtype, rows)
-        write_text(_checksum(path), sha256_of(path))
+        write_text(checksum_of(path), sha256_of(path))
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -158,7 +157,7 @@ class FeatureStore:
             return
         size = keep.stat().st_size
         if size > self._max_bytes:
-            _delete(keep)
+            delete(keep)
             raise HeadstartError(
                 f"one view of the features takes {size / 1e9:.3g} GB, more than features.max_gb="
                 f"{self._max_bytes / 1e9:g}: increase it, or disable the cache with features.cache=false"
@@ -185,7 +184,7 @@ class FeatureStore:
     def _shrink(self, keep: Path) -> None:
         for path in sorted(keep.parent.glob("view-*.npy"), key=lambda p: p.stat().st_mtime):
             if path != keep and self._size() > (self._max_bytes or 0):
-                _delete(path)
+                delete(path)
 
     def _size(self) -> int:
         return sum(stat.st_size for stat in _stats(self._folder.glob("*/view-*.npy")))
@@ -245,12 +244,24 @@ def _key_of(folder: Path) -> Key | None:
         return None
 
 
-def _checksum(path: Path) -> Path:
+def checksum_of(path: Path) -> Path:
+    """Returns the file beside `path` that holds its SHA-256; without it, what `path` holds is not kept."""
     return path.with_suffix(".sha256")
 
 
-def _delete(path: Path) -> None:
-    _checksum(path).unlink(missing_ok=True)
+def is_intact(path: Path) -> bool:
+    """Whether a file matches its checksum.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    # As bytes: a damaged one need not be text.
+    return checksum_of(path).read_bytes() == sha256_of(path).encode()
+
+
+def delete(path: Path) -> None:
+    """Deletes a kept file and its checksum."""
+    checksum_of(path).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
 
 

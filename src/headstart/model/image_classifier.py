@@ -28,7 +28,7 @@ from headstart.processes import rank, world_size
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seeds what is drawn from on `device`; torch.manual_seed looks for GPUs too, which takes as long as a step."""
+    """Seeds the random numbers of `device`; torch.manual_seed looks for GPUs too, which takes as long as a step."""
     if device.type == "cpu":
         torch.default_generator.manual_seed(seed)
     else:
@@ -36,7 +36,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout, of which every process draws the same mask for all of them, and uses its rows."""
+    """nn.Dropout whose mask every process draws for the batches of all processes, and uses its own rows of."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -46,7 +46,7 @@ class Dropout(nn.Dropout):
 
 
 class DropPath(StochasticDepth):
-    """torchvision's StochasticDepth, likewise."""
+    """torchvision's StochasticDepth with such a mask."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -74,7 +74,7 @@ def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
 
 
 def setting_of(head: nn.Sequential) -> str:
-    """What a closed-form head chose when it was fitted, in words; "" for one that is trained."""
+    """Returns what a closed-form head chose when it was fitted, in words; "" for one that is trained."""
     return head[0].setting if isinstance(head[0], ClosedForm) else ""
 
 
@@ -122,7 +122,7 @@ class Familiarity(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Forgets what was observed."""
+        """Discards what was observed."""
         # Not buffers, because an average of the weights would average these too.
         self._sums, self._counts = torch.zeros_like(self.directions), torch.zeros(len(self.directions))
 
@@ -230,9 +230,7 @@ class ImageClassifier(nn.Module):
             checkpoint[part] = missing | checkpoint[part]
 
 
-# Which parts of an image speak for a class: class activation maps, or the gradient for networks without feature maps.
-# Selvaraju et al. 2017, "Grad-CAM".
-
+# Which parts of an image speak for a class.
 
 # Pixels per side of the cells over which a gradient is averaged.
 CELL = 16
@@ -242,7 +240,10 @@ COLD, HOT = np.array((20.0, 30.0, 90.0)), np.array((255.0, 170.0, 0.0))
 
 
 def saliency_maps(classifier: ImageClassifier, images: Tensor, classes: Tensor) -> Tensor:
-    """Maps (N, h, w) from 0 to 1 of what speaks for `classes` (N) in `images` (uint8, N×3×H×W)."""
+    """Returns maps (N, h, w) from 0 to 1 of what speaks for `classes` (N) in `images` (uint8, N×3×H×W).
+
+    They are class activation maps (Selvaraju et al. 2017, "Grad-CAM") or, of networks without feature maps, gradients.
+    """
     backbone, images = classifier.backbone, images.to(classifier.encoder.device)
     # What precedes LogSoftmax, whose gradient vanishes where it is sure.
     scores_of = classifier.head[:-1]
@@ -264,7 +265,7 @@ def saliency_maps(classifier: ImageClassifier, images: Tensor, classes: Tensor) 
 
 
 def overlay(seen: Tensor, saliency: Tensor) -> Image.Image:
-    """`seen` (uint8, 3×H×W) coloured by its map (h, w) from 0 to 1: dark blue where it is 0, orange where it is 1."""
+    """Returns `seen` (uint8, 3×H×W) coloured by its map (h, w): dark blue where it is 0, orange where it is 1."""
     plain = to_pil_image(seen)
     small = Image.fromarray((saliency.numpy() * 255).astype(np.uint8))
     heat = np.asarray(small.resize(plain.size, Image.Resampling.BICUBIC), np.float64)[..., None] / 255
@@ -274,14 +275,14 @@ def overlay(seen: Tensor, saliency: Tensor) -> Image.Image:
 
 
 def _last_feature_map(backbone: Backbone, image: Tensor) -> nn.Module | None:
-    """The last layer with a feature map (N, C, h, w); None if the network goes on with tokens (N, L, C)."""
-    found: list[nn.Module | None] = [None]
+    """Returns the last layer with a feature map (N, C, h, w); None if the network goes on with tokens (N, L, C)."""
+    last: list[nn.Module | None] = [None]
 
     def see(module: nn.Module, _: Any, output: Any) -> None:
         if isinstance(output, Tensor) and output.ndim == 4 and output.shape[2] * output.shape[3] > 1:
-            found[0] = module
+            last[0] = module
         elif isinstance(output, Tensor) and output.ndim == 3:
-            found[0] = None
+            last[0] = None
 
     handles = [module.register_forward_hook(see) for module in backbone.network.modules()]
     try:
@@ -290,7 +291,7 @@ def _last_feature_map(backbone: Backbone, image: Tensor) -> nn.Module | None:
     finally:
         for handle in handles:
             handle.remove()
-    return found[0]
+    return last[0]
 
 
 @contextmanager

@@ -24,11 +24,12 @@ SETTINGS = {
     "balance": "data.balance",
 }
 GROUPS = {"preprocessing": "data", "finetune": "finetune"}
+OF_MODEL = ("head", "hidden_dim", "dropout", "lr", "weight_decay", "label_smoothing", "schedule", "warmup")
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checkpoint holds it as plain values.
+    """Everything that a classifier is made from besides its weights. A checkpoint holds it as plain values.
 
     `precision` is the setting that the features were computed with: auto, 32 or bf16. `balance` is what is done about
     class imbalance (none, loss, sampler); `class_counts` are the images per class in the train split. Of `head` ridge
@@ -59,14 +60,14 @@ class Recipe:
         return self.head in CLOSED_FORM
 
     def as_dict(self) -> dict[str, Any]:
-        """Numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
+        """Returns numbers, strings, lists and dicts, so that a checkpoint loads with `weights_only=True`."""
         plain = asdict(self)
         lists = {"classes": list(self.classes), "class_counts": list(self.class_counts)}
         return plain | lists | {"preprocessing": self.preprocessing.as_dict()}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Recipe":
-        """The inverse of `as_dict`."""
+        """Returns the recipe of which `as_dict` gives `values`."""
         return cls(
             **values
             | {
@@ -115,26 +116,18 @@ def _difference(field: str, saved: Any, value: Any) -> str:
 
 
 def recipe_of(settings: TrainSettings, backbone: Backbone, manifest: Manifest) -> Recipe:
-    """The recipe of a new classifier."""
-    model = settings.model
+    """Returns the recipe of a new classifier."""
     return Recipe(
         classes=manifest.classes,
         backbone=backbone.source,
         preprocessing=replace(backbone.preprocessing, depth=manifest.depth),
-        head=model.head,
-        hidden_dim=model.hidden_dim,
-        dropout=model.dropout,
-        lr=model.lr,
-        weight_decay=model.weight_decay,
         seed=settings.seed,
         data_fingerprint=manifest.fingerprint,
         precision=settings.features.precision,
         balance=settings.data.balance,
         class_counts=manifest.class_counts,
-        label_smoothing=model.label_smoothing,
-        schedule=model.schedule,
-        warmup=model.warmup,
         finetune=settings.finetune,
+        **{name: getattr(settings.model, name) for name in OF_MODEL},
     )
 
 
@@ -148,7 +141,7 @@ def warn_about_other_data(trained_on: str, fingerprint: str) -> None:
 
 
 def _differing(saved: Any, value: Any) -> str:
-    """ "is 1, not 2"; of lists, such as the classes, only what one of them lacks."""
+    """Returns "is 1, not 2" or, for lists such as the classes, what one of them lacks."""
     if not isinstance(saved, list) or not isinstance(value, list):
         return f"is {saved}, not {value}"
     lost, new = [name for name in saved if name not in set(value)], [name for name in value if name not in set(saved)]

@@ -25,7 +25,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import is_own, replacing, write_text
-from headstart.machine import fault_of_machine, training_device
+from headstart.machine import check_accelerator, fault_of_machine
 from headstart.model.checkpoint import read_checkpoint
 from headstart.processes import world_size
 from headstart.run_folder import RunFolder
@@ -153,7 +153,7 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
         HeadstartError: an entry of the configuration is invalid.
     """
     _quieten_lightning()
-    training_device(settings.trainer)
+    check_accelerator(str(settings.trainer.get("accelerator", "auto")))
     run = RunFolder(Path(settings.run_dir))
     configured, loggers = _instantiate("callbacks", settings.callbacks), _instantiate("logger", settings.logger)
     _give_places(configured, run)
