@@ -46,7 +46,7 @@ def fetch(url: str, path: Path, md5: str | None) -> None:
             _resume(url, part)
             break
         except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) in DISK_FULL:
+            if _is_of_the_disk(error):
                 raise
             # An attempt that made progress is not a failure.
             failures = 1 if _size(part) > before else failures + 1
@@ -109,6 +109,13 @@ def _resume(url: str, part: Path) -> None:
     total = (start if resumes else 0) + int(length or 0)
     if _size(part) < total:
         raise ConnectionError(f"the connection was lost after {_size(part):,} of {total:,} bytes")
+
+
+def _is_of_the_disk(error: Exception) -> bool:
+    """Whether it is the file that cannot be written."""
+    if isinstance(error, URLError) or not isinstance(error, OSError):
+        return False
+    return error.errno in DISK_FULL or error.filename is not None
 
 
 def _is_permanent(reason: object) -> bool:
