@@ -97,12 +97,12 @@ DOUBTFUL = (
     "{leaf}={value} may mean finetune=gradual (the top of the backbone, stage by stage) or finetune=full (all of it): "
     "choose one of them"
 )
-NOT_CALLED, GPU = "there is no setting '{name}': ", "trainer.accelerator=gpu"
+NO_SUCH, GPU = "there is no setting '{name}': ", "trainer.accelerator=gpu"
 # What neither script has.
 NOWHERE = (
-    Rule(OPTIMIZER, ANY, "", f"{NOT_CALLED}the optimizer is AdamW, set by model.lr and model.weight_decay"),
-    Rule(LOSS, ANY, "", f"{NOT_CALLED}the loss is the cross-entropy, set by model.label_smoothing and data.balance"),
-    Rule(CLASSES, ANY, "", f"{NOT_CALLED}the class folders are the classes"),
+    Rule(OPTIMIZER, ANY, "", f"{NO_SUCH}the optimizer is AdamW, set by model.lr and model.weight_decay"),
+    Rule(LOSS, ANY, "", f"{NO_SUCH}the loss is the cross-entropy, set by model.label_smoothing and data.balance"),
+    Rule(CLASSES, ANY, "", f"{NO_SUCH}the class folders are the classes"),
 )
 # The first rule that fits is applied.
 TRAIN = (
