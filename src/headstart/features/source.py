@@ -87,7 +87,7 @@ class SplitFeatures:
         self._later = 0
 
     def encode_view(self, view: int, later: int = 0) -> Array:
-        """The features (N, embedding_dim) of one view in the order of the samples, memory-mapped unless of a fold.
+        """Returns the features (N, embedding_dim) of one view in the samples' order, memory-mapped unless of a fold.
 
         Several processes must call it together: each encodes a share of what is missing. The progress bar shows the
         time that these images take, and the `later` ones that the run may still encode after them.
@@ -133,7 +133,7 @@ class SplitFeatures:
 
     @property
     def key(self) -> Key:
-        """Everything the features depend on, known once the encoder is on its device. Compiled code only rounds."""
+        """All that the features depend on, known once the encoder is on its device. Compiled code only rounds."""
         # Absent for ordinary images, so that their keys are those of versions that knew no other.
         split = self._dataset.split
         values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
@@ -154,7 +154,7 @@ class SplitFeatures:
                 yield features.numpy()
 
     def _gathered(self, features: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-        """The rows of all processes in order, block by block, from those of this one's share."""
+        """Yields the rows of all processes in order, block by block, from those of this one's share."""
         if world_size() == 1:
             yield from features
             return
@@ -195,7 +195,7 @@ class SplitFeatures:
 
 
 def _take(features: Iterator[Tensor], count: int, width: int) -> Tensor:
-    """The next `count` rows (count, width); zeros where there are no more."""
+    """Returns the next `count` rows (count, width); zeros where there are no more."""
     rows = torch.zeros(count, width)
     filled = 0
     while filled < count and (part := next(features, None)) is not None:
@@ -285,7 +285,7 @@ class FeatureSource:
         return epoch if views is None else epoch % views
 
     def unaugmented(self) -> dict[str, Array]:
-        """The features (N, embedding_dim) of every split under the evaluation transform, in the order of its samples.
+        """Returns the features (N, embedding_dim) of every split under the evaluation transform, in order.
 
         Raises:
             ValueError: there is no store.
@@ -297,7 +297,7 @@ class FeatureSource:
         return found
 
     def epoch_loader(self, split: str, epoch: int, *, later: int = 0) -> Loader:
-        """This process's share of train or valid in `epoch`, train in an order of its own.
+        """Returns this process's share of train or valid in `epoch`, train in an order of its own.
 
         `later` is the number of images that the training may still encode after these, for the progress bar.
         """
@@ -314,9 +314,9 @@ class FeatureSource:
         return loader
 
     def eval_loader(self, split: str, view: int = 0) -> Loader:
-        """This process's share of a whole split, in order, for a trained classifier; `view` as in EvalViewsTransform.
+        """Returns this process's share of a whole split, in order, for a trained classifier.
 
-        View 0 is the only one that evaluation during the training uses.
+        `view` is one of EvalViewsTransform; 0 is what validation sees during the training.
         """
         self._prepare()
         sampler, dataset = self._in_order(split), self._datasets[split]
@@ -332,7 +332,7 @@ class FeatureSource:
         return self._feature_loader(split, matrix, sampler)
 
     def first_samples(self, count: int) -> list[tuple[int, int]]:
-        """The (view, index) of the first training samples of the first epoch."""
+        """Returns the (view, index) of the first training samples of the first epoch."""
         return list(islice(self._sampler("train"), count))
 
     def close(self) -> None:
@@ -407,7 +407,7 @@ class FeatureSource:
 
 
 def encode_unaugmented(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> dict[str, Array]:
-    """The features (N, embedding_dim) of each split, stored or computed now on the device that training would use.
+    """Returns the features (N, embedding_dim) of each split, stored or computed now, where training would run.
 
     Afterwards, `backbone` is on that device.
     """

@@ -57,12 +57,13 @@ class DropPath(StochasticDepth):
 
 def drop_as_one_process(network: nn.Module) -> None:
     """Replaces the network's layers of these kinds."""
-    for parent in network.modules():
-        for name, child in parent.named_children():
-            if type(child) is nn.Dropout:
-                setattr(parent, name, Dropout(child.p, child.inplace).train(child.training))
-            elif type(child) is StochasticDepth:
-                setattr(parent, name, DropPath(child.p, child.mode).train(child.training))
+    # Also where one layer stands in several places.
+    for path, layer in list(network.named_modules(remove_duplicate=False)):
+        parent, _, name = path.rpartition(".")
+        if type(layer) is nn.Dropout:
+            setattr(network.get_submodule(parent), name, Dropout(layer.p, layer.inplace).train(layer.training))
+        elif type(layer) is StochasticDepth:
+            setattr(network.get_submodule(parent), name, DropPath(layer.p, layer.mode).train(layer.training))
 
 
 ClosedForm = Ridge | NearestNeighbours

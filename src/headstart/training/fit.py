@@ -88,9 +88,9 @@ def sigterm_exits_with_143() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """`classifier` has the weights of the best epoch and is on the training device; `source` is of its data.
+    """What a fit gives: `classifier`, on the training device, has the weights of the best epoch, counted from 1.
 
-    Epochs count from 1.
+    `source` gives it the batches of its data.
     """
 
     classifier: ImageClassifier
@@ -99,18 +99,13 @@ class Fitted:
     best_epoch: int
 
     def metrics(self) -> dict[str, float]:
-        """The best epoch's validation metrics, its number, and how many epochs there were."""
+        """Returns the best epoch's validation metrics, its number, and how many epochs there were."""
         (row,) = (row for row in self.history if row["epoch"] == self.best_epoch)
         valid = {name: row[name] for name in sorted(full_names("valid")) if name in row}
         return valid | {"best_epoch": self.best_epoch, "epochs": len(self.history)}
 
 
-def fit(
-    settings: TrainSettings,
-    manifest: Manifest,
-    backbone: Backbone,
-    callbacks: list[Callback],
-) -> Fitted:
+def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
     """Trains, or fits, a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
 
     Raises:

@@ -67,8 +67,8 @@ class BestAndLast(Checkpoint):
         state, best = checkpoint["callbacks"].get(self.state_key, {}), run_folder_of(Path(str(trainer.ckpt_path))).best
         if self._is_comparable(state) and state.get("best_epoch") is not None and not best.exists():
             raise HeadstartError(
-                f"{best} is missing: it holds the best epoch so far ({state['best_epoch']}), and "
-                "the resumed run may not find a better one"
+                f"{best} is missing: it holds the best epoch so far ({state['best_epoch']}), and the resumed run may "
+                "not find a better one"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
