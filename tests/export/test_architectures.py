@@ -42,7 +42,7 @@ def test_export__both_formats(arch: str, tmp_path: Path, monkeypatch: pytest.Mon
         *("data.image_size=64", "data.resize_size=64"),
     )
     classifier = fitted(load_backbone(settings.model, settings.data, seed=0))
-    paths = export(classifier, RunFolder(tmp_path), ExportSettings(format="all"))
+    paths = export(classifier, RunFolder(tmp_path), ExportSettings("all", "float32", "model", None))
     for path in paths:
         compared = open_model(path).info.compared
         assert compared is not None

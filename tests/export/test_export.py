@@ -27,7 +27,8 @@ pytest.importorskip("onnxruntime")
 
 
 def exported(classifier: ImageClassifier, folder: Path, **settings: Any) -> list[Path]:
-    return export(classifier, RunFolder(folder), ExportSettings(**settings))
+    defaults: dict[str, Any] = {"format": "onnx", "precision": "float32", "input": "model", "path": None}
+    return export(classifier, RunFolder(folder), ExportSettings(**(defaults | settings)))
 
 
 @pytest.fixture(scope="module")
