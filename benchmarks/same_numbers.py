@@ -1,4 +1,4 @@
-"""Proves a refactoring: runs the same commands in two checkouts and compares every number and picture they leave.
+"""Proves a refactoring: runs the same commands in two checkouts and compares every number and image they leave.
 
 python benchmarks/same_numbers.py record FOLDER   in each checkout; images are drawn, weights are the bundled ones
 python benchmarks/same_numbers.py compare FOLDER FOLDER
@@ -122,7 +122,7 @@ def run(folder: Path, name: str, script: str, *arguments: str) -> None:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Every number, text and picture that the commands left below `folder`, by where it stands."""
+    """Returns every number, text and image that the commands left below `folder`, by where it stands."""
     values: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
         place = path.relative_to(folder)
