@@ -70,5 +70,5 @@ def test_plot__any_number_of_keys(tmp_path: Path, keys: int) -> None:
     trials = [trial(n, **{f"model__key{key}": 10.0 ** (n + key) for key in range(keys)}) for n in range(3)]
     draw_sweep(trials, "valid/loss", tmp_path / "sweep.png", {"model.key0": "choice"})
     with Image.open(tmp_path / "sweep.png") as image:
-        colours = set(image.convert("RGB").get_flattened_data())
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or []}
     assert (214, 39, 40) in colours, "the best trial is marked"
