@@ -30,7 +30,7 @@ from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
-from headstart.features.encoder import usual_numerics
+from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
@@ -146,22 +146,6 @@ def _randomness() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
-
-
-@contextmanager
-def torch_settings_restored() -> Iterator[None]:
-    """Undoes what the block changes of PyTorch's settings, as Lightning does: trainer.deterministic, for example."""
-    threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
-    precision, benchmark = torch.get_float32_matmul_precision(), torch.backends.cudnn.benchmark
-    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.set_grad_enabled(grad)
-        torch.set_float32_matmul_precision(precision)
-        torch.backends.cudnn.benchmark = benchmark
-        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
 from headstart.data.preprocessing import deep_samples, other_depth
 from headstart.data.transforms import EvalTransform, TrainTransform
-from headstart.datasets.generate import make_dataset
+from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions

@@ -16,11 +16,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from headstart import pipeline
-from headstart.api import torch_settings_restored
 from headstart.cli.overrides import register_resolvers
 from headstart.config.train import TrainSettings, check_train, known_keys
 from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError
+from headstart.features.encoder import torch_settings_restored
 from headstart.run_folder import RunFolder
 from headstart.sweeping.trial import forget_shared, run_trial
 from headstart.sweeping.trial_record import read_trial

@@ -1,11 +1,11 @@
-"""Datasets that headstart creates on first use: once, completely or not at all."""
+"""Folders of images that headstart itself creates: once, completely or not at all."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from headstart.config.data import CaltechSettings, DataSettings, ShapesSettings
+from headstart.config.data import DataSettings
 from headstart.data.folders import OWN
 from headstart.errors import HeadstartError
 from headstart.files import DATASET, exclusively, mark, read_json, remove, remove_made, write_json
@@ -14,22 +14,6 @@ from headstart.run_folder import MARKER
 # Records what a folder was created with.
 RECORD = f"{OWN}.json"
 OLD_NAMES = {"drawn pictures": "generated shapes"}
-
-
-def make_dataset(settings: DataSettings, seed: int) -> None:
-    """Creates the folder `settings.root` unless it exists or is the user's own. `seed` is of splits by fractions.
-
-    Raises:
-        HeadstartError: it could not be created.
-    """
-    if isinstance(settings, CaltechSettings):
-        from headstart.datasets.caltech256 import make_caltech
-
-        make_caltech(settings, seed)
-    elif isinstance(settings, ShapesSettings):
-        from headstart.datasets.shapes import make_shapes
-
-        make_shapes(settings, seed)
 
 
 def create_once(

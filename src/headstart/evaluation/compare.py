@@ -17,7 +17,7 @@ from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.splits import FOLDS, grouped_folds
-from headstart.datasets.generate import make_dataset
+from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import SIGNIFICANT, mcnemar, wilson_interval
 from headstart.evaluation.probes import PROBES, Array, Labelled, cross_validate

@@ -21,6 +21,8 @@ from headstart.machine import core_count
 
 # Grows when a reader of the previous format would misread a file.
 FORMAT = 1
+# What the graph calls its input and outputs.
+INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from torch.export import ExportedProgram
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
-from headstart.export.model_file import ModelInfo
-from headstart.export.write import INPUT, OUTPUTS
+from headstart.export.model_file import INPUT, OUTPUTS, ModelInfo
 
 LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
 

@@ -30,6 +30,7 @@ from headstart.data.transforms import EvalTransform
 from headstart.datasets.shapes import TEN_CLASSES, draw_image
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.export.model_file import (
+    INPUT,
     PT2_INFO,
     Array,
     ModelFile,
@@ -46,8 +47,6 @@ from headstart.log import log
 from headstart.model.closed_form import NearestNeighbours
 from headstart.model.image_classifier import ImageClassifier
 from headstart.run_folder import RunFolder, run_folder_of
-
-INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
 
 
 class ExportedClassifier(nn.Module):

@@ -17,7 +17,7 @@ from headstart.cli.overrides import key_of, shortened
 from headstart.config.model import EncoderSettings
 from headstart.config.train import TrainSettings, check_train, literals, read_record
 from headstart.data.prepare import prepare_data
-from headstart.datasets.generate import make_dataset
+from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Predictions, mcnemar, mean_of, predict_splits, write_predictions
 from headstart.files import ENSEMBLE, claim, mark, read_json, remove, replacing, sha256_of, write_json

@@ -14,7 +14,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.api import torch_settings_restored
 from headstart.auditing.report import AuditReport
 from headstart.backbones.backbone import Backbone, check_backbone, load_backbone
 from headstart.cli.overrides import values_of_trial
@@ -23,9 +22,10 @@ from headstart.config.model import BackboneSettings
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.images import allowed_pixels
 from headstart.data.prepare import PreparedData, prepare_data
-from headstart.datasets.generate import make_dataset
+from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
+from headstart.features.encoder import torch_settings_restored
 from headstart.files import RUN, exclusively, mark, read_json, remove, write_text
 from headstart.log import log, log_to_console, log_to_file
 from headstart.report.write import RunRecord
