@@ -3,6 +3,7 @@
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -122,3 +123,20 @@ def test_notebook__runs(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = str([cell.get("outputs") for cell in notebook.cells])
     assert "image/png" in shown
     assert "dotted_star" in shown
+
+
+def test_scripts_have_unix_line_ends_in_every_checkout(tmp_path: Path) -> None:
+    """Git for Windows checks text files out with \\r\\n, unless .gitattributes forbids it."""
+    scripts = [*EXAMPLES.glob("*.py"), *(ROOT / "scripts").iterdir(), *(ROOT / ".ci").iterdir(), *ROOT.glob("*.py")]
+    git = ["git", "-c", "core.autocrlf=true"]
+    subprocess.run([*git, "init", "--quiet", tmp_path / "checkout"], check=True)
+    for path in (ROOT / ".gitattributes", *scripts):
+        copy = tmp_path / "checkout" / path.relative_to(ROOT)
+        copy.parent.mkdir(exist_ok=True)
+        shutil.copy(path, copy)
+    subprocess.run([*git, "add", "."], cwd=tmp_path / "checkout", check=True)
+    for path in scripts:
+        (tmp_path / "checkout" / path.relative_to(ROOT)).unlink()
+    subprocess.run([*git, "checkout", "--quiet", "--", "."], cwd=tmp_path / "checkout", check=True)
+    for path in scripts:
+        assert b"\r" not in (tmp_path / "checkout" / path.relative_to(ROOT)).read_bytes(), path
