@@ -34,6 +34,8 @@ PREDICTIONS, DATASET = "predictions", "dataset"  # features too: their files hav
 CALLED = {RUN: "a run", SWEEP: "a sweep", ENSEMBLE: "an ensemble", REPORT: "a report"}
 # Hydra's, which it would overwrite.
 HYDRAS = ".hydra"
+# Of operating systems, network drives and archives.
+SYSTEM = ("thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 # The folders that this process made.
 _made: set[Path] = set()
 
@@ -133,11 +135,13 @@ def remove_made(folder: Path) -> None:
             place.rmdir()
 
 
+def is_visible(name: str) -> bool:
+    """Whether a file or folder of that name is neither hidden nor the operating system's."""
+    return not name.startswith((".", "__MACOSX")) and name.lower() not in SYSTEM
+
+
 def _is_empty(folder: Path) -> bool:
     """Whether nothing is in it but what the operating system, a file manager or git puts there."""
-    # It takes a while to import, and most folders are new.
-    from headstart.data.folders import is_visible
-
     with os.scandir(folder) as entries:
         return not any(is_visible(entry.name) or entry.name == HYDRAS for entry in entries)
 
@@ -294,15 +298,10 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def exclusively(path: Path) -> Iterator[None]:
-    """Lets one process at a time into the block for `path`."""
-    with lock_for(path):
-        yield
+def exclusively(path: Path) -> FileLock:
+    """Returns the lock, a context, that lets one process at a time do something with `path`.
 
-
-def lock_for(path: Path) -> FileLock:
-    """Returns the lock that processes share for `path`; its file is in the cache folder.
+    Its file is in the cache folder.
 
     Raises:
         HeadstartError: the cache folder cannot be written.

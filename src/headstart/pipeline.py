@@ -21,9 +21,10 @@ from headstart.auditing.report import (
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.model import RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, TrainSettings
+from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data, prepare_data
-from headstart.data.preprocessing import deep_samples, other_depth
+from headstart.data.preprocessing import other_depth
 from headstart.data.transforms import EvalTransform, TrainTransform
 from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError, listed

@@ -13,7 +13,7 @@ import pytest
 from headstart import files
 from headstart.cli.main import use_writable_caches
 from headstart.errors import HeadstartError
-from headstart.files import cache_folder, lock_for
+from headstart.files import cache_folder, exclusively
 
 VARIABLES = ("MPLCONFIGDIR", "TORCH_HOME", "TRITON_CACHE_DIR", "TORCHINDUCTOR_CACHE_DIR")
 
@@ -38,7 +38,7 @@ def test_cache_folder__may_be_chosen(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     assert cache_folder() == tmp_path / "xdg" / "headstart"
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "own"))
     assert cache_folder() == tmp_path / "own"
-    assert Path(lock_for(tmp_path / "data").lock_file).parent == tmp_path / "own" / "locks"
+    assert Path(exclusively(tmp_path / "data").lock_file).parent == tmp_path / "own" / "locks"
 
 
 def test_cache_folder__temporary_for_users_without_home(tmp_path: Path) -> None:
@@ -60,7 +60,7 @@ def test_lock__names_the_variable_if_the_folder_cannot_be_written(
     (tmp_path / "file").touch()
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "file"))
     with pytest.raises(HeadstartError, match=r"file/locks cannot be written: .*HEADSTART_CACHE"):
-        lock_for(tmp_path / "data")
+        exclusively(tmp_path / "data")
 
 
 def test_other_caches__only_where_their_own_cannot_be_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from archived import tar_link, tar_with, zip_link, zip_with
 
 from headstart.data import archives
-from headstart.data.archives import OPENED, Archive, Member, in_archive, members_of
+from headstart.data.archives import Archive, Member, in_archive, members_of, open_archive
 from headstart.errors import HeadstartError
 
 
@@ -18,7 +18,7 @@ def tree_of(archive: Archive, inner: str = "") -> list[str]:
     found = []
     for entry in archive.entries(inner):
         path = f"{inner}/{entry.name}".strip("/")
-        found += tree_of(archive, path) if entry.is_dir() and not entry.is_symlink() else [path]
+        found += tree_of(archive, path) if entry.is_folder and not entry.is_link else [path]
     return found
 
 
@@ -41,7 +41,7 @@ def test_names__the_last_of_several_counts(tmp_path: Path, write: object) -> Non
 
 def test_folders__also_empty_ones_and_those_without_an_entry(tmp_path: Path) -> None:
     archive = Archive(str(zip_with(tmp_path / "x", [("empty/", b""), ("a/b/1.jpg", b"1")])))
-    assert [(entry.name, entry.is_dir()) for entry in archive.entries("")] == [("a", True), ("empty", True)]
+    assert [(entry.name, entry.is_folder) for entry in archive.entries("")] == [("a", True), ("empty", True)]
     assert archive.entries("empty") == []
     for inner in ("nowhere", "a/b/1.jpg", "a/b/1.jpg/2"):
         with pytest.raises(OSError, match=r"\[Errno"):
@@ -62,22 +62,22 @@ def test_links_and_special_files__are_neither_files_nor_folders(tmp_path: Path) 
     for path, count in ((tar, 3), (zip_with(tmp_path / "x.zip", [(zip_link("soft.jpg"), b"1.jpg")]), 1)):
         entries = Archive(str(path)).entries("")
         assert len(entries) == count
-        assert not any(entry.is_file() or entry.is_dir() or entry.is_symlink() for entry in entries)
+        assert not any(entry.is_file or entry.is_folder or entry.is_link for entry in entries)
         with pytest.raises(FileNotFoundError):
             Archive(str(path)).read("soft.jpg")
 
 
 def test_changed__archive_is_not_read_any_more_until_it_is_listed_again(tmp_path: Path) -> None:
     path = zip_with(tmp_path / "x.zip", [("1.jpg", b"old")])
-    assert OPENED.current(str(path)).read("1.jpg") == b"old"
+    assert open_archive(str(path)).read("1.jpg") == b"old"
     zip_with(path, [("0.jpg", b"first"), ("1.jpg", b"new")])
     with pytest.raises(OSError, match=r"x\.zip has been changed since its files were listed: start again"):
-        OPENED.known(str(path)).read("1.jpg")
-    assert OPENED.current(str(path)).read("1.jpg") == b"new"
-    assert OPENED.known(str(path)).read("0.jpg") == b"first"
+        open_archive(str(path), as_listed=True).read("1.jpg")
+    assert open_archive(str(path)).read("1.jpg") == b"new"
+    assert open_archive(str(path), as_listed=True).read("0.jpg") == b"first"
     path.write_text("no longer one")
     with pytest.raises(HeadstartError, match=r"x\.zip is damaged, or not a complete zip or tar archive"):
-        OPENED.current(str(path))
+        open_archive(str(path))
 
 
 def test_list__is_read_once_by_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,14 +90,14 @@ def test_list__is_read_once_by_all_threads(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(archives, "members_of", counted)
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(lambda number: OPENED.known(str(path)).read(f"{number}.jpg"), range(100)))
+        found = list(pool.map(lambda number: open_archive(str(path), as_listed=True).read(f"{number}.jpg"), range(100)))
     assert found == [str(number).encode() for number in range(100)]
     assert len(read) == 1
 
 
 def test_read__in_a_forked_process(tmp_path: Path) -> None:
     path = zip_with(tmp_path / "x.zip", [(f"{number}.jpg", str(number).encode() * 9999) for number in range(50)])
-    archive = OPENED.current(str(path))
+    archive = open_archive(str(path))
     child = os.fork()
     right = all(archive.read(f"{number}.jpg") == str(number).encode() * 9999 for number in range(50))
     if not child:

@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 from odd_files import good_image, saved
 
-from headstart.data.folders import image_extensions, is_image, is_image_name, is_visible, readable_formats
+from headstart.data.folders import image_extensions, is_image, is_image_name, readable_formats
 from headstart.data.images import read_rgb
+from headstart.files import is_visible
 
 SUFFIXES = {
     "JPEG": [".jpg", ".jpeg", ".JPG", ".jfif", ".jpe"],

@@ -28,7 +28,7 @@ from headstart.backbones.backbone import load_backbone
 from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
-from headstart.files import SWEEP, lock_for, mark
+from headstart.files import SWEEP, exclusively, mark
 from headstart.model import image_classifier
 from headstart.model.image_classifier import build_head
 from headstart.model.recipe import Recipe
@@ -535,7 +535,7 @@ def test_rejected__plugin_that_is_not_installed() -> None:
 
 def test_rejected__second_process_running_the_same_sweep(script: Script, base: tuple[str, ...], tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    with lock_for(folder / "sweep"):
+    with exclusively(folder / "sweep"):
         result = script("train.py", *base, *GRID, f"hydra.sweep.dir={folder}")
     assert result.status == 1
     assert result.err == f"error: another process is running this sweep: {folder}\n"

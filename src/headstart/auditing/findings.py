@@ -7,13 +7,14 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from statistics import median
 
-from headstart.data.folders import MADE, image_extensions, is_visible, listed
-from headstart.data.image_info import GRID, MISSING, ImageInfo
+from headstart.data.folders import MADE, image_extensions, listed
+from headstart.data.image_info import GRID, MISSING, ImageInfo, deep_samples, odd_depths
 from headstart.data.labels import CONFLICTING_LABELS, CONFLICTING_ROWS, DUPLICATE, INCOMPLETE
 from headstart.data.prepare import PreparedData
-from headstart.data.preprocessing import FULL_DEPTH, deep_samples, odd_depths, used_depth
+from headstart.data.preprocessing import FULL_DEPTH, used_depth
 from headstart.data.scan import Sample, Scan
 from headstart.errors import UnreadableImage
+from headstart.files import is_visible
 from headstart.text import alike, counted, on_one_line, with_odd_character
 
 UNUSED_BITS, ODD_DEPTH = "unused bits", "odd bit depth"

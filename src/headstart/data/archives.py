@@ -10,7 +10,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import IO, NamedTuple
 
 from headstart.errors import HeadstartError
@@ -46,24 +45,13 @@ class Member(NamedTuple):
 Tree = dict[str, "Tree | Member | None"]
 
 
-@dataclass(frozen=True)
-class Entry:
-    """Something in a folder of an archive, with the methods of an os.DirEntry."""
+class Entry(NamedTuple):
+    """Something in a folder: a folder, a regular file, or neither. A link that may be followed is what it leads to."""
 
     name: str
-    node: Tree | Member | None
-
-    def is_dir(self) -> bool:
-        """Whether it is a folder."""
-        return isinstance(self.node, dict)
-
-    def is_file(self) -> bool:
-        """Whether it is a file."""
-        return isinstance(self.node, Member)
-
-    def is_symlink(self) -> bool:
-        """Whether it is a link that may be followed: none is."""
-        return False
+    is_folder: bool
+    is_file: bool
+    is_link: bool = False
 
 
 class Archive:
@@ -81,11 +69,6 @@ class Archive:
             self.stamp = _stamp(os.fstat(file.fileno()))
             self._top = _tree(members_of(path, file))
 
-    @property
-    def is_current(self) -> bool:
-        """Whether the archive is still the one whose files are listed."""
-        return self.stamp == _stamp(os.stat(self.path))
-
     def node(self, inner: str) -> Tree | Member | None:
         """Returns the folder or the file at a path in the archive; None: there is neither."""
         node: Tree | Member | None = self._top
@@ -102,7 +85,7 @@ class Archive:
         folder = self.node(inner)
         if not isinstance(folder, dict):
             raise _error(errno.ENOENT if folder is None else errno.ENOTDIR)
-        return [Entry(name, node) for name, node in sorted(folder.items())]
+        return [Entry(name, isinstance(node, dict), isinstance(node, Member)) for name, node in sorted(folder.items())]
 
     def read(self, inner: str) -> bytes:
         """Returns the content of a file.
@@ -119,31 +102,19 @@ class Archive:
             return _read_member(file, member)
 
 
-class _Opened:
-    """The archives that this process has listed, by path."""
-
-    def __init__(self) -> None:
-        self._archives: dict[str, Archive] = {}
-        self._lock = ForkSafeLock()
-
-    def known(self, path: str) -> Archive:
-        """Returns the archive as it was listed last."""
-        archive = self._archives.get(path)
-        return self.current(path) if archive is None else archive
-
-    def current(self, path: str) -> Archive:
-        """Returns the archive, listed again if it has been changed."""
-        with self._lock:
-            if path not in self._archives or not self._archives[path].is_current:
-                self._archives.pop(path, None)
-                self._archives[path] = Archive(path)
-            return self._archives[path]
-
-    def __contains__(self, path: str) -> bool:
-        return path in self._archives
+# The archives that this process has listed, by path.
+_listed: dict[str, Archive] = {}
+_lock = ForkSafeLock()
 
 
-OPENED = _Opened()
+def open_archive(path: str, *, as_listed: bool = False) -> Archive:
+    """Returns the archive at `path`, listed again if it has been changed, unless `as_listed`."""
+    with _lock:
+        archive = _listed.get(path)
+        if archive is None or not (as_listed or archive.stamp == _stamp(os.stat(path))):
+            _listed.pop(path, None)
+            archive = _listed[path] = Archive(path)
+        return archive
 
 
 def is_archive(path: str) -> bool:
@@ -162,7 +133,7 @@ def in_archive(path: str | os.PathLike[str]) -> tuple[str, str] | None:
     while outer:
         place = os.path.abspath(outer)
         if os.path.isfile(place):
-            return (place, text[len(outer) :].strip("/")) if place in OPENED or is_archive(place) else None
+            return (place, text[len(outer) :].strip("/")) if place in _listed or is_archive(place) else None
         above = os.path.dirname(outer)
         if os.path.isdir(place) or above == outer:
             return None

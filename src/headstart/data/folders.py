@@ -14,8 +14,9 @@ from typing import IO, NamedTuple
 
 from PIL import Image
 
-from headstart.data.archives import OPENED, Entry, Member, Tree, in_archive, is_archive
+from headstart.data.archives import Entry, Member, Tree, in_archive, is_archive, open_archive
 from headstart.errors import HeadstartError
+from headstart.files import is_visible
 from headstart.run_folder import MARKER
 from headstart.text import counted
 
@@ -42,8 +43,7 @@ def size_of(path: Place) -> int:
     try:
         status = os.stat(path)
     except NotADirectoryError:
-        place = in_archive(path)
-        member = OPENED.known(place[0]).node(place[1]) if place is not None else None
+        member = _node(path, as_listed=True)
         return member.size if isinstance(member, Member) else 0
     if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device")
@@ -63,10 +63,10 @@ def open_file(path: Place) -> IO[bytes]:
         if (place := in_archive(path)) is None:
             raise
         archive, inner = place
-        return io.BytesIO(OPENED.known(archive).read(inner))
+        return io.BytesIO(open_archive(archive, as_listed=True).read(inner))
 
 
-def list_folder(path: Place) -> list[os.DirEntry[str]] | list[Entry]:
+def list_folder(path: Place) -> list[Entry]:
     """Returns what is in a folder or an archive, sorted by name. An archive that has been changed is listed again.
 
     Raises:
@@ -75,22 +75,25 @@ def list_folder(path: Place) -> list[os.DirEntry[str]] | list[Entry]:
     """
     try:
         with os.scandir(path) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            return sorted(Entry(e.name, _holds(e.is_dir), _holds(e.is_file), e.is_symlink()) for e in entries)
     except NotADirectoryError:
         if (place := in_archive(path)) is None:
             raise
         archive, inner = place
-        return OPENED.current(archive).entries(inner)
+        return open_archive(archive).entries(inner)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """Whether a test of a file holds; False also if the file system cannot say."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def exists(path: Place) -> bool:
     """Whether there is something at `path`."""
     return Path(path).exists() or _node(path) is not None
-
-
-def lexists(path: Place) -> bool:
-    """Whether there is something at `path`, if only a broken link."""
-    return os.path.lexists(path) or _node(path) is not None
 
 
 def is_folder(path: Place) -> bool:
@@ -114,9 +117,9 @@ def is_in_archive(path: Place) -> bool:
     return in_archive(path) is not None
 
 
-def _node(path: Place) -> Tree | Member | None:
+def _node(path: Place, *, as_listed: bool = False) -> Tree | Member | None:
     place = in_archive(path)
-    return OPENED.current(place[0]).node(place[1]) if place is not None else None
+    return open_archive(place[0], as_listed=as_listed).node(place[1]) if place is not None else None
 
 
 # Which files are images: by their extension, or by their content where the name does not say.
@@ -134,8 +137,6 @@ RAW = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".pef", ".raf", ".raw", "
 LEFTOVERS = (".bak", ".crdownload", ".download", ".old", ".orig", ".part", ".swp", ".tmp")
 # Python's own table, not the operating system's, so that every machine reads the same files.
 TYPES = mimetypes.MimeTypes()
-# Of operating systems, network drives and archives.
-SYSTEM = ("thumbs.db", "desktop.ini", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information")
 
 
 def image_extensions() -> dict[str, str]:
@@ -159,11 +160,6 @@ def readable_formats() -> tuple[str, ...]:
 @functools.cache
 def _decodable(formats: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(form for form in dict.fromkeys(formats) if form not in NOT_DECODED)
-
-
-def is_visible(name: str) -> bool:
-    """Whether a file or folder of that name is neither hidden nor the operating system's."""
-    return not name.startswith((".", "__MACOSX")) and name.lower() not in SYSTEM
 
 
 def is_image_name(path: str | os.PathLike[str]) -> bool:
@@ -304,16 +300,16 @@ class Folder:
         return content
 
     @cached_property
-    def _entries(self) -> list[os.DirEntry[str]] | list[Entry]:
+    def _entries(self) -> list[Entry]:
         return list_folder(self.path)
 
-    def _add(self, entry: os.DirEntry[str] | Entry, content: _Content) -> None:
+    def _add(self, entry: Entry, content: _Content) -> None:
         if entry.name.startswith(OWN):
             return
         if not is_visible(entry.name):
             content.others[entry.name] = ""
-        elif _holds(entry.is_dir):
-            below = Folder(self.path / entry.name, self._way, is_link=entry.is_symlink())
+        elif entry.is_folder:
+            below = Folder(self.path / entry.name, self._way, is_link=entry.is_link)
             if any(_is_within(real, below.real) for real in self._way):
                 content.others[entry.name] = LOOP
             elif below.is_made:
@@ -321,10 +317,10 @@ class Folder:
             else:
                 content.folders.append(below)
         # A link that leads nowhere is an image that cannot be read, if that is what it is called.
-        elif _holds(entry.is_file) or (entry.is_symlink() and is_image_name(entry.name)):
-            content.files[entry.name] = entry.is_symlink()
+        elif entry.is_file or (entry.is_link and is_image_name(entry.name)):
+            content.files[entry.name] = entry.is_link
         else:
-            content.others[entry.name] = BROKEN_LINK if entry.is_symlink() else NOT_A_FILE
+            content.others[entry.name] = BROKEN_LINK if entry.is_link else NOT_A_FILE
 
 
 def walk(*tops: Folder) -> tuple[list[Folder], dict[Path, str]]:
@@ -393,11 +389,3 @@ def _kind(name: str) -> str:
 
 def _is_within(path: str, folder: str) -> bool:
     return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)
-
-
-def _holds(test: Callable[[], bool]) -> bool:
-    """False also if the file system cannot say."""
-    try:
-        return test()
-    except OSError:
-        return False

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
+import os
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ import PIL
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from headstart.data.folders import lexists
+from headstart.data.folders import exists
 from headstart.data.images import (
     PNG_START,
     TRANSPOSED,
@@ -28,7 +29,16 @@ from headstart.data.images import (
     within_limit,
     without_metadata,
 )
-from headstart.data.preprocessing import DEPTHS, clipped_share, hidden_share, highest_samples, is_wide, reading_of
+from headstart.data.preprocessing import (
+    DEPTHS,
+    FAR,
+    Samples,
+    clipped_share,
+    hidden_share,
+    highest_samples,
+    is_wide,
+    reading_of,
+)
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import CACHE, cache_folder, mark_if_empty, replacing
@@ -42,6 +52,8 @@ GRID = 32
 EDGE = 224
 # Channels of a grayscale JPEG differ by no more than this, of 256 levels, because of compression noise.
 GRAYSCALE = 4
+# If fewer images than this fraction have eight bits among 16-bit files, those are the odd ones.
+EIGHT_BITS_ARE_RARE = 0.1
 # The fault of a file that a table names, but that is not there.
 MISSING = "missing file"
 
@@ -99,6 +111,32 @@ def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
     return infos
 
 
+def deep_samples(infos: Mapping[str, ImageInfo]) -> dict[str, Samples]:
+    """Returns the highest samples of those that are 16-bit files, by path."""
+    return {
+        path: Samples(info.highest, info.usual)
+        for path, info in infos.items()
+        if info.highest is not None and info.usual is not None
+    }
+
+
+def odd_depths(infos: Mapping[str, ImageInfo], depth: int) -> dict[str, str]:
+    """Returns the images by path that stand out when they are read with `depth`, and why."""
+    deep, odd = deep_samples(infos), {}
+    for path, samples in deep.items():
+        if samples.highest >= 2**depth:
+            share = f"{infos[path].clipped:.1%}" if infos[path].clipped >= 0.001 else "less than 0.1 %"
+            odd[path] = f"samples up to {samples.highest:,}: {share} of it is too bright for {depth} bits and clipped"
+        elif samples.bits <= depth - FAR:
+            odd[path] = (
+                f"it uses only {samples.bits} of the {depth} bits that are read: from another source, or almost black"
+            )
+    plain = [path for path in infos if path not in deep]
+    if len(plain) < EIGHT_BITS_ARE_RARE * len(infos):
+        odd |= dict.fromkeys(plain, "8 bits per sample, among images with 16")
+    return odd
+
+
 class _Cache:
     """What earlier inspections of `root` found, by content: a file of JSON Lines in the user's cache folder."""
 
@@ -131,7 +169,7 @@ def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
     try:
         content = read_image_file(path)
     except OSError as error:
-        return ImageInfo("", fault_of(error) if lexists(path) else MISSING, error.strerror)
+        return ImageInfo("", fault_of(error) if os.path.lexists(path) or exists(path) else MISSING, error.strerror)
     sha256 = hashlib.sha256(content).hexdigest()
     if sha256 in known:
         return known[sha256]
@@ -155,7 +193,7 @@ def _look(image: Image.Image) -> dict[str, Any]:
     seen = _seen(upright_rgb(image), form)
     if (samples := highest_samples(image)) is not None:
         at = {str(d): _seen(upright_rgb(image, d), form) | {"clipped": clipped_share(image, d)} for d in DEPTHS}
-        seen |= {"highest": samples[0], "usual": samples[1], "at": at}
+        seen |= samples._asdict() | {"at": at}
     # Before other frames are looked for, which would load this one again.
     seen |= {"reading": reading_of(image, wide=wide), "hidden": hidden_share(image)}
     orientation = orientation_of(image)

@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageFile, TiffImagePlugin, UnidentifiedImageEr
 from PIL.JpegImagePlugin import jpeg_factory
 
 from headstart.data.folders import read_file, readable_formats, size_of
-from headstart.data.preprocessing import FULL_DEPTH, highest_samples, to_rgb
+from headstart.data.preprocessing import FULL_DEPTH, Samples, highest_samples, to_rgb
 from headstart.errors import HeadstartError, UnreadableImage
 
 # Pillow warns about odd metadata, but only the pixels matter here. Set once, because filters are not per thread.
@@ -39,7 +39,7 @@ USUAL_LIMIT = Image.MAX_IMAGE_PIXELS
 class Note(NamedTuple):
     """The `highest_samples` of a file with more than eight bits, and whether it has more frames than the first one."""
 
-    samples: tuple[int, int] | None
+    samples: Samples | None
     has_more_frames: bool
 
 

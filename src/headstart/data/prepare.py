@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
-from headstart.data.image_info import MISSING, ImageInfo, inspect_images
+from headstart.data.image_info import MISSING, ImageInfo, deep_samples, inspect_images, odd_depths
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, assign_fold, build_manifest, check_trainable
-from headstart.data.preprocessing import FULL_DEPTH, chosen_depth, deep_samples, odd_depths
+from headstart.data.preprocessing import FULL_DEPTH, used_depth
 from headstart.data.scan import Fold, Scan, scan_images
 from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded
@@ -74,7 +74,9 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     skipped = (*scan.unreadable, *without_label, *unusable)
     # The test split has no say in what is trained, but is all there is in some folders.
     learnt = {sample.path: infos[sample.path] for sample in scan.samples if sample.split != "test"}
-    depth = chosen_depth((deep_samples(learnt) or deep_samples(infos)).values(), settings.depth)
+    used = used_depth((deep_samples(learnt) or deep_samples(infos)).values()) or FULL_DEPTH
+    # One for all files, because what is dark in one of them must stay so.
+    depth = used if settings.depth == "auto" else int(settings.depth)
     infos = {path: info.seen_at(depth) for path, info in infos.items()}
     manifest = _with_depth(build_manifest(scan, infos, skipped=skipped, dropped=()), infos, depth, settings)
     return PreparedData(manifest, scan, infos)

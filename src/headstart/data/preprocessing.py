@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from PIL import Image
@@ -82,24 +82,28 @@ def is_deep(image: Image.Image) -> bool:
     return image.mode.startswith("I")
 
 
-def highest_samples(image: Image.Image) -> tuple[int, int] | None:
-    """Returns the highest sample of a loaded image with more than eight bits, and the highest but for a few.
+class Samples(NamedTuple):
+    """The highest sample of an image with more than eight bits, and the highest one but for a few pixels."""
 
-    None: it has no more than eight bits.
-    """
+    highest: int
+    usual: int
+
+    @property
+    def bits(self) -> int:
+        """How many bits the image uses.
+
+        A few brighter pixels count, unless they are so much brighter that they would make the others almost black.
+        """
+        most, least = (next(depth for depth in DEPTHS if sample < 2**depth) for sample in self)
+        return most if most - least < FAR else least
+
+
+def highest_samples(image: Image.Image) -> Samples | None:
+    """Returns the highest samples of a loaded image; None: it has no more than eight bits."""
     if not is_deep(image):
         return None
     samples = np.asarray(image).clip(0, 2**FULL_DEPTH - 1)
-    return int(samples.max()), int(_usual_range(samples)[1])
-
-
-def bits_of(highest: int, usual: int) -> int:
-    """Returns how many bits an image uses with these `highest_samples`.
-
-    A few brighter pixels count, unless they are so much brighter that they would make the others almost black.
-    """
-    most, least = (next(depth for depth in DEPTHS if sample < 2**depth) for sample in (highest, usual))
-    return most if most - least < FAR else least
+    return Samples(int(samples.max()), int(_usual_range(samples)[1]))
 
 
 def is_wide(image: Image.Image) -> bool:
@@ -202,37 +206,15 @@ def _rare(count: int) -> int:
 
 # How many bits the samples of 16-bit files really have; cameras and scanners often fill only the lower 12.
 
-if TYPE_CHECKING:
-    # It imports PyTorch, which exported models are used without.
-    from headstart.data.image_info import ImageInfo
-
 # Of many images, this share (or one of ten) may use far more bits than the others without deciding for all.
 OUTVOTED, MANY = 0.02, 10
 # Bits by which an image is so much brighter, or darker, than the others that it is from another source.
 FAR = 4
-# If fewer 16-bit files than this fraction have 8-bit ones among them, those are the odd ones.
-EIGHT_BITS_ARE_RARE = 0.1
-
-
-class Samples(NamedTuple):
-    """The highest sample of a 16-bit file, and the highest one but for a few pixels."""
-
-    highest: int
-    usual: int
-
-
-def deep_samples(infos: "Mapping[str, ImageInfo]") -> dict[str, Samples]:
-    """Returns the samples of those that are 16-bit files, by path."""
-    return {
-        path: Samples(info.highest, info.usual)
-        for path, info in infos.items()
-        if info.highest is not None and info.usual is not None
-    }
 
 
 def used_depth(files: Iterable[Samples]) -> int | None:
     """Returns the least of DEPTHS for the samples of all 16-bit files but a few far brighter ones; None: no files."""
-    bits = sorted(bits_of(*samples) for samples in files)
+    bits = sorted(samples.bits for samples in files)
     if not bits:
         return None
     few = max(1, int(OUTVOTED * len(bits))) if len(bits) >= MANY else 0
@@ -240,32 +222,12 @@ def used_depth(files: Iterable[Samples]) -> int | None:
     return most if most - usual < FAR else usual
 
 
-def chosen_depth(files: Iterable[Samples], setting: int | str) -> int:
-    """Returns what `data.depth` stands for: one for all files, because what is dark in one of them must stay so."""
-    return (used_depth(files) or FULL_DEPTH) if setting == "auto" else int(setting)
-
-
-def odd_depths(infos: "Mapping[str, ImageInfo]", depth: int) -> dict[str, str]:
-    """Returns the images by path that stand out when they are read with `depth`, and why."""
-    deep, odd = deep_samples(infos), {}
-    for path, samples in deep.items():
-        if samples.highest >= 2**depth:
-            share = f"{infos[path].clipped:.1%}" if infos[path].clipped >= 0.001 else "less than 0.1 %"
-            odd[path] = f"samples up to {samples.highest:,}: {share} of it is too bright for {depth} bits and clipped"
-        elif (bits := bits_of(*samples)) <= depth - FAR:
-            odd[path] = f"it uses only {bits} of the {depth} bits that are read: from another source, or almost black"
-    plain = [path for path in infos if path not in deep]
-    if len(plain) < EIGHT_BITS_ARE_RARE * len(infos):
-        odd |= dict.fromkeys(plain, "8 bits per sample, among images with 16")
-    return odd
-
-
 def other_depth(files: Mapping[str, Samples], depth: int) -> str | None:
     """Returns why 16-bit files, by their names, do not suit a classifier that reads `depth` bits; None: they do.
 
     A file that uses fewer bits may be dark: so only a large difference counts, or one of many files.
     """
-    bits = {name: bits_of(*samples) for name, samples in files.items()}
+    bits = {name: samples.bits for name, samples in files.items()}
     brighter = [name for name in bits if bits[name] > depth]
     darker = [name for name in bits if bits[name] <= depth - FAR]
     if len(bits) >= MANY and not brighter and (used_depth(files.values()) or depth) < depth:

@@ -5,7 +5,7 @@ import os
 import shutil
 import warnings
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from multiprocessing import current_process
 from threading import Barrier, local
@@ -90,17 +90,14 @@ def thread_map(function: Callable[[Item], Result], items: Iterable[Item]) -> lis
     One after the other in a worker process, or within such a thread. Decoding, resampling and PyTorch release the
     interpreter's lock.
     """
-    if get_worker_info() is not None or getattr(_own, "is_worker", False):
-        return [function(item) for item in items]
-    futures = [_pool().submit(function, item) for item in items]
-    try:
-        return [future.result() for future in futures]
-    finally:
-        _cancel(futures)
+    return list(thread_imap(function, items))
 
 
 def thread_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """Yields the results of `thread_map` in order, while a few more are being computed."""
+    if get_worker_info() is not None or getattr(_own, "is_worker", False):
+        yield from map(function, items)
+        return
     pending: deque[Future[Result]] = deque()
     try:
         for item in items:
@@ -110,14 +107,10 @@ def thread_imap(function: Callable[[Item], Result], items: Iterable[Item]) -> It
         while pending:
             yield pending.popleft().result()
     finally:
-        _cancel(pending)
-
-
-def _cancel(futures: Collection[Future[Any]]) -> None:
-    """After an error no thread may go on writing into a folder that the caller removes."""
-    for future in futures:
-        future.cancel()
-    wait(futures)
+        # After an error no thread may go on writing into a folder that the caller removes.
+        for future in pending:
+            future.cancel()
+        wait(pending)
 
 
 def use_one_thread_after_fork() -> None:

@@ -275,7 +275,7 @@ def in_order(
         for number, (given, error, note) in enumerate(zip(batch, errors, notes, strict=True), first):
             path, name = (given, str(given)) if isinstance(given, Path) else (Path(str(number)), f"image {number}")
             if note is not None and note.samples is not None:
-                samples[name] = Samples(*note.samples)
+                samples[name] = note.samples
             if note is not None and note.has_more_frames:
                 with_frames.append(name)
             yield path, next(remaining) if error is None else error

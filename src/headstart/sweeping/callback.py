@@ -19,7 +19,7 @@ from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail
 from headstart.cli.overrides import as_written, sweep_name, swept_keys
 from headstart.config.model import ENSEMBLE, OBJECTIVES, is_ensemble_size
 from headstart.errors import HeadstartError
-from headstart.files import SWEEP, claim, lock_for, mark, read_json, write_json
+from headstart.files import SWEEP, claim, exclusively, mark, read_json, write_json
 from headstart.log import is_first_process, log, shown
 from headstart.machine import place_in_job
 from headstart.run_folder import SweepFolder
@@ -99,7 +99,7 @@ def _begin(config: DictConfig) -> None:
         raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
     if any(override.lstrip("+").startswith("hydra.sweep.subdir") for override in overrides):
         raise HeadstartError("hydra.sweep.subdir cannot be set: a trial's folder is named after its overrides")
-    lock = lock_for(folder / "sweep")
+    lock = exclusively(folder / "sweep")
     try:
         lock.acquire(timeout=0)
     except Timeout:
