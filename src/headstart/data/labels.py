@@ -2,6 +2,7 @@
 
 import os
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -9,8 +10,8 @@ from pathlib import Path, PureWindowsPath
 from typing import NamedTuple
 
 from headstart.config.data import AUTO, ColumnSettings
-from headstart.data.folders import exists, is_in_archive, listed
-from headstart.data.layout import SPLIT_OF, Files, open_root
+from headstart.data.folders import exists, is_image_name, is_in_archive, list_folder, listed
+from headstart.data.layout import SPLIT_OF, open_root
 from headstart.data.splits import SPLITS, Images
 from headstart.data.table import Table, read_table
 from headstart.errors import HeadstartError
@@ -75,7 +76,7 @@ def read_labels(
     if not exists(path):
         beside = f" (there is {root / path.name}: set data.csv to it)" if exists(root / path.name) else ""
         raise HeadstartError(f"data.csv={path} does not exist{beside}")
-    places = [Files(root), *([Files(open_root(root).path)] if is_in_archive(root) else [])]
+    places = [_Files(root), *([_Files(open_root(root).path)] if is_in_archive(root) else [])]
     finder = _FileFinder(path, root, places)
     table = read_table(path, (columns.path, columns.label), encoding, finder.exists)
     split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
@@ -143,7 +144,7 @@ class _FileFinder:
     `places` are the folders that the paths may be relative to: `root` first, in an archive also the folder in it.
     """
 
-    def __init__(self, table: Path, root: Path, places: list[Files]) -> None:
+    def __init__(self, table: Path, root: Path, places: list["_Files"]) -> None:
         self._table, self._root, self._places = table, root, places
         self._others: list[tuple[str, str]] = []  # cells, and the files that they mean but do not spell exactly
 
@@ -184,6 +185,54 @@ class _FileFinder:
         if path.split("/")[0] == "..":
             return None
         return next(filter(None, (files.find(path) for files in self._places)), None)
+
+
+class _Files:
+    """The files below `root` by the spellings that tables have for them. Each folder is listed once."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folders: dict[str, frozenset[str]] = {}
+        self._spellings: dict[str, dict[str, list[str]]] = {}
+
+    def find(self, path: str) -> str | None:
+        """Returns the path of the file that is called so, or of the only one that is but for what `_spelling` ignores.
+
+        A name may lack the extension of an image. None: there is no such file, or there are several.
+        """
+        above = ""
+        parts = path.split("/")
+        for place, part in enumerate(parts, start=1):
+            name = part if part in self._names(above) else self._meant(above, part, is_file=place == len(parts))
+            if name is None:
+                return None
+            above = f"{above}/{name}" if above else name
+        return above
+
+    def _names(self, folder: str) -> frozenset[str]:
+        if folder not in self._folders:
+            try:
+                self._folders[folder] = frozenset(entry.name for entry in list_folder(self._root / folder))
+            except OSError:
+                self._folders[folder] = frozenset()
+        return self._folders[folder]
+
+    def _meant(self, folder: str, part: str, *, is_file: bool) -> str | None:
+        """The only name in the folder that is spelled like `part`, or else, without its extension, the only image's."""
+        if folder not in self._spellings:
+            spellings = self._spellings[folder] = dict[str, list[str]]()
+            for name in self._names(folder):
+                spellings.setdefault(_spelling(name), []).append(name)
+                if is_image_name(name):
+                    spellings.setdefault(f"{_spelling(os.path.splitext(name)[0])}/", []).append(name)
+        spellings = self._spellings[folder]
+        names = spellings.get(_spelling(part)) or (spellings.get(f"{_spelling(part)}/", []) if is_file else [])
+        return names[0] if len(names) == 1 else None
+
+
+def _spelling(name: str) -> str:
+    """The name without case, spaces at its ends, and the ways in which Unicode encodes the same letters."""
+    return unicodedata.normalize("NFC", name.strip().casefold())
 
 
 def _check_single_labels(path: Path, rows: list[Row]) -> None:

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,9 +13,7 @@ from headstart.data.folders import (
     Folder,
     exists,
     is_folder,
-    is_image_name,
     is_in_archive,
-    list_folder,
     listed,
     open_folder,
 )
@@ -300,8 +297,7 @@ def _outside(folder: Folder, layout: Layout) -> Iterator[tuple[Path, str]]:
             yield below.path, UNLABELLED if below.path in unlabelled else beside
 
 
-# The folder that the paths of images are relative to: `data.root` or, in an archive, the only folder in it. And which
-# files in it the paths of a table mean.
+# The folder that the paths of images are relative to: `data.root` or, in an archive, the only folder in it.
 
 
 def open_root(root: Path) -> Folder:
@@ -346,51 +342,3 @@ def _only_folder(folder: Folder) -> Folder | None:
     if folder.images or len(full) != 1 or not is_container(full[0]) or split_names([full[0].path.name]):
         return None
     return full[0]
-
-
-class Files:
-    """The files below `root` by the spellings that tables have for them. Each folder is listed once."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._folders: dict[str, frozenset[str]] = {}
-        self._spellings: dict[str, dict[str, list[str]]] = {}
-
-    def find(self, path: str) -> str | None:
-        """Returns the path of the file that is called so, or of the only one that is but for what `_spelling` ignores.
-
-        A name may lack the extension of an image. None: there is no such file, or there are several.
-        """
-        above = ""
-        parts = path.split("/")
-        for place, part in enumerate(parts, start=1):
-            name = part if part in self._names(above) else self._meant(above, part, is_file=place == len(parts))
-            if name is None:
-                return None
-            above = f"{above}/{name}" if above else name
-        return above
-
-    def _names(self, folder: str) -> frozenset[str]:
-        if folder not in self._folders:
-            try:
-                self._folders[folder] = frozenset(entry.name for entry in list_folder(self._root / folder))
-            except OSError:
-                self._folders[folder] = frozenset()
-        return self._folders[folder]
-
-    def _meant(self, folder: str, part: str, *, is_file: bool) -> str | None:
-        """The only name in the folder that is spelled like `part`, or else, without its extension, the only image's."""
-        if folder not in self._spellings:
-            spellings = self._spellings[folder] = dict[str, list[str]]()
-            for name in self._names(folder):
-                spellings.setdefault(_spelling(name), []).append(name)
-                if is_image_name(name):
-                    spellings.setdefault(f"{_spelling(os.path.splitext(name)[0])}/", []).append(name)
-        spellings = self._spellings[folder]
-        names = spellings.get(_spelling(part)) or (spellings.get(f"{_spelling(part)}/", []) if is_file else [])
-        return names[0] if len(names) == 1 else None
-
-
-def _spelling(name: str) -> str:
-    """The name without case, spaces at its ends, and the ways in which Unicode encodes the same letters."""
-    return unicodedata.normalize("NFC", name.strip().casefold())

@@ -16,7 +16,7 @@ from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
-from headstart.data.splits import Images, groups_by_path, split_by_rule, with_valid
+from headstart.data.splits import Images, groups_by_path, split_images
 from headstart.errors import HeadstartError
 from headstart.log import command, log
 from headstart.run_folder import MARKER
@@ -202,14 +202,12 @@ def scan_folder(
     for reader in readers.values():
         left_out |= reader.left_out
         unreadable |= reader.unreadable
-    drawn = _drawn(images, rule, seed, groups)
     return Scan(
-        root=root,
-        rule=rule,
-        seed=seed,
+        root,
+        rule,
+        seed,
+        *_drawn(images, rule, seed, groups),
         folders={split: folder.path for split, folder in of_folder.splits.items()},
-        classes=_classes(drawn),
-        samples=_samples(drawn),
         left_out={path.relative_to(root).as_posix(): left_out[path] for path in sorted(left_out)} | excluded,
         unlabelled={split: folder.path for split, folder in of_folder.unlabelled.items()},
         unreadable={path.relative_to(root).as_posix(): reason for path, reason in unreadable.items()},
@@ -238,13 +236,11 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
             + (f"data.root={path.parent}, {where}" if exists(path.parent / paths[0]) else where)
         )
     images, excluded = _without(settings.exclude, labels.images)
-    images = _drawn(images, settings.split, seed, labels.groups)
     return Scan(
-        root=root,
-        rule=settings.split,
-        seed=seed,
-        classes=_classes(images),
-        samples=_samples(images),
+        root,
+        settings.split,
+        seed,
+        *_drawn(images, settings.split, seed, labels.groups),
         left_out=excluded,
         given=tuple(split for split in labels.images if split),
         csv=path,
@@ -281,26 +277,20 @@ def _without(patterns: Sequence[str], images: dict[str, Images]) -> tuple[dict[s
 
 def _drawn(
     images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
-) -> dict[str, Images]:
-    """`images` by split, of which those under "" have none yet."""
-    return split_by_rule(images[""], rule, seed, groups) if "" in images else with_valid(images, rule, seed, groups)
+) -> tuple[dict[str, tuple[str, ...]], tuple[Sample, ...]]:
+    """The classes of each split, and all samples, after the splits that are not given were drawn."""
+    drawn = split_images(images, rule, seed, groups)
+    classes = {split: tuple(of_split) for split, of_split in drawn.items()}
+    return classes, tuple(
+        Sample(split, class_name, path)
+        for split, of_split in drawn.items()
+        for class_name, paths in of_split.items()
+        for path in paths
+    )
 
 
 def _paths(images: dict[str, Images]) -> list[str]:
     return [path for of_split in images.values() for paths in of_split.values() for path in paths]
-
-
-def _classes(images: dict[str, Images]) -> dict[str, tuple[str, ...]]:
-    return {split: tuple(of_split) for split, of_split in images.items()}
-
-
-def _samples(images: dict[str, Images]) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(split, class_name, path)
-        for split, of_split in images.items()
-        for class_name, paths in of_split.items()
-        for path in paths
-    )
 
 
 def _notes(scan: Scan) -> Iterator[str]:

@@ -27,36 +27,36 @@ SPLITS = ("train", "valid", "test")
 Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths relative to the root
 
 
-def with_valid(
+def split_images(
     images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
 ) -> dict[str, Images]:
-    """Returns the images of each class by split, with a share of train as the valid split unless there is one.
+    """Returns the images of each class by split, after those under "" were split by `rule`.
 
-    Images whose paths have the same of `groups` stay in one split.
+    Where there are splits, but no valid one, it is a share of train. Images whose paths have the same of `groups` stay
+    in one split.
+
+    Raises:
+        HeadstartError: the two values of the rule contradict each other, or are counts where there are groups.
     """
+    if "" in images:
+        return _split_by_rule(images[""], rule, seed, groups)
     if "valid" in images:
         return images
     if groups is not None:
-        _check_fractions(rule)
-        drawn = _split_groups(images["train"], groups, {"train": 1 - rule.valid, "valid": rule.valid}, seed)
+        drawn = _split_groups(images["train"], groups, rule, 1 - rule.valid, seed)
     else:
         parts = {c: split_off_valid(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
         drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
     return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
 
 
-def split_by_rule(paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None) -> dict[str, Images]:
-    """Returns the images of each class by split, as `rule` says. Those with the same of `groups` stay in one split.
-
-    Raises:
-        HeadstartError: the two values of the rule contradict each other, or are counts where there are groups.
-    """
+def _split_by_rule(
+    paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+) -> dict[str, Images]:
     if rule.conflict is not None:
         raise HeadstartError(rule.conflict)
     if groups is not None:
-        _check_fractions(rule)
-        shares = {"train": rule.train, "valid": rule.valid, "test": 1 - rule.train - rule.valid}
-        return _split_groups(paths, groups, {split: s for split, s in shares.items() if s > 1e-9}, seed)
+        return _split_groups(paths, groups, rule, rule.train, seed)
     parts = {c: split_class(paths[c], rule.train, rule.valid, seed=seed, class_name=c) for c in paths}
     images = {split: {c: parts[c][split] for c in paths} for split in SPLITS}
     # Fractions have a test split even if all classes are too small for it.
@@ -92,18 +92,17 @@ def split_off_valid(names: list[str], share: float, *, seed: int, class_name: st
     return sorted(names[max(0, count) :]), sorted(names[: max(0, count)])
 
 
-def _check_fractions(rule: SplitSettings) -> None:
+def _split_groups(
+    images: Images, groups: Mapping[str, str], rule: SplitSettings, train: float, seed: int
+) -> dict[str, Images]:
+    """The images of each class by split, the share `train` to train. An image without a group is one of its own."""
     if isinstance(rule.train, int) or isinstance(rule.valid, int):
         raise HeadstartError(
             f"data.split.train={rule.train} and data.split.valid={rule.valid} cannot be counts with data.group, which "
             "keeps groups whole: set fractions, such as data.split.train=0.7 data.split.valid=0.15"
         )
-
-
-def _split_groups(
-    images: Images, groups: Mapping[str, str], shares: Mapping[str, float], seed: int
-) -> dict[str, Images]:
-    """The images of each class by split. An image without a group is one of its own."""
+    shares = {"train": train, "valid": rule.valid, "test": 1 - train - rule.valid}
+    shares = {split: share for split, share in shares.items() if share > 1e-9}
     labelled = [(path, class_name) for class_name, paths in sorted(images.items()) for path in paths]
     if not labelled:
         return dict.fromkeys(shares, images)

@@ -84,9 +84,11 @@ def read_table(
     if encoding != AUTO:
         return _parse(path, _decode(path, content, encoding), wanted, _note(path, content, encoding))
     text = _unicode(path, content)
-    if text is not None and (exists is None or not _is_utf_8_by_chance(path, content, wanted, exists)):
+    # Few names, such as 猫 in GBK, may be UTF-8 by chance.
+    is_certain = exists is None or b"\0" in content or _odd_lines(content).count(b"\n") >= MOST_NAMES
+    if text is not None and is_certain:
         return _parse(path, text, wanted)
-    return _guessed(path, content, wanted, exists)
+    return _guessed(path, content, wanted, exists, [] if text is None else ["utf-8-sig"])
 
 
 def _parse(path: Path, text: str, wanted: tuple[str, ...], note: str = "") -> Table:
@@ -135,18 +137,11 @@ def _unicode(path: Path, content: bytes) -> str | None:
     return text
 
 
-def _is_utf_8_by_chance(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool]) -> bool:
-    """Whether the files exist only in another encoding: few names, such as 猫 in GBK, may also be UTF-8."""
-    sample = _odd_lines(content)
-    if b"\0" in content or sample.count(b"\n") >= MOST_NAMES or _count(path, sample.decode(), wanted, exists):
-        return False
-    encodings = [encoding for encoding in plausible_encodings(_odd_names(content)) if _is_in(sample, encoding)]
-    return any(_count(path, sample.decode(encoding), wanted, exists) for encoding in encodings)
-
-
-def _guessed(path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool] | None) -> Table:
-    """The table in the encoding by which most of its files exist, or else by which its names are most plausible."""
-    readable = [encoding for encoding in plausible_encodings(_odd_names(content)) if _is_in(content, encoding)]
+def _guessed(
+    path: Path, content: bytes, wanted: tuple[str, ...], exists: Callable[[str], bool] | None, first: list[str]
+) -> Table:
+    """The table in the encoding by which most of its files exist, or else the `first` or the most plausible one."""
+    readable = first + [encoding for encoding in plausible_encodings(_odd_names(content)) if _is_in(content, encoding)]
     counts = dict.fromkeys(readable, 0)
     raw = content.decode("utf-8", "surrogateescape")
     if exists is not None:
