@@ -84,9 +84,7 @@ def mark(folder: Path, kind: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     _made.update(new)
     if not os.path.lexists(folder / MARKER):
-        temporary = folder / f"{MARKER}.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps({"kind": kind}) + "\n", encoding="utf-8")
-        temporary.replace(folder / MARKER)
+        write_text(folder / MARKER, json.dumps({"kind": kind}) + "\n")
 
 
 def mark_if_empty(folder: Path, kind: str) -> None:
@@ -157,7 +155,7 @@ def _free(path: Path) -> Path:
 # The variable that names the cache folder.
 CACHE_VARIABLE = "HEADSTART_CACHE"
 TEMPORARY = ".tmp"
-_NEEDS_QUOTES = re.compile(r"[,;|\t\r\n\"]")
+_NEEDS_QUOTES = re.compile(r"[,;|\t\r\n\"]|^\s|\s$")
 
 
 @contextmanager
@@ -211,15 +209,9 @@ def csv_row(values: Iterable[object]) -> str:
 
     These are also those with spaces at an end, which are left out when people's tables are read.
     """
-    cells = ("" if value is None else str(value) for value in values)
-    return ",".join(map(_csv_cell, cells)) + "\n"
-
-
-def _csv_cell(text: str) -> str:
-    if not _NEEDS_QUOTES.search(text) and text == text.strip():
-        return text
-    doubled = text.replace('"', '""')
-    return f'"{doubled}"'
+    cells = ["" if value is None else str(value) for value in values]
+    quoted = ('"' + cell.replace('"', '""') + '"' if _NEEDS_QUOTES.search(cell) else cell for cell in cells)
+    return ",".join(quoted) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:

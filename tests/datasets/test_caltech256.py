@@ -270,14 +270,3 @@ def test_in_parallel__one_process_creates_the_folder_and_the_other_waits(setting
     assert [process.exitcode for process in processes] == [0, 0]
     assert extracted.value == 14 + 13
     assert len(files(settings.root)) == 14 + 13 + 1
-
-
-def test_recipe__counts_must_be_those_published(settings: CaltechSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caltech256, "RECIPE", ["bear", "llama"])
-    monkeypatch.setattr(caltech256, "check_md5", lambda *arguments: None)
-    published = dataclasses.replace(
-        settings, split=SplitSettings(60, 10), archive_md5=caltech256.PUBLISHED_MD5, categories=["bear", "llama"]
-    )
-    with pytest.raises(HeadstartError, match=r"the archive gives .* images, not .*600"):
-        make_caltech(published, seed=0)
-    assert not Path(settings.root).exists()

@@ -1,4 +1,4 @@
-"""What an audit finds: kinds of findings, and how each is found."""
+"""The findings of an audit: their kinds, what to do about each, and how they are found in files and labels."""
 
 import re
 from collections import Counter, defaultdict
@@ -136,11 +136,11 @@ class Finding:
 
     @property
     def severity(self) -> str:
-        """Whether it makes results wrong ("error"; task=audit then exits with status 1) or not ("warning")."""
+        """Says whether the finding makes results wrong ("error"; task=audit exits with status 1) or not ("warning")."""
         return "error" if self.kind in ERRORS else "warning"
 
     def remains_without(self, removed: Collection[str]) -> bool:
-        """Whether it still holds when the images `removed` are not used. One of several paths alone is no duplicate."""
+        """Returns whether the finding holds without the images `removed`; one path of several alone is no duplicate."""
         left = sum(path not in removed for path in self.paths)
         return left == len(self.paths) or left > 1
 

@@ -57,7 +57,7 @@ class Pooled:
 
 @dataclass(frozen=True)
 class Nearest:
-    """For each of several images: the index of the most similar other one, its similarity, and that of the second."""
+    """Holds for each of N images the index of the most similar other one, its similarity, and that of the second."""
 
     index: Array
     best: Array
@@ -137,7 +137,7 @@ def _ranges(splits: Array) -> list[slice]:
 
 
 def _nearest(images: Pooled, split: slice) -> Nearest:
-    """To all images, among those of `split`; neither themselves nor their exact duplicates."""
+    """The nearest of all images among those of `split`; neither themselves nor their exact duplicates."""
     blocks = [
         reduce(Nearest.merged, (_in_tile(images, rows, columns) for columns in _tiles(split, COLUMNS)))
         for rows in _tiles(slice(0, len(images.units)), ROWS)

@@ -238,7 +238,7 @@ def _read_member(file: IO[bytes], member: Member) -> bytes:
 
 
 def _decompressed(content: bytes, member: Member) -> bytes:
-    """At most as many bytes as it is said to have."""
+    """Decompresses a member, to at most as many bytes as it is said to have."""
     if member.method in (None, zipfile.ZIP_STORED) or not member.size:
         return content[: member.size]
     if member.method == zipfile.ZIP_DEFLATED:

@@ -154,12 +154,7 @@ def _image_extensions(formats: tuple[str, ...]) -> dict[str, str]:
 def readable_formats() -> tuple[str, ...]:
     """Returns the formats that Pillow can decode, in the order in which it tries them; plugins may add some later."""
     Image.init()
-    return _decodable(tuple(Image.ID))
-
-
-@functools.cache
-def _decodable(formats: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(form for form in dict.fromkeys(formats) if form not in NOT_DECODED)
+    return tuple(form for form in dict.fromkeys(Image.ID) if form not in NOT_DECODED)
 
 
 def is_image_name(path: str | os.PathLike[str]) -> bool:

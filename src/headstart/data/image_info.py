@@ -5,7 +5,7 @@ import json
 import os
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from headstart.data.images import (
     decoding,
     fault_of,
     orientation_of,
+    png_chunks,
     read_image_file,
     upright_rgb,
     within_limit,
@@ -41,7 +42,7 @@ from headstart.data.preprocessing import (
 )
 from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
-from headstart.files import CACHE, cache_folder, mark_if_empty, replacing
+from headstart.files import CACHE, cache_folder, mark_if_empty, write_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Increased when the same content would give another ImageInfo.
@@ -60,8 +61,8 @@ MISSING = "missing file"
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Of a file's content. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS or MISSING, and
-    `reason` says why.
+    """Holds what a file's content says. If it is not a usable image, `fault` is one of UnreadableImage.FAULTS or
+    MISSING, and `reason` says why.
 
     Sizes are in pixels, of the upright image; `colours` is the number of distinct ones among GRID × GRID pixels,
     `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
@@ -105,9 +106,31 @@ class ImageInfo:
 
 def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
     """Returns what is known about each of `paths`, relative to `root`. Only files with new content are decoded."""
-    cache = _Cache(root)
-    infos = dict(zip(paths, thread_imap(lambda path: _info(root / path, cache.infos), paths), strict=True))
-    cache.replace(infos.values())
+    place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
+    name = re.sub(r"[^\w.-]+", "_", root.resolve().name)
+    cache = cache_folder() / "audit" / f"{name}-{place}.jsonl"
+    head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS} | decoding()
+    known = _read_cache(cache, head)
+    infos = dict(zip(paths, thread_imap(lambda path: _info(root / path, known), paths), strict=True))
+    # What earlier inspections found of contents that are gone is forgotten.
+    current = {info.sha256: info for info in infos.values() if info.sha256}
+    if current != known:
+        # If the folder cannot be written, the next inspection merely takes longer.
+        with suppress(OSError):
+            mark_if_empty(cache.parent, CACHE)
+            write_text(cache, "".join(json.dumps(values) + "\n" for values in (head, *map(vars, current.values()))))
+    return infos
+
+
+def _read_cache(path: Path, head: dict[str, Any]) -> dict[str, ImageInfo]:
+    """What earlier inspections found, by content: a file of JSON Lines, of which the first one is to be `head`."""
+    infos: dict[str, ImageInfo] = {}
+    # Missing or damaged: what is not known is inspected again.
+    with suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as lines:
+        if json.loads(next(lines, "null")) == head:
+            for line in lines:
+                info = ImageInfo(**json.loads(line))
+                infos[info.sha256] = info
     return infos
 
 
@@ -135,34 +158,6 @@ def odd_depths(infos: Mapping[str, ImageInfo], depth: int) -> dict[str, str]:
     if len(plain) < EIGHT_BITS_ARE_RARE * len(infos):
         odd |= dict.fromkeys(plain, "8 bits per sample, among images with 16")
     return odd
-
-
-class _Cache:
-    """What earlier inspections of `root` found, by content: a file of JSON Lines in the user's cache folder."""
-
-    def __init__(self, root: Path) -> None:
-        place = hashlib.sha256(str(root.resolve()).encode(errors="surrogateescape")).hexdigest()[:20]
-        name = re.sub(r"[^\w.-]+", "_", root.resolve().name)
-        self._path = cache_folder() / "audit" / f"{name}-{place}.jsonl"
-        self._head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS} | decoding()
-        self.infos: dict[str, ImageInfo] = {}
-        # Missing or damaged: what is not known is inspected again.
-        with suppress(OSError, ValueError, TypeError), self._path.open(encoding="utf-8") as lines:
-            if json.loads(next(lines, "null")) == self._head:
-                for line in lines:
-                    info = ImageInfo(**json.loads(line))
-                    self.infos[info.sha256] = info
-
-    def replace(self, current: Iterable[ImageInfo]) -> None:
-        """Stores the current contents, and forgets those that are gone."""
-        infos = {info.sha256: info for info in current if info.sha256}
-        if infos == self.infos:
-            return
-        # If the folder cannot be written, the next inspection merely takes longer.
-        with suppress(OSError):
-            mark_if_empty(self._path.parent, CACHE)
-            with replacing(self._path) as temporary, temporary.open("w", encoding="utf-8") as file:
-                file.writelines(json.dumps(values) + "\n" for values in (self._head, *map(vars, infos.values())))
 
 
 def _info(path: Path, known: dict[str, ImageInfo]) -> ImageInfo:
@@ -345,13 +340,8 @@ def _without_metadata(content: bytes) -> bytes:
 
 def _has_checksums(content: bytes) -> bool:
     """Whether the pixels in a PNG have the checksums that stand beside them; Pillow does not compare them."""
-    at = len(PNG_START)
-    while at + 8 <= len(content):
-        end = at + 8 + int.from_bytes(content[at : at + 4], "big")
-        kind = content[at + 4 : at + 8]
-        if kind == b"IDAT" and zlib.crc32(content[at + 4 : end]) != int.from_bytes(content[end : end + 4], "big"):
-            return False
-        if kind == b"IEND":
-            break
-        at = end + 4
-    return True
+    return all(
+        zlib.crc32(content[at + 4 : end - 4]) == int.from_bytes(content[end - 4 : end], "big")
+        for kind, at, end in png_chunks(content)
+        if kind == b"IDAT"
+    )

@@ -108,7 +108,9 @@ def decode(path: str | Path, content: bytes, use: Callable[[Image.Image], Result
 def upright_rgb(image: Image.Image, depth: int = FULL_DEPTH) -> Image.Image:
     """Returns an opened image, decoded, in RGB and upright. What `note_of` gives is in its `info`."""
     image.load()
-    rgb = upright(to_rgb(image, depth), orientation_of(image))
+    rgb = to_rgb(image, depth)
+    if (orientation := orientation_of(image)) in TURN:
+        rgb = rgb.transpose(TURN[orientation])
     has_more = image.format in WITH_FRAMES and getattr(image, "is_animated", False)
     if (samples := highest_samples(image)) is not None or has_more:
         rgb.info[NOTE] = Note(samples, has_more)
@@ -226,11 +228,6 @@ def orientation_of(image: Image.Image) -> int:
     return int(value) if isinstance(value, int) and value in TURN else 1
 
 
-def upright(image: Image.Image, orientation: int) -> Image.Image:
-    """Returns the image rotated by the value of an EXIF orientation."""
-    return image.transpose(TURN[orientation]) if orientation in TURN else image
-
-
 def without_metadata(content: bytes) -> bytes | None:
     """Returns the same image file with the orientation as its only metadata; None if that is not known for its format.
 
@@ -243,6 +240,15 @@ def without_metadata(content: bytes) -> bytes | None:
     if content.startswith(TIFF_STARTS):
         return _tiff(content)
     return None
+
+
+def png_chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yields the type of each chunk of a PNG file, and at which bytes the chunk begins and ends."""
+    kind, at = b"", len(PNG_START)
+    while at + 8 <= len(content) and kind != b"IEND":
+        kind, end = content[at + 4 : at + 8], at + 12 + _uint(content[at : at + 4])
+        yield kind, at, end
+        at = end
 
 
 def _orientation_in(exif: bytes) -> int:
@@ -282,14 +288,12 @@ def _jpeg(content: bytes) -> bytes:
 
 def _png(content: bytes) -> bytes:
     """The critical chunks and transparency."""
-    kept, at, orientation = PNG_START, len(PNG_START), 1
-    while at + 8 <= len(content):
-        kind, end = content[at + 4 : at + 8], at + 12 + _uint(content[at : at + 4])
+    kept, orientation = PNG_START, 1
+    for kind, at, end in png_chunks(content):
         if kind[:1].isupper() or kind == b"tRNS":
             kept += content[at:end]
         elif kind == b"eXIf":
             orientation = _orientation_in(content[at + 8 : end - 4])
-        at = end
     data = b"eXIf" + _exif(orientation).removeprefix(b"Exif\0\0")
     chunk = struct.pack(">I", len(data) - 4) + data + struct.pack(">I", zlib.crc32(data))
     return kept[:PNG_HEADER_END] + chunk + kept[PNG_HEADER_END:]

@@ -269,7 +269,7 @@ def _is_filler(name: str) -> bool:
 
 
 def is_container(folder: Folder) -> bool:
-    """Whether it holds folders of images, and few images of its own."""
+    """Returns whether a folder holds folders of images, and few images of its own."""
     below = sum(len(inner.images) for inner in folder.tree[0]) - len(folder.images)
     return 10 * len(folder.images) <= below and below > 0
 

@@ -78,7 +78,7 @@ def hidden_share(image: Image.Image) -> float:
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Whether its samples are integers of more than eight bits."""
+    """Returns whether the image's samples are integers of more than eight bits."""
     return image.mode.startswith("I")
 
 

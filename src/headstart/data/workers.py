@@ -75,7 +75,7 @@ def _decode_as(most: int | None, truncated: bool, worker: int) -> None:
 
 
 def _shared_memory_left() -> int | None:
-    """In bytes; None: there is no such limit."""
+    """The free bytes of shared memory; None: there is no such limit."""
     return shutil.disk_usage(SHARED_MEMORY).free if os.path.isdir(SHARED_MEMORY) else None
 
 
