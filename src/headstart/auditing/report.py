@@ -212,12 +212,9 @@ class AuditReport(Callback):
         self._findings = find_problems(self._data)
         removed = {*self._data.manifest.skipped, *self._data.manifest.dropped}
         remaining = [finding for finding in self._findings if finding.remains_without(removed)]
-        log_findings([f for f in remaining if f.severity == "error" or self._is_shown(f)])
+        shown = {MISSING_VALUE} | ({"class imbalance"} if self._balance == "none" else set())
+        log_findings([f for f in remaining if f.severity == "error" or f.kind in shown])
         write_audit(self._path, self._data, self._findings, TOO_MANY if self._exceeds_limit else NOT_YET)
-
-    def _is_shown(self, finding: Finding) -> bool:
-        is_ignored_imbalance = finding.kind == "class imbalance" and self._balance == "none"
-        return finding.kind == MISSING_VALUE or is_ignored_imbalance
 
 
 def exceeds_comparison_limit(settings: TrainSettings, manifest: Manifest) -> bool:

@@ -305,7 +305,7 @@ class Folder:
             content.others[entry.name] = ""
         elif entry.is_folder:
             below = Folder(self.path / entry.name, self._way, is_link=entry.is_link)
-            if any(_is_within(real, below.real) for real in self._way):
+            if any(Path(real).is_relative_to(below.real) for real in self._way):
                 content.others[entry.name] = LOOP
             elif below.is_made:
                 content.others[entry.name] = MADE
@@ -380,7 +380,3 @@ def _kind(name: str) -> str:
     if not extension or is_visible(name):
         return extension or name
     return f"hidden {extension}" if name.startswith(".") else name
-
-
-def _is_within(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

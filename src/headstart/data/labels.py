@@ -82,13 +82,18 @@ def read_labels(
     split, group = _optional(table, columns.split, SPLIT, "data.columns.split"), _optional(table, group, GROUP)
     rows = list(_rows(table, finder, columns, split, group, missing))
     _check_single_labels(path, rows)
+    incomplete = [
+        Problem(INCOMPLETE, row.path, f"line {row.line} has no {' and no '.join(lacking)}")
+        for row in rows
+        if (lacking := [name for name in ("path", "label") if not getattr(row, name)])
+    ]
     kept, problems = _one_per_path([row for row in rows if row.path and row.label])
     if not kept:
         raise HeadstartError(f"{path} names no image with a label: it needs one row per image")
     return Labels(
         _by_split(path, kept, has_splits=split is not None),
         {row.path: row.group for row in kept if row.group} if group is not None else None,
-        (*_incomplete(rows), *problems),
+        (*incomplete, *problems),
         tuple(filter(None, (table.note, finder.note))),
     )
 
@@ -246,12 +251,6 @@ def _check_single_labels(path: Path, rows: list[Row]) -> None:
                 f"{path}, line {row.line}, gives {row.path} several labels ({row.label}): "
                 "several labels per image are not supported; keep the main one"
             )
-
-
-def _incomplete(rows: list[Row]) -> Iterator[Problem]:
-    for row in rows:
-        if missing := [name for name in ("path", "label") if not getattr(row, name)]:
-            yield Problem(INCOMPLETE, row.path, f"line {row.line} has no {' and no '.join(missing)}")
 
 
 def _one_per_path(rows: list[Row]) -> tuple[list[Row], list[Problem]]:
