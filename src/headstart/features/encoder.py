@@ -1,19 +1,20 @@
 """The frozen forward pass: the one place for precision, memory layout, compilation and the shape of a call."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 from headstart.backbones.backbone import Backbone, state_sha256
-from headstart.data.workers import thread_map
+from headstart.data.workers import thread_imap, thread_map
 from headstart.features.compiled import (
     CompilationFailed,
     CompiledModel,
@@ -27,6 +28,7 @@ from headstart.features.compiled import (
 from headstart.log import log
 from headstart.machine import cpu_name
 
+Result = TypeVar("Result")
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.
 CPU_CHUNK = 8
 # The number of images of USUAL_SIZE pixels from which compilation takes less time than it saves, on CPUs.
@@ -206,6 +208,18 @@ class Encoder(nn.Module):
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             features: Tensor = run(padded)
         return features[: len(images)].float()
+
+
+def map_batches(compute: Callable[[Any], Result], loader: DataLoader[Any], device: torch.device) -> Iterator[Result]:
+    """Yields `compute(batch)` for each batch of `loader`, in order; `compute` encodes on `device`, after `warm_up`.
+
+    On a CPU without worker processes, the batches are smaller: each core reads and encodes images of its own.
+    """
+    if device.type != "cpu" or loader.num_workers:
+        return map(compute, loader)
+    keys = list(loader.sampler)
+    chunks = [keys[start : start + CPU_CHUNK] for start in range(0, len(keys), CPU_CHUNK)]
+    return thread_imap(lambda chunk: compute(loader.collate_fn([loader.dataset[key] for key in chunk])), chunks)
 
 
 @contextmanager
