@@ -224,9 +224,8 @@ def load_backbone(model: BackboneSettings, data: PreprocessingSettings, *, seed:
 
 def check_backbone(model: BackboneSettings, data: PreprocessingSettings) -> None:
     """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
-    provider = _provider_of(model.arch)
-    provider.check(_choice(model, data))
-    overridden(provider.preset(model.arch, model.weights), data)
+    _provider_of(model.arch).check(_choice(model, data))
+    preprocessing_of(model, data)
 
 
 def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Preprocessing:
