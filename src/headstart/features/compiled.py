@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 from zipfile import ZipFile
 
@@ -301,7 +302,7 @@ def keep_speed(key: str, speed: float) -> None:
 
 def measure_speed(key: str, uncompiled: Callable[[], object], compiled: Callable[[], object]) -> float:
     """Times both, in turn, and keeps the ratio."""
-    pairs = [(_seconds(uncompiled), _seconds(compiled)) for _ in range(REPEATS)]
+    pairs = [(timeit(uncompiled, number=1), timeit(compiled, number=1)) for _ in range(REPEATS)]
     speed = statistics.median(slow / fast for slow, fast in pairs)
     keep_speed(key, speed)
     return speed
@@ -313,9 +314,3 @@ def _read() -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     return {key: v for key, v in speeds.items() if isinstance(v, float)} if isinstance(speeds, dict) else {}
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

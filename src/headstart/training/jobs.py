@@ -1,7 +1,8 @@
 """Starts the processes of a training, or joins those that torchrun or SLURM started, and ends with them.
 
-torch.distributed.run does not start them, because this process stays one of them: the terminal, Ctrl-C, the messages
-and the exit status of a run are the same with one process and with several.
+torch.distributed.run does not start them: after the error sentence of a process that fails, it writes its own log, a
+traceback and a table, and it runs the first process as a new one too. Here this process stays one of them, so that the
+terminal, Ctrl-C, the messages and the exit status of a run are the same with one process and with several.
 """
 
 import os
