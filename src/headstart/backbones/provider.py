@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError
 
 @dataclass(frozen=True)
 class Choice:
-    """Which network, with which weights: "default" (the first published ones), "bundled", a name, a file, or None for
+    """Names a network and its weights: "default" (the first published ones), "bundled", a name, a file, or None for
     random ones.
 
     `pooling` makes features from what the last layer outputs: "default" (the network's own), "cls", "avg" or "cls+avg".
@@ -50,7 +50,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Provider:
-    """The functions of a provider. Each raises HeadstartError, with the reason, for what it does not have.
+    """Holds the functions of a provider. Each raises HeadstartError, with the reason, for what it does not have.
 
     Attributes:
         check: (choice) → nothing; whether `load` would fail is found out without a download.
@@ -66,8 +66,8 @@ class Provider:
 
 
 class TokenPooling(nn.Module):
-    """The class token, the mean of the patches' tokens, or both, one after the other: images → features (N, d) or
-    (N, 2d).
+    """Maps images to the class token, the mean of the patches' tokens, or both, one after the other: features (N, d)
+    or (N, 2d).
 
     Args:
         model: the network, without its classification layer.

@@ -133,7 +133,7 @@ def cut(module: nn.Module) -> tuple[str, int]:
 
 
 def _pooled(module: nn.Module, width: int, choice: Choice) -> tuple[nn.Module, int]:
-    """`module` with `choice.pooling`, and the width of its features."""
+    """Returns `module` with `choice.pooling`, and the width of its features."""
     if choice.pooling == "default":
         return module, width
     if isinstance(module, torchvision.models.VisionTransformer):

@@ -128,7 +128,7 @@ def program_path(identity: dict[str, Any]) -> Path:
 
 
 def _own_folder() -> Path:
-    """A folder of this user alone: programs are run, and others may share the cache."""
+    """Returns a folder of this user alone: programs are run, and others may share the cache."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = folder_in_cache(FOLDER) / str(user)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -145,11 +145,11 @@ TOLERANCES = {"32": 1e-3, "bf16": 0.1}
 
 
 class CompilationFailed(Exception):
-    """There is no compiler, or it cannot compile the network; with the reason."""
+    """Says why a network cannot be compiled, such as that there is no compiler."""
 
 
 class Unusable(CompilationFailed):
-    """What was compiled cannot be loaded here, or gives other numbers."""
+    """Says that what was compiled cannot be loaded here, or gives other numbers."""
 
 
 def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> CompiledModel:
@@ -194,7 +194,7 @@ def _whole_identity(shape: tuple[int, ...], precision: str, identity: dict[str, 
 
 
 class _InPrecision(nn.Module):
-    """`network` under autocast if `precision` is "bf16". Around a tracer autocast would not be traced."""
+    """Runs `network`, under autocast if `precision` is "bf16". Around a tracer autocast would not be traced."""
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         super().__init__()
@@ -245,13 +245,13 @@ def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def _missing_compiler() -> str | None:
-    """The compiler that PyTorch would call, unless there is one: it would look for it after most of the work."""
+    """Returns the compiler that is missing, for which PyTorch would look after most of the work; None: it is there."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return None if shutil.which(name.split()[0]) else name
 
 
 def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
-    """The library, in a folder where nothing else is, also not of a compilation that was interrupted."""
+    """Returns the compiled library in `work`, an empty folder, where inductor keeps all of its files."""
     # They take seconds to import.
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.utils import fresh_cache
@@ -290,12 +290,12 @@ REPEATS = 3
 
 
 def measured_speed(key: str) -> float | None:
-    """What was measured on this machine for `key`, which names everything that it depends on; None: nothing was."""
+    """Returns what was measured here for `key`, which names everything that it depends on; None: nothing was."""
     return _read().get(key)
 
 
 def keep_speed(key: str, speed: float) -> None:
-    """For later processes. Without a cache folder, it is measured again next time."""
+    """Stores a speed for later processes. Without a cache folder, it is measured again next time."""
     with suppress(OSError):
         write_json(cache_folder() / FILE, _read() | {key: round(speed, 3)})
 

@@ -66,12 +66,12 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone is, and the features are returned."""
+        """Returns the device of the backbone and of the features."""
         return next(self.backbone.parameters()).device
 
     @property
     def precision(self) -> str:
-        """ "bf16" or "32", as resolved for the device."""
+        """Returns "bf16" or "32", as resolved for the device."""
         if self._precision != "auto":
             return self._precision
         return "bf16" if has_fast_bf16(self.device) else "32"
@@ -172,7 +172,7 @@ class Encoder(nn.Module):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What the compiled code depends on: the weights as they are now, perhaps fine-tuned."""
+        """Returns what the compiled code depends on: the weights as they are now, perhaps fine-tuned."""
         source, preprocessing = self.backbone.source, self.backbone.preprocessing
         return {
             "arch": source.arch,

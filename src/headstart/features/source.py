@@ -42,7 +42,7 @@ USUAL_EPOCHS = 20
 
 
 class SplitFeatures:
-    """The features of `dataset`, a split or a transform of it; those of a fold are stored with those of all folds.
+    """Gives the features of `dataset`, a split under one transform; a fold's are stored with those of all folds.
 
     Args:
         split: its name, for progress bars and the folder in the store.
@@ -118,7 +118,7 @@ class SplitFeatures:
 
     @property
     def key(self) -> Key:
-        """All that the features depend on, known once the encoder is on its device. Compiled code only rounds."""
+        """Returns all that the features depend on, once the encoder is on its device. Compiled code only rounds."""
         # Absent for ordinary images, so that their keys are those of versions that knew no other.
         split = self._dataset.split
         values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
@@ -173,7 +173,7 @@ class SplitFeatures:
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N).
+    """Holds one view of a split: `matrix` has its features (N, embedding_dim). Batches are float32, with labels (N).
 
     PADDING has the features of the last sample, and the label IGNORED.
     """
@@ -243,7 +243,7 @@ class FeatureSource:
         return self._store is not None and (self._frozen_epochs is None or epoch < self._frozen_epochs)
 
     def view_of(self, epoch: int) -> int:
-        """The view of the train split in `epoch`."""
+        """Returns the view of the train split in `epoch`."""
         views = self._settings.features.views
         if self.augmentation is None:
             return 0
@@ -312,7 +312,7 @@ class FeatureSource:
 
     @property
     def _keep_bytes(self) -> int:
-        """The size of the decoded training images that are kept: none, if they are encoded once."""
+        """Returns how many bytes of decoded training images are kept: none, if they are encoded once."""
         features = self._settings.features
         has_one_view = features.cache and (self.augmentation is None or features.views == 1)
         return 0 if has_one_view and self._frozen_epochs is None else int(self._settings.data.memory_gb * 1e9)
@@ -366,7 +366,7 @@ class FeatureSource:
         )
 
     def _in_order(self, split: str) -> ViewSampler:
-        """The process's share of a split's samples, in their order; of view 0, unless its epoch is set to another."""
+        """Returns this process's share of a split's samples, in order; of view 0, unless its epoch is set to another."""
         return ViewSampler(len(self._datasets[split]), seed=None, rank=rank(), world_size=world_size())
 
 

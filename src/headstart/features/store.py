@@ -1,4 +1,4 @@
-"""Stored features: memory-mapped matrices under a key that names everything they depend on.
+"""Stores features: memory-mapped matrices under a key that names everything they depend on.
 
 The store knows neither models nor images: only keys, views, and how to compute a missing view.
 """
@@ -30,14 +30,14 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Key:
-    """Everything that a split's features depend on, as plain values; `name` makes the folder easy to find."""
+    """Holds everything that a split's features depend on, as plain values; `name` makes the folder easy to find."""
 
     name: str
     values: dict[str, Any]
 
     @property
     def folder(self) -> str:
-        """The name and a prefix of the SHA-256 of all values."""
+        """Returns the name and a prefix of the SHA-256 of all values."""
         text = json.dumps(self.values | {"format": FORMAT}, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -190,7 +190,7 @@ def _widen(path: Path, matrix: "np.memmap[Any, Any]", count: int) -> "np.memmap[
 
 
 def _key_of(folder: Path) -> Key | None:
-    """The key whose features are in `folder`; None if it is another folder."""
+    """Returns the key whose features are in `folder`; None if it is another folder."""
     try:
         key = Key(folder.name.rpartition("-")[0], json.loads((folder / "key.json").read_text(encoding="utf-8")))
         return key if key.folder == folder.name else None

@@ -135,7 +135,7 @@ def _store(place: Place, host: str, port: str) -> Store | None:
 
 class _ByVariables(LightningEnvironment):
     def teardown(self) -> None:
-        """Lightning would delete WORLD_SIZE, which headstart.machine reads after a fit too."""
+        """Keeps WORLD_SIZE, which Lightning would delete: headstart.machine reads it after a fit too."""
 
 
 def cluster_environment() -> ClusterEnvironment:

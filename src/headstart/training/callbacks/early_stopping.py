@@ -1,4 +1,4 @@
-"""Early stopping that resumed runs obey, and that waits for stages that are yet to be unfrozen."""
+"""Stops a training early, also a resumed one, but not before all stages are unfrozen; says why one ended."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from headstart.text import counted
 
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
-    """Lightning's, with four differences.
+    """Stops early as Lightning's EarlyStopping does, with four differences.
 
     A run that had stopped before it was killed does not train another epoch when it is resumed; `patience` is the
     current setting rather than the checkpoint's; a resumed run with another learning rate waits as long again; and it

@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Keeps an exponential moving average of the weights."""
 
 from typing import Any, cast
 

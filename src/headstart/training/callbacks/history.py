@@ -1,4 +1,4 @@
-"""What is recorded of each epoch: its seconds, metrics, hyperparameters, and the stages that were unfrozen."""
+"""Records each epoch: its seconds, metrics, hyperparameters, and the stages that were unfrozen."""
 
 import csv
 import time
@@ -27,7 +27,7 @@ WORTH_ADVICE = 5.0
 
 @dataclass
 class Seconds:
-    """The time that epochs took, validation included, by what it was spent on.
+    """Counts the time that epochs took, validation included, by what it was spent on.
 
     On a GPU, which works asynchronously, some of `train` is counted as `wait`.
     """
@@ -41,7 +41,7 @@ class Seconds:
 
     @property
     def all(self) -> float:
-        """Their sum."""
+        """Returns their sum."""
         return self.encode + self.wait + self.train
 
     def __str__(self) -> str:
