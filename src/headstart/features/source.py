@@ -366,7 +366,7 @@ class FeatureSource:
         )
 
     def _in_order(self, split: str) -> ViewSampler:
-        """Returns this process's share of a split's samples, in order; of view 0, unless its epoch is set to another."""
+        """Returns this process's share of a split, in order; of view 0, unless its epoch is set to another."""
         return ViewSampler(len(self._datasets[split]), seed=None, rank=rank(), world_size=world_size())
 
 
