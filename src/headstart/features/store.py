@@ -50,7 +50,7 @@ class FeatureStore:
 
     Args:
         folder: created when needed.
-        max_gb: of all files together, in 10⁹ bytes; the least recently used keys are deleted first. None: no limit.
+        max_gb: of all files together, in 10⁹ bytes; the least recently used are deleted first. None: no limit.
     """
 
     def __init__(self, folder: Path, max_gb: float | None = None) -> None:
