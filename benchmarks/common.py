@@ -63,8 +63,7 @@ def resnet50(sizes: Preprocessing) -> Backbone:
 
 def train_features(dataset: ImageDataset, encoder: Encoder, folder: str) -> SplitFeatures:
     """The features of a train split, with a store in `folder`."""
-    store, backbone = FeatureStore(Path(folder)), encoder.backbone.source.identity()
-    return SplitFeatures(dataset, "train", encoder=encoder, store=store, backbone=backbone, num_workers="auto")
+    return SplitFeatures(dataset, "train", encoder=encoder, store=FeatureStore(Path(folder)), num_workers="auto")
 
 
 def flops_per_image(backbone: Backbone) -> int:

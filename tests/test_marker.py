@@ -386,8 +386,8 @@ DELETES = {
     "files.py": "checks it; its own temporary file",
     "datasets/generate.py": "a folder with headstart's record",
     "datasets/caltech256.py": "a partial download, whose name begins with .headstart",
-    "features/compiled.py": "files in the cache, in a folder that only headstart can write",
-    "features/store.py": "files in a key's folder, named by a hash",
+    "features/cache.py": "files that it wrote, which have a checksum beside them",
+    "features/compiled.py": "folders in the cache, in a folder that only headstart can write",
     "predict/write.py": "a file that it has just created, or is replaced in a folder that was claimed",
     "sweeping/leaderboard.py": "links to the files of trials",
 }

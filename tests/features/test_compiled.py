@@ -150,6 +150,15 @@ def test_program__damaged_is_compiled_again(
         assert "is damaged; it is compiled again" in capsys.readouterr().err
 
 
+def test_killed_compilations__what_they_left_is_deleted_after_a_day(compilations: list[Path], cache: Path) -> None:
+    for age, name in ((0, "running.work"), (compiled.ABANDONED + 10, "killed.work")):
+        (cache / name).mkdir()
+        os.utime(cache / name, (time.time() - age,) * 2)
+    program_of(tiny(0))
+    assert files(cache) == [".sha256", ".so", ".work"]
+    assert (cache / "running.work").exists()
+
+
 def test_program__that_is_none_is_compiled_again(compilations: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     network = tiny(0)
     path = program_path(IDENTITY | {"shape": list(example().shape), "precision": "32"})

@@ -42,7 +42,6 @@ class Folds:
             split,
             encoder=self.encoder,
             store=self.store,
-            backbone=self.backbone.source.identity(),
             num_workers=0,
         )
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from headstart.features import compiled
-from headstart.features.compiled import ABANDONED, is_kept, is_whole, keep, program_path
-from headstart.features.store import delete
+from headstart.features.cache import delete, is_kept, keep, make_room, read
+from headstart.features.compiled import program_path
 
 IDENTITY = {"arch": "timm/tiny"}
 
@@ -18,13 +18,13 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def make(path: Path, *, used: int = 0) -> Path:
     """A program that was used so many seconds ago."""
-    work = path.with_suffix(".work")
-    work.mkdir()
-    (work / "model.so").write_bytes(bytes(10))
-    keep(work / "model.so", path)
-    work.rmdir()
+    keep(path, lambda temporary: temporary.write_bytes(bytes(10)))
     os.utime(path, (time.time() - used,) * 2)
     return path
+
+
+def is_whole(path: Path) -> bool:
+    return read(path, lambda _: True, "it is made again") is True
 
 
 def test_path__depends_on_identity_pytorch_and_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,8 +44,7 @@ def test_path__depends_on_identity_pytorch_and_cpu(monkeypatch: pytest.MonkeyPat
 def test_keep__whole_until_it_changes() -> None:
     path = program_path(IDENTITY)
     assert not is_kept(path)
-    with pytest.raises(FileNotFoundError):
-        is_whole(path)
+    assert not is_whole(path)
     make(path)
     assert is_kept(path)
     assert is_whole(path)
@@ -72,15 +71,12 @@ def test_folder__of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
         program_path(IDENTITY)
 
 
-def test_room__the_programs_that_were_not_used_for_longest_are_deleted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_room__the_programs_that_were_not_used_for_longest_are_deleted() -> None:
     folder = program_path(IDENTITY).parent
     for used, name in enumerate(("new", "old", "older"), start=1):
         make(folder / f"{name}.so", used=100 * used)
-    for age, name in ((0, "running.work"), (ABANDONED + 10, "killed.work")):
-        (folder / name).mkdir()
-        os.utime(folder / name, (time.time() - age,) * 2)
     assert is_whole(folder / "older.so"), "it is used now"
-    monkeypatch.setattr(compiled, "MAX_BYTES", 35)
-    make(folder / "newest.so")
+    newest = make(folder / "newest.so", used=1000)
+    make_room(folder.glob("*.so"), 35, newest)
     kept = [f"{name}.{suffix}" for name in ("new", "newest", "older") for suffix in ("sha256", "so")]
-    assert sorted(path.name for path in folder.iterdir()) == [*kept, "running.work"]
+    assert sorted(path.name for path in folder.iterdir()) == kept

@@ -21,7 +21,7 @@ from headstart.log import log
 
 @dataclass(frozen=True)
 class BackboneSource:
-    """Where a backbone comes from; a checkpoint holds this instead of frozen weights.
+    """Names where a backbone comes from; a checkpoint holds this instead of frozen weights.
 
     `sha256` is of the tensors that are used; `cut` is the name of the layer before which the network was cut;
     `library` is the package that its code was from, and its version.
@@ -48,7 +48,7 @@ class BackboneSource:
 
 
 class Backbone(nn.Module):
-    """uint8 images (N, 3, H, W) → float32 features (N, embedding_dim); frozen unless unfrozen.
+    """Maps uint8 images (N, 3, H, W) to float32 features (N, embedding_dim); frozen until `unfreeze` is called.
 
     Frozen means: no parameter requires a gradient, and the network stays in eval mode whatever `train()` is called, so
     that BatchNorm's statistics do not drift. With `batch_norm=False` they stay fixed in unfrozen stages too, where only
@@ -95,7 +95,7 @@ class Backbone(nn.Module):
 
     @cached_property
     def stages(self) -> list[list[str]]:
-        """The names of the network's blocks, stage by stage from the input."""
+        """Returns the names of the network's blocks, stage by stage from the input."""
         size = self.preprocessing.image_size
         return self._find_stages(self.network, torch.zeros(1, 3, size, size, device=self.mean.device))
 
@@ -190,7 +190,7 @@ def overridden(preset: Preprocessing, data: PreprocessingSettings) -> Preprocess
 
 
 def _resize_size(preset: Preprocessing, image_size: int, mode: str) -> int:
-    """With another image size alone, the same part of the image is cropped as with the preset."""
+    """Returns the size by which, with another image size alone, the same part is cropped as with the preset."""
     # Who chooses to keep the whole image does not want its border cropped.
     is_whole = mode != "crop" and mode != preset.resize_mode
     return image_size if is_whole else round(preset.resize_size * image_size / preset.image_size)
@@ -224,9 +224,8 @@ def load_backbone(model: BackboneSettings, data: PreprocessingSettings, *, seed:
 
 def check_backbone(model: BackboneSettings, data: PreprocessingSettings) -> None:
     """Raises HeadstartError, as `load_backbone` would, for all that can be known without a download."""
-    provider = _provider_of(model.arch)
-    provider.check(_choice(model, data))
-    overridden(provider.preset(model.arch, model.weights), data)
+    _provider_of(model.arch).check(_choice(model, data))
+    preprocessing_of(model, data)
 
 
 def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Preprocessing:

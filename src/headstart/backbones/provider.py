@@ -1,4 +1,4 @@
-"""What backbones of torchvision and of timm have in common: choice, pooling, stages, weights files."""
+"""Provides what the backbones of torchvision and timm share: their choice, pooling, stages and weights files."""
 
 import os
 import pickle
@@ -17,7 +17,7 @@ from headstart.errors import HeadstartError
 
 @dataclass(frozen=True)
 class Choice:
-    """Which network, with which weights: "default" (the first published ones), "bundled", a name, a file, or None for
+    """Names a network and its weights: "default" (the first published ones), "bundled", a name, a file, or None for
     random ones.
 
     `pooling` makes features from what the last layer outputs: "default" (the network's own), "cls", "avg" or "cls+avg".
@@ -50,7 +50,7 @@ class Network:
 
 @dataclass(frozen=True)
 class Provider:
-    """The functions of a provider. Each raises HeadstartError, with the reason, for what it does not have.
+    """Holds the functions of a provider. Each raises HeadstartError, with the reason, for what it does not have.
 
     Attributes:
         check: (choice) → nothing; whether `load` would fail is found out without a download.
@@ -66,8 +66,8 @@ class Provider:
 
 
 class TokenPooling(nn.Module):
-    """The class token, the mean of the patches' tokens, or both, one after the other: images → features (N, d) or
-    (N, 2d).
+    """Maps images to the class token, the mean of the patches' tokens, or both, one after the other: features (N, d)
+    or (N, 2d).
 
     Args:
         model: the network, without its classification layer.
@@ -232,7 +232,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     Raises:
         HeadstartError: as `read_safely`, the file is not a state_dict, or a tensor holds NaN or infinity.
     """
-    state = _without_prefixes(_unwrapped(_read_safetensors(path) if _is_safetensors(path) else read_safely(path)))
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else read_safely(path)
+    state = _without_prefixes(_unwrapped(content))
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise HeadstartError(f"{path} is not a state_dict: it must map names to tensors, and hold nothing else")
     for name, tensor in state.items():
@@ -240,10 +241,6 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             raise HeadstartError(f"{path} is damaged: its tensor {name} holds NaN or infinite values")
     halves = (torch.float16, torch.bfloat16)
     return {name: tensor.float() if tensor.dtype in halves else tensor for name, tensor in state.items()}
-
-
-def _is_safetensors(path: Path) -> bool:
-    return path.suffix == ".safetensors"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -323,22 +320,13 @@ def file_of(weights: str) -> Path | None:
     return None
 
 
-def load_weights(module: nn.Module, path: Path, what: str, *, without: str) -> None:
-    """Loads the state_dict in the file `path`, except keys that start with `without`, into `module`.
-
-    Raises:
-        HeadstartError: the file is not a state_dict; or, beginning with `what`, which tensors do not fit.
-    """
-    module.load_state_dict(fitting_state(module, path, what, without=without), strict=False)
-
-
 def fitting_state(module: nn.Module, path: Path, what: str, *, without: str) -> dict[str, Tensor]:
     """Returns the state_dict in the file `path`, except keys that start with `without`.
 
     `module` may be on the meta device.
 
     Raises:
-        HeadstartError: as `load_weights`.
+        HeadstartError: the file is not a state_dict; or, beginning with `what`, which tensors do not fit.
     """
     state = {key: value for key, value in read_tensors(path).items() if not key.startswith(without)}
     expected = module.state_dict()

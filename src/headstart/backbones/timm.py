@@ -1,4 +1,4 @@
-"""timm's models as backbones: `model.arch=timm/NAME`, `timm/NAME.TAG`, `timm/local-dir:FOLDER` or `timm/hf-hub:ID`."""
+"""Loads timm's backbones: `model.arch=timm/NAME`, `timm/NAME.TAG`, `timm/local-dir:FOLDER` or `timm/hf-hub:ID`."""
 
 import logging
 import math
@@ -199,7 +199,7 @@ def _build(choice: Choice, *, downloads: bool = True) -> nn.Module:
 
 @contextmanager
 def _no_retries_without_network() -> Iterator[None]:
-    """Where the name of the server cannot be resolved, only what is cached is used: retries would take a minute."""
+    """Uses only what is cached where the server's name cannot be resolved: retries would take a minute."""
     before = constants.HF_HUB_OFFLINE
     try:
         if not getproxies():

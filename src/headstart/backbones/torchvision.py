@@ -2,6 +2,7 @@
 
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import URLError
@@ -21,7 +22,6 @@ from headstart.backbones.provider import (
     file_of,
     find_stages,
     fitting_state,
-    load_weights,
 )
 from headstart.config.checks import family_in_timm, similar
 from headstart.config.model import BUNDLED, DEFAULT
@@ -51,7 +51,8 @@ def load(choice: Choice, seed: int) -> Network:
         if weights is not None:
             path, origin = _find_file(arch, weights)
     if path is not None:
-        load_weights(module, path, _misfit(str(origin), arch), without=f"{name}.")
+        misfit = f"model.weights={origin} does not fit model.arch={arch}"
+        module.load_state_dict(fitting_state(module, path, misfit, without=f"{name}."), strict=False)
         if hasattr(module, "transform_input"):
             # GoogLeNet's and Inception's weights come from another library and expect its normalization.
             cast(Any, module).transform_input = True
@@ -62,20 +63,11 @@ def load(choice: Choice, seed: int) -> Network:
 def check(choice: Choice) -> None:
     """Raises HeadstartError if `load` would fail, apart from what only a download can show."""
     check_architecture(choice.arch)
-    arch, weights = choice.arch, _named(choice.arch, choice.weights)
-    if weights == BUNDLED:
-        bundled_weights(arch)
-    is_file = weights not in (None, BUNDLED, *_names(arch))
-    if not is_file and choice.pooling == "default":
-        return
-    # Without memory for its tensors, it takes little time to build.
-    with torch.device("meta"):
-        module = build_classifier(arch, seed=0)
-    name, width = cut(module)
-    _pooled(module, width, choice)
-    if is_file:
-        path, origin = _find_file(arch, str(weights))
-        fitting_state(module, path, _misfit(origin, arch), without=f"{name}.")
+    weights = _named(choice.arch, choice.weights)
+    # Without memory for its tensors, the network takes little time to build; loading them does nothing but warn.
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load(replace(choice, weights=None if weights in _names(choice.arch) else weights), seed=0)
 
 
 def preset(arch: str, weights: str | None) -> Preprocessing:
@@ -141,7 +133,7 @@ def cut(module: nn.Module) -> tuple[str, int]:
 
 
 def _pooled(module: nn.Module, width: int, choice: Choice) -> tuple[nn.Module, int]:
-    """`module` with `choice.pooling`, and the width of its features."""
+    """Returns `module` with `choice.pooling`, and the width of its features."""
     if choice.pooling == "default":
         return module, width
     if isinstance(module, torchvision.models.VisionTransformer):
@@ -180,10 +172,6 @@ def _named(arch: str, weights: str | None) -> str | None:
 def _names(arch: str) -> list[str]:
     """Returns the names of torchvision's weights for `arch`."""
     return list(torchvision.models.get_model_weights(arch).__members__)
-
-
-def _misfit(weights: str, arch: str) -> str:
-    return f"model.weights={weights} does not fit model.arch={arch}"
 
 
 def _find_file(arch: str, weights: str) -> tuple[Path, str]:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 from zipfile import ZipFile
 
@@ -20,8 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from headstart.features.store import checksum_of, delete, is_intact
-from headstart.files import cache_folder, exclusively, folder_in_cache, read_json, sha256_of, write_json
+from headstart.features.cache import delete, get_or_make, is_kept, keep, make_room, read
+from headstart.files import cache_folder, exclusively, folder_in_cache, read_json, write_json
 from headstart.log import log
 from headstart.machine import core_count, cpu_instructions, cpu_name
 
@@ -126,34 +127,8 @@ def program_path(identity: dict[str, Any]) -> Path:
     return _own_folder() / f"{identity['arch'].replace('/', '_')}-{digest}.so"
 
 
-def is_kept(path: Path) -> bool:
-    """Whether there is a program (it may turn out to be damaged)."""
-    return checksum_of(path).exists()
-
-
-def is_whole(path: Path) -> bool:
-    """Whether the program in `path` is the one that was kept, which counts as used now.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    with suppress(OSError):
-        os.utime(path)
-    return is_intact(path)
-
-
-def keep(program: Path, path: Path) -> None:
-    """Moves a program, which is in a folder beside `path`, to its place."""
-    checksum = checksum_of(program)
-    checksum.write_text(sha256_of(program), encoding="utf-8")
-    # Whatever a power failure leaves, the checksum tells.
-    program.replace(path)
-    checksum.replace(checksum_of(path))
-    _make_room(path)
-
-
 def _own_folder() -> Path:
-    """A folder of this user alone: programs are run, and others may share the cache."""
+    """Returns a folder of this user alone: programs are run, and others may share the cache."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     folder = folder_in_cache(FOLDER) / str(user)
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -164,30 +139,17 @@ def _own_folder() -> Path:
     return folder
 
 
-def _make_room(newest: Path) -> None:
-    """Deletes the programs that were not used for longest, until the rest fits, and what killed processes left."""
-    programs = sorted(filter(is_kept, newest.parent.glob("*.so")), key=lambda path: path.stat().st_mtime)
-    size = sum(path.stat().st_size for path in programs)
-    for path in programs:
-        if size > MAX_BYTES and path != newest:
-            size -= path.stat().st_size
-            delete(path)
-    for work in newest.parent.glob(f"*{WORK}"):
-        if time.time() - work.stat().st_mtime > ABANDONED:
-            shutil.rmtree(work, ignore_errors=True)
-
-
 # The largest difference from the uncompiled network that is accepted, relative to the largest of its outputs. The
 # rounding of bf16 adds up over many layers.
 TOLERANCES = {"32": 1e-3, "bf16": 0.1}
 
 
 class CompilationFailed(Exception):
-    """There is no compiler, or it cannot compile the network; with the reason."""
+    """Says why a network cannot be compiled, such as that there is no compiler."""
 
 
 class Unusable(CompilationFailed):
-    """What was compiled cannot be loaded here, or gives other numbers."""
+    """Says that what was compiled cannot be loaded here, or gives other numbers."""
 
 
 def compiled_program(network: nn.Module, example: Tensor, precision: str, identity: dict[str, Any]) -> CompiledModel:
@@ -208,15 +170,12 @@ def compiled_program(network: nn.Module, example: Tensor, precision: str, identi
     except PermissionError as error:
         raise CompilationFailed(str(error)) from None
     uncompiled, tolerance = _InPrecision(network, precision).eval(), TOLERANCES[precision]
-    if (program := _load(path, uncompiled, example, tolerance)) is not None:
-        return program
-    with exclusively(path):
-        # Another process may have compiled it in the meantime.
-        program = _load(path, uncompiled, example, tolerance)
-        if program is None:
-            log.info("compiling %s, once for this machine", identity["arch"])
-            _compile(_InPrecision(with_folded_batch_norm(network), precision).eval(), example, path)
-            program = _load(path, uncompiled, example, tolerance)
+
+    def compile_it() -> None:
+        log.info("compiling %s, once for this machine", identity["arch"])
+        _compile(_InPrecision(with_folded_batch_norm(network), precision).eval(), example, path)
+
+    program = get_or_make(lambda: _load(path, uncompiled, example, tolerance), exclusively(path), compile_it)
     if program is None:
         raise Unusable("what was compiled cannot be used")
     return program
@@ -235,7 +194,7 @@ def _whole_identity(shape: tuple[int, ...], precision: str, identity: dict[str, 
 
 
 class _InPrecision(nn.Module):
-    """`network` under autocast if `precision` is "bf16". Around a tracer autocast would not be traced."""
+    """Runs `network`, under autocast if `precision` is "bf16". Around a tracer autocast would not be traced."""
 
     def __init__(self, network: nn.Module, precision: str) -> None:
         super().__init__()
@@ -250,14 +209,11 @@ class _InPrecision(nn.Module):
 def _load(path: Path, uncompiled: nn.Module, example: Tensor, tolerance: float) -> CompiledModel | None:
     """Returns the program in `path`; None: there is none, or it is damaged, or gives other numbers on this machine."""
     try:
-        if not is_whole(path):
-            log.warning("%s is damaged; it is compiled again", path)
+        program = read(path, lambda library: open_program(library, core_count()), "it is compiled again")
+        if program is None:
             return None
-        program = open_program(path, core_count())
         with torch.no_grad():
             expected, actual = (run(example).float() for run in (uncompiled, program))
-    except FileNotFoundError:
-        return None
     except (OSError, RuntimeError) as error:
         log.warning("%s could not be loaded: %s", path, _first_line(error))
         return None
@@ -277,21 +233,25 @@ def _compile(network: nn.Module, example: Tensor, path: Path) -> None:
     shutil.rmtree(work, ignore_errors=True)
     try:
         work.mkdir()
-        keep(_compile_in(work, network, example), path)
+        keep(path, _compile_in(work, network, example).replace)
     except OSError as error:
         raise CompilationFailed(_first_line(error)) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
+    make_room(path.parent.glob("*.so"), MAX_BYTES, path)
+    for other in path.parent.glob(f"*{WORK}"):
+        if time.time() - other.stat().st_mtime > ABANDONED:
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def _missing_compiler() -> str | None:
-    """The compiler that PyTorch would call, unless there is one: it would look for it after most of the work."""
+    """Returns the compiler that is missing, for which PyTorch would look after most of the work; None: it is there."""
     name = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
     return None if shutil.which(name.split()[0]) else name
 
 
 def _compile_in(work: Path, network: nn.Module, example: Tensor) -> Path:
-    """The library, in a folder where nothing else is, also not of a compilation that was interrupted."""
+    """Returns the compiled library in `work`, an empty folder, where inductor keeps all of its files."""
     # They take seconds to import.
     from torch._inductor import aoti_compile_and_package, config
     from torch._inductor.utils import fresh_cache
@@ -330,19 +290,19 @@ REPEATS = 3
 
 
 def measured_speed(key: str) -> float | None:
-    """What was measured on this machine for `key`, which names everything that it depends on; None: nothing was."""
+    """Returns what was measured here for `key`, which names everything that it depends on; None: nothing was."""
     return _read().get(key)
 
 
 def keep_speed(key: str, speed: float) -> None:
-    """For later processes. Without a cache folder, it is measured again next time."""
+    """Stores a speed for later processes. Without a cache folder, it is measured again next time."""
     with suppress(OSError):
         write_json(cache_folder() / FILE, _read() | {key: round(speed, 3)})
 
 
 def measure_speed(key: str, uncompiled: Callable[[], object], compiled: Callable[[], object]) -> float:
     """Times both, in turn, and keeps the ratio."""
-    pairs = [(_seconds(uncompiled), _seconds(compiled)) for _ in range(REPEATS)]
+    pairs = [(timeit(uncompiled, number=1), timeit(compiled, number=1)) for _ in range(REPEATS)]
     speed = statistics.median(slow / fast for slow, fast in pairs)
     keep_speed(key, speed)
     return speed
@@ -354,9 +314,3 @@ def _read() -> dict[str, float]:
     except (OSError, ValueError):
         return {}
     return {key: v for key, v in speeds.items() if isinstance(v, float)} if isinstance(speeds, dict) else {}
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start

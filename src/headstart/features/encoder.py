@@ -1,19 +1,20 @@
 """The frozen forward pass: the one place for precision, memory layout, compilation and the shape of a call."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
 from headstart.backbones.backbone import Backbone, state_sha256
-from headstart.data.workers import thread_map
+from headstart.data.workers import thread_imap, thread_map
 from headstart.features.compiled import (
     CompilationFailed,
     CompiledModel,
@@ -27,6 +28,7 @@ from headstart.features.compiled import (
 from headstart.log import log
 from headstart.machine import cpu_name
 
+Result = TypeVar("Result")
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.
 CPU_CHUNK = 8
 # The number of images of USUAL_SIZE pixels from which compilation takes less time than it saves, on CPUs.
@@ -64,12 +66,12 @@ class Encoder(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the backbone is, and the features are returned."""
+        """Returns the device of the backbone and of the features."""
         return next(self.backbone.parameters()).device
 
     @property
     def precision(self) -> str:
-        """ "bf16" or "32", as resolved for the device."""
+        """Returns "bf16" or "32", as resolved for the device."""
         if self._precision != "auto":
             return self._precision
         return "bf16" if has_fast_bf16(self.device) else "32"
@@ -170,7 +172,7 @@ class Encoder(nn.Module):
 
     @property
     def _identity(self) -> dict[str, Any]:
-        """What the compiled code depends on: the weights as they are now, perhaps fine-tuned."""
+        """Returns what the compiled code depends on: the weights as they are now, perhaps fine-tuned."""
         source, preprocessing = self.backbone.source, self.backbone.preprocessing
         return {
             "arch": source.arch,
@@ -208,6 +210,18 @@ class Encoder(nn.Module):
         return features[: len(images)].float()
 
 
+def map_batches(compute: Callable[[Any], Result], loader: DataLoader[Any], device: torch.device) -> Iterator[Result]:
+    """Yields `compute(batch)` for each batch of `loader`, in order; `compute` encodes on `device`, after `warm_up`.
+
+    On a CPU without worker processes, the batches are smaller: each core reads and encodes images of its own.
+    """
+    if device.type != "cpu" or loader.num_workers:
+        return map(compute, loader)
+    keys = list(loader.sampler)
+    chunks = [keys[start : start + CPU_CHUNK] for start in range(0, len(keys), CPU_CHUNK)]
+    return thread_imap(lambda chunk: compute(loader.collate_fn([loader.dataset[key] for key in chunk])), chunks)
+
+
 @contextmanager
 def usual_numerics() -> Iterator[None]:
     """Makes the block compute as a program of its own would, without what a surrounding notebook has set.
@@ -237,6 +251,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "cpu":
+        # Private: PyTorch has no public function that says so.
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return False
 

@@ -15,7 +15,7 @@ import PIL
 import torch
 import torchvision
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.train import TrainSettings
@@ -24,9 +24,9 @@ from headstart.data.images import decoding
 from headstart.data.manifest import Manifest, Split
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
-from headstart.data.workers import loader_options, thread_imap, worker_count
+from headstart.data.workers import loader_options
 from headstart.errors import HeadstartError
-from headstart.features.encoder import CPU_CHUNK, Encoder
+from headstart.features.encoder import Encoder, map_batches
 from headstart.features.store import Array, FeatureStore, Key, open_store
 from headstart.log import progress_bar
 from headstart.machine import training_device
@@ -41,26 +41,11 @@ STORED_AS = {"bf16": "float16", "32": "float32"}
 USUAL_EPOCHS = 20
 
 
-class Share(Sampler[tuple[int, int]]):
-    """The (view, index) of the samples that a process encodes: every `world_size`-th block of ENCODING_BATCH."""
-
-    def __init__(self, length: int, rank: int, world_size: int) -> None:
-        self.view = 0
-        self.indices = [i for i in range(length) if i // ENCODING_BATCH % world_size == rank]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        return iter([(self.view, index) for index in self.indices])
-
-
 class SplitFeatures:
-    """The features of `dataset`, a split or a transform of it; those of a fold are stored with those of all folds.
+    """Gives the features of `dataset`, a split under one transform; a fold's are stored with those of all folds.
 
     Args:
         split: its name, for progress bars and the folder in the store.
-        backbone: what identifies the encoder's backbone: arch, weights_sha256, cut, has_photo_features.
         num_workers: processes that decode, or "auto": see headstart.data.workers.
     """
 
@@ -71,7 +56,6 @@ class SplitFeatures:
         *,
         encoder: Encoder,
         store: FeatureStore,
-        backbone: dict[str, Any],
         num_workers: int | str,
     ) -> None:
         self._own = dataset.split.own
@@ -80,9 +64,10 @@ class SplitFeatures:
         self._name = split if dataset.split.pool is None else "folds"
         self._encoder = encoder
         self._store = store
-        self._backbone = backbone
         self._num_workers = num_workers
-        self._share = Share(len(self._dataset), rank(), world_size())
+        # The (view, index) of what this process encodes: every `world_size`-th block of ENCODING_BATCH.
+        indices = range(len(self._dataset))
+        self._share = [(0, i) for i in indices if i // ENCODING_BATCH % world_size() == rank()]
         self._latest: tuple[int, Array] | None = None
         self._later = 0
 
@@ -113,7 +98,7 @@ class SplitFeatures:
         if everywhere(stored is not None) and stored is not None:
             return stored
         # Nobody waits for the lock of the store meanwhile: another job may hold it.
-        rows = [block for block in self._rows(view) if is_first_on_node()]
+        rows = self._gathered(view)
         with first_on_node_first():
             if is_first_on_node():
                 return self._store_view(view, lambda: rows)
@@ -133,51 +118,41 @@ class SplitFeatures:
 
     @property
     def key(self) -> Key:
-        """All that the features depend on, known once the encoder is on its device. Compiled code only rounds."""
+        """Returns all that the features depend on, once the encoder is on its device. Compiled code only rounds."""
         # Absent for ordinary images, so that their keys are those of versions that knew no other.
         split = self._dataset.split
         values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
-            "backbone": self._backbone,
+            "backbone": self._encoder.backbone.source.identity(),
             "transform": self._dataset.transform.spec,
             "data": split.fingerprint,
             "precision": self._encoder.precision,
             "device": self._encoder.device.type,
             "versions": {module.__name__: module.__version__ for module in (torch, torchvision, PIL)},
         }
-        return Key(f"{self._backbone['arch']}-{self._name}", values | decoding())
+        return Key(f"{values['backbone']['arch']}-{self._name}", values | decoding())
 
     def _rows(self, view: int) -> Iterator[Array]:
-        total = len(self._dataset)
+        """Yields the features of this process's share, in order."""
+        # In place, because the loader keeps the list.
+        self._share[:] = [(view, index) for _, index in self._share]
+        batches = map_batches(lambda batch: self._encoder(batch[0]).cpu(), self._loader, self._encoder.device)
+        total = len(self._share) * world_size()
         with progress_bar(f"encoding {self._split} images", total, later=self._later) as advance:
-            for features in self._gathered(self._encode(view), total):
-                advance(len(features))
+            for features in batches:
+                advance(len(features) * world_size())
                 yield features.numpy()
 
-    def _gathered(self, features: Iterator[Tensor], count: int) -> Iterator[Tensor]:
-        """Yields the rows of all processes in order, block by block, from those of this one's share."""
-        if world_size() == 1:
-            yield from features
-            return
-        left = count
-        while left > 0:
-            mine = _take(features, ENCODING_BATCH, self._encoder.embedding_dim)
-            block = gather(mine).flatten(0, 1)[:left]
-            left -= len(block)
-            yield block
-
-    def _encode(self, view: int) -> Iterator[Tensor]:
-        workers = worker_count(self._num_workers, self._encoder.device)
-        if self._encoder.device.type == "cpu" and not workers:
-            # Each core decodes, augments and encodes images of its own.
-            keys = [(view, index) for index in self._share.indices]
-            return thread_imap(
-                self._decode_and_encode, [keys[i : i + CPU_CHUNK] for i in range(0, len(keys), CPU_CHUNK)]
-            )
-        self._share.view = view
-        return (self._encoder(images).cpu() for images, _ in self._loader)
-
-    def _decode_and_encode(self, keys: list[tuple[int, int]]) -> Tensor:
-        return self._encoder.encode_chunk(torch.stack([self._dataset[key][0] for key in keys]))
+    def _gathered(self, view: int) -> list[Array]:
+        """Returns the features of all processes in order, block by block; [] unless this is the first on its node."""
+        size, filled = ENCODING_BATCH * world_size(), 0
+        # Equally long in all processes; what is beyond the last image is cut off.
+        mine = torch.zeros(-(-len(self._dataset) // size) * ENCODING_BATCH, self._encoder.embedding_dim)
+        for features in self._rows(view):
+            mine[filled : filled + len(features)] = torch.from_numpy(features)
+            filled += len(features)
+        blocks = (gather(block).flatten(0, 1).numpy() for block in mine.split(ENCODING_BATCH))
+        ends = range(len(self._dataset), 0, -size)
+        return [block[:end] for block, end in zip(blocks, ends, strict=True) if is_first_on_node()]
 
     @cached_property
     def _loader(self) -> DataLoader[Any]:
@@ -194,21 +169,11 @@ class SplitFeatures:
         )
 
 
-def _take(features: Iterator[Tensor], count: int, width: int) -> Tensor:
-    """Returns the next `count` rows (count, width); zeros where there are no more."""
-    rows = torch.zeros(count, width)
-    filled = 0
-    while filled < count and (part := next(features, None)) is not None:
-        rows[filled : filled + len(part)] = part
-        filled += len(part)
-    return rows
-
-
 # All splits, and batches of them.
 
 
 class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
-    """One view of a split: `matrix` holds its features (N, embedding_dim). Batches are float32, with labels (N).
+    """Holds one view of a split: `matrix` has its features (N, embedding_dim). Batches are float32, with labels (N).
 
     PADDING has the features of the last sample, and the label IGNORED.
     """
@@ -278,7 +243,7 @@ class FeatureSource:
         return self._store is not None and (self._frozen_epochs is None or epoch < self._frozen_epochs)
 
     def view_of(self, epoch: int) -> int:
-        """The view of the train split in `epoch`."""
+        """Returns the view of the train split in `epoch`."""
         views = self._settings.features.views
         if self.augmentation is None:
             return 0
@@ -347,7 +312,7 @@ class FeatureSource:
 
     @property
     def _keep_bytes(self) -> int:
-        """The size of the decoded training images that are kept: none, if they are encoded once."""
+        """Returns how many bytes of decoded training images are kept: none, if they are encoded once."""
         features = self._settings.features
         has_one_view = features.cache and (self.augmentation is None or features.views == 1)
         return 0 if has_one_view and self._frozen_epochs is None else int(self._settings.data.memory_gb * 1e9)
@@ -360,7 +325,6 @@ class FeatureSource:
             name,
             encoder=self._encoder,
             store=self._store,
-            backbone=self._encoder.backbone.source.identity(),
             num_workers=self._settings.data.num_workers,
         )
 
@@ -402,7 +366,7 @@ class FeatureSource:
         )
 
     def _in_order(self, split: str) -> ViewSampler:
-        """The process's share of a split's samples, in their order; of view 0, unless its epoch is set to another."""
+        """Returns this process's share of a split, in order; of view 0, unless its epoch is set to another."""
         return ViewSampler(len(self._datasets[split]), seed=None, rank=rank(), world_size=world_size())
 
 

@@ -1,4 +1,4 @@
-"""Stored features: memory-mapped matrices under a key that names everything they depend on.
+"""Stores features: memory-mapped matrices under a key that names everything they depend on.
 
 The store knows neither models nor images: only keys, views, and how to compute a missing view.
 """
@@ -20,18 +20,8 @@ from headstart.config.model import FeatureSettings
 from headstart.data.images import decoding
 from headstart.data.manifest import Split
 from headstart.errors import HeadstartError
-from headstart.files import (
-    CACHE,
-    cache_folder,
-    mark,
-    mark_if_empty,
-    remove,
-    replacing,
-    sha256_of,
-    write_json,
-    write_text,
-)
-from headstart.log import log
+from headstart.features import cache
+from headstart.files import CACHE, cache_folder, mark, mark_if_empty, remove, write_json
 from headstart.machine import DISK_FULL
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -40,14 +30,14 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Key:
-    """Everything that a split's features depend on, as plain values; `name` makes the folder easy to find."""
+    """Holds everything that a split's features depend on, as plain values; `name` makes the folder easy to find."""
 
     name: str
     values: dict[str, Any]
 
     @property
     def folder(self) -> str:
-        """The name and a prefix of the SHA-256 of all values."""
+        """Returns the name and a prefix of the SHA-256 of all values."""
         text = json.dumps(self.values | {"format": FORMAT}, sort_keys=True)
         return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:20]}"
 
@@ -60,7 +50,7 @@ class FeatureStore:
 
     Args:
         folder: created when needed.
-        max_gb: of all files together, in 10⁹ bytes; the least recently used keys are deleted first. None: no limit.
+        max_gb: of all files together, in 10⁹ bytes; the least recently used are deleted first. None: no limit.
     """
 
     def __init__(self, folder: Path, max_gb: float | None = None) -> None:
@@ -69,7 +59,7 @@ class FeatureStore:
 
     def has(self, key: Key, view: int) -> bool:
         """Whether the view is stored (it may turn out to be damaged)."""
-        return checksum_of(self._path(key, view)).exists()
+        return cache.is_kept(self._path(key, view))
 
     def find(self, values: dict[str, Any]) -> list[Key]:
         """Returns the stored keys that have all of `values`, in the order of their folders' names."""
@@ -78,15 +68,7 @@ class FeatureStore:
 
     def read(self, key: Key, view: int) -> Array | None:
         """Returns one view's stored features, read-only and memory-mapped; None if there are none, or damaged ones."""
-        path = self._path(key, view)
-        try:
-            if not is_intact(path):
-                log.warning("%s is damaged; its features are computed again", path)
-                return None
-            array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return array
+        return cache.read(self._path(key, view), _mapped, "its features are computed again")
 
     def get_or_compute(
         self, key: Key, view: int, *, shape: tuple[int, int], dtype: str, rows: Callable[[], Iterable[Array]]
@@ -98,43 +80,29 @@ class FeatureStore:
         Raises:
             HeadstartError: the folder cannot be written, or the disk is full.
         """
-        path, matrix = self._path(key, view), self.read(key, view)
-        if matrix is None:
-            with self._writing(), self._lock(key):
-                # Another process may have computed it in the meantime.
-                matrix = self.read(key, view)
-                if matrix is None:
-                    self._write(key, view, shape, dtype, rows())
-                    matrix = self.read(key, view)
-                    self._make_room(keep=path)
+        path = self._path(key, view)
+
+        def write() -> None:
+            mark(path.parent, CACHE)
+            if not (path.parent / "key.json").exists():
+                write_json(path.parent / "key.json", key.values)
+            cache.keep(path, lambda temporary: _fill(temporary, shape, dtype, rows()))
+            self._make_room(path)
+
+        matrix = cache.get_or_make(lambda: self.read(key, view), self._writing(key), write)
         if matrix is None:
             raise HeadstartError(f"{path} was damaged while it was being written: check the disk")
-        # In a read-only folder nothing is ever deleted, so when it was used does not matter there.
-        with suppress(OSError):
-            os.utime(path)
         return matrix
 
     def _path(self, key: Key, view: int) -> Path:
         return self._folder / key.folder / f"view-{view:04}.npy"
 
-    def _write(self, key: Key, view: int, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
-        path = self._path(key, view)
-        mark(path.parent, CACHE)
-        if not (path.parent / "key.json").exists():
-            write_json(path.parent / "key.json", key.values)
-        # Only the holder of the lock writes here, so these are from a process that was killed.
-        for left_over in path.parent.glob(".view-*.tmp"):
-            left_over.unlink()
-        # Without a checksum there is no view: nobody reads the file while it is replaced.
-        checksum_of(path).unlink(missing_ok=True)
-        with replacing(path) as temporary:
-            _fill(temporary, shape, dtype, rows)
-        write_text(checksum_of(path), sha256_of(path))
-
     @contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, key: Key) -> Iterator[None]:
         try:
-            yield
+            mark_if_empty(self._folder, CACHE)
+            with self._lock(key.folder):
+                yield
         except OSError as error:
             reason = "the disk is full" if error.errno in DISK_FULL else error.strerror
             raise HeadstartError(
@@ -142,52 +110,33 @@ class FeatureStore:
                 "choose another folder with features.dir=DIR, or disable the cache with features.cache=false"
             ) from None
 
-    @contextmanager
-    def _lock(self, key: Key) -> Iterator[None]:
+    def _lock(self, name: str, timeout: float = -1) -> FileLock:
         # Outside the key's folder, so that nobody holds a lock on a file that is deleted with it.
-        mark_if_empty(self._folder, CACHE)
         locks = self._folder / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
-        with FileLock(locks / f"{key.folder}.lock"):
-            yield
+        return FileLock(locks / f"{name}.lock", timeout=timeout)
 
-    def _make_room(self, keep: Path) -> None:
-        """Deletes the files of the least recently used keys, then this key's other views, until the rest fits."""
+    def _make_room(self, newest: Path) -> None:
+        """Deletes the least recently used views until the rest fits, and the folders of keys that have none left."""
         if self._max_bytes is None:
             return
-        size = keep.stat().st_size
+        size = newest.stat().st_size
         if size > self._max_bytes:
-            delete(keep)
+            cache.delete(newest)
             raise HeadstartError(
                 f"one view of the features takes {size / 1e9:.3g} GB, more than features.max_gb="
                 f"{self._max_bytes / 1e9:g}: increase it, or disable the cache with features.cache=false"
             )
-        folders = {folder: _last_use(folder) for folder in self._folder.iterdir() if (folder / "key.json").exists()}
-        for folder in sorted(folders, key=lambda f: (f == keep.parent, folders[f])):
-            if self._size() <= self._max_bytes:
-                return
-            if folder == keep.parent:
-                self._shrink(keep)
-            else:
-                self._evict(folder)
-
-    def _evict(self, folder: Path) -> None:
         # The user may keep other folders beside those of the keys.
-        if _key_of(folder) is None:
-            return
-        # Another process that holds the lock is writing there: the key is in use.
-        with suppress(Timeout, OSError), FileLock(self._folder / ".locks" / f"{folder.name}.lock", timeout=0):
-            # Of an earlier version, it has no marker; its name shows what it is.
-            mark(folder, CACHE)
-            remove(folder)
-
-    def _shrink(self, keep: Path) -> None:
-        for path in sorted(keep.parent.glob("view-*.npy"), key=lambda p: p.stat().st_mtime):
-            if path != keep and self._size() > (self._max_bytes or 0):
-                delete(path)
-
-    def _size(self) -> int:
-        return sum(stat.st_size for stat in _stats(self._folder.glob("*/view-*.npy")))
+        folders = [path.parent for path in self._folder.glob("*/key.json") if _key_of(path.parent) is not None]
+        cache.make_room((path for folder in folders for path in folder.glob("view-*.npy")), self._max_bytes, newest)
+        for folder in folders:
+            if not any(folder.glob("view-*.npy")):
+                # Another process that holds the lock is writing there.
+                with suppress(Timeout, OSError), self._lock(folder.name, timeout=0):
+                    # Of an earlier version, it has no marker; its name shows what it is.
+                    mark(folder, CACHE)
+                    remove(folder)
 
 
 def open_store(settings: FeatureSettings) -> FeatureStore | None:
@@ -196,6 +145,11 @@ def open_store(settings: FeatureSettings) -> FeatureStore | None:
         return None
     folder = cache_folder() / "features" if settings.dir is None else Path(settings.dir).expanduser()
     return FeatureStore(folder, settings.max_gb)
+
+
+def _mapped(path: Path) -> Array:
+    array: Array = np.load(path, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 def _fill(path: Path, shape: tuple[int, int], dtype: str, rows: Iterable[Array]) -> None:
@@ -236,44 +190,12 @@ def _widen(path: Path, matrix: "np.memmap[Any, Any]", count: int) -> "np.memmap[
 
 
 def _key_of(folder: Path) -> Key | None:
-    """The key whose features are in `folder`; None if it is another folder."""
+    """Returns the key whose features are in `folder`; None if it is another folder."""
     try:
         key = Key(folder.name.rpartition("-")[0], json.loads((folder / "key.json").read_text(encoding="utf-8")))
         return key if key.folder == folder.name else None
     except (OSError, ValueError, TypeError):
         return None
-
-
-def checksum_of(path: Path) -> Path:
-    """Returns the file beside `path` that holds its SHA-256; without it, what `path` holds is not kept."""
-    return path.with_suffix(".sha256")
-
-
-def is_intact(path: Path) -> bool:
-    """Whether a file matches its checksum.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
-    # As bytes: a damaged one need not be text.
-    return checksum_of(path).read_bytes() == sha256_of(path).encode()
-
-
-def delete(path: Path) -> None:
-    """Deletes a kept file and its checksum."""
-    checksum_of(path).unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
-
-
-def _last_use(folder: Path) -> float:
-    return max((stat.st_mtime for stat in _stats(folder.glob("*"))), default=0.0)
-
-
-def _stats(paths: Iterable[Path]) -> Iterator[os.stat_result]:
-    """Yields the status of each file that still exists: other processes delete files meanwhile."""
-    for path in paths:
-        with suppress(FileNotFoundError):
-            yield path.stat()
 
 
 # Parts of a key that are absent where images are read in the usual way.

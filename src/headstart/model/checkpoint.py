@@ -138,12 +138,12 @@ class Ensemble(nn.Module):
 
     @property
     def best(self) -> ImageClassifier:
-        """The first member."""
+        """Returns the first member."""
         return next(iter(self))
 
     @property
     def preprocessings(self) -> tuple[Preprocessing, ...]:
-        """Every preprocessing that a member needs, that of the best one first."""
+        """Returns every preprocessing that a member needs, that of the best one first."""
         return tuple(dict.fromkeys(member.recipe.preprocessing for member in self))
 
     def prepare(self, images: int) -> None:

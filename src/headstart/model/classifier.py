@@ -1,4 +1,4 @@
-"""The LightningModule: loss, schedule, steps; also of closed-form heads."""
+"""Defines the LightningModule: its loss, schedule and steps, also for closed-form heads."""
 
 import math
 from collections.abc import Mapping
@@ -157,7 +157,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.backbone.unfreeze(0, batch_norm=False)
 
     def configure_optimizers(self) -> OptimizerLRScheduler | None:
-        """Adam with decoupled weight decay; all parameter groups exist from the start, of stages unfrozen later too."""
+        """Returns AdamW; all parameter groups exist from the start, of stages unfrozen later too."""
         recipe, backbone = self.recipe, self.backbone
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters()), "lr": recipe.lr}]
         if recipe.finetune.first_epoch is not None:
@@ -271,7 +271,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in metrics.items()})
 
     def _collect(self, split: str) -> tuple[Tensor, ...]:
-        """What the epoch's steps have put by, (N, …) each, in the order of the samples; then drops it.
+        """Returns, and forgets, what the epoch's steps have collected, (N, …) each, in the order of the samples.
 
         The second are the labels.
         """
@@ -284,7 +284,7 @@ class Classifier(ImageClassifier, LightningModule):
         return tuple(output[known] for output in outputs)
 
     def _trained_stages(self) -> int:
-        """How many stages of the backbone, from the top, this recipe ever trains."""
+        """Returns how many stages of the backbone, from the top, this recipe ever trains."""
         finetune = self.recipe.finetune
         return len(stage_factors(finetune, len(self.backbone.stages))) if finetune.first_epoch is not None else 0
 
@@ -330,7 +330,7 @@ class ClosedFormClassifier(Classifier):
         self.automatic_optimization = False
 
     def configure_optimizers(self) -> None:
-        """There is nothing to optimize."""
+        """Returns nothing: there is nothing to optimize."""
 
     def training_step(self, batch: Batch) -> None:
         x, labels = batch

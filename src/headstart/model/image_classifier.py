@@ -36,7 +36,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
 
 
 class Dropout(nn.Dropout):
-    """nn.Dropout whose mask every process draws for the batches of all processes, and uses its own rows of."""
+    """Drops as nn.Dropout, by a mask that every process draws for the batches of all, and uses its own rows of."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -46,7 +46,7 @@ class Dropout(nn.Dropout):
 
 
 class DropPath(StochasticDepth):
-    """torchvision's StochasticDepth with such a mask."""
+    """Drops as torchvision's StochasticDepth, by such a mask."""
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or world_size() == 1:
@@ -195,7 +195,7 @@ class ImageClassifier(nn.Module):
         return x if x.ndim == 2 else self.encoder(x)
 
     def predict_log_proba(self, x: Tensor) -> Tensor:
-        """The logarithm of `predict_proba`, (N, classes)."""
+        """Returns the logarithm of `predict_proba`, (N, classes)."""
         return scale(self(x), self.temperature)
 
     def predict_proba(self, x: Tensor) -> Tensor:
@@ -204,7 +204,7 @@ class ImageClassifier(nn.Module):
 
     @property
     def backbone(self) -> Backbone:
-        """What `encoder` runs."""
+        """Returns the network that `encoder` runs."""
         return self.encoder.backbone
 
     def feature_source(self, settings: TrainSettings, manifest: Manifest) -> FeatureSource:

@@ -1,4 +1,4 @@
-"""Everything that a classifier is made from besides its weights."""
+"""Defines the recipe: everything that a classifier is made from besides its weights."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -29,7 +29,7 @@ OF_MODEL = ("head", "hidden_dim", "dropout", "lr", "weight_decay", "label_smooth
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that a classifier is made from besides its weights. A checkpoint holds it as plain values.
+    """Holds everything that a classifier is made from besides its weights. A checkpoint has it as plain values.
 
     `precision` is the setting that the features were computed with: auto, 32 or bf16. `balance` is what is done about
     class imbalance (none, loss, sampler); `class_counts` are the images per class in the train split. Of `head` ridge

@@ -16,10 +16,10 @@ from headstart.config.model import EncoderSettings
 from headstart.data.images import Note
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalViewsTransform
-from headstart.data.workers import loader_options, thread_imap, thread_map, use_one_thread_after_fork, worker_count
+from headstart.data.workers import loader_options, thread_map, use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
-from headstart.features.encoder import CPU_CHUNK, usual_numerics
+from headstart.features.encoder import map_batches, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier, saliency_maps
@@ -248,27 +248,20 @@ class Predictor:
     ) -> Iterator[Computed[Result]]:
         """Yields what is computed from the images of each batch that could be read, and its errors and notes.
 
-        With `by_core`, on a CPU without worker processes, each core reads images and computes independently.
+        With `by_core`, on a CPU without worker processes, each core reads and computes images of its own.
         """
 
         def compute_batch(batch: Batch) -> Computed[Result]:
             images, errors, notes = batch
             return compute(images) if images else [], errors, notes
 
-        by_core = by_core and self._device.type == "cpu" and not worker_count(num_workers, self._device)
         self.ensemble.prepare(dataset.image_count)
-        if by_core:
-            self.ensemble.warm_up()
-            starts, indices = range(0, len(dataset), CPU_CHUNK), range(len(dataset))
-            yield from thread_imap(
-                lambda start: compute_batch(collate([dataset[i] for i in indices[start : start + CPU_CHUNK]])), starts
-            )
-            return
+        self.ensemble.warm_up()
         options = loader_options(num_workers, self._device, pixels=batch_size * dataset.pixels, kept=False)
         # The loader draws a seed for its workers, which must not advance the caller's random state.
-        options["generator"] = torch.Generator()
-        for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options):
-            yield compute_batch(batch)
+        generator = torch.Generator()
+        loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, generator=generator, **options)
+        return map_batches(compute_batch, loader, self._device) if by_core else map(compute_batch, loader)
 
     @torch.inference_mode()
     def _embed(self, images: Images) -> Array:

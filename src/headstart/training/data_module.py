@@ -38,7 +38,7 @@ class ImageDataModule(LightningDataModule):
         return loader
 
     def _later(self, split: str, epoch: int) -> int:
-        """How many images this training may still encode after the view of `split`, stored ones included."""
+        """Returns how many images this training may still encode after the view of `split`, stored ones included."""
         if self.source.augmentation is None:
             return 0
         epochs, views = self.trainer.max_epochs or 0, self.settings.features.views

@@ -1,4 +1,4 @@
-"""Training: the best epoch's weights, whatever interrupts it."""
+"""Trains a classifier, and returns it with the best epoch's weights."""
 
 import os
 import signal
@@ -34,7 +34,7 @@ SHORT_STEP = 100e6
 
 @contextmanager
 def cores_for_head(classifier: Classifier, batch_size: int) -> Iterator[None]:
-    """Within the block, the steps of a new head on a frozen backbone use one core, unless they are long.
+    """Lets the steps of a new head on a frozen backbone use one core within the block, unless they are long.
 
     The backbone's forward passes use all of them: each encodes images of its own.
     """
@@ -54,7 +54,7 @@ ASKS_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 @contextmanager
 def skip_cuda_probe() -> Iterator[None]:
-    """Within the block, if there is no GPU, PyTorch does not look for the driver again.
+    """Keeps PyTorch from looking for a GPU's driver again within the block, if there is none.
 
     Every step of an optimizer asks whether there is a GPU, and looking takes a twentieth of a step of a new head.
     """
@@ -88,7 +88,7 @@ def sigterm_exits_with_143() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a fit gives: `classifier`, on the training device, has the weights of the best epoch, counted from 1.
+    """Holds what a fit gives: `classifier`, on the training device, has the best epoch's weights, counted from 1.
 
     `source` gives it the batches of its data.
     """
@@ -106,7 +106,9 @@ class Fitted:
 
 
 def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
-    """Trains, or fits, a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
+    """Trains a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
+
+    A closed-form head is computed instead.
 
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.

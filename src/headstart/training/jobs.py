@@ -1,7 +1,8 @@
 """Starts the processes of a training, or joins those that torchrun or SLURM started, and ends with them.
 
-torch.distributed.run does not start them, because this process stays one of them: the terminal, Ctrl-C, the messages
-and the exit status of a run are the same with one process and with several.
+torch.distributed.run does not start them: after the error sentence of a process that fails, it writes its own log, a
+traceback and a table, and it runs the first process as a new one too. Here this process stays one of them, so that the
+terminal, Ctrl-C, the messages and the exit status of a run are the same with one process and with several.
 """
 
 import os
@@ -19,7 +20,7 @@ from lightning_fabric.plugins.environments.cluster_environment import ClusterEnv
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
+from torch.distributed import PrefixStore, Store, TCPStore  # type: ignore[attr-defined]
 
 from headstart.errors import HeadstartError
 from headstart.log import abandon_output
@@ -134,7 +135,7 @@ def _store(place: Place, host: str, port: str) -> Store | None:
 
 class _ByVariables(LightningEnvironment):
     def teardown(self) -> None:
-        """Lightning would delete WORLD_SIZE, which headstart.machine reads after a fit too."""
+        """Keeps WORLD_SIZE, which Lightning would delete: headstart.machine reads it after a fit too."""
 
 
 def cluster_environment() -> ClusterEnvironment:

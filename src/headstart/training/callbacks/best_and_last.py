@@ -1,4 +1,4 @@
-"""Which checkpoints a run keeps: best.ckpt and last.ckpt."""
+"""Keeps the checkpoints of a run: best.ckpt and last.ckpt."""
 
 import io
 import math
@@ -139,7 +139,7 @@ class BestOnly(BestAndLast):
         self.run = RunFolder(Path(from_first(self._folder.name)))
 
     def _on_missing_best(self, classifier: Classifier) -> None:
-        """Without validation there is no best epoch; the latest weights stay."""
+        """Does nothing: without validation there is no best epoch, and the latest weights stay."""
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_fit_end(trainer, pl_module)

@@ -1,4 +1,4 @@
-"""Early stopping that resumed runs obey, and that waits for stages that are yet to be unfrozen."""
+"""Stops a training early, also a resumed one, but not before all stages are unfrozen; says why one ended."""
 
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from headstart.text import counted
 
 
 class EarlyStopping(pytorch_lightning.callbacks.EarlyStopping):
-    """Lightning's, with four differences.
+    """Stops early as Lightning's EarlyStopping does, with four differences.
 
     A run that had stopped before it was killed does not train another epoch when it is resumed; `patience` is the
     current setting rather than the checkpoint's; a resumed run with another learning rate waits as long again; and it
@@ -87,15 +87,15 @@ def _why_stopped(trainer: Trainer) -> str | None:
         return f"trainer.max_steps={trainer.max_steps} was reached"
     if not trainer.should_stop:
         return None
-    for callback in trainer.early_stopping_callbacks:
-        match callback:
-            case early if early.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED:
+    for early in trainer.early_stopping_callbacks:
+        match early.stopping_reason:
+            case EarlyStoppingReason.PATIENCE_EXHAUSTED:
                 return f"no improvement of {early.monitor} for {counted(early.patience, 'epoch')}"
-            case early if early.stopping_reason == EarlyStoppingReason.STOPPING_THRESHOLD:
+            case EarlyStoppingReason.STOPPING_THRESHOLD:
                 return f"{early.monitor} is better than stopping_threshold={early.stopping_threshold:g}"
-            case early if early.stopping_reason == EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+            case EarlyStoppingReason.DIVERGENCE_THRESHOLD:
                 return f"{early.monitor} is worse than divergence_threshold={early.divergence_threshold:g}"
-            case early if early.stopping_reason == EarlyStoppingReason.NON_FINITE_METRIC:
+            case EarlyStoppingReason.NON_FINITE_METRIC:
                 return f"{early.monitor} is NaN or infinite"
     if any(isinstance(callback, Timer) for callback in trainer.callbacks):  # type: ignore[attr-defined]
         return "trainer.max_time was reached"

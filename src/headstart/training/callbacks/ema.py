@@ -1,4 +1,4 @@
-"""An exponential moving average of the weights."""
+"""Keeps an exponential moving average of the weights."""
 
 from typing import Any, cast
 
@@ -44,7 +44,8 @@ class EMA(WeightAveraging):
         super().on_validation_epoch_end(trainer, pl_module)
 
     def _fitted(self) -> list[Tensor]:
-        """The averaged model's buffers that validation sets."""
+        """Returns the averaged model's buffers that validation sets."""
+        # Private: Lightning has no public way to the average while it trains.
         if self._average_model is None:
             return []
         averaged = cast(Classifier, self._average_model.module)

@@ -1,7 +1,6 @@
-"""What is recorded of each epoch: its seconds, metrics, hyperparameters, and the stages that were unfrozen."""
+"""Records each epoch: its seconds, metrics, hyperparameters, and the stages that were unfrozen."""
 
 import csv
-import io
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import nn
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.train import TrainSettings
-from headstart.files import write_text
+from headstart.files import write_csv
 from headstart.log import log
 from headstart.metrics import METRICS, UNFROZEN, Row, best_row, full_names
 from headstart.model.classifier import Classifier, unfrozen_stages
@@ -28,7 +27,7 @@ WORTH_ADVICE = 5.0
 
 @dataclass
 class Seconds:
-    """The time that epochs took, validation included, by what it was spent on.
+    """Counts the time that epochs took, validation included, by what it was spent on.
 
     On a GPU, which works asynchronously, some of `train` is counted as `wait`.
     """
@@ -42,7 +41,7 @@ class Seconds:
 
     @property
     def all(self) -> float:
-        """Their sum."""
+        """Returns their sum."""
         return self.encode + self.wait + self.train
 
     def __str__(self) -> str:
@@ -140,7 +139,7 @@ class History(Callback):
         for row in self.rows:
             self._log(trainer, row)
         if self.rows and trainer.is_global_zero:
-            write_text(self._path, to_csv(self.rows))
+            write_history(self._path, self.rows)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validated = True
@@ -157,7 +156,7 @@ class History(Callback):
         self.rows.append(row)
         self._log(trainer, row)
         if trainer.is_global_zero:
-            write_text(self._path, to_csv(self.rows))
+            write_history(self._path, self.rows)
             seconds = self.clock.epoch.all
             say(trainer, f"{describe(row, trainer.max_epochs)}  {seconds:.{1 if seconds < 99.95 else 0}f} s")
             if advice := self.clock.advice():
@@ -185,18 +184,14 @@ def _beginning(epoch: float, lr: float | None, pl_module: LightningModule) -> Ro
     return row | {UNFROZEN: unfrozen_stages(finetune, int(epoch) - FIRST, len(classifier.backbone.stages))}
 
 
-def to_csv(rows: list[Row]) -> str:
-    """Returns the rows as CSV, the columns in the order in which they first occur."""
-    text = io.StringIO()
+def write_history(path: Path, rows: list[Row]) -> None:
+    """Writes the rows to `path` as CSV, the columns in the order in which they first occur."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    write_csv(path, columns, ([row.get(key) for key in columns] for row in rows))
 
 
 def read_history(path: Path) -> list[Row]:
-    """Returns the rows that `to_csv` has written to `path`."""
+    """Returns the rows that `write_history` has written to `path`."""
     with path.open(encoding="utf-8", newline="") as file:
         return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 

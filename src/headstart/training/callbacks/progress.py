@@ -1,4 +1,4 @@
-"""The number of an epoch, and progress bars that show it: headstart's and Lightning's."""
+"""Numbers epochs, and shows progress bars: headstart's and Lightning's."""
 
 from contextlib import ExitStack
 from typing import Any
@@ -48,7 +48,7 @@ class Progress(Callback):
 
 
 class RichBar(RichProgressBar):
-    """Lightning's, with epochs that count from 1."""
+    """Shows Lightning's bar, with epochs that count from 1."""
 
     # Private, but Lightning has no other place for the description.
     def _get_train_description(self, current_epoch: int) -> str:
@@ -58,7 +58,7 @@ class RichBar(RichProgressBar):
 
 
 class TQDMBar(TQDMProgressBar):
-    """Lightning's, with epochs that count from 1."""
+    """Shows Lightning's bar, with epochs that count from 1."""
 
     def on_train_epoch_start(self, trainer: Trainer, *arguments: Any) -> None:
         super().on_train_epoch_start(trainer, *arguments)
@@ -70,6 +70,6 @@ BARS = {bar.__base__.__name__: f"{__name__}.{bar.__name__}" for bar in (RichBar,
 
 
 def _described(epoch: int, trainer: Trainer) -> str:
-    """ "3/20", or "3" where the number of epochs is not limited."""
+    """Returns "3/20", or "3" where the number of epochs is not limited."""
     last = trainer.max_epochs
     return f"{epoch}/{last}" if last and last > 0 else f"{epoch}"
