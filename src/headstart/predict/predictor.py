@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.config.model import EncoderSettings
+from headstart.config.predict import EmbedSettings, PredictSettings
 from headstart.data.images import Note
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalViewsTransform
@@ -114,6 +115,11 @@ class Predictor:
         """The names of the classes."""
         return self.classifier.recipe.classes
 
+    @property
+    def depth(self) -> int:
+        """The bits per sample with which 16-bit images are read."""
+        return self.classifier.recipe.preprocessing.depth
+
     def temperature(self, views: int) -> float:
         """Returns the temperature of the probabilities; 1 for means over views, or over members with their own."""
         return float(self.classifier.temperature) if len(self.ensemble) == views == 1 else 1.0
@@ -176,7 +182,7 @@ class Predictor:
         dataset = Inputs(list(inputs), self.ensemble.preprocessings, views)
         # Saliency needs gradients, for which the network is changed, so it cannot be computed on several cores.
         batches = self._batches(dataset, predict, batch_size, num_workers, by_core=not explain)
-        yield from predictions_in_order(inputs, batches, self._depth)
+        yield from predictions_in_order(inputs, batches, self.depth)
 
     def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
         """Returns the backbone's features (N, embedding_dim), float32, for the images of `source`, in its order.
@@ -203,7 +209,7 @@ class Predictor:
         self._check_process()
         dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
         batches = self._batches(dataset, self._embed, batch_size, num_workers, by_core=True)
-        yield from (features for _, features in in_order(inputs, batches, self._depth))
+        yield from (features for _, features in in_order(inputs, batches, self.depth))
 
     def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
         """Writes a .onnx or .pt2 file, compared with the checkpoint, as task=export does.
@@ -223,10 +229,6 @@ class Predictor:
             raise HeadstartError("an ensemble cannot be exported, only each of its members")
         with self._lock:
             export_to(Path(path).expanduser(), self.classifier, self._checkpoint, precision=precision, input=input)
-
-    @property
-    def _depth(self) -> int:
-        return self.classifier.recipe.preprocessing.depth
 
     def _check_process(self) -> None:
         """Prepares PyTorch for a forked process.
@@ -333,6 +335,17 @@ def load_predictor(
     options = {"accelerator": accelerator, "precision": precision, "compile": compile, "weights": weights}
     predictor._loaded_with = {"checkpoint": path.absolute()} | options, files
     return predictor
+
+
+def predictor_of(settings: PredictSettings | EmbedSettings) -> Predictor:
+    """Loads the checkpoint that `settings` name, as they say."""
+    return load_predictor(
+        str(settings.ckpt_path),
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
 
 
 def _load_again(arguments: dict[str, Any], files: Iterable[LoadedFile]) -> Predictor:
