@@ -20,7 +20,7 @@ from headstart.data.prepare import prepare_data
 from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Predictions, mcnemar, mean_of, predict_splits, write_predictions
-from headstart.files import ENSEMBLE, claim, mark, read_json, remove, replacing, sha256_of, write_json
+from headstart.files import ENSEMBLE, claim, read_json, remove, replacing, sha256_of, write_json
 from headstart.log import log
 from headstart.machine import training_device
 from headstart.metrics import metric_of
@@ -38,6 +38,7 @@ from headstart.sweeping.leaderboard import (
     test_metrics,
     update_leaderboard,
 )
+from headstart.sweeping.trial import forget_shared
 from headstart.sweeping.trial_record import FOLD, Trial, completed, write_out_of_fold
 
 # On which scale a key of a sweep was sampled, as far as its search space says.
@@ -57,6 +58,7 @@ def finalize(
     Raises:
         HeadstartError: there are no trials.
     """
+    forget_shared()
     trials = update_leaderboard(sweep, objective)
     if not trials:
         if not is_complete:
@@ -146,9 +148,6 @@ def update_ensemble(
     score = _read_score(folder)
     if score is not None and score.members == members:
         return score
-    if score is not None:
-        # Of an earlier version, it has no marker.
-        mark(folder.path, ENSEMBLE)
     return _make(folder, sweep, members, settings, done[0].data)
 
 

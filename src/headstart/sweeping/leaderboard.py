@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.cli.overrides import shortened
 from headstart.evaluation.predictions import SIGNIFICANT, mcnemar
-from headstart.files import exclusively, read_json, remove, write_csv, write_json
+from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.log import log, render_table
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder, is_of_a_run
@@ -201,9 +201,6 @@ def show_best(sweep: SweepFolder, best: RunFolder | None) -> None:
         n: Path("..", best.path.name, n) for n in names if best and is_of_a_run(n) and not n.startswith("events.")
     }
     try:
-        # Version 0.1 made it a link to the trial's folder.
-        if sweep.best.is_symlink():
-            remove(sweep.best)
         if targets:
             sweep.best.mkdir(exist_ok=True)
         for name, target in targets.items():
