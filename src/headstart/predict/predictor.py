@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.config.model import EncoderSettings
 from headstart.config.predict import EmbedSettings, PredictSettings
-from headstart.data.images import Note
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalViewsTransform
 from headstart.data.workers import loader_options, thread_imap, thread_map, use_one_thread_after_fork, worker_count
@@ -25,9 +25,9 @@ from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier, saliency_maps
 from headstart.predict.sources import (
-    Computed,
     Input,
     Item,
+    Mark,
     Prediction,
     Read,
     Result,
@@ -36,14 +36,15 @@ from headstart.predict.sources import (
     predictions_in_order,
     predictions_of,
     read_input,
+    rejoin,
     separate,
 )
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 # Tensors of images, stacked, one for each view and preprocessing.
 Images = list[Tensor]
-# The images of a batch that could be read; the errors and the notes of all of its inputs.
-Batch = tuple[Images, list[str | None], list[Note | None]]
+# The images of a batch that could be read, and the marks of all of its inputs.
+Batch = tuple[Images, list[Mark]]
 Compute = Callable[[Images], Iterable[Result]]
 
 
@@ -75,8 +76,8 @@ class Inputs(Dataset[Item[Images]]):
 
 def collate(items: list[Item[Images]]) -> Batch:
     """Stacks images where they were read, so that a worker hands over one tensor per view instead of one per image."""
-    images, errors, notes = separate(items)
-    return [torch.stack(of_one) for of_one in zip(*images, strict=True)], errors, notes
+    images, marks = separate(items)
+    return [torch.stack(of_one) for of_one in zip(*images, strict=True)], marks
 
 
 class Predictor:
@@ -181,8 +182,8 @@ class Predictor:
         )
         dataset = Inputs(list(inputs), self.ensemble.preprocessings, views)
         # Saliency needs gradients, for which the network is changed, so it cannot be computed on several cores.
-        batches = self._batches(dataset, predict, batch_size, num_workers, by_core=not explain)
-        yield from predictions_in_order(inputs, batches, self.depth)
+        items = self._computed(dataset, predict, batch_size, num_workers, by_core=not explain)
+        yield from predictions_in_order(inputs, items, self.depth)
 
     def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
         """Returns the backbone's features (N, embedding_dim), float32, for the images of `source`, in its order.
@@ -208,8 +209,8 @@ class Predictor:
         """
         self._check_process()
         dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
-        batches = self._batches(dataset, self._embed, batch_size, num_workers, by_core=True)
-        yield from (features for _, features in in_order(inputs, batches, self.depth))
+        items = self._computed(dataset, self._embed, batch_size, num_workers, by_core=True)
+        yield from (features for _, features in in_order(inputs, items, self.depth))
 
     def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
         """Writes a .onnx or .pt2 file, compared with the checkpoint, as task=export does.
@@ -245,32 +246,33 @@ class Predictor:
             )
         use_one_thread_after_fork()
 
-    def _batches(
+    def _computed(
         self, dataset: Inputs, compute: Compute[Result], batch_size: int, num_workers: int | str, *, by_core: bool
-    ) -> Iterator[Computed[Result]]:
-        """Yields what is computed from the images of each batch that could be read, and its errors and notes.
+    ) -> Iterator[Item[Result]]:
+        """Yields what is computed from each image, batch by batch, or its error.
 
         With `by_core`, on a CPU without worker processes, each core reads images and computes independently.
         """
 
-        def compute_batch(batch: Batch) -> Computed[Result]:
-            images, errors, notes = batch
-            return compute(images) if images else [], errors, notes
+        def compute_batch(batch: Batch) -> list[Item[Result]]:
+            images, marks = batch
+            return list(rejoin(compute(images) if images else (), marks))
 
         by_core = by_core and self._device.type == "cpu" and not worker_count(num_workers, self._device)
         self.ensemble.prepare(dataset.image_count)
         if by_core:
             self.ensemble.warm_up()
             starts, indices = range(0, len(dataset), CPU_CHUNK), range(len(dataset))
-            yield from thread_imap(
+            chunks = thread_imap(
                 lambda start: compute_batch(collate([dataset[i] for i in indices[start : start + CPU_CHUNK]])), starts
             )
+            yield from chain.from_iterable(chunks)
             return
         options = loader_options(num_workers, self._device, pixels=batch_size * dataset.pixels, kept=False)
         # The loader draws a seed for its workers, which must not advance the caller's random state.
         options["generator"] = torch.Generator()
         for batch in DataLoader(dataset, batch_size=batch_size, collate_fn=collate, **options):
-            yield compute_batch(batch)
+            yield from compute_batch(batch)
 
     @torch.inference_mode()
     def _embed(self, images: Images) -> Array:

@@ -19,7 +19,6 @@ from headstart.files import PREDICTIONS, REPORT, check
 from headstart.log import log
 from headstart.machine import core_count
 from headstart.predict.sources import (
-    Computed,
     Input,
     Item,
     Prediction,
@@ -28,6 +27,7 @@ from headstart.predict.sources import (
     predictions_in_order,
     predictions_of,
     read_input,
+    rejoin,
     separate,
 )
 from headstart.predict.write import write
@@ -112,15 +112,14 @@ class ExportedPredictor:
             min_confidence=min_confidence,
         )
 
-        def batches() -> Iterator[Computed[Prediction]]:
+        def items() -> Iterator[Item[Prediction]]:
             with ThreadPoolExecutor(core_count()) as pool:
                 for first in range(0, len(inputs), batch_size):
                     batch = inputs[first : first + batch_size]
-                    items = list(pool.map(self._read, batch, range(first, first + len(batch))))
-                    images, errors, notes = separate(items)
-                    yield rank(*run_model(self._model, images)) if images else [], errors, notes
+                    images, marks = separate(pool.map(self._read, batch, range(first, first + len(batch))))
+                    yield from rejoin(rank(*run_model(self._model, images)) if images else (), marks)
 
-        yield from predictions_in_order(inputs, batches(), self.depth)
+        yield from predictions_in_order(inputs, items(), self.depth)
 
     def _read(self, given: Input, index: int) -> Item[Array]:
         return read_input(given, index, lambda read: prepare_image(read(self.depth), self._model.info))
@@ -134,7 +133,7 @@ def predict(settings: PredictSettings) -> None:
             own files.
     """
     if settings.output is not None:
-        _check_output(settings, Path(settings.output))
+        check(Path(settings.output), PREDICTIONS, "output")
     paths = find_images(settings.source)
     if settings.model.file is None:
         _predict_with_checkpoint(settings, paths)
@@ -144,19 +143,6 @@ def predict(settings: PredictSettings) -> None:
         paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
     )
     write(predictions, settings, paths, predictor.classes, predictor.depth)
-
-
-def _check_output(settings: PredictSettings, output: Path) -> None:
-    """Raises HeadstartError, before anything is read, if a folder that will be written to is not headstart's."""
-    check(output, PREDICTIONS, "output")
-    for name, kind, is_written in (
-        ("annotated", PREDICTIONS, settings.annotate),
-        ("contact_sheets", PREDICTIONS, settings.annotate),
-        ("explained", PREDICTIONS, settings.explain),
-        ("report", REPORT, settings.labelled),
-    ):
-        if is_written:
-            check(output / name, kind)
 
 
 def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
@@ -169,6 +155,8 @@ def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> No
         # It imports Lightning and Matplotlib, which takes seconds.
         from headstart.predict import labelled
 
+        report = Path(str(settings.output)) / "report"
+        check(report, REPORT)
         root, labels = labelled.true_classes(settings.source, paths, predictor.classes)
         topk = len(predictor.classes)
     predictions = predictor.stream(
@@ -182,5 +170,4 @@ def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> No
     )
     rows = write(predictions, settings, paths, predictor.classes, predictor.depth)
     if settings.labelled:
-        folder = Path(str(settings.output)) / "report"
-        labelled.write_report(rows, root, labels, predictor, settings.views, folder)
+        labelled.write_report(rows, root, labels, predictor, settings.views, report)
