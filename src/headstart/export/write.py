@@ -178,10 +178,6 @@ class Difference:
     familiarity: float
     agreement: float
 
-    def is_within(self, tolerance: float) -> bool:
-        """Returns whether both differences are at most `tolerance`; NaN is not."""
-        return self.probability <= tolerance and self.familiarity <= tolerance
-
 
 def measure_difference(model: ModelFile, classifier: ImageClassifier, samples: Samples) -> Difference:
     """Compares the outputs of `model` with those of `classifier` in float32 on the CPU, uncompiled."""
@@ -330,7 +326,8 @@ def _info(classifier: ImageClassifier, settings: ExportSettings) -> ModelInfo:
 def _check(difference: Difference, info: ModelInfo, path: Path) -> None:
     exact = TOLERANCE if info.input == "model" else TOLERANCE_ANY
     tolerance = exact if info.precision == "float32" else TOLERANCE_ROUNDED
-    if not difference.is_within(tolerance):
+    # NaN is not within it.
+    if not (difference.probability <= tolerance and difference.familiarity <= tolerance):
         raise HeadstartError(
             f"{path} was not written, because it differs from the checkpoint: a probability by "
             f"{difference.probability:.2g}, a familiarity score by {difference.familiarity:.2g} ({difference.of})"

@@ -193,10 +193,10 @@ class ContactSheets:
 
 @contextmanager
 def drawings(
-    settings: PredictSettings, output: Path, paths: list[Path], classes: tuple[str, ...], depth: int
+    settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], depth: int
 ) -> Iterator[list[Callable[[Prediction], Prediction]]]:
     """Yields functions that draw a prediction, as `settings` ask, and return it, with an error if that failed."""
-    draws: list[Callable[[Prediction], Prediction]] = []
+    output, draws = Path(str(settings.output)), list[Callable[[Prediction], Prediction]]()
     with ExitStack() as stack:
         if settings.annotate:
             typeface = typeface_for(classes)

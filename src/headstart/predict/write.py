@@ -5,7 +5,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from io import FileIO
 from pathlib import Path
@@ -118,6 +118,8 @@ def open_files(folder: Path, topk: int) -> Iterator[FileWriter]:
 
 
 MOST_CLASSES = 20  # listed in the summary with their counts
+# Draws a prediction before it is written, and returns it, perhaps with an error.
+Draw = Callable[[Prediction], Prediction]
 
 
 def write(
@@ -137,9 +139,7 @@ def write(
     Raises:
         HeadstartError: no image could be read.
     """
-    output = settings.output and Path(settings.output)
-    topk = min(settings.topk, len(classes))
-    draws: list[Callable[[Prediction], Prediction]] = []
+    output, topk = settings.output and Path(settings.output), min(settings.topk, len(classes))
     with ExitStack() as stack:
         # Files first, so that whatever was printed is also stored.
         writers: list[FileWriter | TableWriter] = []
@@ -150,14 +150,12 @@ def write(
             writers.append(TableWriter(paths, classes))
         else:
             predictions = tracked(predictions, "predicting", len(paths))
-        if output and (settings.annotate or settings.explain):
-            # Matplotlib and PyTorch, without which exported models are used.
-            from headstart.predict.overlays import drawings
-
-            draws = stack.enter_context(drawings(settings, output, paths, classes, depth))
+        draws = stack.enter_context(_drawings(settings, paths, classes, depth))
         rows = stack.enter_context(_warn_if_stopped(len(paths), output or None))
         for prediction in predictions:
-            first = _cut(prediction, topk)
+            first = replace(
+                prediction, classes=prediction.classes[:topk], probabilities=prediction.probabilities[:topk]
+            )
             for draw in draws:
                 first = draw(first)
             for writer in writers:
@@ -168,6 +166,17 @@ def write(
         log.info("one row per image: %s", shown(output / TABLE) if output else "rows=true, or output=DIR for files")
     _check(rows, settings.source)
     return rows
+
+
+def _drawings(
+    settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], depth: int
+) -> AbstractContextManager[list[Draw]]:
+    if not (settings.annotate or settings.explain):
+        return nullcontext([])
+    # Matplotlib, and for explain PyTorch: exported models are used without them.
+    from headstart.predict.overlays import drawings
+
+    return drawings(settings, paths, classes, depth)
 
 
 def _shows_rows(setting: bool | str, count: int) -> bool:
@@ -195,11 +204,6 @@ def summary(rows: list[Prediction], source: str) -> str:
 
 def _named(paths: list[str], what: str) -> list[str]:
     return [f"{what}: {counted(len(paths), 'image')}: {listed(paths, 3)}"] if paths else []
-
-
-def _cut(prediction: Prediction, topk: int) -> Prediction:
-    """Returns the prediction with its first `topk` classes only."""
-    return replace(prediction, classes=prediction.classes[:topk], probabilities=prediction.probabilities[:topk])
 
 
 @contextmanager
