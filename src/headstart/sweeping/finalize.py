@@ -1,7 +1,6 @@
 """After the last trial: the best one is tested, once, and gets a report; the best ones become an ensemble; a plot."""
 
 import math
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,11 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
-from headstart.cli.overrides import key_of, shortened
+from headstart.cli.overrides import key_of, parsed_override, shortened
 from headstart.config.model import EncoderSettings
 from headstart.config.train import TrainSettings, check_train, literals, read_record
 from headstart.data.prepare import prepare_data
@@ -240,12 +240,13 @@ def scales_of(params: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, 
 
 def _scale_of(text: str) -> Scale | None:
     """Returns that of tag(log, interval(1e-4, 1e-2)), interval(0, 0.7) or choice(64, 128); None: of listed values."""
-    if re.match(r"\s*tag\(([^()]*,)?\s*log\s*,", text):
+    override = parsed_override(f"key={text}")
+    value = override.value() if override is not None else None
+    if isinstance(value, ChoiceSweep | RangeSweep | IntervalSweep) and "log" in value.tags:
         return "log"
-    kind = re.match(r"\s*(?:tag\([^()]*,\s*)?(choice|interval|range)\(", text)
-    if kind is None:
-        return None
-    return "choice" if kind.group(1) == "choice" else "linear"
+    if isinstance(value, ChoiceSweep):
+        return None if value.simple_form else "choice"
+    return "linear" if isinstance(value, RangeSweep | IntervalSweep) else None
 
 
 def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[str, Scale] | None = None) -> None:
