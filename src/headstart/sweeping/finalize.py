@@ -152,7 +152,7 @@ def update_ensemble(
 
 
 def _why_not(trials: Sequence[Trial]) -> str | None:
-    """Says why completed trials cannot be averaged."""
+    """Returns why completed trials cannot be averaged; None: they can."""
     if len(trials) < 2:
         return "fewer than two trials were completed"
     if any(FOLD in trial.values for trial in trials):
@@ -274,7 +274,7 @@ def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[
 
 
 def _title(trials: list[Trial], objective: str, width: float) -> str:
-    """Says which way is better, and the best trial with its values."""
+    """Returns which way is better, and the best trial with its values."""
     better = "lower" if metric_of(objective).direction == "min" else "higher"
     best = trials[0]
     values = ", ".join(f"{key}={short_label(value)}" for key, value in best.values.items())

@@ -105,7 +105,7 @@ def find_tie(sweep: SweepFolder, trials: Sequence[Trial]) -> Tie | None:
 
 
 def _correct(sweep: SweepFolder, trial: Trial) -> dict[str, bool] | None:
-    """Says whether each valid image was classified correctly, by its path and label; None: it is not known."""
+    """Returns whether each valid image was classified correctly, by its path and label; None: it is not known."""
     path = sweep.trial(trial.folder).valid_predictions
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -295,7 +295,7 @@ def _and_more(count: int, what: str) -> list[str]:
 
 
 def _against_best(ensemble: EnsembleScore) -> str:
-    """Says whether the ensemble is better than the best trial."""
+    """Returns a sentence on whether the ensemble is better than the best trial."""
     own, of_best = ensemble.metrics["valid/acc"], ensemble.best_accuracy
     verdict = f"it is {'better' if own > of_best else 'worse'}"
     if ensemble.p_value >= SIGNIFICANT:
