@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from dataclasses import replace
 from io import FileIO
+from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from headstart.config.data import AUTO
 from headstart.config.predict import PredictSettings
@@ -82,28 +82,24 @@ class FileWriter:
     """Writes predictions.csv (path,error,label_1,prob_1,…,familiar,doubt) and predictions.jsonl."""
 
     def __init__(self, csv_file: RowFile, json_file: RowFile, topk: int) -> None:
-        ranks = range(1, topk + 1)
-        ranked = (f"{kind}_{rank}" for rank in ranks for kind in ("label", "prob"))
-        self._columns = ["path", "error", *ranked, "familiar", "doubt"]
-        self._csv, self._json = csv_file, json_file
-        self._csv_head = csv_row(self._columns)
+        self._csv, self._json, self._topk = csv_file, json_file, topk
+        ranked = (f"{kind}_{rank}" for rank in range(1, topk + 1) for kind in ("label", "prob"))
+        self._csv_head = csv_row(["path", "error", *ranked, "familiar", "doubt"])
 
     def write(self, prediction: Prediction) -> None:
         """Adds one row to each file."""
-        ranked = list(zip(prediction.classes, prediction.probabilities, strict=True))
-        familiar = prediction.familiarity
-        row: dict[str, Any] = {"path": str(prediction.path), "error": prediction.error, "doubt": prediction.doubt}
-        row["familiar"] = None if familiar is None else f"{familiar:.6g}"
-        for rank, (name, probability) in enumerate(ranked, start=1):
-            row |= {f"label_{rank}": name, f"prob_{rank}": f"{probability:.6g}"}
-        self._csv.write(self._csv_head + csv_row([row.get(column) for column in self._columns]))
+        path, error, doubt = str(prediction.path), prediction.error, prediction.doubt
+        ranked = [(name, f"{p:.6g}") for name, p in zip(prediction.classes, prediction.probabilities, strict=True)]
+        familiar = None if prediction.familiarity is None else f"{prediction.familiarity:.6g}"
+        missing = [None] * 2 * (self._topk - len(ranked))
+        self._csv.write(self._csv_head + csv_row([path, error, *chain(*ranked), *missing, familiar, doubt]))
         self._csv_head = ""
         line = {
-            "path": str(prediction.path),
-            "error": prediction.error,
-            "predictions": [{"label": name, "prob": float(f"{p:.6g}")} for name, p in ranked],
-            "familiar": None if familiar is None else float(f"{familiar:.6g}"),
-            "doubt": prediction.doubt,
+            "path": path,
+            "error": error,
+            "predictions": [{"label": name, "prob": float(p)} for name, p in ranked],
+            "familiar": familiar and float(familiar),
+            "doubt": doubt,
         }
         self._json.write(json.dumps(line, ensure_ascii=False) + "\n")
 
