@@ -148,15 +148,13 @@ def write(
             predictions = tracked(predictions, "predicting", len(paths))
         draws = stack.enter_context(_drawings(settings, paths, classes, depth))
         rows = stack.enter_context(_warn_if_stopped(len(paths), output or None))
-        for prediction in predictions:
-            first = replace(
-                prediction, classes=prediction.classes[:topk], probabilities=prediction.probabilities[:topk]
-            )
+        for whole in predictions:
+            prediction = replace(whole, classes=whole.classes[:topk], probabilities=whole.probabilities[:topk])
             for draw in draws:
-                first = draw(first)
+                prediction = draw(prediction)
             for writer in writers:
-                writer.write(first)
-            rows.append(replace(prediction, error=first.error, seen=None, saliency=None))
+                writer.write(prediction)
+            rows.append(replace(whole, error=prediction.error, seen=None, saliency=None))
     if not shows_rows:
         log.info("%s", summary(rows, settings.source))
         log.info("one row per image: %s", shown(output / TABLE) if output else "rows=true, or output=DIR for files")
