@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+from io import FileIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -70,8 +72,7 @@ def test_files__earlier_ones_stay_until_there_is_a_row(tmp_path: Path) -> None:
 def test_files__a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = RowFile(tmp_path / "rows.csv", errors="strict")
     rows.write("first\n")
-    file = rows._file
-    assert file is not None
+    file = cast(FileIO, rows._file)
     write = file.write
 
     def partly(content: bytes) -> int:
