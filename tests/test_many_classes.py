@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
 
 import pytest
 from conftest import SMALL, settings_of
@@ -18,8 +17,7 @@ from headstart.data.scan import Scan, scan_folder, scan_images
 from headstart.errors import HeadstartError
 from headstart.model.image_classifier import ImageClassifier
 from headstart.pipeline import _check_same_classes
-from headstart.predict.labelled import LabelledScorer
-from headstart.predict.predictor import Predictor
+from headstart.predict.labelled import true_classes
 
 COUNT, LONGEST = 3000, 1000  # characters, with two paths of a temporary folder
 CLASSES = tuple(f"class number {number:04}" for number in range(COUNT))
@@ -87,9 +85,8 @@ def test_task_test__on_other_classes(tmp_path: Path) -> None:
 
 
 def test_labelled__folders_that_are_no_classes(tmp_path: Path) -> None:
-    predictor = cast(Predictor, type("", (), {"classes": CLASSES}))
     with pytest.raises(HeadstartError) as caught:
-        LabelledScorer(tmp_path, [tmp_path / name / "1.jpg" for name in OTHERS], predictor, 1)
+        true_classes(tmp_path, [tmp_path / name / "1.jpg" for name in OTHERS], CLASSES)
     assert_short(caught.value, "another class 0000", "class number 0000")
 
 

@@ -23,9 +23,9 @@ from headstart.data.folders import MADE
 from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
-from headstart.files import PREDICTIONS, RUN, SWEEP, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.files import PREDICTIONS, RUN, claim, is_own, kind_of, mark, mark_if_empty, remove
 from headstart.predict.sources import Prediction, find_images
-from headstart.run_folder import MARKER, RunFolder, SweepFolder
+from headstart.run_folder import MARKER, RunFolder
 from headstart.text import as_file_name
 
 # Names that some command writes, in a folder of the user's.
@@ -279,19 +279,6 @@ def test_failed_run__removes_no_folder_of_the_users(script: Script, tmp_path: Pa
         result = script("train.py", f"data.root={tmp_path / 'images'}", *SMALL, f"hydra.run.dir={tmp_path / place}")
         assert result.status == 1
         assert content_of(tmp_path / "mine") == {"empty": None}
-
-
-def test_sweep__of_an_earlier_version_goes_on(tmp_path: Path, script: Script) -> None:
-    draw_classes(tmp_path / "images", 8)
-    rule = ("data.split.train=4", "data.split.valid=2", "trainer.max_epochs=1", "logger=none")
-    sweep = ("train.py", "-m", "model.lr=0.1,0.2", f"data.root={tmp_path / 'images'}", *SMALL, *rule)
-    assert script(*sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}").status == 0
-    for marker in (tmp_path / "sweep").rglob(MARKER):
-        marker.unlink()
-    result = script(*sweep, f"hydra.sweep.dir={tmp_path / 'sweep'}")
-    assert result.out.count("already completed, skipped") == 2, result.err
-    assert kind_of(tmp_path / "sweep") == SWEEP
-    assert SweepFolder(tmp_path / "sweep").leaderboard.exists()
 
 
 def test_cache__in_the_users_folder_deletes_nothing_else(mine: Path) -> None:

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from headstart.predict.overlays import annotate
+from headstart.predict.overlays import annotate, drawing_places
 from headstart.predict.sources import Prediction
-from headstart.predict.write import drawing_places
 
 PREDICTION = Prediction(Path("a.jpg"), ("giraffe", "llama", "ostrich"), (0.91, 0.06, 0.02))
 

@@ -8,15 +8,19 @@ import pytest
 from conftest import draw
 from PIL import Image
 
-from headstart.predict import write
-from headstart.predict.overlays import LARGEST_PANEL, Overlays, annotate
+from headstart.data.images import read_rgb
+from headstart.predict import overlays
+from headstart.predict.overlays import LARGEST_PANEL, Drawings, annotate
 from headstart.predict.sources import Prediction
-from headstart.predict.write import Drawings
 
 SHORT = tuple(f"class {number}" for number in range(3))
 LONG = ("a very long class name that goes on and on", "another one that is as long as the first", "x")
 MANY = tuple(f"class number {number}" for number in range(10))
 WORDY = ("w" * 300, "v" * 300)
+
+
+def annotated(prediction: Prediction) -> Image.Image:
+    return annotate(read_rgb(prediction.path), prediction)
 
 
 def prediction(names: tuple[str, ...]) -> Prediction:
@@ -61,14 +65,14 @@ def test_annotation__all_lines_are_there() -> None:
 def test_annotation__of_an_image_that_is_too_long_for_a_jpeg(tmp_path: Path) -> None:
     image = annotate(Image.new("RGB", (70_000, 300)), prediction(SHORT))
     assert image.width <= 65_500
-    write.save(image, tmp_path / "a.jpg")
+    overlays.save(image, tmp_path / "a.jpg")
     assert Image.open(tmp_path / "a.jpg").width == image.width
 
 
 def test_overlays__one_that_cannot_be_drawn_gets_an_error(tmp_path: Path) -> None:
     draw(tmp_path / "in" / "a.jpg", (9, 9, 9), seed=0)
     paths = [tmp_path / "in" / "a.jpg", tmp_path / "in" / "gone.jpg"]
-    drawing = Drawings(tmp_path / "out", "annotated", paths, Overlays(SHORT).draw)
+    drawing = Drawings(tmp_path / "out", "annotated", paths, annotated)
     good, gone = (drawing.add(Prediction(path, SHORT, (0.5, 0.3, 0.2))) for path in paths)
     assert good.error is None
     assert (tmp_path / "out" / "annotated" / "a.jpg").is_file()
@@ -84,7 +88,7 @@ def test_overlays__a_full_disk_ends_the_program(tmp_path: Path, monkeypatch: pyt
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     draw(tmp_path / "a.jpg", (9, 9, 9), seed=0)
-    monkeypatch.setattr(write, "save", full)
-    drawing = Drawings(tmp_path / "out", "annotated", [tmp_path / "a.jpg"], Overlays(SHORT).draw)
+    monkeypatch.setattr(overlays, "save", full)
+    drawing = Drawings(tmp_path / "out", "annotated", [tmp_path / "a.jpg"], annotated)
     with pytest.raises(OSError, match="No space left"):
         drawing.add(Prediction(tmp_path / "a.jpg", SHORT, (0.5, 0.3, 0.2)))

@@ -3,7 +3,9 @@
 import errno
 import json
 import os
+from io import FileIO
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -70,7 +72,8 @@ def test_files__earlier_ones_stay_until_there_is_a_row(tmp_path: Path) -> None:
 def test_files__a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = RowFile(tmp_path / "rows.csv", errors="strict")
     rows.write("first\n")
-    write = rows._file.write
+    file = cast(FileIO, rows._file)
+    write = file.write
 
     def partly(content: bytes) -> int:
         if len(content) < 6:
@@ -81,7 +84,7 @@ def test_files__a_full_disk_leaves_whole_rows(tmp_path: Path, monkeypatch: pytes
         """The file, on a disk with room for three bytes."""
 
         write = staticmethod(partly)
-        truncate, close = rows._file.truncate, rows._file.close
+        truncate, close = file.truncate, file.close
 
     monkeypatch.setattr(rows, "_file", Full())
     with pytest.raises(OSError, match="No space") as caught:

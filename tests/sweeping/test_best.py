@@ -6,10 +6,9 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.io_wrapper import GetLogdirSubdirectories  # type: ignore[import-untyped]
 
-from headstart.files import SWEEP, mark
 from headstart.run_folder import SweepFolder, checkpoint_in
 from headstart.sweeping.leaderboard import update_leaderboard
-from headstart.sweeping.trial_record import Trial, read_trial, write_trial
+from headstart.sweeping.trial_record import Trial, write_trial
 
 
 def written(root: Path, folder: str, loss: float) -> SweepFolder:
@@ -35,15 +34,6 @@ def test_best__has_the_files_of_the_best_trial_but_no_events(tmp_path: Path) -> 
     assert {Path(place).name for place in GetLogdirSubdirectories(str(tmp_path))} == {"a", "b"}
 
 
-def test_best__of_version_0_1_is_replaced(tmp_path: Path) -> None:
-    sweep = written(tmp_path, "a", 0.3)
-    mark(sweep.path, SWEEP)
-    sweep.best.symlink_to("a")
-    update_leaderboard(sweep, "valid/loss")
-    assert not sweep.best.is_symlink()
-    assert (sweep.best / "checkpoints" / "best.ckpt").read_text() == "a"
-
-
 def test_best__never_replaces_files_of_somebody_else(tmp_path: Path) -> None:
     sweep = written(tmp_path, "a", 0.3)
     (sweep.best / "checkpoints").mkdir(parents=True)
@@ -63,12 +53,3 @@ def test_leaderboard__is_plain_csv_with_a_summary_beside_it(tmp_path: Path) -> N
         "trials": 1, "failed": 0, "objective": "valid/loss", "order": "lowest first", "best": "a",
         "test": {"test/acc": 0.5}, "tie": None, "over_seeds": [], "over_folds": [], "ensemble": None,
     }  # fmt: skip
-
-
-def test_trial__of_version_0_1_runs_again(tmp_path: Path) -> None:
-    run = written(tmp_path, "a", 0.3).trial("a")
-    assert read_trial(run) is not None
-    values = json.loads(run.trial.read_text())
-    del values["format"]
-    run.trial.write_text(json.dumps(values))
-    assert read_trial(run) is None

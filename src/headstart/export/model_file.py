@@ -27,7 +27,7 @@ INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What a model file says about itself, the same in every format.
+    """Describes a model file, in the same words in every format.
 
     Below the score `familiarity_threshold`, an image is out of distribution; None if the threshold is unknown. `input`
     and `precision` are those of headstart.config.model. `compared` is a headstart.export.write.Difference from the
@@ -101,7 +101,7 @@ def open_model(path: Path, accelerator: str = "cpu") -> ModelFile:
 
 
 def is_exported(path: Path) -> bool:
-    """Whether headstart wrote the model `path`. Its code, if it has any, is not run."""
+    """Returns whether headstart wrote the model `path`. Its code, if it has any, is not run."""
     if path.suffix.lower() == ".pt2":
         # PyTorch prints a warning when it loads a file that is no archive.
         return zipfile.is_zipfile(path) and any(name.endswith(PT2_INFO) for name in zipfile.ZipFile(path).namelist())

@@ -6,20 +6,22 @@ import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.compose
 import torch
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import ModelProto, TensorProto
 from onnxruntime.quantization import CalibrationDataReader, quantize_static  # type: ignore[import-untyped]
 from onnxruntime.quantization.shape_inference import quant_pre_process  # type: ignore[import-untyped]
+from onnxscript import OpBuilder, build_graph, ir
 from torch.export import ExportedProgram
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
-from headstart.export.model_file import INPUT, OUTPUTS, ModelInfo
+from headstart.export.model_file import INPUT, OUTPUTS, Array, ModelInfo
 
 LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
 
@@ -77,75 +79,56 @@ def silent() -> Iterator[None]:
 
 # The resize and crop of headstart.data.preprocessing, as the first nodes of an ONNX model.
 
-Array = np.ndarray[Any, np.dtype[Any]]
-IMAGE = "image"
 # ONNX's names, with the settings by which its filters are Pillow's.
 MODES: dict[str, dict[str, Any]] = {
     "bilinear": {"mode": "linear", "antialias": 1, "exclude_outside": 1},
     "bicubic": {"mode": "cubic", "antialias": 1, "exclude_outside": 1, "cubic_coeff_a": -0.5},
     "nearest": {"mode": "nearest", "nearest_mode": "round_prefer_ceil"},
 }
-SPATIAL_AXES = np.array([2, 3], np.int64)
-
-
-class _Nodes(list[NodeProto]):
-    def add(self, kind: str, *inputs: str | Array, **attributes: Any) -> str:
-        """Adds a node, and one for each input that is a constant; returns the name of its output."""
-        names = [
-            value if isinstance(value, str) else self.add("Constant", value=numpy_helper.from_array(value))
-            for value in inputs
-        ]
-        output = f"resize_{len(self)}"
-        self.append(helper.make_node(kind, names, [output], output, **attributes))
-        return output
+SPATIAL_AXES = [2, 3]
 
 
 def add_resize(model: ModelProto, preprocessing: Preprocessing) -> None:
     """Makes `model` take one RGB image of any size, uint8 (H, W, 3), in place of a batch of prepared ones."""
-    graph, nodes = model.graph, _Nodes()
-    _crop(nodes, *_resize(nodes, preprocessing), preprocessing.image_size)
-    nodes[-1].output[0] = graph.input[0].name
+    graph, versions = model.graph, {entry.domain: entry.version for entry in model.opset_import}
+    image = ir.Value(name="image", type=ir.TensorType(ir.DataType.UINT8), shape=ir.Shape(["height", "width", 3]))
+    prepare = partial(_resize_and_crop, preprocessing=preprocessing)
+    steps = ir.to_proto(build_graph(prepare, [image], [ir.Value(name=INPUT)], opset_imports=versions))
+    onnx.compose.add_prefix_graph(steps, "resize_", rename_inputs=False, rename_outputs=False, inplace=True)
     rest = list(graph.node)
     del graph.node[:], graph.input[:]
-    graph.node.extend([*nodes, *rest])
-    graph.input.append(helper.make_tensor_value_info(IMAGE, TensorProto.UINT8, ["height", "width", 3]))
+    graph.node.extend([*steps.node, *rest])
+    graph.initializer.extend(steps.initializer)
+    graph.input.extend(steps.input)
     for output in graph.output:
         output.type.tensor_type.shape.dim[0].dim_value = 1
 
 
-def _resize(nodes: _Nodes, preprocessing: Preprocessing) -> tuple[str, str | Array]:
-    """Adds the resize, and the margins of "pad"; returns the image (1, 3, H, W) and its height and width."""
-    resize_mode, target = preprocessing.resize_mode, np.full(2, preprocessing.resize_size, np.int64)
-    sizes: str | Array = target
-    if resize_mode != "squash":
-        given = nodes.add("Shape", IMAGE, end=2)
-        divisor = nodes.add("ReduceMax" if resize_mode == "pad" else "ReduceMin", given)
+def _resize_and_crop(op: OpBuilder, image: ir.Value, preprocessing: Preprocessing) -> ir.Value:
+    """Returns uint8 (1, 3, image_size, image_size)."""
+    mode, target, crop = preprocessing.resize_mode, [preprocessing.resize_size] * 2, [preprocessing.image_size] * 2
+    sizes: Any = target
+    if mode != "squash":
+        given = op.Shape(image, end=2)
+        divisor = op.ReduceMax(given) if mode == "pad" else op.ReduceMin(given)
         # As Python's int(size * long / short); the side that is divided by gets just the size.
-        quotients = nodes.add("Div", nodes.add("Mul", given, target), divisor)
-        sizes = nodes.add("Max", quotients, np.ones(1, np.int64))
-    channels_first = nodes.add("Transpose", IMAGE, perm=[2, 0, 1])
-    batch = nodes.add("Unsqueeze", channels_first, np.zeros(1, np.int64))
+        sizes = op.Max(op.Div(op.Mul(given, target), divisor), [1])
+    batch = op.Unsqueeze(op.Transpose(image, perm=[2, 0, 1]), [0])
     # In uint8 as in Pillow, which rounds between the two directions.
-    resized = nodes.add("Resize", batch, "", "", sizes, axes=[2, 3], **MODES[preprocessing.interpolation])
-    if resize_mode != "pad":
-        return resized, sizes
-    missing = nodes.add("Sub", target, sizes)
-    before = nodes.add("Div", missing, np.full(1, 2, np.int64))
-    pads = nodes.add("Concat", before, nodes.add("Sub", missing, before), axis=0)
-    # ONNX pads every channel with the same value: zero, once the fill is subtracted. It is added again afterwards.
-    fill = np.array(preprocessing.fill, np.int32)[:, None, None]
-    differences = nodes.add("Sub", nodes.add("Cast", resized, to=TensorProto.INT32), fill)
-    padded = nodes.add("Add", nodes.add("Pad", differences, pads, "", SPATIAL_AXES), fill)
-    return nodes.add("Cast", padded, to=TensorProto.UINT8), target
-
-
-def _crop(nodes: _Nodes, image: str, sizes: str | Array, image_size: int) -> None:
-    crop = np.full(2, image_size, np.int64)
-    margins = nodes.add("Cast", nodes.add("Sub", sizes, crop), to=TensorProto.FLOAT)
+    resized = op.Resize(batch, None, None, sizes, axes=SPATIAL_AXES, **MODES[preprocessing.interpolation])
+    if mode == "pad":
+        missing = op.Sub(target, sizes)
+        before = op.Div(missing, [2])
+        pads = op.Concat(before, op.Sub(missing, before), axis=0)
+        # ONNX pads every channel with the same value: zero, once the fill is subtracted. It is added again afterwards.
+        fill = op.initializer(ir.tensor(np.array(preprocessing.fill, np.int32)[:, None, None]), "fill")
+        differences = op.Sub(op.Cast(resized, to=TensorProto.INT32), fill)
+        resized = op.Cast(op.Add(op.Pad(differences, pads, None, SPATIAL_AXES), fill), to=TensorProto.UINT8)
+        sizes = target
+    margins = op.Cast(op.Sub(sizes, crop), to=TensorProto.FLOAT)
     # To the even number, as Python rounds.
-    rounded = nodes.add("Round", nodes.add("Mul", margins, np.array(0.5, np.float32)))
-    start = nodes.add("Cast", rounded, to=TensorProto.INT64)
-    nodes.add("Slice", image, start, nodes.add("Add", start, crop), SPATIAL_AXES)
+    start = op.Cast(op.Round(op.Mul(margins, 0.5)), to=TensorProto.INT64)
+    return op.Slice(resized, start, op.Add(start, crop), SPATIAL_AXES)
 
 
 # Eight-bit ONNX models: weights are rounded per channel, activations by their range on training images.

@@ -50,10 +50,11 @@ from headstart.run_folder import RunFolder, run_folder_of
 
 
 class ExportedClassifier(nn.Module):
-    """uint8 images (N, 3, image_size, image_size) → calibrated probabilities (N, classes), familiarity scores (N).
+    """Maps uint8 images (N, 3, image_size, image_size) to probabilities (N, classes) and familiarity scores (N).
 
-    A copy of `classifier` on the CPU, in eval mode, uncompiled and without autocast. With `half`, the backbone is in
-    float16; the normalization of the images and all that follows the features stay in float32.
+    The probabilities are calibrated. It holds a copy of `classifier` on the CPU, in eval mode, uncompiled and without
+    autocast. With `half`, the backbone is in float16; the normalization of the images and all that follows the features
+    stay in float32.
     """
 
     def __init__(self, classifier: ImageClassifier, *, half: bool) -> None:
@@ -124,7 +125,7 @@ MOST = 64  # images, spread evenly over a split
 
 @dataclass(frozen=True)
 class Samples:
-    """RGB images in full size; `of` describes them."""
+    """Holds RGB images in full size, which `of` describes."""
 
     images: tuple[Image.Image, ...]
     of: str
@@ -166,7 +167,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Difference:
-    """How far a model file is from its checkpoint, on `images` images, which `of` describes.
+    """Measures how far a model file is from its checkpoint, on `images` images, which `of` describes.
 
     `probability` and `familiarity` are the largest absolute differences of a probability and of a score; `agreement` is
     the fraction of the images whose most probable class is the same.
@@ -177,10 +178,6 @@ class Difference:
     probability: float
     familiarity: float
     agreement: float
-
-    def is_within(self, tolerance: float) -> bool:
-        """Returns whether both differences are at most `tolerance`; NaN is not."""
-        return self.probability <= tolerance and self.familiarity <= tolerance
 
 
 def measure_difference(model: ModelFile, classifier: ImageClassifier, samples: Samples) -> Difference:
@@ -330,7 +327,8 @@ def _info(classifier: ImageClassifier, settings: ExportSettings) -> ModelInfo:
 def _check(difference: Difference, info: ModelInfo, path: Path) -> None:
     exact = TOLERANCE if info.input == "model" else TOLERANCE_ANY
     tolerance = exact if info.precision == "float32" else TOLERANCE_ROUNDED
-    if not difference.is_within(tolerance):
+    # NaN is not within it.
+    if not (difference.probability <= tolerance and difference.familiarity <= tolerance):
         raise HeadstartError(
             f"{path} was not written, because it differs from the checkpoint: a probability by "
             f"{difference.probability:.2g}, a familiarity score by {difference.familiarity:.2g} ({difference.of})"

@@ -16,7 +16,7 @@ from headstart.evaluation.probes import Array
 from headstart.features.store import features_by_content, open_store
 from headstart.files import PREDICTIONS, check, claim, replacing, write_csv
 from headstart.log import log
-from headstart.predict.predictor import Predictor, load_predictor
+from headstart.predict.predictor import Predictor, predictor_of
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
 
@@ -33,13 +33,7 @@ def embed(settings: EmbedSettings) -> None:
     output = Path(settings.output)
     check(output, PREDICTIONS, "output")
     paths = find_images(settings.source)
-    predictor = load_predictor(
-        settings.ckpt_path,
-        accelerator=settings.accelerator,
-        precision=settings.features.precision,
-        compile=settings.features.compile,
-        weights=settings.model.weights,
-    )
+    predictor = predictor_of(settings)
     known = _known_features(predictor, Path(settings.ckpt_path), paths)
     missing = [path for path in paths if path not in known]
     rows = predictor.stream_features(

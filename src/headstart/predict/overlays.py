@@ -1,17 +1,21 @@
 """Drawings of predictions: classes written on images, saliency beside them, and contact sheets."""
 
+import io
 import math
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageDraw
 
+from headstart.config.predict import PredictSettings
 from headstart.data.images import read_rgb
-from headstart.data.preprocessing import FULL_DEPTH
 from headstart.errors import UnreadableImage
-from headstart.files import PREDICTIONS, claim, remove
-from headstart.predict.sources import Prediction
-from headstart.predict.write import save
+from headstart.files import PREDICTIONS, claim, remove, replacing
+from headstart.machine import DISK_FULL
+from headstart.predict.sources import Prediction, common_folder
 from headstart.report.style import Typeface, plain_typeface, typeface_for
 from headstart.text import on_one_line
 
@@ -26,17 +30,6 @@ Line = tuple[str, str]  # name and probability
 FIRST, OTHERS = "white", "#d2d2d2"  # colours of the lines
 
 
-class Overlays:
-    """Writes predictions on images read with `depth`, in a typeface that has the characters of the class names."""
-
-    def __init__(self, classes: Iterable[str], depth: int = FULL_DEPTH) -> None:
-        self._typeface, self._depth = typeface_for(classes), depth
-
-    def draw(self, prediction: Prediction) -> Image.Image:
-        """Returns the image with its prediction on it, see `annotate`."""
-        return annotate(read_rgb(prediction.path, self._depth), prediction, self._typeface)
-
-
 def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | None = None) -> Image.Image:
     """Returns a copy of the RGB `image` with its classes and probabilities on a dark panel at the top right.
 
@@ -47,15 +40,18 @@ def annotate(image: Image.Image, prediction: Prediction, typeface: Typeface | No
     lines = [(on_one_line(name), f"{probability:.1%}") for name, probability in ranked]
     if prediction.doubt is not None:
         lines.append((prediction.doubt, ""))
-    largest = max(SMALLEST_FONT, min(image.size) // LINES_PER_EDGE)
-    room = int(image.width * WIDEST_PANEL)
-    for size in _sizes(largest):
-        panel = _panel(lines, typeface, size)
-        if panel.width <= room and _covers(panel, image) <= LARGEST_PANEL:
-            return _with_panel(image, panel)
-    cut = [_shortened(line, typeface, room - SMALLEST_FONT) for line in lines]
-    panel = _panel(cut, typeface, SMALLEST_FONT)
-    return _with_panel(image, panel) if _covers(panel, image) <= LARGEST_PANEL else _with_strip(image, lines, typeface)
+    largest = min(image.size) // LINES_PER_EDGE
+    for panel in _panels(lines, typeface, largest, int(image.width * WIDEST_PANEL)):
+        if panel.width * panel.height <= LARGEST_PANEL * image.width * image.height:
+            annotated = image.convert("RGBA")
+            annotated.alpha_composite(panel, (max(0, image.width - panel.width), 0))
+            return annotated.convert("RGB")
+    width = max(image.width, SMALLEST_EDGE)
+    strip = next(_panels(lines, typeface, largest, width))
+    both = Image.new("RGB", (width, image.height + strip.height))
+    both.paste(image, ((width - image.width) // 2, 0))
+    both.paste(strip.convert("RGB"), (width - strip.width, image.height))
+    return both
 
 
 def _resized(image: Image.Image) -> Image.Image:
@@ -68,13 +64,15 @@ def _resized(image: Image.Image) -> Image.Image:
     return image.resize((width, height), Image.Resampling.BICUBIC)
 
 
-def _sizes(largest: int) -> Iterable[int]:
-    """Yields font sizes from `largest` down to the smallest."""
+def _panels(lines: list[Line], typeface: Typeface, largest: int, room: int) -> Iterator[Image.Image]:
+    """Yields panels at most `room` pixels wide, in fonts from `largest` to the smallest, for which names are cut."""
     size = largest
     while size > SMALLEST_FONT:
-        yield size
+        if (panel := _panel(lines, typeface, size)).width <= room:
+            yield panel
         size = int(size * 0.9)
-    yield SMALLEST_FONT
+    cut = [_shortened(line, typeface, room - SMALLEST_FONT) for line in lines]
+    yield _panel(cut, typeface, SMALLEST_FONT)
 
 
 def _panel(lines: list[Line], typeface: Typeface, size: int) -> Image.Image:
@@ -93,32 +91,6 @@ def _panel(lines: list[Line], typeface: Typeface, size: int) -> Image.Image:
 
 def _width(line: Line, typeface: Typeface, size: int) -> float:
     return typeface.width(line[0], size) + size * 0.6 + typeface.width(line[1], size)
-
-
-def _covers(panel: Image.Image, image: Image.Image) -> float:
-    """Returns the fraction of the image that the panel would hide."""
-    return panel.width * panel.height / (image.width * image.height)
-
-
-def _with_panel(image: Image.Image, panel: Image.Image) -> Image.Image:
-    whole = image.convert("RGBA")
-    whole.alpha_composite(panel, (max(0, image.width - panel.width), 0))
-    return whole.convert("RGB")
-
-
-def _with_strip(image: Image.Image, lines: list[Line], typeface: Typeface) -> Image.Image:
-    """Returns the image with the panel below it."""
-    width = max(image.width, SMALLEST_EDGE)
-    cut = [_shortened(line, typeface, width - SMALLEST_FONT) for line in lines]
-    size = next(
-        (size for size in _sizes(min(image.size) // LINES_PER_EDGE) if _panel(lines, typeface, size).width <= width),
-        SMALLEST_FONT,
-    )
-    strip = _panel(lines if size > SMALLEST_FONT else cut, typeface, size)
-    whole = Image.new("RGB", (width, image.height + strip.height))
-    whole.paste(image, ((width - image.width) // 2, 0))
-    whole.paste(strip.convert("RGB"), (width - strip.width, image.height))
-    return whole
 
 
 def _shortened(line: Line, typeface: Typeface, room: float) -> Line:
@@ -159,13 +131,12 @@ INK, DOUBTED, PAPER = "#1c1e21", "#b24700", "white"
 class ContactSheets:
     """Writes output/contact_sheets/1.jpg, 2.jpg and so on, of COLUMNS × ROWS images each, read with `depth`."""
 
-    def __init__(self, output: Path, classes: Iterable[str], depth: int) -> None:
-        self._folder, self._depth = output / "contact_sheets", depth
+    def __init__(self, output: Path, typeface: Typeface, depth: int) -> None:
+        self._folder, self._typeface, self._depth = output / "contact_sheets", typeface, depth
         claim(self._folder, PREDICTIONS)
         # Those of an earlier, longer source must not remain.
         for earlier in self._folder.glob("*.jpg"):
             remove(earlier)
-        self._typeface = typeface_for(classes)
         self._tiles: list[Image.Image] = []
         self._count = 0
 
@@ -215,3 +186,85 @@ class ContactSheets:
             kept -= 1
             short = f"{text[: kept // 2]}…{text[len(text) - (kept - kept // 2) :]}"
         return short
+
+
+# What predict.py draws, and where.
+
+
+@contextmanager
+def drawings(
+    settings: PredictSettings, paths: list[Path], classes: tuple[str, ...], depth: int
+) -> Iterator[list[Callable[[Prediction], Prediction]]]:
+    """Yields functions that draw a prediction, as `settings` ask, and return it, with an error if that failed."""
+    output, draws = Path(str(settings.output)), list[Callable[[Prediction], Prediction]]()
+    with ExitStack() as stack:
+        if settings.annotate:
+            typeface = typeface_for(classes)
+            annotated = Drawings(
+                output, "annotated", paths, lambda of: annotate(read_rgb(of.path, depth), of, typeface)
+            )
+            sheets = stack.enter_context(closing(ContactSheets(output, typeface, depth)))
+            draws += [annotated.add, sheets.add]
+        if settings.explain:
+            draws.append(Drawings(output, "explained", paths, explain).add)
+        yield draws
+
+
+# Drawings have the same name as an image with one of these suffixes; other names get another suffix.
+JPEG = (".jpg", ".jpeg")
+
+
+class Drawings:
+    """Writes the image that `draw` makes of each prediction to output/`kind`, in the subfolders of the images."""
+
+    def __init__(self, output: Path, kind: str, paths: list[Path], draw: Callable[[Prediction], Image.Image]) -> None:
+        self._folder, self._kind, self._draw = output / kind, kind, draw
+        self._places = drawing_places(paths)
+        claim(self._folder, PREDICTIONS)
+
+    def add(self, prediction: Prediction) -> Prediction:
+        """Draws a prediction, unless it has an error, and returns it, with an error if it could not be drawn.
+
+        Raises:
+            OSError: the disk is full.
+        """
+        if prediction.error is not None:
+            return prediction
+        try:
+            save(self._draw(prediction), self._folder / self._places[prediction.path])
+        # One image that fails must not keep the others from being drawn.
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
+                raise
+            reason = f"{prediction.path} cannot be {self._kind}: {error or type(error).__name__}"
+            return replace(prediction, error=reason)
+        return prediction
+
+
+def drawing_places(paths: list[Path]) -> dict[Path, Path]:
+    """Returns the path of each image's drawing, relative to the folder of the drawings.
+
+    It is the image's path below the common folder of all images. The drawing of 1.png is 1.png.jpg, or 1.png.jpg.jpg
+    beside an image of that name.
+    """
+    # Absolute paths contain no "..", which would lead out of the folder of the drawings.
+    whole = {path: Path(os.path.abspath(path)) for path in paths}
+    common = common_folder(list(whole.values()))
+    relative = {path: place.relative_to(common) for path, place in whole.items()}
+    places = {path: place for path, place in relative.items() if place.suffix.lower() in JPEG}
+    taken = set(places.values())
+    for path, place in relative.items():
+        while path not in places:
+            place = place.with_name(f"{place.name}.jpg")
+            if place not in taken:
+                places[path] = place
+                taken.add(place)
+    return places
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Writes a JPEG atomically."""
+    content = io.BytesIO()
+    image.save(content, format="JPEG", quality=92)
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.getvalue())

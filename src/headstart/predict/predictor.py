@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.config.model import EncoderSettings
-from headstart.data.images import Note
+from headstart.config.predict import EmbedSettings, PredictSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.transforms import EvalViewsTransform
 from headstart.data.workers import loader_options, thread_map, use_one_thread_after_fork
@@ -24,9 +25,9 @@ from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
 from headstart.model.image_classifier import ImageClassifier, saliency_maps
 from headstart.predict.sources import (
-    Computed,
     Input,
     Item,
+    Mark,
     Prediction,
     Read,
     Result,
@@ -35,14 +36,15 @@ from headstart.predict.sources import (
     predictions_in_order,
     predictions_of,
     read_input,
+    rejoin,
     separate,
 )
 from headstart.run_folder import checkpoint_file, is_ensemble
 
 # Tensors of images, stacked, one for each view and preprocessing.
 Images = list[Tensor]
-# The images of a batch that could be read; the errors and the notes of all of its inputs.
-Batch = tuple[Images, list[str | None], list[Note | None]]
+# The images of a batch that could be read, and the marks of all of its inputs.
+Batch = tuple[Images, list[Mark]]
 Compute = Callable[[Images], Iterable[Result]]
 
 
@@ -74,8 +76,8 @@ class Inputs(Dataset[Item[Images]]):
 
 def collate(items: list[Item[Images]]) -> Batch:
     """Stacks images where they were read, so that a worker hands over one tensor per view instead of one per image."""
-    images, errors, notes = separate(items)
-    return [torch.stack(of_one) for of_one in zip(*images, strict=True)], errors, notes
+    images, marks = separate(items)
+    return [torch.stack(of_one) for of_one in zip(*images, strict=True)], marks
 
 
 class Predictor:
@@ -113,6 +115,11 @@ class Predictor:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes."""
         return self.classifier.recipe.classes
+
+    @property
+    def depth(self) -> int:
+        """The bits per sample with which 16-bit images are read."""
+        return self.classifier.recipe.preprocessing.depth
 
     def temperature(self, views: int) -> float:
         """Returns the temperature of the probabilities; 1 for means over views, or over members with their own."""
@@ -175,8 +182,8 @@ class Predictor:
         )
         dataset = Inputs(list(inputs), self.ensemble.preprocessings, views)
         # Saliency needs gradients, for which the network is changed, so it cannot be computed on several cores.
-        batches = self._batches(dataset, predict, batch_size, num_workers, by_core=not explain)
-        yield from predictions_in_order(inputs, batches, self._depth)
+        items = self._computed(dataset, predict, batch_size, num_workers, by_core=not explain)
+        yield from predictions_in_order(inputs, items, self.depth)
 
     def embed(self, source: Any, *, batch_size: int = 32, num_workers: int | str = "auto") -> Array:
         """Returns the backbone's features (N, embedding_dim), float32, for the images of `source`, in its order.
@@ -202,8 +209,8 @@ class Predictor:
         """
         self._check_process()
         dataset = Inputs(list(inputs), self.ensemble.preprocessings[:1], 1)
-        batches = self._batches(dataset, self._embed, batch_size, num_workers, by_core=True)
-        yield from (features for _, features in in_order(inputs, batches, self._depth))
+        items = self._computed(dataset, self._embed, batch_size, num_workers, by_core=True)
+        yield from (features for _, features in in_order(inputs, items, self.depth))
 
     def export(self, path: str | Path, *, precision: str = "float32", input: str = "model") -> None:
         """Writes a .onnx or .pt2 file, compared with the checkpoint, as task=export does.
@@ -224,10 +231,6 @@ class Predictor:
         with self._lock:
             export_to(Path(path).expanduser(), self.classifier, self._checkpoint, precision=precision, input=input)
 
-    @property
-    def _depth(self) -> int:
-        return self.classifier.recipe.preprocessing.depth
-
     def _check_process(self) -> None:
         """Prepares PyTorch for a forked process.
 
@@ -243,17 +246,17 @@ class Predictor:
             )
         use_one_thread_after_fork()
 
-    def _batches(
+    def _computed(
         self, dataset: Inputs, compute: Compute[Result], batch_size: int, num_workers: int | str, *, by_core: bool
-    ) -> Iterator[Computed[Result]]:
-        """Yields what is computed from the images of each batch that could be read, and its errors and notes.
+    ) -> Iterator[Item[Result]]:
+        """Yields what is computed from each image, batch by batch, or its error.
 
         With `by_core`, on a CPU without worker processes, each core reads and computes images of its own.
         """
 
-        def compute_batch(batch: Batch) -> Computed[Result]:
-            images, errors, notes = batch
-            return compute(images) if images else [], errors, notes
+        def compute_batch(batch: Batch) -> list[Item[Result]]:
+            images, marks = batch
+            return list(rejoin(compute(images) if images else (), marks))
 
         self.ensemble.prepare(dataset.image_count)
         self.ensemble.warm_up()
@@ -261,7 +264,8 @@ class Predictor:
         # The loader draws a seed for its workers, which must not advance the caller's random state.
         generator = torch.Generator()
         loader = DataLoader(dataset, batch_size=batch_size, collate_fn=collate, generator=generator, **options)
-        return map_batches(compute_batch, loader, self._device) if by_core else map(compute_batch, loader)
+        parts = map_batches(compute_batch, loader, self._device) if by_core else map(compute_batch, loader)
+        return chain.from_iterable(parts)
 
     @torch.inference_mode()
     def _embed(self, images: Images) -> Array:
@@ -326,6 +330,17 @@ def load_predictor(
     options = {"accelerator": accelerator, "precision": precision, "compile": compile, "weights": weights}
     predictor._loaded_with = {"checkpoint": path.absolute()} | options, files
     return predictor
+
+
+def predictor_of(settings: PredictSettings | EmbedSettings) -> Predictor:
+    """Loads the checkpoint that `settings` name, as they say."""
+    return load_predictor(
+        str(settings.ckpt_path),
+        accelerator=settings.accelerator,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
 
 
 def _load_again(arguments: dict[str, Any], files: Iterable[LoadedFile]) -> Predictor:

@@ -19,7 +19,6 @@ from headstart.files import PREDICTIONS, REPORT, check
 from headstart.log import log
 from headstart.machine import core_count
 from headstart.predict.sources import (
-    Computed,
     Input,
     Item,
     Prediction,
@@ -28,6 +27,7 @@ from headstart.predict.sources import (
     predictions_in_order,
     predictions_of,
     read_input,
+    rejoin,
     separate,
 )
 from headstart.predict.write import write
@@ -78,6 +78,11 @@ class ExportedPredictor:
         """The names of the classes."""
         return self._model.info.classes
 
+    @property
+    def depth(self) -> int:
+        """The bits per sample with which 16-bit images are read."""
+        return self._model.info.preprocessing.depth
+
     def predict(
         self, source: Any, *, topk: int = 3, min_confidence: float = 0.0, batch_size: int = 32
     ) -> list[Prediction]:
@@ -107,19 +112,17 @@ class ExportedPredictor:
             min_confidence=min_confidence,
         )
 
-        def batches() -> Iterator[Computed[Prediction]]:
+        def items() -> Iterator[Item[Prediction]]:
             with ThreadPoolExecutor(core_count()) as pool:
                 for first in range(0, len(inputs), batch_size):
                     batch = inputs[first : first + batch_size]
-                    items = list(pool.map(self._read, batch, range(first, first + len(batch))))
-                    images, errors, notes = separate(items)
-                    yield rank(*run_model(self._model, images)) if images else [], errors, notes
+                    images, marks = separate(pool.map(self._read, batch, range(first, first + len(batch))))
+                    yield from rejoin(rank(*run_model(self._model, images)) if images else (), marks)
 
-        yield from predictions_in_order(inputs, batches(), self._model.info.preprocessing.depth)
+        yield from predictions_in_order(inputs, items(), self.depth)
 
     def _read(self, given: Input, index: int) -> Item[Array]:
-        info = self._model.info
-        return read_input(given, index, lambda read: prepare_image(read(info.preprocessing.depth), info))
+        return read_input(given, index, lambda read: prepare_image(read(self.depth), self._model.info))
 
 
 def predict(settings: PredictSettings) -> None:
@@ -130,62 +133,41 @@ def predict(settings: PredictSettings) -> None:
             own files.
     """
     if settings.output is not None:
-        _check_output(settings, Path(settings.output))
+        check(Path(settings.output), PREDICTIONS, "output")
     paths = find_images(settings.source)
     if settings.model.file is None:
         _predict_with_checkpoint(settings, paths)
-    else:
-        _predict_with_model(settings, paths, open_model(Path(settings.model.file), settings.accelerator))
-
-
-def _check_output(settings: PredictSettings, output: Path) -> None:
-    """Raises HeadstartError, before anything is read, if a folder that will be written to is not headstart's."""
-    check(output, PREDICTIONS, "output")
-    for name, kind, is_written in (
-        ("annotated", PREDICTIONS, settings.annotate),
-        ("contact_sheets", PREDICTIONS, settings.annotate),
-        ("explained", PREDICTIONS, settings.explain),
-        ("report", REPORT, settings.labelled),
-    ):
-        if is_written:
-            check(output / name, kind)
+        return
+    predictor = ExportedPredictor(open_model(Path(settings.model.file), settings.accelerator))
+    predictions = predictor.stream(
+        paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
+    )
+    write(predictions, settings, paths, predictor.classes, predictor.depth)
 
 
 def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:
-    from headstart.predict.predictor import load_predictor
+    from headstart.predict.predictor import predictor_of
 
-    predictor = load_predictor(
-        str(settings.ckpt_path),
-        accelerator=settings.accelerator,
-        precision=settings.features.precision,
-        compile=settings.features.compile,
-        weights=settings.model.weights,
-    )
+    predictor, topk = predictor_of(settings), settings.topk
     if (members := len(predictor.ensemble)) > 1:
         log.info("ensemble of %d classifiers; familiarity and explanations are those of the best one", members)
-    scorer = None
     if settings.labelled:
         # It imports Lightning and Matplotlib, which takes seconds.
-        from headstart.predict.labelled import LabelledScorer
+        from headstart.predict import labelled
 
-        scorer = LabelledScorer(settings.source, paths, predictor, settings.views)
+        report = Path(str(settings.output)) / "report"
+        check(report, REPORT)
+        root, labels = labelled.true_classes(settings.source, paths, predictor.classes)
+        topk = len(predictor.classes)
     predictions = predictor.stream(
         paths,
-        topk=len(predictor.classes) if scorer else settings.topk,
+        topk=topk,
         batch_size=settings.data.batch_size,
         num_workers=settings.data.num_workers,
         views=settings.views,
         min_confidence=settings.min_confidence,
         explain=settings.explain,
     )
-    depth = predictor.classifier.recipe.preprocessing.depth
-    write(map(scorer.add, predictions) if scorer else predictions, settings, paths, predictor.classes, depth)
-    if scorer:
-        scorer.write_report(Path(str(settings.output)) / "report")
-
-
-def _predict_with_model(settings: PredictSettings, paths: list[Path], model: ModelFile) -> None:
-    predictions = ExportedPredictor(model).stream(
-        paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
-    )
-    write(predictions, settings, paths, model.info.classes, model.info.preprocessing.depth)
+    rows = write(predictions, settings, paths, predictor.classes, predictor.depth)
+    if settings.labelled:
+        labelled.write_report(rows, root, labels, predictor, settings.views, report)

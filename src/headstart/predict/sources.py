@@ -5,6 +5,7 @@ PyTorch is not imported, because exported models are used without it.
 
 import fnmatch
 import glob
+import itertools
 import math
 import os
 import sys
@@ -22,7 +23,6 @@ from headstart.data.folders import (
     Folder,
     is_file,
     is_folder,
-    is_in_archive,
     left_out_summary,
     open_folder,
     walk,
@@ -140,34 +140,15 @@ def _in_folder(path: Path) -> tuple[list[Path], dict[Path, str]]:
 
 
 def _matching(pattern: Path) -> tuple[list[Path], dict[Path, str]]:
-    """Returns the files that match a glob, and those left out, as duplicates by a link or in headstart's folders."""
-    parts = pattern.parts
-    named = start = next((place for place, part in enumerate(parts) if glob.has_magic(part)), len(parts))
-    tops = [Path(*parts[:start])]
-    if start == len(parts) or not is_in_archive(tops[0]):
-        if "**" not in parts:
-            files = sorted(p for p in map(Path, glob.glob(str(pattern))) if p.is_file())
-            return _each_once(files, _made_folders(files, tops[0]))
-        start = parts.index("**")
-        # Python's own ** would visit a folder again and again by a link to it.
-        tops = [Path(p) for p in glob.glob(str(Path(*parts[:start])) or ".") if os.path.isdir(p)]
-    folders, _ = walk(*map(Folder, sorted(tops)))
-    files = [folder.path / name for folder in _readable(folders) for name in folder.files]
-    lengths = {len(top.parts) for top in tops}
-    files = [p for p in files if any(_matches(p.parts[n:], parts[start:]) for n in lengths)]
-    made = {path for folder in folders for path in folder.made}
-    return _each_once(files, made | _made_folders(files, Path(*parts[:named])))
-
-
-def _made_folders(paths: list[Path], named: Path) -> set[Path]:
-    """Returns the folders made by headstart that are below the folder `named` and hold some of `paths`."""
-    above = {folder for path in paths for folder in path.relative_to(named).parents if folder.name}
-    return {named / folder for folder in above if Folder(named / folder).is_made}
-
-
-def _each_once(paths: list[Path], made: set[Path]) -> tuple[list[Path], dict[Path, str]]:
-    """Separates `paths` from those in the folders `made`, and from those that a link makes a second path to a file."""
-    paths = [path for path in paths if made.isdisjoint(path.parents)]
+    """Returns the files that a glob matches, and those left out, as duplicates by a link or in headstart's folders."""
+    named = list(itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    top, wildcards = Path(*named), pattern.parts[len(named) :]
+    if not wildcards or not is_folder(top):
+        return [], {}
+    made: set[Path] = set()
+    name = "*" if wildcards[-1] == "**" else wildcards[-1]
+    folders = _readable(_folders(Folder(top), wildcards, made))
+    paths = [folder.path / file for folder in folders for file in folder.files if fnmatch.fnmatchcase(file, name)]
     real = {path: Path(os.path.realpath(path.parent), path.name) for path in paths}
     first: dict[Path, Path] = {}
     # Links last, so that what is left out is never the folder itself.
@@ -177,16 +158,26 @@ def _each_once(paths: list[Path], made: set[Path]) -> tuple[list[Path], dict[Pat
     return list(first.values()), links | dict.fromkeys(made, MADE)
 
 
-def _matches(parts: Sequence[str], pattern: Sequence[str]) -> bool:
-    """Returns whether a path matches a glob, in which `**` stands for any number of folders."""
-    if not pattern or not parts:
-        return not parts and all(part == "**" for part in pattern)
-    if pattern[0] == "**":
-        return _matches(parts, pattern[1:]) or _matches(parts[1:], pattern)
-    return fnmatch.fnmatchcase(parts[0], pattern[0]) and _matches(parts[1:], pattern[1:])
+def _folders(folder: Folder, wildcards: Sequence[str], made: set[Path]) -> Iterator[Folder]:
+    """Yields the folders whose files a glob may match, in which ** stands for any number of folders.
+
+    Those on the way that headstart made are not entered, and added to `made`.
+    """
+    part, *rest = wildcards
+    if part == "**":
+        for below in walk(folder)[0]:
+            made.update(below.made)
+            yield from _folders(below, rest or ["*"], made)
+    elif rest:
+        made.update(path for path in folder.made if fnmatch.fnmatchcase(path.name, part))
+        for below in folder.folders:
+            if fnmatch.fnmatchcase(below.path.name, part):
+                yield from _folders(below, rest, made)
+    else:
+        yield folder
 
 
-def _readable(folders: list[Folder]) -> Iterator[Folder]:
+def _readable(folders: Iterable[Folder]) -> Iterator[Folder]:
     """Yields the folders that could be read, and warns about the others."""
     for folder in folders:
         if folder.error is not None:
@@ -203,8 +194,8 @@ Result = TypeVar("Result")
 Read = Callable[[int], Image.Image]
 # What was made of one input, or its error; and what is special about its file.
 Item = tuple[Result | str, Note | None]
-# What was computed for those inputs of a batch that have no error; the errors and the notes of all of its inputs.
-Computed = tuple[Iterable[Result], list[str | None], list[Note | None]]
+# Of an input that is computed with others: its error, or None; and what is special about its file.
+Mark = tuple[str | None, Note | None]
 
 
 def inputs_of(source: Any) -> list[Input]:
@@ -251,16 +242,21 @@ def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> Item[
         return f"{name} cannot be processed: {str(error) or type(error).__name__}", note
 
 
-def separate(items: Iterable[Item[Result]]) -> tuple[list[Result], list[str | None], list[Note | None]]:
-    """Returns the images of a batch that could be read; then for each input its error, or None, and its note."""
-    results, notes = zip(*items, strict=True)
-    images = [result for result in results if not isinstance(result, str)]
-    return images, [result if isinstance(result, str) else None for result in results], list(notes)
+def separate(items: Iterable[Item[Result]]) -> tuple[list[Result], list[Mark]]:
+    """Returns the images of a batch that could be read, and the marks of all of its inputs."""
+    items = list(items)
+    images = [result for result, _ in items if not isinstance(result, str)]
+    return images, [(result if isinstance(result, str) else None, note) for result, note in items]
 
 
-def in_order(
-    inputs: Sequence[Input], batches: Iterable[Computed[Result]], depth: int
-) -> Iterator[tuple[Path, Result | str]]:
+def rejoin(results: Iterable[Result], marks: Iterable[Mark]) -> Iterator[Item[Result]]:
+    """Yields the items of a batch with what was computed of those that could be read."""
+    remaining = iter(results)
+    for error, note in marks:
+        yield next(remaining) if error is None else error, note
+
+
+def in_order(inputs: Sequence[Input], items: Iterable[Item[Result]], depth: int) -> Iterator[tuple[Path, Result | str]]:
     """Yields for each input its path, or its number, and what was computed, or the reason why it could not be read.
 
     At the end, warns about images of another bit depth than `depth`, the training images', and about pages and frames
@@ -268,18 +264,13 @@ def in_order(
     """
     samples: dict[str, Samples] = {}
     with_frames: list[str] = []
-    first = 0
-    for results, errors, notes in batches:
-        remaining = iter(results)
-        batch = inputs[first : first + len(errors)]
-        for number, (given, error, note) in enumerate(zip(batch, errors, notes, strict=True), first):
-            path, name = (given, str(given)) if isinstance(given, Path) else (Path(str(number)), f"image {number}")
-            if note is not None and note.samples is not None:
-                samples[name] = note.samples
-            if note is not None and note.has_more_frames:
-                with_frames.append(name)
-            yield path, next(remaining) if error is None else error
-        first += len(errors)
+    for number, (given, (result, note)) in enumerate(zip(inputs, items, strict=True)):
+        path, name = (given, str(given)) if isinstance(given, Path) else (Path(str(number)), f"image {number}")
+        if note is not None and note.samples is not None:
+            samples[name] = note.samples
+        if note is not None and note.has_more_frames:
+            with_frames.append(name)
+        yield path, result
     if (reason := other_depth(samples, depth)) is not None:
         log.warning("%s", reason)
     if count := len(with_frames):
@@ -288,10 +279,10 @@ def in_order(
 
 
 def predictions_in_order(
-    inputs: Sequence[Input], batches: Iterable[Computed[Prediction]], depth: int
+    inputs: Sequence[Input], items: Iterable[Item[Prediction]], depth: int
 ) -> Iterator[Prediction]:
     """Yields one prediction per input, with its path; see `in_order`."""
-    for path, result in in_order(inputs, batches, depth):
+    for path, result in in_order(inputs, items, depth):
         yield Prediction(path, error=result) if isinstance(result, str) else replace(result, path=path)
 
 

@@ -1,7 +1,6 @@
 """After the last trial: the best one is tested, once, and gets a report; the best ones become an ensemble; a plot."""
 
 import math
-import re
 import shutil
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,18 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
+from hydra.core.override_parser.types import ChoiceSweep, IntervalSweep, RangeSweep
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
-from headstart.cli.overrides import key_of, shortened
+from headstart.cli.overrides import key_of, parsed_override, shortened
 from headstart.config.model import EncoderSettings
 from headstart.config.train import TrainSettings, check_train, literals, read_record
 from headstart.data.prepare import prepare_data
 from headstart.datasets import make_dataset
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Predictions, mcnemar, mean_of, predict_splits, write_predictions
-from headstart.files import ENSEMBLE, claim, mark, read_json, remove, replacing, sha256_of, write_json
+from headstart.files import ENSEMBLE, claim, read_json, remove, replacing, sha256_of, write_json
 from headstart.log import log
 from headstart.machine import training_device
 from headstart.metrics import metric_of
@@ -38,6 +38,7 @@ from headstart.sweeping.leaderboard import (
     test_metrics,
     update_leaderboard,
 )
+from headstart.sweeping.trial import forget_shared
 from headstart.sweeping.trial_record import FOLD, Trial, completed, write_out_of_fold
 
 # On which scale a key of a sweep was sampled, as far as its search space says.
@@ -57,6 +58,7 @@ def finalize(
     Raises:
         HeadstartError: there are no trials.
     """
+    forget_shared()
     trials = update_leaderboard(sweep, objective)
     if not trials:
         if not is_complete:
@@ -146,14 +148,11 @@ def update_ensemble(
     score = _read_score(folder)
     if score is not None and score.members == members:
         return score
-    if score is not None:
-        # Of an earlier version, it has no marker.
-        mark(folder.path, ENSEMBLE)
     return _make(folder, sweep, members, settings, done[0].data)
 
 
 def _why_not(trials: Sequence[Trial]) -> str | None:
-    """Says why completed trials cannot be averaged."""
+    """Returns why completed trials cannot be averaged; None: they can."""
     if len(trials) < 2:
         return "fewer than two trials were completed"
     if any(FOLD in trial.values for trial in trials):
@@ -241,12 +240,13 @@ def scales_of(params: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, 
 
 def _scale_of(text: str) -> Scale | None:
     """Returns that of tag(log, interval(1e-4, 1e-2)), interval(0, 0.7) or choice(64, 128); None: of listed values."""
-    if re.match(r"\s*tag\(([^()]*,)?\s*log\s*,", text):
+    override = parsed_override(f"key={text}")
+    value = override.value() if override is not None else None
+    if isinstance(value, ChoiceSweep | RangeSweep | IntervalSweep) and "log" in value.tags:
         return "log"
-    kind = re.match(r"\s*(?:tag\([^()]*,\s*)?(choice|interval|range)\(", text)
-    if kind is None:
-        return None
-    return "choice" if kind.group(1) == "choice" else "linear"
+    if isinstance(value, ChoiceSweep):
+        return None if value.simple_form else "choice"
+    return "linear" if isinstance(value, RangeSweep | IntervalSweep) else None
 
 
 def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[str, Scale] | None = None) -> None:
@@ -274,7 +274,7 @@ def draw_sweep(trials: list[Trial], objective: str, path: Path, scales: Mapping[
 
 
 def _title(trials: list[Trial], objective: str, width: float) -> str:
-    """Says which way is better, and the best trial with its values."""
+    """Returns which way is better, and the best trial with its values."""
     better = "lower" if metric_of(objective).direction == "min" else "higher"
     best = trials[0]
     values = ", ".join(f"{key}={short_label(value)}" for key, value in best.values.items())

@@ -12,7 +12,7 @@ import numpy as np
 
 from headstart.cli.overrides import shortened
 from headstart.evaluation.predictions import SIGNIFICANT, mcnemar
-from headstart.files import exclusively, read_json, remove, write_csv, write_json
+from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.log import log, render_table
 from headstart.metrics import metric_of
 from headstart.run_folder import RunFolder, SweepFolder, is_of_a_run
@@ -105,7 +105,7 @@ def find_tie(sweep: SweepFolder, trials: Sequence[Trial]) -> Tie | None:
 
 
 def _correct(sweep: SweepFolder, trial: Trial) -> dict[str, bool] | None:
-    """Says whether each valid image was classified correctly, by its path and label; None: it is not known."""
+    """Returns whether each valid image was classified correctly, by its path and label; None: it is not known."""
     path = sweep.trial(trial.folder).valid_predictions
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -201,9 +201,6 @@ def show_best(sweep: SweepFolder, best: RunFolder | None) -> None:
         n: Path("..", best.path.name, n) for n in names if best and is_of_a_run(n) and not n.startswith("events.")
     }
     try:
-        # Version 0.1 made it a link to the trial's folder.
-        if sweep.best.is_symlink():
-            remove(sweep.best)
         if targets:
             sweep.best.mkdir(exist_ok=True)
         for name, target in targets.items():
@@ -298,7 +295,7 @@ def _and_more(count: int, what: str) -> list[str]:
 
 
 def _against_best(ensemble: EnsembleScore) -> str:
-    """Says whether the ensemble is better than the best trial."""
+    """Returns a sentence on whether the ensemble is better than the best trial."""
     own, of_best = ensemble.metrics["valid/acc"], ensemble.best_accuracy
     verdict = f"it is {'better' if own > of_best else 'worse'}"
     if ensemble.p_value >= SIGNIFICANT:

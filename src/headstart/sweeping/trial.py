@@ -1,5 +1,6 @@
 """One trial of a sweep: run once, recorded however it ends, and skipped if it is already completed."""
 
+import gc
 import json
 import math
 import time
@@ -30,8 +31,8 @@ from headstart.files import RUN, exclusively, mark, read_json, remove, write_tex
 from headstart.log import log, log_to_console, log_to_file
 from headstart.report.write import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
-from headstart.sweeping.callback import check_sweep, collect_garbage
 from headstart.sweeping.leaderboard import update_leaderboard
+from headstart.sweeping.start import check_sweep
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
 from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.history import HParams, swept
@@ -131,6 +132,17 @@ def _reason(error: Exception) -> str:
     if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in first:
         return f"out of memory: {first}"
     return f"{type(error).__name__}: {first}"
+
+
+def collect_garbage() -> None:
+    """Frees what a trial, and Hydra, which composed it, has left in reference cycles.
+
+    What is there after the first trial, such as a million objects of imported modules, is frozen until the end of the
+    sweep: to search it would take longer than a few epochs.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 # The data and the backbone of a sweep, prepared once per process and shared by its trials.
