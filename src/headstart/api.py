@@ -23,16 +23,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from headstart.auditing.findings import Finding
-from headstart.cli.errors import Failed, remembered_output
-from headstart.cli.main import TRAIN, Program, run_program
-from headstart.cli.overrides import written_as
+from headstart.cli.arguments import Program
+from headstart.cli.main import TRAIN, run_program
 from headstart.config import options_of
 from headstart.config.checks import nearest
+from headstart.config.overrides import written_as
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
+from headstart.program import Failed, remembered_output
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.

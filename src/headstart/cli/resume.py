@@ -1,7 +1,6 @@
 """Resuming and testing again: the settings of the run that a checkpoint belongs to."""
 
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from headstart.cli.errors import INTO_RUN
-from headstart.cli.overrides import expand_home, key_of, value_of, written_as
+from headstart.cli.arguments import expand_home, flags
 from headstart.config import CONF, GROUPS, options_of
-from headstart.config.train import EVALUATING, OF_RUN, read_record
+from headstart.config.overrides import given, key_of, value_of, written_as
+from headstart.config.train import EVALUATING, INTO_RUN, OF_RUN, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
@@ -24,8 +23,6 @@ NOT_REPEATED = ("ckpt_path", "task", "sweep", "run_dir")
 OPEN = ("trainer", "callbacks", "logger")
 # What says which data to use, if a checkpoint's run does not.
 DATA = ("data", "data.root", "experiment")
-# Where further options may be.
-CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
@@ -56,13 +53,13 @@ def _with_file(argument: str, path: str, name: Literal["best", "last"]) -> str:
 
 def evaluates(arguments: list[str]) -> bool:
     """Whether these arguments use a checkpoint as it is, instead of training it further."""
-    return any(key_of(argument) == "task" and value_of(argument) in EVALUATING for argument in arguments)
+    return not set(EVALUATING).isdisjoint(given(arguments, "task"))
 
 
 def with_runs_own_folder(arguments: list[str]) -> list[str]:
     """Returns `arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
-    paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
-    if INTO_RUN.isdisjoint(value_of(argument) for argument in arguments if key_of(argument) == "task") or not paths:
+    paths = given(arguments, "ckpt_path")
+    if not paths or set(INTO_RUN).isdisjoint(given(arguments, "task")):
         return arguments
     return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
 
@@ -77,7 +74,7 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
         HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
     """
     path = _checkpoint_of(arguments)
-    if path is None or "task=export" in arguments:
+    if path is None or "export" in given(arguments, "task"):
         # An export takes nothing but the checkpoint.
         return arguments
     run = run_folder_of(path)
@@ -89,7 +86,8 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     chosen = {
         key_of(argument): value_of(argument).removeprefix(OF_RUN) for argument in arguments if _is_choice(argument)
     }
-    places = _config_dirs(arguments)
+    own = flags(arguments).get("--config-dir")
+    places = [os.path.abspath(own)] if own else []
     before = _choices(run, record, places)
     old = _composed(before, places)
     new = _composed(before | chosen, places) if chosen else old
@@ -121,12 +119,6 @@ def _check_has_data(run: RunFolder, arguments: list[str]) -> None:
 def _is_choice(argument: str) -> bool:
     """Whether it chooses an option of a group of conf/."""
     return "=" in argument and not argument.startswith("~") and key_of(argument) in GROUPS
-
-
-def _config_dirs(arguments: list[str]) -> list[str]:
-    """The values of --config-dir."""
-    pairs = [(*argument.partition("="), following) for argument, following in pairwise([*arguments, ""])]
-    return [os.path.abspath(value or following) for flag, _, value, following in pairs if flag in CONFIG_DIR]
 
 
 def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[str, str]:

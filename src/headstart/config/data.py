@@ -23,6 +23,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESIZE_MODES = ("crop", "pad", "squash")
 # In place of a column's name: the one that is usually called so, if there is one.
 AUTO = "auto"
+# The key of the fold of a cross-validation, over which a sweep averages.
+FOLD = "data.fold"
 
 
 def _is_share(value: Any) -> bool:

@@ -247,14 +247,6 @@ def is_model_file(path: str) -> bool:
 
 # conf/sweep: what the trials of a sweep are compared by, which keys it varies, and how many trials are averaged.
 
-OBJECTIVES = full_names("valid")
-ENSEMBLE = "0, for none, or an integer of 2 or more"
-
-
-def is_ensemble_size(value: object) -> bool:
-    """Whether `value` is one of those that ENSEMBLE describes."""
-    return value == 0 or is_int(value, least=2)
-
 
 @dataclass(frozen=True)
 class SweepSettings:
@@ -262,5 +254,5 @@ class SweepSettings:
 
     over: list[str]
     fixed: list[str]
-    objective: str = one_of(*OBJECTIVES)
-    ensemble: int = constrained(ENSEMBLE, is_ensemble_size)
+    objective: str = one_of(*full_names("valid"))
+    ensemble: int = constrained("0, for none, or an integer of 2 or more", lambda v: v == 0 or is_int(v, least=2))

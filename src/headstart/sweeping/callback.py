@@ -12,18 +12,17 @@ from filelock import FileLock, Timeout
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig, ListConfig
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail, remember_output
-from headstart.cli.overrides import as_written, sweep_name, swept_keys
-from headstart.config.model import ENSEMBLE, OBJECTIVES, is_ensemble_size
+from headstart.config.data import FOLD
+from headstart.config.overrides import as_written, sweep_name, swept_keys
+from headstart.config.train import INTO_RUN, check_sweep
 from headstart.errors import HeadstartError
-from headstart.files import SWEEP, claim, lock_for, mark, read_json, write_json
+from headstart.files import RUN, SWEEP, check, claim, lock_for, mark, read_json, write_json
 from headstart.log import is_first_process, log, shown
-from headstart.machine import place_in_job
-from headstart.run_folder import SweepFolder
-from headstart.sweeping.trial_record import FOLD
+from headstart.program import Failed, exit_on_error, remember_output
+from headstart.run_folder import RunFolder, SweepFolder
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
 _held: list[FileLock] = []
@@ -42,9 +41,9 @@ class SweepCallback(Callback):
             # Reports are written into their run's, where Hydra records nothing.
             is_into_run = config.get("task") in INTO_RUN and config.hydra.output_subdir is None
             if not (is_into_run and folder.exists()):
-                claim_run_folder(folder)
+                _claim_run(folder)
         except HeadstartError as error:
-            fail(str(error))
+            raise Failed(str(error)) from error
         except (OmegaConfBaseException, OSError):
             # Hydra is about to raise it too.
             return
@@ -76,6 +75,18 @@ class SweepCallback(Callback):
         finally:
             gc.unfreeze()
             _held.pop().release()
+
+
+def _claim_run(folder: Path) -> None:
+    """Makes the folder of a run, before Hydra writes its own files.
+
+    Raises:
+        HeadstartError: it already holds a run, or what headstart did not write.
+    """
+    check(folder, RUN, "hydra.run.dir")
+    if RunFolder(folder).record.exists():
+        raise HeadstartError(f"{folder} already holds a run: choose another folder")
+    mark(folder, RUN)
 
 
 @contextmanager
@@ -145,53 +156,3 @@ def _finalize(config: DictConfig, *, is_complete: bool) -> None:
         succeeded = finalize(sweep, objective, scales, is_complete=is_complete, ensemble=ensemble)
     if is_complete and not succeeded:
         sys.exit(1)
-
-
-def check_sweep(config: DictConfig) -> None:
-    """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
-    if (place := place_in_job()).world_size > 1:
-        raise HeadstartError(f"a sweep (-m) runs in one process: start it without {place.launcher}")
-    if config.task != "train":
-        raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
-    if config.ckpt_path is not None:
-        raise HeadstartError("ckpt_path cannot be combined with a sweep (-m): trials start from scratch")
-    objective = config.sweep.objective
-    if objective not in OBJECTIVES:
-        raise HeadstartError(f"sweep.objective={objective} is invalid: it must be one of {', '.join(OBJECTIVES)}")
-    for key in config.sweep.over:
-        if key.startswith("sweep."):
-            raise HeadstartError(f"{key} cannot have several values: it belongs to the sweep as a whole")
-    if not is_ensemble_size(config.sweep.ensemble):
-        raise HeadstartError(f"sweep.ensemble={config.sweep.ensemble} is invalid: it must be {ENSEMBLE}")
-    if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
-        raise HeadstartError(
-            "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
-        )
-    if FOLD in config.sweep.over and config.data.folds is None and "data.folds" not in config.sweep.over:
-        raise HeadstartError(f"{FOLD} has several values, but how many folds there are is not set: add data.folds=5")
-    _check_single_process(config.trainer)
-
-
-def _check_single_process(trainer: DictConfig) -> None:
-    devices = trainer.get("devices", 1)
-    is_single = {
-        "strategy": str(trainer.get("strategy", "auto")) in ("auto", "single_device", "None"),
-        "devices": str(devices) == "1" or (isinstance(devices, ListConfig) and len(devices) == 1),
-        "num_nodes": trainer.get("num_nodes", 1) == 1,
-    }
-    for key in (key for key, value in is_single.items() if not value):
-        raise HeadstartError(
-            f"trainer.{key}={trainer[key]} cannot be used in a sweep (-m), because each trial runs in one process: set "
-            "trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
-        )
-
-
-def collect_garbage() -> None:
-    """Frees what a trial, and Hydra, which composed it, has left in reference cycles.
-
-    What is there after the first trial, such as a million objects of imported modules, is frozen until the end of the
-    sweep: to search it would take longer than a few epochs.
-    """
-    gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()

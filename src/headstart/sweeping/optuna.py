@@ -4,7 +4,7 @@ import optuna
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from optuna.trial import FrozenTrial, TrialState
 
-from headstart.cli.overrides import all_swept, swept_values, trial_name
+from headstart.config.overrides import all_swept, swept_values, trial_name
 from headstart.errors import HeadstartError
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.trial_record import completed, read_trials
