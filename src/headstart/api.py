@@ -15,6 +15,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.core_plugins.basic_launcher
 import hydra._internal.hydra
 import hydra.core.utils
 import numpy as np
@@ -108,20 +109,27 @@ def _arguments_and_environment() -> Iterator[None]:
         os.environ.update(environment)
 
 
+# Private, for Hydra can be told not to configure logging only on the command line, which a run records.
+CONFIGURING: tuple[Any, ...] = (
+    hydra.core.utils,
+    hydra._internal.hydra,
+    hydra._internal.core_plugins.basic_launcher,
+)
+
+
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra's state; and it must not configure logging, which is the surrounding program's."""
+    """Restores Hydra's state, and keeps it from configuring logging, which is the surrounding program's."""
     hydras, configuration = GlobalHydra.instance(), HydraConfig.instance()
     initialized, current = hydras.hydra, configuration.cfg
-    places: list[Any] = [hydra.core.utils, hydra._internal.hydra]
-    before = [place.configure_log for place in places]
-    for place in places:
+    before = [place.configure_log for place in CONFIGURING]
+    for place in CONFIGURING:
         place.configure_log = lambda *arguments, **keywords: None
     hydras.clear()
     try:
         yield
     finally:
-        for place, function in zip(places, before, strict=True):
+        for place, function in zip(CONFIGURING, before, strict=True):
             place.configure_log = function
         hydras.hydra, configuration.cfg = initialized, current
 
@@ -314,7 +322,7 @@ def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[F
 def _overrides(
     data: str | PathLike[str] | None, keywords: dict[str, Any], *, folder_key: str = KEYWORDS["folder"]
 ) -> Iterator[str]:
-    """The keywords as overrides."""
+    """Yields the keywords as overrides."""
     if data is not None:
         is_dataset = fspath(data) in options_of("data") and not Path(data).expanduser().is_dir()
         yield from [f"data={fspath(data)}"] if is_dataset else ["data=folder", f"data.root={fspath(data)}"]

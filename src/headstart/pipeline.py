@@ -123,7 +123,7 @@ def _try_augmentation(settings: TrainSettings) -> None:
 
 
 def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> None:
-    """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    """Checks what Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
     recipe = checkpoint["hyper_parameters"]
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
     given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
@@ -257,7 +257,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 
 
 def _data_for(classifier: ImageClassifier, settings: TrainSettings) -> PreparedData:
-    """The data that `settings` describe, for a classifier that was trained on the same classes."""
+    """Returns the data that `settings` describe, for a classifier that was trained on the same classes."""
     data = open_data(settings.data)
     _check_same_classes(data.manifest, classifier)
     if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
@@ -275,7 +275,7 @@ def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None
 
 
 def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[dict[str, Array] | None, str]:
-    """The features by which an audit finds near duplicates, and whether or why not it does."""
+    """Returns the features by which an audit finds near duplicates, and whether or why not it does."""
     if settings.data.near_duplicates is False:
         return None, "not compared (data.near_duplicates=false)"
     manifest = replace(manifest, splits={name: split for name, split in manifest.splits.items() if len(split)})

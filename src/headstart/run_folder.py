@@ -79,7 +79,7 @@ class SweepFolder:
     ensemble = _File("ensemble")  # the best trials as one predictor
 
     def trial(self, name: str) -> RunFolder:
-        """The folder of the trial `name`."""
+        """Returns the folder of the trial `name`."""
         return RunFolder(self.path / name)
 
 
@@ -166,7 +166,7 @@ def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
 
 
 def _runs(name: Literal["best", "last"]) -> list[Path]:
-    """The folders of runs in logs/ with a checkpoint `name`, and of sweeps instead of their trials; the newest last."""
+    """Returns the folders of runs in logs/ with a checkpoint `name`, and of sweeps, not of trials; the newest last."""
     changed = {}
     for folder in LOGS.glob("*"):
         # Other folders there hold the runs with the same data and architecture.
@@ -178,7 +178,7 @@ def _runs(name: Literal["best", "last"]) -> list[Path]:
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
-    """The folder of the run that wrote `checkpoint`."""
+    """Returns the folder of the run that wrote `checkpoint`."""
     return RunFolder(checkpoint.absolute().parent.parent)
 
 

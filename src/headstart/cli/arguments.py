@@ -225,7 +225,7 @@ def _plain(argument: str, is_sweep: bool) -> str:
 
 
 def expand_home(value: str) -> str:
-    """The path with the ~ of a home folder replaced; one that is merely called so becomes an absolute one."""
+    """Returns the path with the ~ of a home folder replaced; one that is merely called so becomes an absolute one."""
     expanded = value if os.path.lexists(value) else os.path.expanduser(value)
     return os.path.abspath(expanded) if expanded.startswith("~") else expanded
 
@@ -266,13 +266,13 @@ def run_name(root: str, arch: str) -> str:
 
 
 def unique_name() -> str:
-    """The time and a random suffix."""
+    """Returns the time and a random suffix."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
 
 
 @functools.cache
 def shared_name() -> str:
-    """A unique name, the same in all processes that torchrun or SLURM started, and however often it is asked for."""
+    """Returns a unique name, the same in all processes that torchrun or SLURM started, however often it is asked."""
     if place_in_job().world_size == 1:
         return unique_name()
     from headstart.processes import from_first

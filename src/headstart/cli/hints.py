@@ -128,7 +128,7 @@ def translated(name: str, value: str, program: Program) -> list[str] | None:
 
 
 def _apply(rules: tuple[Rule, ...], name: str, leaf: str, value: str) -> list[str] | None:
-    """What the first rule that fits says; None if none does."""
+    """Returns what the first rule that fits says; None if none does."""
     for rule in rules:
         fits = re.fullmatch(rule.values, value, re.IGNORECASE | re.DOTALL) if leaf in rule.names.split() else None
         if fits and rule.error:
@@ -274,7 +274,7 @@ def _check_unambiguous(overrides: list[str], read: list[str], program: Program) 
 
 
 def _corrected(token: Token, program: Program, arguments: list[str]) -> list[str]:
-    """The overrides that stand for what was typed; the same ones if nothing is wrong with it."""
+    """Returns the overrides that stand for what was typed; the same ones if nothing is wrong with it."""
     if token.is_right:
         return list(token.typed)
     if token.name is None:
@@ -298,7 +298,7 @@ def _corrected(token: Token, program: Program, arguments: list[str]) -> list[str
 
 
 def _with_meant_key(token: Token, key: str, value: str, program: Program) -> list[str]:
-    """The override with the key that is certainly meant by `key`.
+    """Returns the override with the key that is certainly meant by `key`.
 
     Raises:
         HeadstartError: it may be meant, or it is an option that headstart does not have.
@@ -330,12 +330,12 @@ def _is_doubtful(key: str, meant: str, value: str) -> bool:
 
 
 def _override(token: Token, key: str, value: str) -> str:
-    """The override as it was typed, if it was one, which may begin with + or ++."""
+    """Returns the override as it was typed, if it was one, which may begin with + or ++."""
     return token.typed[0] if token.typed[0] == f"{token.name}={value}" else f"{key}={value}"
 
 
 def _switch(name: str, program: Program) -> tuple[str, str]:
-    """The key and value of an option without a value, such as --annotate and --no-cache."""
+    """Returns the key and value of an option without a value, such as --annotate and --no-cache."""
 
     def is_switch(name: str) -> bool:
         return not set(program.meant(name)[:1]).isdisjoint(switches(program.schema))
@@ -348,7 +348,7 @@ def _switch(name: str, program: Program) -> tuple[str, str]:
 
 
 def _with_data(overrides: list[str], read: list[str]) -> list[str]:
-    """With data=folder, once, if what was `read`, or the new run's data, is a folder of images."""
+    """Adds data=folder, once, if what was `read`, or the new run's data, is a folder of images."""
     keys = set(map(key_of, overrides))
     is_new = any(key_of(o) == "data.root" for o in read) or "ckpt_path" not in keys
     if "data.root" in keys and "data" not in keys and is_new:
@@ -357,7 +357,7 @@ def _with_data(overrides: list[str], read: list[str]) -> list[str]:
 
 
 def _with_archs(overrides: list[str], read: list[str]) -> list[str]:
-    """For task=compare, with the architectures that were `read` as those to compare."""
+    """Makes the architectures that were `read` those to compare, for task=compare."""
     if "compare" not in given(overrides, "task"):
         return overrides
     names = [override.partition("=")[2] for override in read if key_of(override) == "model.arch"]
@@ -366,7 +366,7 @@ def _with_archs(overrides: list[str], read: list[str]) -> list[str]:
 
 
 def _with_source(overrides: list[str]) -> list[str]:
-    """With all sources as one."""
+    """Joins all sources to one."""
     sources = [override.partition("=")[2] for override in overrides if key_of(override) == "source"]
     others = [override for override in overrides if key_of(override) != "source"]
     source = sources[0] if len(sources) == 1 else written_as(sources)

@@ -256,7 +256,7 @@ def _check_readable(arguments: list[str]) -> None:
 
 
 def _sweep_overrides(arguments: list[str]) -> list[str]:
-    """What a sweep needs to know about its own command line, also in other processes that run its trials."""
+    """Returns what a sweep needs to know about its command line, also in other processes that run its trials."""
     over, fixed = swept_keys(arguments)
     keys = [f"sweep.{name}=[{','.join(map(repr, of))}]" for name, of in (("over", over), ("fixed", fixed))]
     return keys if given(arguments, "hydra.sweep.dir") else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]

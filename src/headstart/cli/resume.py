@@ -37,7 +37,7 @@ def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) ->
 
 
 def _checkpoint_in(argument: str) -> str | None:
-    """The value of ckpt_path, if this is the argument that sets it."""
+    """Returns the value of ckpt_path, if this is the argument that sets it."""
     path = expand_home(value_of(argument)) if key_of(argument) == "ckpt_path" else ""
     return None if path.lower() in ("", "null") or "${" in path else path
 
@@ -122,7 +122,7 @@ def _is_choice(argument: str) -> bool:
 
 
 def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[str, str]:
-    """The options that the run was made from, as far as they are recorded and still there."""
+    """Returns the options that the run was made from, as far as they are recorded and still there."""
     data = record["data"]
     own = "csv" if data.get("csv") is not None else "folder"
     inferred = next((o for o in options_of("data") if o.startswith(str(data["maker"]))), own) if data["maker"] else own
@@ -139,7 +139,7 @@ def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[
 
 
 def _composed(choices: dict[str, str], places: list[str]) -> Any:
-    """What these options of conf/ say, before anything in it is resolved."""
+    """Returns what these options of conf/ say, before anything in it is resolved."""
     searched = [f"hydra.searchpath={written_as([f'file://{place}' for place in places])}"] if places else []
     overrides = [f"{group}={option or 'null'}" for group, option in choices.items() if group != "sweep"]
     with initialize_config_dir(str(CONF)):
@@ -147,7 +147,7 @@ def _composed(choices: dict[str, str], places: list[str]) -> Any:
 
 
 def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what distinguishes `new` from `old`."""
+    """Returns `values` with what distinguishes `new` from `old`."""
     result = {key: value for key, value in values.items() if key in new or key not in old}
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(old.get(key), dict) and isinstance(values.get(key), dict):
@@ -166,7 +166,7 @@ def as_given(arguments: list[str]) -> list[str]:
 
 
 def _store(values: dict[str, Any], choices: dict[str, str]) -> list[str]:
-    """Lets Hydra find the sections of `values` as options of their groups; the overrides that choose them."""
+    """Lets Hydra find the sections of `values` as options of their groups; returns the overrides that choose them."""
     values = _in_new_folder(values)
     kept = {key: value for key, value in values.items() if key not in NOT_REPEATED and key != "hydra"}
     sections = {key: value for key, value in kept.items() if key in GROUPS}
@@ -189,7 +189,7 @@ def forget_settings_of_runs() -> None:
 
 
 def _in_new_folder(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with the run's own folder, where it is in arguments of Lightning's classes, as that of the new run."""
+    """Returns `values` with the run's own folder, in arguments of Lightning's classes, as that of the new run."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):

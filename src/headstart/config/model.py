@@ -13,6 +13,7 @@ from headstart.config.checks import (
     non_negative,
     one_of,
     optional,
+    optional_positive_int,
     path_field,
     positive_int,
 )
@@ -85,7 +86,7 @@ class EncoderSettings:
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(EncoderSettings):
     cache: bool
-    views: int | None = optional("a positive integer", lambda v: v > 0)
+    views: int | None = optional_positive_int()
     dir: str | None = path_field()
     max_gb: float | None = optional("a positive number", lambda v: v > 0)
 
@@ -189,7 +190,7 @@ def _check_entry(entry: Any, place: str) -> None:
 class EvaluationSettings:
     """The section `evaluation`: what the valid and the test split are predicted from after the training."""
 
-    views: int = constrained("a positive integer", lambda v: v > 0)
+    views: int = positive_int()
 
 
 # The section `export`: what task=export writes.

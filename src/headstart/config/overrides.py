@@ -135,7 +135,7 @@ def shortened(value: str) -> str:
 
 
 def _parsed(arguments: Iterable[str]) -> list[Override]:
-    """The arguments that are neither flags nor typos, which Hydra will report."""
+    """Returns the arguments that are neither flags nor typos, which Hydra will report."""
     return [override for argument in arguments if (override := parsed_override(argument)) is not None]
 
 

@@ -70,7 +70,7 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
 
 @functools.cache
 def _expected(schema: Hashable, parts: tuple[tuple[str, type], ...]) -> DictConfig:
-    """What a config is merged into; made once, because each trial of a sweep has its config checked."""
+    """Returns what a config is merged into; made once, because each trial of a sweep has its config checked."""
     expected: DictConfig = OmegaConf.structured(schema)
     # That of frozen dataclasses cannot be changed.
     OmegaConf.set_readonly(expected, False)
@@ -118,7 +118,7 @@ def _keys_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 @functools.cache
 def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
-    """The keys of `schema`, each with its type and its form: "path", "text" or ""."""
+    """Returns the keys of `schema`, each with its type and its form: "path", "text" or ""."""
     forms = {item.name: item.metadata.get("form", "") for item in fields(schema)}
     keys: dict[str, tuple[Any, str]] = {}
     for name, kind in get_type_hints(schema).items():
@@ -216,7 +216,7 @@ def check_train(config: DictConfig) -> TrainSettings:
 
 
 def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
-    """What a closed-form head rules out: training steps, and several processes."""
+    """Raises HeadstartError for what a closed-form head rules out: training steps, and several processes."""
     head, balance = settings.model.head, settings.data.balance
     if settings.finetune.first_epoch is not None:
         raise HeadstartError(
@@ -291,7 +291,7 @@ def _check_comparison(settings: TrainSettings) -> None:
 
 
 def _check_finetuning(settings: TrainSettings) -> None:
-    """What a backbone that is trained rules out."""
+    """Raises HeadstartError for what a backbone that is trained rules out."""
     first_epoch = settings.finetune.first_epoch
     if first_epoch is None:
         return
