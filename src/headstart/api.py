@@ -34,7 +34,7 @@ from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
-from headstart.program import Failed, remembered_output
+from headstart.program import OUTPUT, Failed
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.
@@ -68,7 +68,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Path:
             # Status 1 is that of a sweep with a failed trial; others are those of signals, which end this process too.
             if ended.code != 1:
                 raise
-        return remembered_output().absolute()
+        return OUTPUT.get().absolute()
 
 
 def _import_matplotlib() -> None:

@@ -21,18 +21,8 @@ from headstart.run_folder import RunFolder, is_early_file
 # The folder of a run or a sweep. That of a run that failed at once is removed.
 
 PROCESS_START = time.time()
-# For a caller in the same process.
-_output: ContextVar[Path] = ContextVar("output folder")
-
-
-def remember_output(folder: Path) -> None:
-    """Says where the files of a run or a sweep go."""
-    _output.set(folder)
-
-
-def remembered_output() -> Path:
-    """Returns where the files of the last run or sweep in this thread went."""
-    return _output.get()
+# Where the files of the last run or sweep in this thread went, for a caller in the same process.
+OUTPUT: ContextVar[Path] = ContextVar("output folder")
 
 
 def is_multirun() -> bool:

@@ -44,7 +44,7 @@ from headstart.errors import HeadstartError
 from headstart.files import folder_in_cache, usual_cache_folder
 from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
 from headstart.machine import program_starts
-from headstart.program import Failed, exit_on_error, is_multirun, mark_if_new, remember_output
+from headstart.program import OUTPUT, Failed, exit_on_error, is_multirun, mark_if_new
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
@@ -63,7 +63,7 @@ def _train(config: DictConfig) -> float | None:
 
         return run_trial(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    remember_output(folder)
+    OUTPUT.set(folder)
     with exit_on_error():
         if config.get("task") not in INTO_RUN:
             mark_if_new(folder)
@@ -192,7 +192,9 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     Raises:
         HeadstartError: it is not understood; the message has the command that was probably meant.
     """
-    _check_encodable(arguments)
+    for argument in arguments:
+        if not _is_encodable(argument):
+            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
     if OTHER_CONF & flags(arguments).keys():
         program = replace(program, conf=None)
     if "--help" in flags(arguments):
@@ -217,12 +219,6 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     if program.trains and not is_sweep:
         arguments = with_settings_of_run(arguments)
     return for_hydra(arguments)
-
-
-def _check_encodable(arguments: list[str]) -> None:
-    for argument in arguments:
-        if not _is_encodable(argument):
-            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
 
 
 def _check_current_folder() -> None:

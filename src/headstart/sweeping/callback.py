@@ -21,7 +21,7 @@ from headstart.config.train import INTO_RUN, check_sweep
 from headstart.errors import HeadstartError
 from headstart.files import RUN, SWEEP, check, claim, lock_for, mark, read_json, write_json
 from headstart.log import is_first_process, log, shown
-from headstart.program import Failed, exit_on_error, remember_output
+from headstart.program import OUTPUT, Failed, exit_on_error
 from headstart.run_folder import RunFolder, SweepFolder
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
@@ -104,7 +104,7 @@ def _begin(config: DictConfig) -> None:
     """Checks a sweep, locks and claims its folder, and prepares the study of Optuna, if it chooses the trials."""
     check_sweep(config)
     folder = Path(config.hydra.sweep.dir)
-    remember_output(folder)
+    OUTPUT.set(folder)
     overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
     if swept_keys(overrides)[0] != list(config.sweep.over):
         raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
