@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headstart.sweeping.callback import collect_garbage
+from headstart.sweeping.trial import collect_garbage
 
 
 class Node:
