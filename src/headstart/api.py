@@ -55,7 +55,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Path:
     with _lock, _restore_process_state():
         use_one_thread_after_fork()
         _import_matplotlib()
-        sys.argv = [f"{program.name}.py", *arguments]
+        sys.argv = [program.script, *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
         try:

@@ -115,7 +115,8 @@ def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> d
     """Goes the training path up to `fit`: trials never see the test split."""
     # Several trials may run in parallel on one terminal. A progress bar that the user has added is shown.
     if not any("ProgressBar" in str(entry) for entry in settings.callbacks.values()):
-        settings = replace(settings, trainer={"enable_progress_bar": False} | settings.trainer)
+        shown = settings.trainer.get("enable_progress_bar", False)
+        settings = replace(settings, trainer=settings.trainer | {"enable_progress_bar": shown})
     with RunRecord(settings) as record:
         with record.stage("data"):
             data = shared_data(settings)
