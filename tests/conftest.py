@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 from PIL import Image
 
-from headstart.cli.overrides import for_hydra, register_resolvers, with_plain_paths
+from headstart.cli.arguments import for_hydra, register_resolvers, with_plain_paths
 from headstart.config.data import SplitSettings
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.image_info import inspect_images

@@ -52,6 +52,12 @@ def process() -> dict[str, Any]:
     }
 
 
+def test_hydra__is_kept_from_configuring_logging_wherever_it_does() -> None:
+    modules = [(name, vars(module)) for name, module in sys.modules.items() if name.startswith("hydra.")]
+    configuring = {name for name, names in modules if "configure_log" in names}
+    assert configuring == {place.__name__ for place in headstart.api.CONFIGURING}
+
+
 @pytest.mark.slow
 def test_train__is_what_the_command_line_does(script: Script, flat: Path) -> None:
     result = script("train.py", f"data.root={flat}", *SMALL, *RULE, "hydra.run.dir=by_script")

@@ -10,8 +10,8 @@ from conftest import ROOT
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from headstart.cli.main import EMBED, PREDICT, TRAIN, Program, arguments_for_hydra
-from headstart.cli.overrides import register_resolvers
+from headstart.cli.arguments import Program, register_resolvers
+from headstart.cli.main import EMBED, PREDICT, TRAIN, arguments_for_hydra
 from headstart.config.predict import check_embed, check_predict
 from headstart.config.train import check_train
 

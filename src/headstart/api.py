@@ -15,6 +15,7 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import hydra._internal.core_plugins.basic_launcher
 import hydra._internal.hydra
 import hydra.core.utils
 import numpy as np
@@ -23,16 +24,17 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 from headstart.auditing.findings import Finding
-from headstart.cli.errors import Failed, remembered_output
-from headstart.cli.main import TRAIN, Program, run_program
-from headstart.cli.overrides import written_as
+from headstart.cli.arguments import Program
+from headstart.cli.main import TRAIN, run_program
 from headstart.config import options_of
 from headstart.config.checks import nearest
+from headstart.config.overrides import written_as
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
+from headstart.program import OUTPUT, Failed
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
 
 # Running a program of the command line inside another one, which is left as it was.
@@ -53,7 +55,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Path:
     with _lock, _restore_process_state():
         use_one_thread_after_fork()
         _import_matplotlib()
-        sys.argv = [f"{program.name}.py", *arguments]
+        sys.argv = [program.script, *arguments]
         # With it, errors in the command line would stay those of Hydra; here they are the causes of ours.
         os.environ.pop("HYDRA_FULL_ERROR", None)
         try:
@@ -66,7 +68,7 @@ def run_in_process(program: Program, arguments: list[str]) -> Path:
             # Status 1 is that of a sweep with a failed trial; others are those of signals, which end this process too.
             if ended.code != 1:
                 raise
-        return remembered_output().absolute()
+        return OUTPUT.get().absolute()
 
 
 def _import_matplotlib() -> None:
@@ -107,20 +109,27 @@ def _arguments_and_environment() -> Iterator[None]:
         os.environ.update(environment)
 
 
+# Private, for Hydra can be told not to configure logging only on the command line, which a run records.
+CONFIGURING: tuple[Any, ...] = (
+    hydra.core.utils,
+    hydra._internal.hydra,
+    hydra._internal.core_plugins.basic_launcher,
+)
+
+
 @contextmanager
 def _hydra() -> Iterator[None]:
-    """Hydra's state; and it must not configure logging, which is the surrounding program's."""
+    """Restores Hydra's state, and keeps it from configuring logging, which is the surrounding program's."""
     hydras, configuration = GlobalHydra.instance(), HydraConfig.instance()
     initialized, current = hydras.hydra, configuration.cfg
-    places: list[Any] = [hydra.core.utils, hydra._internal.hydra]
-    before = [place.configure_log for place in places]
-    for place in places:
+    before = [place.configure_log for place in CONFIGURING]
+    for place in CONFIGURING:
         place.configure_log = lambda *arguments, **keywords: None
     hydras.clear()
     try:
         yield
     finally:
-        for place, function in zip(places, before, strict=True):
+        for place, function in zip(CONFIGURING, before, strict=True):
             place.configure_log = function
         hydras.hydra, configuration.cfg = initialized, current
 
@@ -313,7 +322,7 @@ def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[F
 def _overrides(
     data: str | PathLike[str] | None, keywords: dict[str, Any], *, folder_key: str = KEYWORDS["folder"]
 ) -> Iterator[str]:
-    """The keywords as overrides."""
+    """Yields the keywords as overrides."""
     if data is not None:
         is_dataset = fspath(data) in options_of("data") and not Path(data).expanduser().is_dir()
         yield from [f"data={fspath(data)}"] if is_dataset else ["data=folder", f"data.root={fspath(data)}"]

@@ -155,7 +155,7 @@ def above_bar(stream: TextIO) -> Iterator[None]:
 
 
 def _says(done: int, total: int | None, later: int, unit: str, seconds: float) -> str:
-    """Such as "328/400, at most 1:45 left"."""
+    """Returns such as "328/400, at most 1:45 left"."""
     scale, digits, name = (1e6, 1, " MB") if unit == "B" else (1, 0, "")
     if total is None:
         return f"{done / scale:,.{digits}f}{name}"
@@ -175,7 +175,7 @@ def _can_be_shown() -> bool:
 
 
 def _clock(seconds: float) -> str:
-    """ "0:42", "1:02:03"."""
+    """Returns "0:42", "1:02:03"."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
@@ -242,7 +242,7 @@ def wrapped(line: str, width: int) -> str:
 
 
 def _width(stream: TextIO) -> int:
-    """The columns of a terminal; of one that does not know, a line has no end."""
+    """Returns the columns of a terminal; of one that does not know, a line has no end."""
     try:
         return os.get_terminal_size(stream.fileno()).columns or sys.maxsize
     except (OSError, ValueError):

@@ -101,7 +101,7 @@ def cpu_instructions() -> str:
 
 
 def _cpu_info(name: str) -> str | None:
-    """A line of the first core's, which Linux and nothing else has."""
+    """Returns a line of the first core's, which Linux and nothing else has."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -172,7 +172,7 @@ def fault_of_machine(error: BaseException) -> str | None:
 
 
 def _open_file(error: OSError) -> str | None:
-    """The innermost file that was open where the error was raised; Python does not say which it was."""
+    """Returns the innermost file that was open where the error was raised; Python does not say which it was."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     files = (value for frame in reversed(frames) for value in frame.f_locals.values() if isinstance(value, io.IOBase))
     names = (getattr(file, "name", None) for file in files)

@@ -23,10 +23,10 @@ from headstart.config.model import RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
-from headstart.data.prepare import PreparedData, inspect_data, prepare_data
+from headstart.data.prepare import PreparedData, inspect_data
 from headstart.data.preprocessing import other_depth
 from headstart.data.transforms import EvalTransform, TrainTransform
-from headstart.datasets import make_dataset
+from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
@@ -59,8 +59,7 @@ def train(settings: TrainSettings) -> dict[str, float]:
     with RunRecord(settings, startup_seconds()) as record:
         with record.stage("data"):
             with first_on_node_first():
-                make_dataset(settings.data, settings.data.seed)
-                data = prepare_data(settings.data, settings.data.seed)
+                data = open_data(settings.data)
             if from_first(data.manifest.fingerprint) != data.manifest.fingerprint:
                 raise HeadstartError(
                     f"process {rank() + 1} finds other images in {data.manifest.root} than the first: copy the same to "
@@ -125,7 +124,7 @@ def _try_augmentation(settings: TrainSettings) -> None:
 
 
 def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> None:
-    """What Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    """Checks what Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
     recipe = checkpoint["hyper_parameters"]
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
     given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
@@ -210,8 +209,7 @@ def report(settings: TrainSettings) -> bool:
 
 def audit(settings: TrainSettings) -> bool:
     """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
-    make_dataset(settings.data, settings.data.seed)
-    data = inspect_data(settings.data, settings.data.seed)
+    data = open_data(settings.data, inspect_data)
     features, compared = _features_to_compare(settings, data.manifest)
     more = find_from_features(data.manifest.splits, features) if features is not None else []
     findings = in_order(find_problems(data) + more + missing_groups(data.manifest, more))
@@ -260,9 +258,8 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 
 
 def _data_for(classifier: ImageClassifier, settings: TrainSettings) -> PreparedData:
-    """The data that `settings` describe, for a classifier that was trained on the same classes."""
-    make_dataset(settings.data, settings.data.seed)
-    data = prepare_data(settings.data, settings.data.seed)
+    """Returns the data that `settings` describe, for a classifier that was trained on the same classes."""
+    data = open_data(settings.data)
     _check_same_classes(data.manifest, classifier)
     if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
         log.warning("%s", reason)
@@ -279,7 +276,7 @@ def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None
 
 
 def _features_to_compare(settings: TrainSettings, manifest: Manifest) -> tuple[dict[str, Array] | None, str]:
-    """The features by which an audit finds near duplicates, and whether or why not it does."""
+    """Returns the features by which an audit finds near duplicates, and whether or why not it does."""
     if settings.data.near_duplicates is False:
         return None, "not compared (data.near_duplicates=false)"
     manifest = replace(manifest, splits={name: split for name, split in manifest.splits.items() if len(split)})

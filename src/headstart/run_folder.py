@@ -17,27 +17,16 @@ SUFFIXES = (".ckpt", ".json", ".pt", ".pth")
 
 # In every folder that headstart makes to write into: see headstart.files.
 MARKER = ".headstart-output"
-# What a run writes before its first epoch ends. "events.*" are TensorBoard's.
-EARLY_FILES = (
-    *(MARKER, ".hydra", "run.json", "audit.json", "config.yaml", "split.csv"),
-    *("hparams.yaml", "checkpoints", "events.*"),
-)
-# What a run or a trial may write besides.
-LATER_FILES = (
-    *("history.csv", "metrics.json", "*_predictions.csv", "report"),
-    *("trial.json", "output.txt", "traceback.txt", "test", "*-profile*"),
-    *("compare.*", "model.*"),
-)
 
 
 class _File:
-    """The path of a file in a folder."""
+    """The path of a file in a folder; `early` if a run may write it before its first epoch ends."""
 
-    def __init__(self, *parts: str) -> None:
-        self._parts = parts
+    def __init__(self, *parts: str, early: bool = False) -> None:
+        self.parts, self.early = parts, early
 
     def __get__(self, folder: "RunFolder | SweepFolder | EnsembleFolder", owner: type) -> Path:
-        return folder.path.joinpath(*self._parts)
+        return folder.path.joinpath(*self.parts)
 
 
 @dataclass(frozen=True)
@@ -47,16 +36,16 @@ class RunFolder:
     path: Path
 
     marker = _File(MARKER)
-    record = _File("run.json")  # what the run is made of; every run's folder has it
-    config = _File("config.yaml")
-    split = _File("split.csv")  # path, class and split of each image
-    best = _File("checkpoints", "best.ckpt")
-    last = _File("checkpoints", "last.ckpt")
+    record = _File("run.json", early=True)  # what the run is made of; every run's folder has it
+    config = _File("config.yaml", early=True)
+    split = _File("split.csv", early=True)  # path, class and split of each image
+    best = _File("checkpoints", "best.ckpt", early=True)
+    last = _File("checkpoints", "last.ckpt", early=True)
     history = _File("history.csv")
     metrics = _File("metrics.json")
     valid_predictions = _File("valid_predictions.csv")
     test_predictions = _File("test_predictions.csv")
-    audit = _File("audit.json")
+    audit = _File("audit.json", early=True)
     report = _File("report")
     page = _File("report", "index.html")
     curves = _File("report", "curves.png")
@@ -90,7 +79,7 @@ class SweepFolder:
     ensemble = _File("ensemble")  # the best trials as one predictor
 
     def trial(self, name: str) -> RunFolder:
-        """The folder of the trial `name`."""
+        """Returns the folder of the trial `name`."""
         return RunFolder(self.path / name)
 
 
@@ -177,7 +166,7 @@ def _checkpoint_named(text: str, name: Literal["best", "last"]) -> Path:
 
 
 def _runs(name: Literal["best", "last"]) -> list[Path]:
-    """The folders of runs in logs/ with a checkpoint `name`, and of sweeps instead of their trials; the newest last."""
+    """Returns the folders of runs in logs/ with a checkpoint `name`, and of sweeps, not of trials; the newest last."""
     changed = {}
     for folder in LOGS.glob("*"):
         # Other folders there hold the runs with the same data and architecture.
@@ -189,13 +178,19 @@ def _runs(name: Literal["best", "last"]) -> list[Path]:
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
-    """The folder of the run that wrote `checkpoint`."""
+    """Returns the folder of the run that wrote `checkpoint`."""
     return RunFolder(checkpoint.absolute().parent.parent)
 
 
 def is_ensemble(checkpoint: Path) -> bool:
     """Whether what `checkpoint_file` returned is the record of an ensemble."""
     return checkpoint.name == EnsembleFolder(checkpoint.parent).record.name
+
+
+# What a run writes, by its name in the folder: the files above, Hydra's, TensorBoard's, and those of other loggers.
+_FILES = [file for file in vars(RunFolder).values() if isinstance(file, _File)]
+EARLY_FILES = {MARKER, ".hydra", "hparams.yaml", "events.*", *(file.parts[0] for file in _FILES if file.early)}
+FILES = {*EARLY_FILES, *(file.parts[0] for file in _FILES), "*-profile*", "compare.*", "model.*"}
 
 
 def is_early_file(name: str) -> bool:
@@ -205,7 +200,7 @@ def is_early_file(name: str) -> bool:
 
 def is_of_a_run(name: str) -> bool:
     """Whether a run or a trial may have written the file `name`."""
-    return name != MARKER and any(fnmatch(name, pattern) for pattern in EARLY_FILES + LATER_FILES)
+    return name != MARKER and any(fnmatch(name, pattern) for pattern in FILES)
 
 
 def is_left_over(name: str) -> bool:

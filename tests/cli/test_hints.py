@@ -4,30 +4,26 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
 
 from headstart.cli import entry
-from headstart.cli.hints import Script, understood
-from headstart.cli.overrides import parsed_override, with_plain_paths
+from headstart.cli.arguments import Program, with_plain_paths
+from headstart.cli.hints import understood
+from headstart.cli.main import PREDICT, TRAIN
 from headstart.config.checks import similar
-from headstart.config.predict import PredictSettings
-from headstart.config.train import TrainSettings
+from headstart.config.overrides import parsed_override
 from headstart.errors import HeadstartError
 from headstart.log import quoted
 from headstart.predict.sources import find_images
 
-TRAIN = Script("train.py", TrainSettings, ROOT / "conf")
-PREDICT = Script("predict.py", PredictSettings, ROOT / "conf")
 
-
-def read(script: Script, *arguments: str) -> str:
+def read(program: Program, *arguments: str) -> str:
     """What a command line is read as, in words of a shell."""
-    return " ".join(map(quoted, understood(list(arguments), script)))
+    return " ".join(map(quoted, understood(list(arguments), program)))
 
 
-def error_of(script: Script, *arguments: str) -> str:
+def error_of(program: Program, *arguments: str) -> str:
     with pytest.raises(HeadstartError) as caught:
-        understood(list(arguments), script)
+        understood(list(arguments), program)
     message = str(caught.value)
     assert not [word for word in ("Lexer", "EOF", "override", "parsing", "RUN") if word in message]
     return message
@@ -181,7 +177,7 @@ def test_train__settings_pass(typed: str, messages: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "typed", "sentence"),
+    ("program", "typed", "sentence"),
     [
         (TRAIN, "optimizer=sgd", "there is no setting 'optimizer': the optimizer is AdamW"),
         (TRAIN, "num_classes=10", "the class folders are the classes"),
@@ -195,12 +191,12 @@ def test_train__settings_pass(typed: str, messages: list[str]) -> None:
         (PREDICT, "nonsense", "nonsense is not a setting"),
     ],
 )
-def test_what_has_no_translation__says_why(script: Script, typed: str, sentence: str) -> None:
-    assert sentence in error_of(script, *typed.split())
+def test_what_has_no_translation__says_why(program: Program, typed: str, sentence: str) -> None:
+    assert sentence in error_of(program, *typed.split())
 
 
 @pytest.mark.parametrize(
-    ("script", "typed", "sentence"),
+    ("program", "typed", "sentence"),
     [
         (TRAIN, "--epochs", "trainer.max_epochs needs a value: python train.py trainer.max_epochs=VALUE"),
         (TRAIN, "model.lr", "model.lr needs a value"),
@@ -218,8 +214,8 @@ def test_what_has_no_translation__says_why(script: Script, typed: str, sentence:
         (TRAIN, "mode=finetune", "task= is one of train, test, report"),
     ],
 )
-def test_what_is_not_certain__is_refused(script: Script, typed: str, sentence: str) -> None:
-    assert sentence in error_of(script, *typed.split())
+def test_what_is_not_certain__is_refused(program: Program, typed: str, sentence: str) -> None:
+    assert sentence in error_of(program, *typed.split())
 
 
 @pytest.mark.parametrize(

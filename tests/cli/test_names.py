@@ -1,16 +1,8 @@
 import pytest
 from hydra.core.singleton import Singleton
 
-from headstart.cli.overrides import (
-    LONGEST,
-    register_resolvers,
-    shared_name,
-    shortened,
-    sweep_name,
-    swept_keys,
-    swept_values,
-    trial_name,
-)
+from headstart.cli.arguments import register_resolvers, shared_name
+from headstart.config.overrides import LONGEST, shortened, sweep_name, swept_keys, swept_values, trial_name
 
 COMMAND = ["-m", "data=folder", "data.root=/a/b c", "model.lr=1e-2,1e-3", "model.dropout=choice(0.2,0.4)"]
 

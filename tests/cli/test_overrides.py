@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from headstart.cli.arguments import register_resolvers, with_plain_paths
 from headstart.cli.main import EMBED, PREDICT, TRAIN, arguments_for_hydra
-from headstart.cli.overrides import literal, parsed_override, register_resolvers, value_of, with_plain_paths, written_as
+from headstart.config.overrides import literal, parsed_override, value_of, written_as
 from headstart.errors import HeadstartError
 
 # Of a folder that does not exist yet, and each is read by Hydra's grammar as something else, or not at all.

@@ -12,10 +12,11 @@ from conftest import ROOT, settings_of
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from headstart.cli.arguments import register_resolvers
 from headstart.cli.main import TRAIN, arguments_for_hydra
-from headstart.cli.overrides import key_of, literal, register_resolvers, value_of, written_as
 from headstart.cli.resume import with_checkpoint_file, with_settings_of_run
 from headstart.config import GROUPS, options_of
+from headstart.config.overrides import key_of, literal, value_of, written_as
 from headstart.config.train import TrainSettings, check_train, record_of
 from headstart.errors import HeadstartError
 from headstart.run_folder import RunFolder, SweepFolder, checkpoint_file

@@ -1,7 +1,7 @@
 import pytest
 import torchvision
 
-from headstart.config.checks import SYNONYMS, architecture_names, meant_key, nearest, suggestion
+from headstart.config.checks import SYNONYMS, architecture_names, meant_keys, nearest, suggestion
 from headstart.config.predict import PredictSettings
 from headstart.config.train import TrainSettings, known_keys, unknown_key
 from headstart.errors import listed
@@ -25,13 +25,14 @@ TRAIN, PREDICT = known_keys(TrainSettings), known_keys(PredictSettings)
         ("model.lrr", None),
     ],
 )
-def test_meant_key__of_train(name: str, key: str | None) -> None:
-    assert meant_key(name, TRAIN) == key
+def test_meant_keys__of_train(name: str, key: str | None) -> None:
+    assert meant_keys(name, TRAIN) == ([] if key is None else [key])
 
 
-def test_meant_key__of_predict() -> None:
-    assert meant_key("data", PREDICT) == meant_key("data.root", PREDICT) == meant_key("images", PREDICT) == "source"
-    assert meant_key("epochs", PREDICT) is None
+def test_meant_keys__of_predict() -> None:
+    for name in ("data", "data.root", "images"):
+        assert meant_keys(name, PREDICT) == ["source"]
+    assert meant_keys("epochs", PREDICT) == []
 
 
 def test_synonyms__are_of_keys_that_exist() -> None:

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from headstart import pipeline
-from headstart.cli.overrides import register_resolvers
+from headstart.cli.arguments import register_resolvers
 from headstart.config.train import TrainSettings, check_train, known_keys
 from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from headstart.config.train import check_sweep
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.finalize import update_ensemble
 from headstart.sweeping.leaderboard import describe_leaderboard, ranked, update_leaderboard
-from headstart.sweeping.start import check_sweep
 from headstart.sweeping.trial_record import Trial, mean_objectives, over_folds, write_out_of_fold, write_trial
 
 

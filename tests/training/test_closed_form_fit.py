@@ -1,4 +1,4 @@
-"""Heads that are fitted at once: one epoch, on the unaugmented view, and the same contract as for trained heads."""
+"""Closed-form heads: one epoch, on the unaugmented view, and the same contract as for trained heads."""
 
 import json
 from dataclasses import replace

@@ -20,7 +20,7 @@ def three_threads() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("width", "finetuned", "closed_form", "threads"),
     [(2048, None, False, 1), (200_000, None, False, 3), (2048, 0, False, 3), (2048, None, True, 3)],
-    ids=["short steps", "long steps", "fine-tuned", "fitted at once"],
+    ids=["short steps", "long steps", "fine-tuned", "closed-form"],
 )
 def test_cores__one_for_short_steps_of_a_head(
     width: int, finetuned: int | None, closed_form: bool, threads: int

@@ -1,31 +1,22 @@
-"""How a program ends: signals, errors in one sentence, and the clean-up of what a failed run left."""
+"""How a program ends: by a signal, a closed pipe, or an error of Hydra's, which becomes one sentence."""
 
-import multiprocessing
 import re
 import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from types import FrameType
-from typing import NoReturn
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
-from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
 
 from headstart.config.checks import nearest
 from headstart.config.train import unknown_key
 from headstart.errors import HeadstartError
-from headstart.files import HYDRAS, RUN, check, mark, remove_made
-from headstart.log import abandon_output, exit_on_closed_pipe, is_first_process
-from headstart.machine import fault_of_machine
-from headstart.run_folder import RunFolder, is_early_file
+from headstart.log import abandon_output, exit_on_closed_pipe
+from headstart.program import Failed, system_sentence
 
 # How a program ends that is told to: by a signal, or because nobody reads its output any more.
 
@@ -70,113 +61,12 @@ def _exit(number: int, frame: FrameType | None) -> None:
     sys.exit(128 + number)
 
 
-# Run folders on the command line: used ones are rejected, and those of runs that failed at once are removed.
-
-# Tasks that write into the folder of the checkpoint's run.
-INTO_RUN = frozenset(("report", "export"))
-PROCESS_START = time.time()
-# For a caller in the same process.
-_output: ContextVar[Path] = ContextVar("output folder")
-
-
-def remember_output(folder: Path) -> None:
-    """Says where the files of a run or a sweep go."""
-    _output.set(folder)
-
-
-def remembered_output() -> Path:
-    """Returns where the files of the last run or sweep in this thread went."""
-    return _output.get()
-
-
-def is_multirun() -> bool:
-    """Whether Hydra runs the current job as one of several."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def claim_run_folder(folder: Path) -> None:
-    """Makes the folder of a run, before Hydra writes its own files.
-
-    Raises:
-        HeadstartError: it already holds a run, or what headstart did not write.
-    """
-    check(folder, RUN, "hydra.run.dir")
-    if RunFolder(folder).record.exists():
-        raise HeadstartError(f"{folder} already holds a run: choose another folder")
-    mark(folder, RUN)
-
-
-def mark_if_new(folder: Path) -> None:
-    """Marks the folder of a run that holds nothing but what Hydra has just written.
-
-    Otherwise that is done before; but a configuration of the user's own need not have the callback that does it.
-    """
-    if is_first_process() and all(path.name == HYDRAS and not _is_older(path) for path in folder.iterdir()):
-        mark(folder, RUN)
-
-
-def remove_begun_run(*, even_with_checkpoint: bool = True) -> None:
-    """Removes the folder of a run that failed before its first epoch ended, and those above it made for it.
-
-    Nothing is removed if anything in the folder is older than this process, or not a run's.
-    """
-    if is_multirun() or not is_first_process():
-        return
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    if not even_with_checkpoint and RunFolder(folder).last.exists():
-        return
-    if HydraConfig.get().output_subdir is None or not all(is_early_file(p.name) for p in folder.iterdir()):
-        return
-    if any(map(_is_older, folder.rglob("*"))):
-        return
-    # What cannot be removed stays; the error that ended the run is more important.
-    remove_made(folder)
-
-
-def _is_older(path: Path) -> bool:
-    """Whether it was there before this process."""
-    return path.lstat().st_ctime < PROCESS_START
-
-
 # Errors as one sentence on stderr and exit status 1.
 
 # Packages whose exceptions are about the command line, or the machine.
 HYDRA_PACKAGES = ("hydra", "hydra_plugins", "optuna", "submitit", "joblib")
+REJECTED = "these settings were rejected by Hydra"
 PLUGINS = re.compile(r"hydra/(sweeper|launcher)/(optuna|joblib|submitit)")
-
-
-@contextmanager
-def exit_on_error() -> Iterator[None]:
-    """Ends the program with one sentence and status 1 if the user's input or machine is at fault."""
-    # Those of a program that runs this one in its own process.
-    others = set(multiprocessing.active_children())
-    try:
-        yield
-    except (KeyboardInterrupt, SystemExit):
-        # What can be resumed stays.
-        remove_begun_run(even_with_checkpoint=False)
-        raise
-    except BrokenPipeError:
-        exit_on_closed_pipe()
-    except (HeadstartError, OSError, MemoryError, RuntimeError) as error:
-        if isinstance(error, OSError):
-            sentence: str | None = _system_sentence(error)
-        else:
-            sentence = str(error) if isinstance(error, HeadstartError) else fault_of_machine(error)
-        if sentence is None:
-            raise
-        _kill_workers(others)
-        remove_begun_run()
-        fail(sentence)
-
-
-def _kill_workers(others: set[BaseProcess]) -> None:
-    """Ends child processes but `others`: Python would wait for one that does not answer."""
-    if hasattr(signal, "SIGCHLD"):
-        # PyTorch's handler would raise an error for each of them.
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for process in set(multiprocessing.active_children()) - others:
-        process.kill()
 
 
 @contextmanager
@@ -204,20 +94,34 @@ def errors_in_threads() -> Iterator[None]:
         raise failures[0]
 
 
-class Failed(SystemExit):
-    """The program cannot go on, for the reason that `sentence` gives; its status is 1."""
+@contextmanager
+def one_sentence(schema: type, *, tracebacks: bool) -> Iterator[None]:
+    """Ends the program with one sentence if Hydra, or a program with the settings `schema`, finds what the user mends.
 
-    def __init__(self, sentence: str) -> None:
-        super().__init__(1)
-        self.sentence = sentence
+    Args:
+        tracebacks: errors of Hydra and of the system pass instead.
+    """
+    try:
+        yield
+        # What cannot be written is an error too.
+        sys.stdout.flush()
+    except HeadstartError as error:
+        raise Failed(str(error)) from error
+    except BrokenPipeError:
+        raise
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        if tracebacks:
+            raise
+        raise Failed(sentence_of(error, schema)) from error
+    except (ValueError, RuntimeError, AssertionError, ImportError) as error:
+        if tracebacks or not _is_about_command_line(error):
+            raise
+        raise Failed(" ".join(str(error).split()) or REJECTED) from error
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
-def fail(sentence: str) -> NoReturn:
-    """Ends the program with the sentence and status 1."""
-    raise Failed(sentence)
-
-
-def is_about_command_line(error: Exception) -> bool:
+def _is_about_command_line(error: Exception) -> bool:
     """Whether Hydra or one of its plugins raised it, such as for model=5: an option of a group must be a string."""
     *_, innermost = traceback.walk_tb(error.__traceback__)
     return str(innermost[0].f_globals.get("__name__", "")).partition(".")[0] in HYDRA_PACKAGES
@@ -229,7 +133,7 @@ def sentence_of(error: Exception, schema: type) -> str:
     if key and str(error).startswith("Could not override"):
         return str(unknown_key(key, schema))
     if isinstance(error, OSError) and not isinstance(error, HydraException):
-        return _system_sentence(error)
+        return system_sentence(error)
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing.group(1)} is missing: set it with {missing.group(1)}=VALUE"
     if PLUGINS.search(str(error)):
@@ -239,10 +143,4 @@ def sentence_of(error: Exception, schema: type) -> str:
         return f"{group}={name} is not available{nearest(name, list(error.options))}"
     lines = [line.strip() for line in str(error).partition("Config search path")[0].splitlines()]
     kept = [line for line in lines if line and not line.startswith(("See https", "^", "full_key", "object_type"))]
-    return "; ".join(kept) or "these settings were rejected by Hydra"
-
-
-def _system_sentence(error: OSError) -> str:
-    if fault := fault_of_machine(error):
-        return fault
-    return f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"
+    return "; ".join(kept) or REJECTED

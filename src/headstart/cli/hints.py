@@ -1,76 +1,28 @@
-"""What is meant by a command line that Hydra does not understand: done where it is certain, otherwise a hint."""
+"""Hints on a command line that Hydra does not understand: what is certainly meant is done, the rest is an error."""
 
 import os
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from headstart.cli.overrides import Token, expand_home, key_of, split, written_as
-from headstart.config import GROUPS, options_of
+from headstart.cli.arguments import Program, Token, expand_home, flags, split
 from headstart.config.checks import (
     UNCERTAIN,
     VAGUE,
     architecture_names,
     family_in_timm,
-    meant_keys,
     nearest,
     suggestion,
 )
 from headstart.config.lightning import RESERVED
 from headstart.config.model import is_model_file
+from headstart.config.overrides import given, key_of, written_as
 from headstart.config.train import TASKS, TrainSettings, known_keys, switches
 from headstart.data.archives import is_archive
 from headstart.errors import HeadstartError
 from headstart.log import command, log, quoted
 from headstart.run_folder import NEWEST, checkpoint_in, newest_run, runs_named
-
-# What a script knows.
-
-# Keys of train.py besides its settings.
-MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
-
-
-@dataclass(frozen=True)
-class Script:
-    """A script: its name, the class of its settings, and the folder conf/, None if another one is used."""
-
-    name: str
-    schema: type
-    conf: Path | None
-
-    @property
-    def known(self) -> list[str]:
-        """The keys of its settings."""
-        return known_keys(self.schema)
-
-    @property
-    def trains(self) -> bool:
-        """Whether it is train.py."""
-        return self.name == "train.py"
-
-    def has_group(self, name: str) -> bool:
-        """Whether it is one of the groups of conf/."""
-        return self.trains and name in GROUPS
-
-    def options(self, group: str) -> list[str]:
-        """Returns the options of a group of conf/; none if they are not known."""
-        return options_of(group, self.conf) if self.conf is not None else []
-
-    def meant(self, name: str) -> list[str]:
-        """Returns the keys that people may mean by `name`: one, if it is certain."""
-        return meant_keys(name, [*self.known, *(MORE if self.trains else ())])
-
-    def is_name(self, word: str) -> bool:
-        """Whether a bare word looks like the name of a setting."""
-        if word in self.known or self.has_group(word):
-            return True
-        group, dot, _ = word.partition(".")
-        # Otherwise best.ckpt would be the key that people mean by ckpt.
-        is_name = not dot or any(key.startswith(f"{group}.") for key in self.known)
-        return is_name and self.meant(word) != [] and word.lower() not in VAGUE and not os.path.exists(word)
-
 
 # Settings of other tools that headstart has as something else, and values that a group of conf/ does not have.
 
@@ -98,7 +50,7 @@ DOUBTFUL = (
     "choose one of them"
 )
 NO_SUCH, GPU = "there is no setting '{name}': ", "trainer.accelerator=gpu"
-# What neither script has.
+# What no program has.
 NOWHERE = (
     Rule(OPTIMIZER, ANY, "", f"{NO_SUCH}the optimizer is AdamW, set by model.lr and model.weight_decay"),
     Rule(LOSS, ANY, "", f"{NO_SUCH}the loss is the cross-entropy, set by model.label_smoothing and data.balance"),
@@ -157,7 +109,7 @@ TRANSLATED = {name for rule in (*TRAIN, *PREDICT) for name in rule.names.split()
 TEST_SIZES, SPLITS = ("test_split", "test_size", "test_ratio", "test_fraction"), ("split", "data", "data.split")
 
 
-def translated(name: str, value: str, script: Script) -> list[str] | None:
+def translated(name: str, value: str, program: Program) -> list[str] | None:
     """Returns the overrides that stand for the setting `name` of another tool, such as pretrained, or None.
 
     Raises:
@@ -172,11 +124,11 @@ def translated(name: str, value: str, script: Script) -> list[str] | None:
     # Keys in headstart's own groups are its own, or typos of these.
     if group != "trainer" and any(key.startswith(f"{group}.") for key in known_keys(TrainSettings)):
         return None
-    return _apply(TRAIN if script.trains else PREDICT, name, leaf, value)
+    return _apply(TRAIN if program.trains else PREDICT, name, leaf, value)
 
 
 def _apply(rules: tuple[Rule, ...], name: str, leaf: str, value: str) -> list[str] | None:
-    """What the first rule that fits says; None if none does."""
+    """Returns what the first rule that fits says; None if none does."""
     for rule in rules:
         fits = re.fullmatch(rule.values, value, re.IGNORECASE | re.DOTALL) if leaf in rule.names.split() else None
         if fits and rule.error:
@@ -192,13 +144,13 @@ def _apply(rules: tuple[Rule, ...], name: str, leaf: str, value: str) -> list[st
 WEIGHTS = (".pth", ".pt", ".bin", ".safetensors")
 
 
-def option_meant(group: str, value: str, script: Script) -> list[str] | None:
+def option_meant(group: str, value: str, program: Program) -> list[str] | None:
     """Returns the overrides that stand for group=value if the group has no such option; None if it has.
 
     Raises:
         HeadstartError: nothing does.
     """
-    options = script.options(group)
+    options = program.options(group)
     parts = value.split(",")
     if not options or set(parts) <= {*options, "null", ""} or not set("[{$(").isdisjoint(value):
         return None
@@ -213,13 +165,13 @@ def option_meant(group: str, value: str, script: Script) -> list[str] | None:
     raise HeadstartError(f"{group}={value} is not available{nearest(missing, options)}{own}")
 
 
-def word_meant(word: str, script: Script) -> list[str]:
+def word_meant(word: str, program: Program) -> list[str]:
     """Returns the overrides that stand for a bare word.
 
     Raises:
         HeadstartError: nothing does.
     """
-    if overrides := (_to_train if script.trains else _to_predict)(word):
+    if overrides := (_to_train if program.trains else _to_predict)(word):
         return overrides
     raise HeadstartError(
         f"{quoted(word)} is not a setting: settings are written key=value, with quotes around a value with spaces, and "
@@ -281,39 +233,39 @@ def _to_predict(word: str) -> list[str] | None:
 
 # What people type who know other tools, or not yet this one: it is done where it is certain, and said.
 
-HELP = {"--help", "-h", "--hydra-help", "--version", "--shell-completion", "-sc", "--info", "-i"}
+HELP = {"--help", "--hydra-help", "--version", "--shell-completion", "--info"}
 # Keys that begin so are Hydra's, arguments of any class, or rejected later, with the reason.
 OPEN = ("hydra", "callbacks.", "logger.", *(f"trainer.{key}" for key in sorted(RESERVED)))
 # What stands for the value of an option that was typed without one.
 MISSING = "VALUE"
 
 
-def understood(arguments: list[str], script: Script) -> list[str]:
+def understood(arguments: list[str], program: Program) -> list[str]:
     """Returns `arguments` as settings: what is written in another way, but certain, is replaced, and one line says so.
 
     Raises:
         HeadstartError: something on the command line is not certain; the message has what it may mean.
     """
-    if HELP & set(arguments):
+    if HELP & flags(arguments).keys():
         return arguments
-    tokens = [(token, _corrected(token, script, arguments)) for token in split(arguments, script.is_name)]
+    tokens = [(token, _corrected(token, program, arguments)) for token in split(arguments, program.is_name)]
     read = [override for token, corrected in tokens if corrected != list(token.typed) for override in corrected]
     if not read:
         return arguments
     right = [override for _, corrected in tokens for override in corrected]
-    completed = _with_data(right, read) if script.trains else _with_source(right)
+    completed = _with_data(right, read) if program.trains else _with_source(right)
     completed = _with_archs(completed, read)
-    _check_unambiguous(completed, read, script)
+    _check_unambiguous(completed, read, program)
     new = [override for override in completed if override in read or override not in arguments]
     log.info("read as: %s", " ".join(map(quoted, dict.fromkeys(new))))
     return completed
 
 
-def _check_unambiguous(overrides: list[str], read: list[str], script: Script) -> None:
+def _check_unambiguous(overrides: list[str], read: list[str], program: Program) -> None:
     """Raises HeadstartError if a value is missing, or what was `read` gives a setting two values."""
     for override in (override for override in read if override in overrides):
         if override.endswith(f"={MISSING}"):
-            raise HeadstartError(f"{key_of(override)} needs a value: {command(script.name, overrides)}")
+            raise HeadstartError(f"{key_of(override)} needs a value: {command(program.script, overrides)}")
         others = [o for o in overrides if key_of(o) == key_of(override) and o != override and "=" in o]
         if others:
             raise HeadstartError(
@@ -321,45 +273,45 @@ def _check_unambiguous(overrides: list[str], read: list[str], script: Script) ->
             )
 
 
-def _corrected(token: Token, script: Script, arguments: list[str]) -> list[str]:
-    """The overrides that stand for what was typed; the same ones if nothing is wrong with it."""
+def _corrected(token: Token, program: Program, arguments: list[str]) -> list[str]:
+    """Returns the overrides that stand for what was typed; the same ones if nothing is wrong with it."""
     if token.is_right:
         return list(token.typed)
     if token.name is None:
-        return word_meant(token.typed[0], script)
+        return word_meant(token.typed[0], program)
     key, value = key_of(token.name), token.value
     if value is None:
-        key, value = _switch(key, script)
-    if script.has_group(key):
-        return option_meant(key, value, script) or [_override(token, key, value)]
-    if key in script.known or key.startswith(OPEN) or not set("/@").isdisjoint(key):
+        key, value = _switch(key, program)
+    if program.has_group(key):
+        return option_meant(key, value, program) or [_override(token, key, value)]
+    if key in program.known or key.startswith(OPEN) or not set("/@").isdisjoint(key):
         return [_override(token, key, value)]
-    if not script.trains and key in ("model", "weights", "run") and is_checkpoint(value):
+    if not program.trains and key in ("model", "weights", "run") and is_checkpoint(value):
         return [f"ckpt_path={value}"]
-    if script.name == "predict.py" and key == "model":
+    if program.name == "predict" and key == "model":
         return [_override(token, key, value)]
-    if (of_task := f"export.{key}") in script.known and "task=export" in arguments:
+    if (of_task := f"export.{key}") in program.known and "export" in given(arguments, "task"):
         return [f"{of_task}={value}"]
-    if (overrides := translated(key, value, script)) is not None:
+    if (overrides := translated(key, value, program)) is not None:
         return overrides
-    return _with_meant_key(token, key, value, script)
+    return _with_meant_key(token, key, value, program)
 
 
-def _with_meant_key(token: Token, key: str, value: str, script: Script) -> list[str]:
-    """The override with the key that is certainly meant by `key`.
+def _with_meant_key(token: Token, key: str, value: str, program: Program) -> list[str]:
+    """Returns the override with the key that is certainly meant by `key`.
 
     Raises:
         HeadstartError: it may be meant, or it is an option that headstart does not have.
     """
-    keys = script.meant(key)
+    keys = program.meant(key)
     if len(keys) == 1 and not _is_doubtful(key, keys[0], value):
-        is_dataset = keys[0] == "data.root" and value in script.options("data")
+        is_dataset = keys[0] == "data.root" and value in program.options("data")
         return [f"data={value}" if is_dataset else f"{keys[0]}={value}"]
     if keys:
         written = " or ".join(quoted(f"{meant}={value}") for meant in keys)
         raise HeadstartError(f"{' '.join(map(quoted, token.typed))} is not a setting: did you mean {written}?")
     if token.typed[0].startswith("-"):
-        raise HeadstartError(f"there is no setting '{token.name}'{suggestion(key, script.known)}")
+        raise HeadstartError(f"there is no setting '{token.name}'{suggestion(key, program.known)}")
     return [_override(token, key, value)]
 
 
@@ -378,25 +330,25 @@ def _is_doubtful(key: str, meant: str, value: str) -> bool:
 
 
 def _override(token: Token, key: str, value: str) -> str:
-    """The override as it was typed, if it was one, which may begin with + or ++."""
+    """Returns the override as it was typed, if it was one, which may begin with + or ++."""
     return token.typed[0] if token.typed[0] == f"{token.name}={value}" else f"{key}={value}"
 
 
-def _switch(name: str, script: Script) -> tuple[str, str]:
-    """The key and value of an option without a value, such as --annotate and --no-cache."""
+def _switch(name: str, program: Program) -> tuple[str, str]:
+    """Returns the key and value of an option without a value, such as --annotate and --no-cache."""
 
     def is_switch(name: str) -> bool:
-        return not set(script.meant(name)[:1]).isdisjoint(switches(script.schema))
+        return not set(program.meant(name)[:1]).isdisjoint(switches(program.schema))
 
     positive = name.removeprefix("no-").removeprefix("no_")
     if positive != name and is_switch(positive):
         return positive, "false"
-    is_true = is_switch(name) or not script.meant(name) or name.lower().replace("-", "_") in TRANSLATED
+    is_true = is_switch(name) or not program.meant(name) or name.lower().replace("-", "_") in TRANSLATED
     return name, "true" if is_true else MISSING
 
 
 def _with_data(overrides: list[str], read: list[str]) -> list[str]:
-    """With data=folder, once, if what was `read`, or the new run's data, is a folder of images."""
+    """Adds data=folder, once, if what was `read`, or the new run's data, is a folder of images."""
     keys = set(map(key_of, overrides))
     is_new = any(key_of(o) == "data.root" for o in read) or "ckpt_path" not in keys
     if "data.root" in keys and "data" not in keys and is_new:
@@ -405,8 +357,8 @@ def _with_data(overrides: list[str], read: list[str]) -> list[str]:
 
 
 def _with_archs(overrides: list[str], read: list[str]) -> list[str]:
-    """For task=compare, with the architectures that were `read` as those to compare."""
-    if "task=compare" not in overrides:
+    """Makes the architectures that were `read` those to compare, for task=compare."""
+    if "compare" not in given(overrides, "task"):
         return overrides
     names = [override.partition("=")[2] for override in read if key_of(override) == "model.arch"]
     kept = [override for override in overrides if override not in read or key_of(override) != "model.arch"]
@@ -414,7 +366,7 @@ def _with_archs(overrides: list[str], read: list[str]) -> list[str]:
 
 
 def _with_source(overrides: list[str]) -> list[str]:
-    """With all sources as one."""
+    """Joins all sources to one."""
     sources = [override.partition("=")[2] for override in overrides if key_of(override) == "source"]
     others = [override for override in overrides if key_of(override) != "source"]
     source = sources[0] if len(sources) == 1 else written_as(sources)

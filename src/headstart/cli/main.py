@@ -5,9 +5,8 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,37 +14,20 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
+from hydra.utils import get_method
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.errors import (
-    INTO_RUN,
-    Failed,
-    ended_by_signals,
-    errors_in_threads,
-    exit_on_error,
-    fail,
-    is_about_command_line,
-    is_multirun,
-    mark_if_new,
-    quiet_when_pipe_is_closed,
-    remember_output,
-    sentence_of,
-)
-from headstart.cli.hints import Script, understood
-from headstart.cli.overrides import (
+from headstart.cli.arguments import (
     PATHS,
     TEXTS,
+    Program,
+    flags,
     for_hydra,
-    key_of,
-    literal,
-    parsed_override,
     register_resolvers,
-    sweep_name,
-    swept_keys,
     with_plain_paths,
 )
+from headstart.cli.errors import ended_by_signals, errors_in_threads, one_sentence, quiet_when_pipe_is_closed
+from headstart.cli.hints import understood
 from headstart.cli.resume import (
     as_given,
     evaluates,
@@ -55,40 +37,23 @@ from headstart.cli.resume import (
     with_settings_of_run,
 )
 from headstart.config import CONF
+from headstart.config.overrides import given, key_of, literal, parsed_override, sweep_name, swept_keys
 from headstart.config.predict import EmbedSettings, PredictSettings, check_embed, check_predict
-from headstart.config.train import TrainSettings, check_train
+from headstart.config.train import INTO_RUN, TrainSettings, check_train
 from headstart.errors import HeadstartError
 from headstart.files import folder_in_cache, usual_cache_folder
 from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
 from headstart.machine import program_starts
+from headstart.program import OUTPUT, Failed, exit_on_error, is_multirun, mark_if_new
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
 LET_FIRST_REPORT = 3  # seconds
 # With these flags, options may come from elsewhere than conf/.
-OTHER_CONF = ("--config-path", "-cp", "--config-dir", "-cd", "--config-name", "-cn", "--experimental-rerun")
+OTHER_CONF = {"--config-path", "--config-dir", "--config-name", "--experimental-rerun"}
 
 
 # The programs. What they do is imported late: torch and Lightning take seconds, and reporting a typo should not.
-
-
-@dataclass(frozen=True)
-class Program:
-    """A program: the name of its file in conf/, the class of its settings, and what it does with a composed config."""
-
-    name: str
-    schema: type
-    task: Callable[[DictConfig], Any]
-
-    @property
-    def trains(self) -> bool:
-        """Whether a checkpoint on its command line stands for the settings of the run that it came from."""
-        return self.name == "train"
-
-    def main(self) -> None:
-        """Lets Hydra compose the config from sys.argv and conf/, and runs the task with it."""
-        targets = HYDRA_TARGETS if self.trains else None
-        hydra.main(config_path=str(CONF), config_name=self.name, execution_whitelist=targets)(self.task)()
 
 
 def _train(config: DictConfig) -> float | None:
@@ -98,7 +63,7 @@ def _train(config: DictConfig) -> float | None:
 
         return run_trial(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    remember_output(folder)
+    OUTPUT.set(folder)
     with exit_on_error():
         if config.get("task") not in INTO_RUN:
             mark_if_new(folder)
@@ -120,31 +85,25 @@ def _train(config: DictConfig) -> float | None:
     return None
 
 
-def _predict(config: DictConfig) -> None:
-    with exit_on_error():
-        settings = check_predict(config)
-        use_writable_caches()
-        from headstart.data.images import allowed_pixels
-        from headstart.predict.run import predict
+def _with_checkpoint(check: Callable[[DictConfig], Any], function: str) -> Callable[[DictConfig], None]:
+    """Returns a task that calls `function` of headstart.predict, imported late, with the settings from `check`."""
 
-        with allowed_pixels(settings.data.max_pixels):
-            predict(settings)
+    def task(config: DictConfig) -> None:
+        with exit_on_error():
+            settings = check(config)
+            use_writable_caches()
+            from headstart.data.images import allowed_pixels
 
+            run = get_method(f"headstart.predict.{function}")
+            with allowed_pixels(settings.data.max_pixels):
+                run(settings)
 
-def _embed(config: DictConfig) -> None:
-    with exit_on_error():
-        settings = check_embed(config)
-        use_writable_caches()
-        from headstart.data.images import allowed_pixels
-        from headstart.predict.embed import embed
-
-        with allowed_pixels(settings.data.max_pixels):
-            embed(settings)
+    return task
 
 
 TRAIN = Program("train", TrainSettings, _train)
-PREDICT = Program("predict", PredictSettings, _predict)
-EMBED = Program("embed", EmbedSettings, _embed)
+PREDICT = Program("predict", PredictSettings, _with_checkpoint(check_predict, "run.predict"))
+EMBED = Program("embed", EmbedSettings, _with_checkpoint(check_embed, "embed.embed"))
 
 
 # How a program starts.
@@ -190,31 +149,11 @@ def run_program(program: Program) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"
     log_to_console()
     register_resolvers()
-    with _one_sentence(program.schema, tracebacks), errors_in_threads():
+    with one_sentence(program.schema, tracebacks=tracebacks), errors_in_threads():
         sys.argv[1:] = arguments_for_hydra(sys.argv[1:], program)
-        program.main()
-
-
-@contextmanager
-def _one_sentence(schema: type, tracebacks: bool) -> Iterator[None]:
-    try:
-        yield
-        # What cannot be written is an error too.
-        sys.stdout.flush()
-    except HeadstartError as error:
-        fail(str(error))
-    except BrokenPipeError:
-        raise
-    except (HydraException, OmegaConfBaseException, OSError) as error:
-        if tracebacks:
-            raise
-        fail(sentence_of(error, schema))
-    except (ValueError, RuntimeError, AssertionError, ImportError) as error:
-        if tracebacks or not is_about_command_line(error):
-            raise
-        fail(" ".join(str(error).split()) or "these settings were rejected by Hydra")
-    except KeyboardInterrupt:
-        sys.exit(130)
+        targets = HYDRA_TARGETS if program.trains else None
+        # It composes the config from sys.argv and conf/.
+        hydra.main(config_path=str(CONF), config_name=program.name, execution_whitelist=targets)(program.task)()
 
 
 def share_cores() -> None:
@@ -253,14 +192,16 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     Raises:
         HeadstartError: it is not understood; the message has the command that was probably meant.
     """
-    _check_encodable(arguments)
-    has_own_conf = not set(OTHER_CONF) & set(arguments)
-    script = Script(f"{program.name}.py", program.schema, CONF if has_own_conf else None)
-    if {"--help", "-h"} & set(arguments):
+    for argument in arguments:
+        if not _is_encodable(argument):
+            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
+    if OTHER_CONF & flags(arguments).keys():
+        program = replace(program, conf=None)
+    if "--help" in flags(arguments):
         arguments = [argument for argument in arguments if argument.startswith("-") or parsed_override(argument)]
     forget_settings_of_runs()
-    arguments = understood(as_given(arguments), script)
-    is_sweep = _asks_for_multirun(arguments)
+    arguments = understood(as_given(arguments), program)
+    is_sweep = "--multirun" in flags(arguments) or given(arguments, "hydra.mode") != []
     if program.name == "predict":
         # Hydra would look for model=FILE in conf/model.
         arguments = [f"model.file={arg.partition('=')[2]}" if arg.startswith("model=") else arg for arg in arguments]
@@ -280,12 +221,6 @@ def arguments_for_hydra(arguments: list[str], program: Program) -> list[str]:
     return for_hydra(arguments)
 
 
-def _check_encodable(arguments: list[str]) -> None:
-    for argument in arguments:
-        if not _is_encodable(argument):
-            raise HeadstartError(f"{argument} is invalid: it is not UTF-8")
-
-
 def _check_current_folder() -> None:
     """Raises HeadstartError if Hydra cannot write the name of the current folder into its records."""
     folder = os.getcwd()
@@ -301,7 +236,7 @@ def _is_encodable(text: str) -> bool:
 
 def _reject_sweep_keys(arguments: list[str]) -> None:
     for key, what in (("sweep", "chooses"), ("sweep.ensemble", "averages")):
-        if any(key_of(argument) == key for argument in arguments):
+        if given(arguments, key):
             raise HeadstartError(f"{key}= {what} the trials of a sweep, and needs -m")
 
 
@@ -316,15 +251,8 @@ def _check_readable(arguments: list[str]) -> None:
             raise HeadstartError(f"{argument} cannot be read: put quotes around the value: {quoted(f'{key}={text}')}")
 
 
-def _asks_for_multirun(arguments: list[str]) -> bool:
-    """Whether a flag, which may be shortened, or its key asks for several runs."""
-    flags = any(len(a) > 2 and "--multirun".startswith(a) for a in arguments)
-    return flags or "-m" in arguments or any(key_of(a) == "hydra.mode" for a in arguments)
-
-
 def _sweep_overrides(arguments: list[str]) -> list[str]:
-    """What a sweep needs to know about its own command line, also in other processes that run its trials."""
+    """Returns what a sweep needs to know about its command line, also in other processes that run its trials."""
     over, fixed = swept_keys(arguments)
     keys = [f"sweep.{name}=[{','.join(map(repr, of))}]" for name, of in (("over", over), ("fixed", fixed))]
-    has_folder = any(key_of(argument) == "hydra.sweep.dir" for argument in arguments)
-    return keys if has_folder else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]
+    return keys if given(arguments, "hydra.sweep.dir") else [*keys, f"hydra.sweep.dir=logs/{sweep_name(arguments)}"]

@@ -1,7 +1,6 @@
 """Resuming and testing again: the settings of the run that a checkpoint belongs to."""
 
 import os
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -9,10 +8,10 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from headstart.cli.errors import INTO_RUN
-from headstart.cli.overrides import expand_home, key_of, value_of, written_as
+from headstart.cli.arguments import expand_home, flags
 from headstart.config import CONF, GROUPS, options_of
-from headstart.config.train import EVALUATING, OF_RUN, read_record
+from headstart.config.overrides import given, key_of, value_of, written_as
+from headstart.config.train import EVALUATING, INTO_RUN, OF_RUN, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
@@ -24,8 +23,6 @@ NOT_REPEATED = ("ckpt_path", "task", "sweep", "run_dir")
 OPEN = ("trainer", "callbacks", "logger")
 # What says which data to use, if a checkpoint's run does not.
 DATA = ("data", "data.root", "experiment")
-# Where further options may be.
-CONFIG_DIR = ("--config-dir", "-cd")
 
 
 def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) -> list[str]:
@@ -40,7 +37,7 @@ def with_checkpoint_file(arguments: list[str], name: Literal["best", "last"]) ->
 
 
 def _checkpoint_in(argument: str) -> str | None:
-    """The value of ckpt_path, if this is the argument that sets it."""
+    """Returns the value of ckpt_path, if this is the argument that sets it."""
     path = expand_home(value_of(argument)) if key_of(argument) == "ckpt_path" else ""
     return None if path.lower() in ("", "null") or "${" in path else path
 
@@ -56,13 +53,13 @@ def _with_file(argument: str, path: str, name: Literal["best", "last"]) -> str:
 
 def evaluates(arguments: list[str]) -> bool:
     """Whether these arguments use a checkpoint as it is, instead of training it further."""
-    return any(key_of(argument) == "task" and value_of(argument) in EVALUATING for argument in arguments)
+    return not set(EVALUATING).isdisjoint(given(arguments, "task"))
 
 
 def with_runs_own_folder(arguments: list[str]) -> list[str]:
     """Returns `arguments`; where they write into the folder of a run, with it as Hydra's, which records nothing."""
-    paths = [value_of(argument) for argument in arguments if key_of(argument) == "ckpt_path"]
-    if INTO_RUN.isdisjoint(value_of(argument) for argument in arguments if key_of(argument) == "task") or not paths:
+    paths = given(arguments, "ckpt_path")
+    if not paths or set(INTO_RUN).isdisjoint(given(arguments, "task")):
         return arguments
     return [*arguments, f"hydra.run.dir={run_folder_of(Path(expand_home(paths[-1]))).path}", "hydra.output_subdir=null"]
 
@@ -77,7 +74,7 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
         HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
     """
     path = _checkpoint_of(arguments)
-    if path is None or "task=export" in arguments:
+    if path is None or "export" in given(arguments, "task"):
         # An export takes nothing but the checkpoint.
         return arguments
     run = run_folder_of(path)
@@ -89,7 +86,8 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     chosen = {
         key_of(argument): value_of(argument).removeprefix(OF_RUN) for argument in arguments if _is_choice(argument)
     }
-    places = _config_dirs(arguments)
+    own = flags(arguments).get("--config-dir")
+    places = [os.path.abspath(own)] if own else []
     before = _choices(run, record, places)
     old = _composed(before, places)
     new = _composed(before | chosen, places) if chosen else old
@@ -123,14 +121,8 @@ def _is_choice(argument: str) -> bool:
     return "=" in argument and not argument.startswith("~") and key_of(argument) in GROUPS
 
 
-def _config_dirs(arguments: list[str]) -> list[str]:
-    """The values of --config-dir."""
-    pairs = [(*argument.partition("="), following) for argument, following in pairwise([*arguments, ""])]
-    return [os.path.abspath(value or following) for flag, _, value, following in pairs if flag in CONFIG_DIR]
-
-
 def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[str, str]:
-    """The options that the run was made from, as far as they are recorded and still there."""
+    """Returns the options that the run was made from, as far as they are recorded and still there."""
     data = record["data"]
     own = "csv" if data.get("csv") is not None else "folder"
     inferred = next((o for o in options_of("data") if o.startswith(str(data["maker"]))), own) if data["maker"] else own
@@ -147,7 +139,7 @@ def _choices(run: RunFolder, record: dict[str, Any], places: list[str]) -> dict[
 
 
 def _composed(choices: dict[str, str], places: list[str]) -> Any:
-    """What these options of conf/ say, before anything in it is resolved."""
+    """Returns what these options of conf/ say, before anything in it is resolved."""
     searched = [f"hydra.searchpath={written_as([f'file://{place}' for place in places])}"] if places else []
     overrides = [f"{group}={option or 'null'}" for group, option in choices.items() if group != "sweep"]
     with initialize_config_dir(str(CONF)):
@@ -155,7 +147,7 @@ def _composed(choices: dict[str, str], places: list[str]) -> Any:
 
 
 def _changed(values: dict[str, Any], old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`values` with what distinguishes `new` from `old`."""
+    """Returns `values` with what distinguishes `new` from `old`."""
     result = {key: value for key, value in values.items() if key in new or key not in old}
     for key, value in new.items():
         if isinstance(value, dict) and isinstance(old.get(key), dict) and isinstance(values.get(key), dict):
@@ -174,7 +166,7 @@ def as_given(arguments: list[str]) -> list[str]:
 
 
 def _store(values: dict[str, Any], choices: dict[str, str]) -> list[str]:
-    """Lets Hydra find the sections of `values` as options of their groups; the overrides that choose them."""
+    """Lets Hydra find the sections of `values` as options of their groups; returns the overrides that choose them."""
     values = _in_new_folder(values)
     kept = {key: value for key, value in values.items() if key not in NOT_REPEATED and key != "hydra"}
     sections = {key: value for key, value in kept.items() if key in GROUPS}
@@ -197,7 +189,7 @@ def forget_settings_of_runs() -> None:
 
 
 def _in_new_folder(values: dict[str, Any]) -> dict[str, Any]:
-    """`values` with the run's own folder, where it is in arguments of Lightning's classes, as that of the new run."""
+    """Returns `values` with the run's own folder, in arguments of Lightning's classes, as that of the new run."""
 
     def moved(value: Any) -> Any:
         if isinstance(value, dict):

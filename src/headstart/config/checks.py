@@ -73,11 +73,6 @@ VAGUE |= {"data", "top", *"abcdeijkosw"}
 UNCERTAIN = {"log_dir", "logdir", "workdir", "work_dir", "run_name", "exp_name", "name", "project", "s", "w"}
 
 
-def meant_key(name: str, known: Collection[str]) -> str | None:
-    """Returns the first of `meant_keys`; None: unclear."""
-    return next(iter(meant_keys(name, known)), None)
-
-
 def meant_keys(name: str, known: Collection[str]) -> list[str]:
     """Returns which `known` keys people mean by `name`, such as "trainer.max_epochs" by "epochs"; several: unclear."""
     name = name.lower().replace("-", "_")
@@ -102,8 +97,8 @@ def _is_group(name: str, known: Collection[str]) -> bool:
 
 def suggestion(key: str, known: list[str]) -> str:
     """Returns the end of a sentence about the unknown `key`: the nearest of the `known` ones, else those beside it."""
-    if meant := meant_key(key, known):
-        return f": did you mean '{meant}'?"
+    if meant := meant_keys(key, known):
+        return f": did you mean '{meant[0]}'?"
     group, _, leaf = key.rpartition(".")
     siblings = [name for name in known if name.startswith(f"{group}.")] if group else _first_parts(known)
     for names, cutoff in ((siblings, 0.6), (known, 0.75)):
@@ -180,6 +175,11 @@ def optional(says: str, test: Callable[[Any], bool]) -> Any:
 def positive_int() -> Any:
     """An integer above 0."""
     return constrained("a positive integer", lambda v: v > 0)
+
+
+def optional_positive_int() -> Any:
+    """An integer above 0, or null."""
+    return optional("a positive integer", lambda v: v > 0)
 
 
 def non_negative_int() -> Any:

@@ -12,6 +12,7 @@ from headstart.config.checks import (
     non_negative_int,
     one_of,
     optional,
+    optional_positive_int,
     path_field,
     positive_int,
     text_field,
@@ -23,6 +24,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESIZE_MODES = ("crop", "pad", "squash")
 # In place of a column's name: the one that is usually called so, if there is one.
 AUTO = "auto"
+# The key of the fold of a cross-validation, over which a sweep averages.
+FOLD = "data.fold"
 
 
 def _is_share(value: Any) -> bool:
@@ -34,10 +37,6 @@ def _is_encoding(name: str) -> bool:
         return name == AUTO or isinstance("".encode(name), bytes)
     except (LookupError, ValueError):
         return False
-
-
-def _pixels() -> Any:
-    return optional("a positive integer", lambda v: v > 0)
 
 
 def _per_channel(test: str = "") -> Any:
@@ -78,8 +77,8 @@ class ColumnSettings:
 class PreprocessingSettings:
     """The keys that say how images become what the network sees; null where the backbone's weights decide."""
 
-    resize_size: int | None = _pixels()
-    image_size: int | None = _pixels()
+    resize_size: int | None = optional_positive_int()
+    image_size: int | None = optional_positive_int()
     interpolation: str | None = optional(f"one of {', '.join(INTERPOLATIONS)}", lambda v: v in INTERPOLATIONS)
     mean: list[float] | None = _per_channel()  # noqa: RUF009
     std: list[float] | None = _per_channel("positive ")  # noqa: RUF009
@@ -120,7 +119,7 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     on_unreadable: str = one_of("error", "skip")
     on_leak: str = one_of("warn", "error", "drop")
     depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)))
-    max_pixels: int | None = optional("a positive integer", lambda v: v > 0)
+    max_pixels: int | None = optional_positive_int()
     exclude: list[str]
     csv: str | None = path_field(None)
     encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", _is_encoding, default=AUTO)

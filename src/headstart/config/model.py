@@ -13,6 +13,7 @@ from headstart.config.checks import (
     non_negative,
     one_of,
     optional,
+    optional_positive_int,
     path_field,
     positive_int,
 )
@@ -85,7 +86,7 @@ class EncoderSettings:
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(EncoderSettings):
     cache: bool
-    views: int | None = optional("a positive integer", lambda v: v > 0)
+    views: int | None = optional_positive_int()
     dir: str | None = path_field()
     max_gb: float | None = optional("a positive number", lambda v: v > 0)
 
@@ -189,7 +190,7 @@ def _check_entry(entry: Any, place: str) -> None:
 class EvaluationSettings:
     """The section `evaluation`: what the valid and the test split are predicted from after the training."""
 
-    views: int = constrained("a positive integer", lambda v: v > 0)
+    views: int = positive_int()
 
 
 # The section `export`: what task=export writes.
@@ -247,14 +248,6 @@ def is_model_file(path: str) -> bool:
 
 # conf/sweep: what the trials of a sweep are compared by, which keys it varies, and how many trials are averaged.
 
-OBJECTIVES = full_names("valid")
-ENSEMBLE = "0, for none, or an integer of 2 or more"
-
-
-def is_ensemble_size(value: object) -> bool:
-    """Whether `value` is one of those that ENSEMBLE describes."""
-    return value == 0 or is_int(value, least=2)
-
 
 @dataclass(frozen=True)
 class SweepSettings:
@@ -262,5 +255,5 @@ class SweepSettings:
 
     over: list[str]
     fixed: list[str]
-    objective: str = one_of(*OBJECTIVES)
-    ensemble: int = constrained(ENSEMBLE, is_ensemble_size)
+    objective: str = one_of(*full_names("valid"))
+    ensemble: int = constrained("0, for none, or an integer of 2 or more", lambda v: v == 0 or is_int(v, least=2))

@@ -6,7 +6,15 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from headstart.config.checks import auto_or_bool, fraction, one_of, optional, path_field, positive_int, workers
+from headstart.config.checks import (
+    auto_or_bool,
+    fraction,
+    one_of,
+    optional_positive_int,
+    path_field,
+    positive_int,
+    workers,
+)
 from headstart.config.model import EncoderSettings, is_model_file
 from headstart.config.train import typed
 from headstart.errors import HeadstartError
@@ -17,7 +25,7 @@ from headstart.run_folder import newest_run
 class PredictDataSettings:
     batch_size: int = positive_int()
     num_workers: int | str = workers()
-    max_pixels: int | None = optional("a positive integer", lambda v: v > 0)
+    max_pixels: int | None = optional_positive_int()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +84,7 @@ def check_predict(config: DictConfig) -> PredictSettings:
 
 
 def _check_file(settings: PredictSettings) -> None:
-    """What an exported model rules out."""
+    """Raises HeadstartError for what an exported model rules out."""
     file = settings.model.file
     if not is_model_file(str(file)):
         raise HeadstartError(f"model={file} is not a file of task=export, which end in .onnx or .pt2")

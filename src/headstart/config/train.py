@@ -3,16 +3,16 @@
 import functools
 import os
 import re
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from headstart.config.checks import non_negative_int, one_of, path_field, suggestion, violations
-from headstart.config.data import DATASETS, DataSettings
+from headstart.config.data import DATASETS, FOLD, DataSettings
 from headstart.config.lightning import (
     check_entries,
     check_trainer,
@@ -36,6 +36,7 @@ from headstart.config.model import (
 )
 from headstart.errors import HeadstartError
 from headstart.log import log
+from headstart.machine import place_in_job
 from headstart.run_folder import RunFolder, newest_run
 
 # From Hydra's DictConfig to typed settings.
@@ -69,7 +70,7 @@ def typed(schema: type[Settings], config: DictConfig, **parts: type) -> Settings
 
 @functools.cache
 def _expected(schema: Hashable, parts: tuple[tuple[str, type], ...]) -> DictConfig:
-    """What a config is merged into; made once, because each trial of a sweep has its config checked."""
+    """Returns what a config is merged into; made once, because each trial of a sweep has its config checked."""
     expected: DictConfig = OmegaConf.structured(schema)
     # That of frozen dataclasses cannot be changed.
     OmegaConf.set_readonly(expected, False)
@@ -117,7 +118,7 @@ def _keys_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 @functools.cache
 def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
-    """The keys of `schema`, each with its type and its form: "path", "text" or ""."""
+    """Returns the keys of `schema`, each with its type and its form: "path", "text" or ""."""
     forms = {item.name: item.metadata.get("form", "") for item in fields(schema)}
     keys: dict[str, tuple[Any, str]] = {}
     for name, kind in get_type_hints(schema).items():
@@ -134,6 +135,8 @@ def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
 TASKS = ("train", "test", "report", "audit", "compare", "export")
 # Tasks that use a checkpoint as it is.
 EVALUATING = ("test", "report", "export")
+# Those of them that write into the folder of the checkpoint's run.
+INTO_RUN = ("report", "export")
 # What of the trainer closed-form heads ignore: they have one epoch, with no steps of an optimizer.
 TRAINER: dict[str, Any] = {
     "max_epochs": 1,
@@ -213,12 +216,12 @@ def check_train(config: DictConfig) -> TrainSettings:
 
 
 def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
-    """What a closed-form head rules out: training steps, and several processes."""
+    """Raises HeadstartError for what a closed-form head rules out: training steps, and several processes."""
     head, balance = settings.model.head, settings.data.balance
     if settings.finetune.first_epoch is not None:
         raise HeadstartError(
-            f"model.head={head} needs finetune=none, because it is fitted at once to the features of a frozen "
-            "backbone: set model.head=mlp or linear to train the backbone too"
+            f"model.head={head} needs finetune=none, because it is closed-form, computed from the features of "
+            "a frozen backbone: set model.head=mlp or linear to train the backbone too"
         )
     if balance != "none":
         raise HeadstartError(
@@ -228,21 +231,52 @@ def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None
     for name, entry in settings.callbacks.items():
         if str((entry or {}).get("_target_")).rpartition(".")[2] in AVERAGES:
             raise HeadstartError(
-                f"callbacks.{name} is invalid with model.head={head}, which is fitted at once and has no weights to "
+                f"callbacks.{name} is invalid with model.head={head}, which is closed-form and has no weights to "
                 f"average: set callbacks=default or callbacks.{name}=null"
             )
-    devices, strategy = trainer.get("devices"), str(trainer.get("strategy", "auto"))
-    has_one = devices in (1, "1") or (isinstance(devices, list) and len(devices) == 1)
-    for key, instead, is_several in (
-        ("devices", 1, not has_one),
-        ("num_nodes", 1, trainer.get("num_nodes", 1) != 1),
-        ("strategy", "auto", strategy.startswith("ddp")),
-    ):
-        if is_several:
+    several = _several_processes(trainer)
+    for key, instead in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):
+        if several[key]:
             raise HeadstartError(
-                f"trainer.{key}={trainer.get(key)} is invalid with model.head={head}, which is fitted at once in one "
-                f"process: set trainer.{key}={instead}"
+                f"trainer.{key}={trainer.get(key)} is invalid with model.head={head}, which is fitted in one process: "
+                f"set trainer.{key}={instead}"
             )
+
+
+def _several_processes(trainer: Mapping[str, Any]) -> dict[str, bool]:
+    """Returns which of the Trainer's arguments ask for several processes."""
+    devices = trainer.get("devices", "auto")
+    return {
+        "strategy": str(trainer.get("strategy", "auto")) not in ("auto", "single_device", "None"),
+        "devices": str(devices) != "1" and not (isinstance(devices, list | ListConfig) and len(devices) == 1),
+        "num_nodes": trainer.get("num_nodes", 1) != 1,
+    }
+
+
+def check_sweep(config: DictConfig) -> None:
+    """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
+    if (place := place_in_job()).world_size > 1:
+        raise HeadstartError(f"a sweep (-m) runs in one process: start it without {place.launcher}")
+    if config.task != "train":
+        raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
+    if config.ckpt_path is not None:
+        raise HeadstartError("ckpt_path cannot be combined with a sweep (-m): trials start from scratch")
+    for sentence in violations(SweepSettings([], [], config.sweep.objective, config.sweep.ensemble), "sweep."):
+        raise HeadstartError(sentence)
+    for key in config.sweep.over:
+        if key.startswith("sweep."):
+            raise HeadstartError(f"{key} cannot have several values: it belongs to the sweep as a whole")
+    if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
+        raise HeadstartError(
+            "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
+        )
+    if FOLD in config.sweep.over and config.data.folds is None and "data.folds" not in config.sweep.over:
+        raise HeadstartError(f"{FOLD} has several values, but how many folds there are is not set: add data.folds=5")
+    for key in (key for key, is_several in _several_processes(config.trainer).items() if is_several):
+        raise HeadstartError(
+            f"trainer.{key}={config.trainer.get(key)} cannot be used in a sweep (-m), because each trial runs in one "
+            "process: set trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
+        )
 
 
 def _check_comparison(settings: TrainSettings) -> None:
@@ -257,7 +291,7 @@ def _check_comparison(settings: TrainSettings) -> None:
 
 
 def _check_finetuning(settings: TrainSettings) -> None:
-    """What a backbone that is trained rules out."""
+    """Raises HeadstartError for what a backbone that is trained rules out."""
     first_epoch = settings.finetune.first_epoch
     if first_epoch is None:
         return

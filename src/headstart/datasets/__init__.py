@@ -1,19 +1,28 @@
 """Datasets that headstart downloads or generates on first use."""
 
+from collections.abc import Callable
+
 from headstart.config.data import CaltechSettings, DataSettings, ShapesSettings
+from headstart.data.prepare import PreparedData, prepare_data
 
 
-def make_dataset(settings: DataSettings, seed: int) -> None:
-    """Creates the folder `settings.root` unless it exists or is the user's own. `seed` is of splits by fractions.
+def open_data(
+    settings: DataSettings, prepare: Callable[[DataSettings, int], PreparedData] = prepare_data
+) -> PreparedData:
+    """Returns the images in the folder `settings.root`, which is created first if it is a dataset of headstart's.
+
+    Args:
+        prepare: `prepare_data`, for what can be trained on, or `inspect_data`, for every usable image.
 
     Raises:
-        HeadstartError: it could not be created.
+        HeadstartError: the dataset could not be created, or as `prepare`.
     """
     if isinstance(settings, CaltechSettings):
         from headstart.datasets.caltech256 import make_caltech
 
-        make_caltech(settings, seed)
+        make_caltech(settings, settings.seed)
     elif isinstance(settings, ShapesSettings):
         from headstart.datasets.shapes import make_shapes
 
-        make_shapes(settings, seed)
+        make_shapes(settings, settings.seed)
+    return prepare(settings, settings.seed)

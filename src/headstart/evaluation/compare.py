@@ -15,9 +15,8 @@ from headstart.backbones.backbone import Backbone, load_backbone
 from headstart.config.model import DEFAULT, arch_and_weights
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.data.prepare import prepare_data
 from headstart.data.splits import FOLDS, grouped_folds
-from headstart.datasets import make_dataset
+from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import SIGNIFICANT, mcnemar, wilson_interval
 from headstart.evaluation.probes import PROBES, Array, Labelled, cross_validate
@@ -84,8 +83,7 @@ def compare(settings: TrainSettings) -> bool:
     Raises:
         HeadstartError: the data are invalid.
     """
-    make_dataset(settings.data, settings.data.seed)
-    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    manifest = open_data(settings.data).manifest
     manifest = replace(manifest, splits={name: manifest.splits[name] for name in SPLITS})
     candidates = ranked([_candidate(name, settings, manifest) for name in settings.model.archs or ()])
     run = RunFolder(Path(settings.run_dir))

@@ -39,7 +39,7 @@ def read(path: Path, load: Callable[[Path], Value], otherwise: str) -> Value | N
 
 
 def get_or_make(
-    load: Callable[[], Value | None], lock: AbstractContextManager[None], make: Callable[[], None]
+    load: Callable[[], Value | None], lock: AbstractContextManager[object], make: Callable[[], None]
 ) -> Value | None:
     """Returns `load()`, after `make()` if that is None: one of several processes makes it, the others wait."""
     value = load()

@@ -15,11 +15,13 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.cli.errors import INTO_RUN, claim_run_folder, exit_on_error, fail
-from headstart.cli.overrides import as_written
+from headstart.config.overrides import as_written
+from headstart.config.train import INTO_RUN
 from headstart.errors import HeadstartError
+from headstart.files import RUN, check, mark
 from headstart.log import is_first_process, log
-from headstart.run_folder import SweepFolder
+from headstart.program import Failed, exit_on_error
+from headstart.run_folder import RunFolder, SweepFolder
 from headstart.sweeping.start import begin
 
 # Held while this process runs a sweep. Not by the callback, which is sent to other processes.
@@ -39,9 +41,9 @@ class SweepCallback(Callback):
             # Reports are written into their run's, where Hydra records nothing.
             is_into_run = config.get("task") in INTO_RUN and config.hydra.output_subdir is None
             if not (is_into_run and folder.exists()):
-                claim_run_folder(folder)
+                _claim_run(folder)
         except HeadstartError as error:
-            fail(str(error))
+            raise Failed(str(error)) from error
         except (OmegaConfBaseException, OSError):
             # Hydra is about to raise it too.
             return
@@ -67,6 +69,18 @@ class SweepCallback(Callback):
         finally:
             gc.unfreeze()
             _held.pop().release()
+
+
+def _claim_run(folder: Path) -> None:
+    """Makes the folder of a run, before Hydra writes its own files.
+
+    Raises:
+        HeadstartError: it already holds a run, or what headstart did not write.
+    """
+    check(folder, RUN, "hydra.run.dir")
+    if RunFolder(folder).record.exists():
+        raise HeadstartError(f"{folder} already holds a run: choose another folder")
+    mark(folder, RUN)
 
 
 @contextmanager

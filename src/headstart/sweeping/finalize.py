@@ -13,11 +13,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
-from headstart.cli.overrides import key_of, parsed_override, shortened
+from headstart.config.data import FOLD
 from headstart.config.model import EncoderSettings
+from headstart.config.overrides import key_of, parsed_override, shortened
 from headstart.config.train import TrainSettings, check_train, literals, read_record
-from headstart.data.prepare import prepare_data
-from headstart.datasets import make_dataset
+from headstart.datasets import open_data
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import Predictions, mcnemar, mean_of, predict_splits, write_predictions
 from headstart.files import ENSEMBLE, claim, read_json, remove, replacing, sha256_of, write_json
@@ -39,7 +39,7 @@ from headstart.sweeping.leaderboard import (
     update_leaderboard,
 )
 from headstart.sweeping.trial import forget_shared
-from headstart.sweeping.trial_record import FOLD, Trial, completed, write_out_of_fold
+from headstart.sweeping.trial_record import Trial, completed, write_out_of_fold
 
 # On which scale a key of a sweep was sampled, as far as its search space says.
 Scale = Literal["log", "linear", "choice"]
@@ -208,8 +208,7 @@ def _predict(
     folder: EnsembleFolder, members: tuple[Member, ...], settings: TrainSettings, trained_on: str
 ) -> tuple[tuple[str, ...], list[dict[str, Predictions]]]:
     """Returns the classes, and each member's predictions of the valid and the test split."""
-    make_dataset(settings.data, settings.data.seed)
-    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    manifest = open_data(settings.data).manifest
     if manifest.fingerprint != trained_on:
         raise HeadstartError("the images have changed since the trials were trained: run the same command again")
     features = EncoderSettings(precision="auto", compile=settings.features.compile)

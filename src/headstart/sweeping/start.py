@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
-from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from headstart.cli.errors import remember_output
-from headstart.cli.overrides import all_swept, as_written, sweep_name, swept_keys, swept_values, trial_name
-from headstart.config.model import ENSEMBLE, OBJECTIVES, is_ensemble_size
+from headstart.config.data import FOLD
+from headstart.config.overrides import all_swept, as_written, sweep_name, swept_keys, swept_values, trial_name
+from headstart.config.train import check_sweep
 from headstart.errors import HeadstartError
 from headstart.files import SWEEP, claim, exclusively, read_json, write_json
 from headstart.log import log, shown
-from headstart.machine import place_in_job
+from headstart.program import OUTPUT
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.trial_record import FOLD, completed, read_trials
+from headstart.sweeping.trial_record import completed, read_trials
 
 if TYPE_CHECKING:
     # It takes a second, and need not be installed.
@@ -34,7 +34,7 @@ def begin(config: DictConfig) -> FileLock:
     """
     check_sweep(config)
     sweep = SweepFolder(Path(config.hydra.sweep.dir))
-    remember_output(sweep.path)
+    OUTPUT.set(sweep.path)
     overrides = as_written(config.hydra.overrides.task) + as_written(config.hydra.overrides.hydra)
     if swept_keys(overrides)[0] != list(config.sweep.over):
         raise HeadstartError("the keys with several values could not be determined: start sweeps with -m")
@@ -68,45 +68,6 @@ def _claim(sweep: SweepFolder, name: str) -> None:
         raise HeadstartError(f"{sweep.path} holds another sweep: choose another hydra.sweep.dir")
     claim(sweep.path, SWEEP, "hydra.sweep.dir")
     write_json(sweep.record, {"name": name})
-
-
-def check_sweep(config: DictConfig) -> None:
-    """Raises HeadstartError, with the reason, if the trials of `config` could not be run or compared."""
-    if (place := place_in_job()).world_size > 1:
-        raise HeadstartError(f"a sweep (-m) runs in one process: start it without {place.launcher}")
-    if config.task != "train":
-        raise HeadstartError(f"task={config.task} cannot be swept (-m): only training runs can be compared")
-    if config.ckpt_path is not None:
-        raise HeadstartError("ckpt_path cannot be combined with a sweep (-m): trials start from scratch")
-    objective = config.sweep.objective
-    if objective not in OBJECTIVES:
-        raise HeadstartError(f"sweep.objective={objective} is invalid: it must be one of {', '.join(OBJECTIVES)}")
-    for key in config.sweep.over:
-        if key.startswith("sweep."):
-            raise HeadstartError(f"{key} cannot have several values: it belongs to the sweep as a whole")
-    if not is_ensemble_size(config.sweep.ensemble):
-        raise HeadstartError(f"sweep.ensemble={config.sweep.ensemble} is invalid: it must be {ENSEMBLE}")
-    if config.callbacks.get("checkpoint") is None or config.trainer.get("fast_dev_run"):
-        raise HeadstartError(
-            "a sweep (-m) needs callbacks.checkpoint, to keep the best trial, and no trainer.fast_dev_run"
-        )
-    if FOLD in config.sweep.over and config.data.folds is None and "data.folds" not in config.sweep.over:
-        raise HeadstartError(f"{FOLD} has several values, but how many folds there are is not set: add data.folds=5")
-    _check_single_process(config.trainer)
-
-
-def _check_single_process(trainer: DictConfig) -> None:
-    devices = trainer.get("devices", 1)
-    is_single = {
-        "strategy": str(trainer.get("strategy", "auto")) in ("auto", "single_device", "None"),
-        "devices": str(devices) == "1" or (isinstance(devices, ListConfig) and len(devices) == 1),
-        "num_nodes": trainer.get("num_nodes", 1) == 1,
-    }
-    for key in (key for key, value in is_single.items() if not value):
-        raise HeadstartError(
-            f"trainer.{key}={trainer[key]} cannot be used in a sweep (-m), because each trial runs in one process: set "
-            "trainer.devices=1, and run trials in parallel with hydra/launcher=joblib"
-        )
 
 
 # Optuna studies in a database.

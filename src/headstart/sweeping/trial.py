@@ -17,13 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from headstart.auditing.report import AuditReport
 from headstart.backbones.backbone import Backbone, check_backbone, load_backbone
-from headstart.cli.overrides import values_of_trial
 from headstart.config.data import LoadingSettings, PreprocessingSettings
 from headstart.config.model import BackboneSettings
-from headstart.config.train import TrainSettings, check_train
+from headstart.config.overrides import values_of_trial
+from headstart.config.train import TrainSettings, check_sweep, check_train
 from headstart.data.images import allowed_pixels
-from headstart.data.prepare import PreparedData, prepare_data
-from headstart.datasets import make_dataset
+from headstart.data.prepare import PreparedData
+from headstart.datasets import open_data
 from headstart.errors import HeadstartError
 from headstart.evaluation.predictions import predict_splits, write_predictions
 from headstart.features.encoder import torch_settings_restored
@@ -32,7 +32,6 @@ from headstart.log import log, log_to_console, log_to_file
 from headstart.report.write import RunRecord
 from headstart.run_folder import RunFolder, SweepFolder, is_left_over
 from headstart.sweeping.leaderboard import update_leaderboard
-from headstart.sweeping.start import check_sweep
 from headstart.sweeping.trial_record import Trial, config_sha256, read_trial, write_trial
 from headstart.training.callbacks.best_and_last import BestOfTrial
 from headstart.training.callbacks.history import HParams, swept
@@ -101,11 +100,23 @@ def _run(run: RunFolder, config: DictConfig, values: dict[str, str]) -> Trial:
     return trial
 
 
+def collect_garbage() -> None:
+    """Frees what a trial, and Hydra, which composed it, has left in reference cycles.
+
+    What is there after the first trial, such as a million objects of imported modules, is frozen until the end of the
+    sweep: to search it would take longer than a few epochs.
+    """
+    gc.collect()
+    if not gc.get_freeze_count():
+        gc.freeze()
+
+
 def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> dict[str, float]:
     """Goes the training path up to `fit`: trials never see the test split."""
     # Several trials may run in parallel on one terminal. A progress bar that the user has added is shown.
     if not any("ProgressBar" in str(entry) for entry in settings.callbacks.values()):
-        settings.trainer.setdefault("enable_progress_bar", False)
+        shown = settings.trainer.get("enable_progress_bar", False)
+        settings = replace(settings, trainer=settings.trainer | {"enable_progress_bar": shown})
     with RunRecord(settings) as record:
         with record.stage("data"):
             data = shared_data(settings)
@@ -134,17 +145,6 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {first}"
 
 
-def collect_garbage() -> None:
-    """Frees what a trial, and Hydra, which composed it, has left in reference cycles.
-
-    What is there after the first trial, such as a million objects of imported modules, is frozen until the end of the
-    sweep: to search it would take longer than a few epochs.
-    """
-    gc.collect()
-    if not gc.get_freeze_count():
-        gc.freeze()
-
-
 # The data and the backbone of a sweep, prepared once per process and shared by its trials.
 
 Value = TypeVar("Value")
@@ -166,8 +166,7 @@ def shared_data(settings: TrainSettings) -> PreparedData:
     def prepare() -> PreparedData:
         # What can be checked without data comes first.
         check_backbone(settings.model, settings.data)
-        make_dataset(own, own.seed)
-        return prepare_data(own, own.seed)
+        return open_data(own)
 
     return _shared("data", asdict(own), prepare)
 

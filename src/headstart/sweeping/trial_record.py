@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from headstart.config.data import FOLD
 from headstart.files import read_json, sha256_of, write_csv, write_json
 from headstart.metrics import worst_value
 from headstart.run_folder import RunFolder, SweepFolder
@@ -92,7 +93,7 @@ def _file_sha256(path: Path, size: int, changed: int) -> str:
 
 # Trials that differ in nothing but the fold of a cross-validation, or the seed.
 
-FOLD, SEED = "data.fold", "seed"
+SEED = "seed"
 Setting = tuple[tuple[str, str], ...]
 
 

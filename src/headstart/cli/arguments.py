@@ -1,38 +1,91 @@
-"""Overrides `key=value`: read, quoted, completed, and shortened to names of runs and trials."""
+"""Programs and their arguments: what each argument is, and how it is written so that Hydra reads what was meant."""
 
 import functools
-import hashlib
 import os
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from os.path import exists
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString
-from hydra.errors import HydraException
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from headstart.config import CONF, GROUPS, options_of
+from headstart.config.checks import VAGUE, meant_keys
+from headstart.config.overrides import key_of, literal, parsed_override, trial_name, values_of_trial, written_as
 from headstart.config.predict import EmbedSettings, PredictSettings
-from headstart.config.train import TrainSettings, keys_with, literal_text, plain_text
+from headstart.config.train import TrainSettings, keys_with, known_keys, plain_text
 from headstart.errors import HeadstartError
 from headstart.machine import place_in_job
 from headstart.metrics import metric_of
 
+# What a program takes.
+
+# Keys of train.py besides its settings.
+MORE = ("hydra.run.dir", "callbacks.early_stopping.patience")
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program: the name of its file in conf/, the class of its settings, and what it does with a composed config.
+
+    `conf` is the folder of its configuration, None where that is not known.
+    """
+
+    name: str
+    schema: type
+    task: Callable[[DictConfig], Any]
+    conf: Path | None = CONF
+
+    @property
+    def script(self) -> str:
+        """The script that starts it."""
+        return f"{self.name}.py"
+
+    @property
+    def trains(self) -> bool:
+        """Whether it trains: a checkpoint on its command line stands for the settings of the run that it came from."""
+        return self.name == "train"
+
+    @property
+    def known(self) -> list[str]:
+        """The keys of its settings."""
+        return known_keys(self.schema)
+
+    def has_group(self, name: str) -> bool:
+        """Whether it is one of the groups of conf/."""
+        return self.trains and name in GROUPS
+
+    def options(self, group: str) -> list[str]:
+        """Returns the options of a group of conf/; none if they are not known."""
+        return options_of(group, self.conf) if self.conf is not None else []
+
+    def meant(self, name: str) -> list[str]:
+        """Returns the keys that people may mean by `name`: one, if it is certain."""
+        return meant_keys(name, [*self.known, *(MORE if self.trains else ())])
+
+    def is_name(self, word: str) -> bool:
+        """Whether a bare word looks like the name of a setting."""
+        if word in self.known or self.has_group(word):
+            return True
+        group, dot, _ = word.partition(".")
+        # Otherwise best.ckpt would be the key that people mean by ckpt.
+        is_name = not dot or any(key.startswith(f"{group}.") for key in self.known)
+        return is_name and self.meant(word) != [] and word.lower() not in VAGUE and not os.path.exists(word)
+
+
 # What stands on a command line, whatever the form in which it was typed.
 
-# Hydra's own flags, and how many values follow each.
+# Hydra's own flags, with what they are called in short, and those that are followed by a value.
 FLAGS = {
-    **dict.fromkeys(("--help", "-h", "--hydra-help", "--version", "--resolve", "--run", "-r", "--multirun", "-m"), 0),
-    **dict.fromkeys(("--shell-completion", "-sc", "--info", "-i"), 0),
-    **dict.fromkeys(("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn"), 1),
-    **dict.fromkeys(("--config-dir", "-cd", "--experimental-rerun"), 1),
+    **{"--help": "-h", "--hydra-help": "", "--version": "", "--resolve": "", "--run": "-r", "--multirun": "-m"},
+    **{"--shell-completion": "-sc", "--info": "-i", "--cfg": "-c", "--package": "-p", "--config-path": "-cp"},
+    **{"--config-name": "-cn", "--config-dir": "-cd", "--experimental-rerun": ""},
 }
+WITH_VALUE = {"--cfg", "--package", "--config-path", "--config-name", "--config-dir", "--experimental-rerun"}
 SHOWN = ("job", "hydra", "all")  # values of --cfg
 GLUED = re.compile(r"-([a-z])([\d.].*)", re.IGNORECASE)
 
@@ -41,8 +94,8 @@ GLUED = re.compile(r"-([a-z])([\d.].*)", re.IGNORECASE)
 class Token:
     """A part of a command line, `typed` as one or more arguments.
 
-    It has a `name` and a `value` where it looks like a setting; `name` is None where it is a bare word. `is_right`
-    where it is a flag of Hydra, or a deletion (~key).
+    It has a `name` and a `value` where it looks like a setting, or is a flag of Hydra, in which case `name` is its long
+    form; `name` is None where it is a bare word. `is_right` where it is such a flag, or a deletion (~key).
     """
 
     typed: tuple[str, ...]
@@ -60,10 +113,16 @@ def split(arguments: list[str], is_name: Callable[[str], bool]) -> Iterator[Toke
         yield token
 
 
+def flags(arguments: list[str]) -> dict[str, str]:
+    """Returns Hydra's flags on a command line by their long names, with their values; "" for none."""
+    tokens = split(arguments, lambda word: False)
+    return {str(token.name): str(token.value) for token in tokens if token.is_right and token.name}
+
+
 def _first(rest: list[str], is_name: Callable[[str], bool]) -> Token:
     first = rest[0]
-    if (values := _values_of_flag(rest)) is not None:
-        return Token(tuple(rest[: 1 + values]), is_right=True)
+    if (flag := _flag(rest)) is not None:
+        return flag
     if first.startswith("-") and len(first) > 1:
         return _option(rest)
     if first.startswith(("~", "=")):
@@ -71,15 +130,17 @@ def _first(rest: list[str], is_name: Callable[[str], bool]) -> Token:
     return _assignment(rest) if "=" in first else _bare(rest, is_name)
 
 
-def _values_of_flag(rest: list[str]) -> int | None:
-    """How many arguments follow Hydra's flag at the start, which may be shortened; None: there is no such flag."""
-    name, has_value, _ = rest[0].partition("=")
-    flags = [flag for flag in FLAGS if flag == name] or [f for f in FLAGS if len(name) > 3 and f.startswith(name)]
-    if len(flags) != 1 or (name in ("-c", "--cfg") and rest[1:2] and rest[1] not in SHOWN):
+def _flag(rest: list[str]) -> Token | None:
+    """Reads Hydra's flag at the start, which may be shortened, with its value; None: there is no such flag."""
+    typed, equals, value = rest[0].partition("=")
+    exact = [name for name, short in FLAGS.items() if typed in (name, short)]
+    names = exact or [name for name in FLAGS if len(typed) > 3 and name.startswith(typed)]
+    if len(names) != 1 or (names == ["--cfg"] and not equals and rest[1:2] and rest[1] not in SHOWN):
         return None
-    if name in ("-i", "--info"):
-        return int(_has_value(rest))
-    return 0 if has_value else min(FLAGS[flags[0]], len(rest) - 1)
+    takes_next = _has_value(rest) if names == ["--info"] else names[0] in WITH_VALUE and len(rest) > 1
+    if equals or not takes_next:
+        return Token((rest[0],), names[0], value, is_right=True)
+    return Token(tuple(rest[:2]), names[0], rest[1], is_right=True)
 
 
 def _has_value(rest: list[str], option: str = "-") -> bool:
@@ -137,44 +198,9 @@ INTERPOLATION = re.compile(r"\$\{[^{}]*\}")
 FUNCTION = re.compile(r"(choice|range|glob|shuffle|sort|tag|interval)\(.*\)", re.DOTALL)
 
 
-def key_of(override: str) -> str:
-    """Returns "model.lr" of "+model.lr=1e-3"."""
-    return override.lstrip("+~").partition("=")[0]
-
-
-def value_of(override: str) -> str:
-    """Returns the value of an override, as it was before `with_plain_paths` or the user quoted it."""
-    text = override.partition("=")[2]
-    if text[:1] in ("'", '"') and (parsed := parsed_override(f"key={text}")) is not None:
-        text = str(parsed.value())
-    return plain_text(text)
-
-
-def written_as(value: Any) -> str:
-    """Returns how a value of a configuration is written, interpolations included."""
-    if isinstance(value, list):
-        return f"[{','.join(map(written_as, value))}]"
-    if value is None or isinstance(value, bool):
-        return "null" if value is None else str(value).lower()
-    return _quoted(value) if isinstance(value, str) else str(value)
-
-
-def parsed_override(argument: str) -> Override | None:
-    """Returns the override as Hydra parses it; None for a flag, or for what Hydra cannot parse."""
-    try:
-        return _parser().parse_override(argument)
-    except HydraException:
-        return None
-
-
 def with_plain_paths(arguments: Iterable[str], *, is_sweep: bool) -> list[str]:
     """Returns `arguments` with paths quoted where Hydra would read something else; in a sweep, lists stay lists."""
     return [_plain(argument, is_sweep) for argument in arguments]
-
-
-def literal(text: str) -> str:
-    """Returns how a value is written that is exactly this text."""
-    return _quoted(literal_text(text))
 
 
 def for_hydra(arguments: Iterable[str]) -> list[str]:
@@ -199,7 +225,7 @@ def _plain(argument: str, is_sweep: bool) -> str:
 
 
 def expand_home(value: str) -> str:
-    """The path with the ~ of a home folder replaced; one that is merely called so becomes an absolute one."""
+    """Returns the path with the ~ of a home folder replaced; one that is merely called so becomes an absolute one."""
     expanded = value if os.path.lexists(value) else os.path.expanduser(value)
     return os.path.abspath(expanded) if expanded.startswith("~") else expanded
 
@@ -210,7 +236,7 @@ def _path(value: str, is_sweep: bool) -> str:
     if _is_for_hydra(value, is_sweep) or _is_list_of_paths(value):
         return value
     if INTERPOLATION.search(value):
-        return _quoted(value)
+        return written_as(value)
     if is_sweep and "," in value:
         return ",".join(_path(part.strip(), is_sweep=False) for part in value.split(","))
     return literal(value)
@@ -231,31 +257,7 @@ def _is_list_of_paths(value: str) -> bool:
     return isinstance(paths, list) and len(paths) > 1 and all(os.path.lexists(plain_text(str(path))) for path in paths)
 
 
-def _quoted(text: str) -> str:
-    """In quotes, if Hydra would read it as something else."""
-    parsed = parsed_override(f"key={text}")
-    if parsed is not None and not parsed.is_sweep_override() and parsed.value() == text:
-        return text
-    return str(QuotedString(text, Quote.single).with_quotes())
-
-
-@functools.cache
-def _parser() -> OverridesParser:
-    return OverridesParser.create()
-
-
-# Names of runs, sweeps and trials. Those of sweeps depend only on the command line, so that a rerun finds them.
-
-# Arguments that do not make it another sweep: how many trials there are, where they run or are stored, and what is
-# done with them in the end.
-NOT_OF_A_SWEEP = (
-    *("-", "hydra/launcher", "hydra.launcher.", "hydra.sweeper.n_trials", "hydra.sweeper.n_jobs"),
-    *("hydra.sweep.dir", "hydra.mode", "sweep.over", "sweep.fixed", "sweep.ensemble"),
-)
-# Characters in a folder's name; file systems accept 255 bytes.
-LONGEST = 100
-LONG_NUMBER = re.compile(r"-?\d*\.\d{5,}(e[+-]?\d+)?|-?\d*\.\d+e[+-]?\d+")
-UNSAFE = re.compile(r"[^\w.,=+-]+", re.ASCII)
+# What conf/ asks for as ${run_name:…} and the like.
 
 
 def run_name(root: str, arch: str) -> str:
@@ -264,13 +266,13 @@ def run_name(root: str, arch: str) -> str:
 
 
 def unique_name() -> str:
-    """The time and a random suffix."""
+    """Returns the time and a random suffix."""
     return f"{time.strftime('%Y-%m-%d_%H-%M-%S')}-{secrets.token_hex(3)}"
 
 
 @functools.cache
 def shared_name() -> str:
-    """A unique name, the same in all processes that torchrun or SLURM started, and however often it is asked for."""
+    """Returns a unique name, the same in all processes that torchrun or SLURM started, however often it is asked."""
     if place_in_job().world_size == 1:
         return unique_name()
     from headstart.processes import from_first
@@ -278,61 +280,6 @@ def shared_name() -> str:
 
     join()
     return from_first(unique_name())
-
-
-def swept_keys(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
-    """The keys given several values ("model.lr" of model.lr=1e-2,1e-3), and those given one."""
-    over: list[str] = []
-    fixed: list[str] = []
-    for override in _parsed(arguments):
-        (over if override.is_sweep_override() else fixed).append(str(override.key_or_group))
-    return over, fixed
-
-
-def swept_values(overrides: Iterable[str], keys: Iterable[str]) -> dict[str, str]:
-    """The values that a trial's overrides give to `keys`, in their order."""
-    given = {str(o.key_or_group): str(o.get_value_element_as_str()) for o in _parsed(overrides)}
-    return {key: given[key] for key in keys if key in given}
-
-
-def values_of_trial(over: Iterable[str], fixed: Iterable[str]) -> dict[str, str]:
-    """The current trial's values of all keys that are swept."""
-    return swept_values(as_written(HydraConfig.get().overrides.task), all_swept(over, fixed))
-
-
-def as_written(overrides: Any) -> list[str]:
-    """The overrides that Hydra received, before anything in them is resolved."""
-    written = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(written, list)
-    return [str(override) for override in written]
-
-
-def all_swept(over: Iterable[str], fixed: Iterable[str]) -> list[str]:
-    """The keys `over` of the command line, and those of the sweeper's search space that are not `fixed`."""
-    own = [key.lstrip("+~") for key in HydraConfig.get().sweeper.get("params") or {}]
-    return list(dict.fromkeys([*over, *(key for key in own if key not in set(fixed))]))
-
-
-def sweep_name(arguments: Iterable[str]) -> str:
-    """Returns a sweep's name, which does not depend on the order of its arguments: "sweep-dropout-lr-1f2e3d4c"."""
-    arguments = [argument for argument in arguments if not argument.lstrip("+").startswith(NOT_OF_A_SWEEP)]
-    words = sorted(key.rpartition(".")[2] for key in swept_keys(arguments)[0])
-    words += [str(override.value()) for override in _parsed(arguments) if override.key_or_group == "sweep"]
-    readable = UNSAFE.sub("_", "-".join(["sweep", *words]))[:LONGEST]
-    return f"{readable}-{_digest(sorted(arguments))}"
-
-
-def trial_name(values: Mapping[str, str]) -> str:
-    """Returns a trial's name: "model.dropout=0.2,model.lr=0.01", with a hash if that is not everything."""
-    full = ",".join(f"{key}={values[key]}" for key in sorted(values)) or "only"
-    short = ",".join(f"{key}={shortened(values[key])}" for key in sorted(values)) or "only"
-    safe = UNSAFE.sub("_", short)
-    return full if safe == full and len(full) <= LONGEST else f"{safe[:LONGEST]}-{_digest([full])}"
-
-
-def shortened(value: str) -> str:
-    """A number with many digits, to four significant ones."""
-    return f"{float(value):.4g}" if LONG_NUMBER.fullmatch(value) else value
 
 
 def register_resolvers() -> None:
@@ -351,15 +298,6 @@ def register_resolvers() -> None:
     }
     for key, resolver in resolvers.items():
         OmegaConf.register_resolver(key, resolver, replace=True)
-
-
-def _parsed(arguments: Iterable[str]) -> list[Override]:
-    """The arguments that are neither flags nor typos, which Hydra will report."""
-    return [override for argument in arguments if (override := parsed_override(argument)) is not None]
-
-
-def _digest(parts: list[str]) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:8]
 
 
 # Also on import: a process that runs a trial for another one starts no script.
