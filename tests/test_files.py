@@ -1,5 +1,9 @@
+import itertools
 import os
+import sys
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -41,3 +45,30 @@ def test_write__names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_sha256_of__content(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_replacing__a_signal_at_any_line_leaves_no_temporary_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+
+    def interrupted(at: int) -> bool:
+        """Whether the line was reached at which, as a signal's handler may at any, an exception is raised."""
+        lines = itertools.count()
+
+        def trace(frame: FrameType, event: str, argument: object) -> Any:
+            if frame.f_code.co_name == "replacing" and event == "line" and next(lines) == at:
+                raise KeyboardInterrupt
+            return trace
+
+        before = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            write_text(path, "new")
+        except KeyboardInterrupt:
+            return True
+        finally:
+            sys.settrace(before)
+        return False
+
+    reached = list(itertools.takewhile(interrupted, itertools.count()))
+    assert len(reached) > 5
+    assert [other.name for other in tmp_path.iterdir()] == ["file"]

@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 import threading
@@ -167,16 +168,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whatever the name, even one of 255 bytes, that of the temporary file must not be too long.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:60]}.", suffix=TEMPORARY)
-        os.close(handle)
-        temporary = Path(name)
+        # Whatever the name, even one of 255 bytes, that of the temporary file must not be too long. The block creates the
+        # file: were it created here, a signal could come before the `try` that removes it.
+        temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{TEMPORARY}")
         try:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            # mkstemp creates files that only their owner can read.
-            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -368,9 +366,3 @@ def _no_cache(reason: str) -> HeadstartError:
     return HeadstartError(
         f"there is no folder for the cache ({reason}): set the environment variable {CACHE_VARIABLE} to a folder"
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
