@@ -168,8 +168,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Whatever the name, even one of 255 bytes, that of the temporary file must not be too long. The block creates the
-        # file: were it created here, a signal could come before the `try` that removes it.
+        # Whatever the name, even one of 255 bytes, that of the temporary file must not be too long. The block creates
+        # the file: were it created here, a signal could come before the `try` that removes it.
         temporary = path.with_name(f".{path.name[:60]}.{secrets.token_hex(6)}{TEMPORARY}")
         try:
             yield temporary
