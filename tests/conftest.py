@@ -1,5 +1,7 @@
 """Small generated images and small backbones; nothing is downloaded."""
 
+import copy
+import functools
 import logging
 import os
 import runpy
@@ -93,8 +95,14 @@ def settings_of(*overrides: str) -> TrainSettings:
 def config_of(*overrides: str) -> DictConfig:
     """As `settings_of`, before it is checked."""
     register_resolvers()
+    return copy.deepcopy(composed(tuple(for_hydra(with_plain_paths(overrides, is_sweep=False)))))
+
+
+@functools.cache
+def composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Hydra's part of `config_of`, which takes longer than most tests."""
     with initialize_config_dir(str(ROOT / "conf")):
-        return compose("train", [*for_hydra(with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
+        return compose("train", [*overrides, "run_dir=run"])
 
 
 @dataclass
