@@ -167,7 +167,7 @@ def _reap(options: int) -> None:
 def _watched(connection: socket.socket, out: int, err: int, status: int) -> list[str]:
     """Forks the process, in which alone this returns, and waits to tell its exit status."""
     with connection, connection.makefile() as lines:
-        command, folder, environment, limits = json.loads(lines.readline())
+        command, folder, environment, (soft, hard) = json.loads(lines.readline())
         pid = os.fork()
         if pid:
             connection.sendall(str(pid).encode())
@@ -178,7 +178,7 @@ def _watched(connection: socket.socket, out: int, err: int, status: int) -> list
         os.write(status, f"{code}\n".encode())
         os._exit(0)
     os.close(status)
-    resource.setrlimit(resource.RLIMIT_FSIZE, tuple(limits))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     _become(folder, environment, out, err)
     return list(command)
 
