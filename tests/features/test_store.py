@@ -297,6 +297,7 @@ def test_max_gb__smaller_than_one_view_is_an_error(tmp_path: Path) -> None:
     assert {path.name for path in file_of(tmp_path).parent.iterdir()} == {MARKER, "key.json"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory__does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     # Anonymous memory: pages of the mapped file count as the process's too, but the kernel can drop them.
