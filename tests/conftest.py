@@ -1,11 +1,18 @@
 """Small generated images and small backbones; nothing is downloaded."""
 
+import copy
+import functools
 import logging
+import os
 import runpy
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+# Before NumPy and PyTorch are imported, as headstart's programs set them: threads that wait for each other would spin.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 import numpy as np
 import pytest
@@ -88,8 +95,14 @@ def settings_of(*overrides: str) -> TrainSettings:
 def config_of(*overrides: str) -> DictConfig:
     """As `settings_of`, before it is checked."""
     register_resolvers()
+    return copy.deepcopy(composed(tuple(for_hydra(with_plain_paths(overrides, is_sweep=False)))))
+
+
+@functools.cache
+def composed(overrides: tuple[str, ...]) -> DictConfig:
+    """Hydra's part of `config_of`, which takes longer than most tests."""
     with initialize_config_dir(str(ROOT / "conf")):
-        return compose("train", [*for_hydra(with_plain_paths(overrides, is_sweep=False)), "run_dir=run"])
+        return compose("train", [*overrides, "run_dir=run"])
 
 
 @dataclass
@@ -156,11 +169,20 @@ def trained_to_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train_in(tmp_path_factory.mktemp("to_export"), "model.arch=squeezenet1_1")
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(specs: Sequence[object]) -> None:
+    """Divides the cores among the workers of pytest-xdist, which inherit the environment."""
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // len(specs))))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Features go into a folder of the tests, never into the user's."""
     folder = tmp_path_factory.mktemp("cache")
+    # Matplotlib's list of the machine's fonts, which takes it seconds to make, stays where it is.
+    fonts = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "matplotlib")
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MPLCONFIGDIR", os.environ.get("MPLCONFIGDIR") or str(fonts))
         patch.delenv("HEADSTART_CACHE", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder

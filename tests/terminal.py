@@ -22,7 +22,12 @@ class Screen:
 
 
 def in_terminal(
-    command: Sequence[str], *, columns: int = 80, narrowed_to: int | None = None, env: Mapping[str, str] | None = None
+    command: Sequence[str],
+    *,
+    columns: int = 80,
+    narrowed_to: int | None = None,
+    env: Mapping[str, str] | None = None,
+    python: str = sys.executable,
 ) -> Screen:
     """Runs `command`, whose first word is a script of Python, in a terminal of so many columns.
 
@@ -30,7 +35,7 @@ def in_terminal(
     """
     environment = {**os.environ, "TERM": "xterm-256color", **(env or {})}
     child = pexpect.spawn(
-        sys.executable, list(command), dimensions=(ROWS, columns), env=environment, encoding="utf-8", timeout=300
+        python, list(command), dimensions=(ROWS, columns), env=environment, encoding="utf-8", timeout=300
     )
     before = ""
     if narrowed_to is not None:

@@ -179,19 +179,25 @@ def test_names__are_all_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["nonsense", "svg", "module://matplotlib_inline.backend_inline"])
-def test_backend_of_matplotlib__is_the_surrounding_programs(flat: Path, backend: str) -> None:
+def test_backend_of_matplotlib__is_the_surrounding_programs() -> None:
+    # A process for each backend, forked when the imports that take seconds are done.
     code = """
 import headstart.api, os, sys
 assert "matplotlib" not in sys.modules
-headstart.api._import_matplotlib()
-import headstart.report.charts, matplotlib
-print(os.environ["MPLBACKEND"], matplotlib.rcParams._get_backend_or_none())
+for backend in sys.argv[1:]:
+    os.environ["MPLBACKEND"] = backend
+    if os.fork() == 0:
+        headstart.api._import_matplotlib()
+        import headstart.report.charts, matplotlib
+        print(os.environ["MPLBACKEND"], matplotlib.rcParams._get_backend_or_none(), flush=True)
+        os._exit(0)
+    os.wait()
 """
-    environment = os.environ | {"MPLBACKEND": backend}
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    backends = ("nonsense", "svg", "module://matplotlib_inline.backend_inline")
+    done = subprocess.run([sys.executable, "-c", code, *backends], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [backend, "None" if backend == "nonsense" else backend]
+    found = [line.split() for line in done.stdout.splitlines()]
+    assert found == [[backend, "None" if backend == "nonsense" else backend] for backend in backends]
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +224,7 @@ def raise_warnings(stack: ExitStack, patch: pytest.MonkeyPatch) -> None:
     warnings.simplefilter("error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "setting",
     [

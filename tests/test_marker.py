@@ -72,6 +72,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 @pytest.mark.parametrize("place", ["named", "current folder", "link"])
 def test_command__leaves_the_users_files_as_they_are(
@@ -93,6 +94,7 @@ def test_command__leaves_the_users_files_as_they_are(
     assert {path.name for path in tmp_path.iterdir()} <= {"mine", "link"}
 
 
+@pytest.mark.slow
 def test_embed__leaves_the_users_files_as_they_are(forks: ForkServer, trained: Path, mine: Path) -> None:
     before = content_of(mine)
     arguments = (f"ckpt_path={trained}", f"source={trained.parent / 'images'}", f"output={mine}")
@@ -113,6 +115,7 @@ def test_python__leaves_the_users_files_as_they_are(mine: Path, monkeypatch: pyt
     assert content_of(mine) == before
 
 
+@pytest.mark.slow
 def test_export__replaces_models_of_its_own_only(trained: Path, tmp_path: Path, forks: ForkServer) -> None:
     # A checkpoint that has been copied elsewhere, beside models of another program.
     shutil.copy(RunFolder(trained).best, tmp_path / "best.ckpt")

@@ -105,6 +105,10 @@ def test_unfreeze__from_the_top_while_the_rest_stays_in_eval_mode(resnet: Backbo
     assert {name.partition(".")[0] for name in resnet.state_of(2)} == {"layer3", "layer4"}
     resnet.eval()
     assert not any(module.training for module in resnet.modules())
+    # The next training begins with all stages frozen.
+    resnet.unfreeze(1, batch_norm=True)
+    trained = {name.partition(".")[0] for name, p in resnet.network.named_parameters() if p.requires_grad}
+    assert trained == {"layer4"}
 
 
 @pytest.mark.parametrize("batch_norm", [True, False])

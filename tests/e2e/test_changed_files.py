@@ -11,6 +11,9 @@ from conftest import SMALL, Script, draw
 
 from headstart.data.image_info import inspect_images
 
+# Each runs a training.
+pytestmark = pytest.mark.slow
+
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 
 
@@ -77,7 +80,6 @@ def test_training__one_sentence_and_nothing_stored(
     assert not [path for path in store.glob("*/view-*.npy") if "train" in path.parent.name]
 
 
-@pytest.mark.slow
 def test_second_run__is_that_of_the_files_as_they_are_now(
     script: Script, flat: Path, tmp_path: Path, after_inspection: Callable[[Callable[[], None]], None]
 ) -> None:

@@ -56,17 +56,31 @@ def test_predict__takes_the_best_checkpoint_of_a_run_folder(script: Script, trai
     assert len(result.out.splitlines()) == 12
 
 
-@pytest.mark.parametrize("name", ["Müller", "two words", "a,b", "x=1", "[1]", "{2}", "it's", "50%", "$HOME", "名前"])
-def test_names__any_that_the_file_system_allows(script: Script, tmp_path: Path, name: str) -> None:
-    root = draw_classes(tmp_path / name / "images", 12)
-    run = f"hydra.run.dir={tmp_path / 'run'}"
-    result = script("train.py", f"data.root={root}", *SMALL, "trainer.max_epochs=1", run)
+NAMES = ("Müller", "two words", "a,b", "x=1", "[1]", "{2}", "it's", "50%", "$HOME", "名前")
+
+
+def test_names__any_that_the_file_system_allows(script: Script, trained: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        root = draw_classes(tmp_path / name / "images", 12)
+        result = script(
+            "train.py", "task=audit", f"data.root={root}", *SMALL, f"hydra.run.dir={tmp_path / name / 'run'}"
+        )
+        assert result.status == 0, (name, result.err)
+        output = tmp_path / name / "new"
+        result = script("predict.py", f"ckpt_path={trained}", f"source={root / 'red'}", f"output={output}")
+        assert result.status == 0, (name, result.err)
+        assert len((output / "predictions.csv").read_text().splitlines()) == 13, name
+
+
+def test_names__of_a_run_and_its_images(script: Script, tmp_path: Path) -> None:
+    folder = Path(tmp_path, *NAMES)
+    root, run = draw_classes(folder / "images", 12), folder / "run"
+    result = script("train.py", f"data.root={root}", *SMALL, "trainer.max_epochs=1", f"hydra.run.dir={run}")
     assert result.status == 0, result.err
-    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    output = tmp_path / name / "new"
-    result = script("predict.py", f"ckpt_path={best}", f"source={root / 'red'}", f"output={output}")
+    best = run / "checkpoints" / "best.ckpt"
+    result = script("predict.py", f"ckpt_path={best}", f"source={root / 'red'}", f"output={folder / 'new'}")
     assert result.status == 0, result.err
-    assert (output / "predictions.csv").is_file()
+    assert (folder / "new" / "predictions.csv").is_file()
 
 
 def test_missing__checkpoint_architecture_or_weights_before_any_data(script: Script) -> None:

@@ -17,9 +17,9 @@ pytestmark = pytest.mark.slow
 RULE = ("data.split.train=6", "data.split.valid=3")
 
 
-def bash(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command in which `python` is this one; its status is that of the first part of a pipe."""
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+def bash(command: str, folder: Path, forks: ForkServer | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command in which `python` is this one, or that of `forks`; its status is that of a pipe's first part."""
+    path = f"{forks.folder if forks else Path(sys.executable).parent}:{os.environ['PATH']}"
     return subprocess.run(
         ["bash", "-c", f"{command}; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,
@@ -61,8 +61,9 @@ def test_predict__stopped_keeps_the_rows(
         assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_train__whose_reader_wants_no_more_can_be_resumed(flat: Path, tmp_path: Path) -> None:
-    done = bash(f"{train(f'data.root={flat}', 'trainer.max_epochs=300', 'hydra.run.dir=run')} | head -3", tmp_path)
+def test_train__whose_reader_wants_no_more_can_be_resumed(forks: ForkServer, flat: Path, tmp_path: Path) -> None:
+    command = train(f"data.root={flat}", "trainer.max_epochs=300", "hydra.run.dir=run")
+    done = bash(f"{command} | head -3", tmp_path, forks)
     assert done.returncode == 141, done.stderr
     assert "Traceback" not in done.stderr
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
@@ -76,19 +77,19 @@ def test_configuration__whose_reader_wants_no_more(tmp_path: Path) -> None:
         assert done.stderr == ""
 
 
-def test_output__that_cannot_be_written(trained: Path, tmp_path: Path) -> None:
+def test_output__that_cannot_be_written(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
     for command in (
         "train.py --help > /dev/full",
         f"predict.py ckpt_path={trained} source={trained.parent} > /dev/full",
     ):
-        done = bash(f"python {ROOT / command}", tmp_path)
+        done = bash(f"python {ROOT / command}", tmp_path, forks)
         assert done.returncode == 1
         assert done.stderr == "error: the output could not be written: No space left on device\n"
 
 
-def test_predict__on_a_full_disk_keeps_the_rows(trained: Path, tmp_path: Path) -> None:
+def test_predict__on_a_full_disk_keeps_the_rows(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
     arguments = f"ckpt_path={trained} source={trained.parent / 'images'} output=out data.batch_size=1"
-    done = bash(f"ulimit -f 1; python {ROOT / 'predict.py'} {arguments}", tmp_path)
+    done = bash(f"ulimit -f 1; python {ROOT / 'predict.py'} {arguments}", tmp_path, forks)
     assert done.returncode == 1
     assert "error: out/predictions.jsonl could not be written: File too large\n" in done.stderr
     content = (tmp_path / "out" / "predictions.csv").read_text()
@@ -96,7 +97,9 @@ def test_predict__on_a_full_disk_keeps_the_rows(trained: Path, tmp_path: Path) -
     assert len(content.splitlines()) > 3
 
 
-def test_finished_run__prints_a_command_that_can_be_pasted(script: Script, flat: Path, tmp_path: Path) -> None:
+def test_finished_run__prints_a_command_that_can_be_pasted(
+    script: Script, forks: ForkServer, flat: Path, tmp_path: Path
+) -> None:
     run = tmp_path / "it's a [run], $1"
     arguments = (*SMALL, *RULE, "trainer.max_epochs=1", f"hydra.run.dir={run}")
     trained = script("train.py", f"data.root={flat}", *arguments)
@@ -104,20 +107,21 @@ def test_finished_run__prints_a_command_that_can_be_pasted(script: Script, flat:
     lines = trained.out.splitlines()
     assert f"best checkpoint: {run / 'checkpoints' / 'best.ckpt'}" in lines
     (command,) = (line.removeprefix("to predict: ") for line in lines if line.startswith("to predict: "))
-    done = bash(command.replace("FILE_OR_FOLDER", str(flat / "red" / "0.jpg")), tmp_path)
+    done = bash(command.replace("FILE_OR_FOLDER", str(flat / "red" / "0.jpg")), tmp_path, forks)
     assert done.returncode == 0, done.stderr
     assert "0.jpg" in done.stdout
 
 
-def test_hint__can_be_pasted(trained: Path, tmp_path: Path) -> None:
+def test_hint__can_be_pasted(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
     source = tmp_path / "my, images"
     source.symlink_to(trained.parent / "images" / "red")
     checkpoint = trained / "checkpoints" / "best.ckpt"
-    done = bash(shlex.join(["python", str(ROOT / "predict.py"), str(checkpoint), str(source), "--topk", "1"]), tmp_path)
+    typed = ["python", str(ROOT / "predict.py"), str(checkpoint), str(source), "--topk", "1"]
+    done = bash(shlex.join(typed), tmp_path, forks)
     assert done.returncode == 0, done.stderr
     said, *rows = done.stdout.splitlines()
     assert said.startswith("read as: ")
-    again = bash(f"python {ROOT / 'predict.py'} {said.removeprefix('read as: ')}", tmp_path)
+    again = bash(f"python {ROOT / 'predict.py'} {said.removeprefix('read as: ')}", tmp_path, forks)
     assert again.stdout.splitlines() == rows
     assert len(rows) == 12
 

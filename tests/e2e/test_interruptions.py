@@ -3,11 +3,11 @@
 import csv
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, SMALL, draw_classes
+from fork_server import ForkServer
 
 pytestmark = pytest.mark.slow
 
@@ -18,13 +18,13 @@ def bash(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def predict(trained: Path, source: Path) -> str:
+def predict(forks: ForkServer, trained: Path, source: Path) -> str:
     best = trained / "checkpoints" / "best.ckpt"
-    return f"{sys.executable} {ROOT / 'predict.py'} ckpt_path={best} source={source} output=out data.batch_size=4"
+    return f"{forks.python} {ROOT / 'predict.py'} ckpt_path={best} source={source} output=out data.batch_size=4"
 
 
-def test_closed_pipe__keeps_the_rows_already_made(trained: Path, tmp_path: Path) -> None:
-    done = bash(f"{predict(trained, trained.parent / 'images')} | head -2", tmp_path)
+def test_closed_pipe__keeps_the_rows_already_made(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
+    done = bash(f"{predict(forks, trained, trained.parent / 'images')} | head -2", tmp_path)
     assert len(done.stdout.splitlines()) == 2
     assert done.stderr == ""
     with (tmp_path / "out" / "predictions.csv").open() as file:
@@ -32,11 +32,11 @@ def test_closed_pipe__keeps_the_rows_already_made(trained: Path, tmp_path: Path)
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_full_disk__one_sentence_and_nothing_half_written(tmp_path: Path) -> None:
+def test_full_disk__one_sentence_and_nothing_half_written(forks: ForkServer, tmp_path: Path) -> None:
     root = draw_classes(tmp_path / "images", 12)
     arguments = " ".join(["data.split.train=6", "data.split.valid=3", *SMALL])
     # No file may be larger than 20 kB.
-    command = f"ulimit -f 20; {sys.executable} {ROOT / 'train.py'} data.root={root} {arguments} hydra.run.dir=run"
+    command = f"ulimit -f 20; {forks.python} {ROOT / 'train.py'} data.root={root} {arguments} hydra.run.dir=run"
     done = bash(command, tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")

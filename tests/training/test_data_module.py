@@ -214,8 +214,8 @@ def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_pat
     ):
         changed = keys(module(flat, override, store=tmp_path))
         assert not set(changed.values()) & set(before.values()), override
-    # Another seed changes the augmentation, and the random weights.
-    assert keys(module(flat, "seed=1", store=tmp_path))["train"] != before["train"]
+    # Another seed changes the augmentation of train, and the random weights.
+    assert not set(keys(module(flat, "seed=1", store=tmp_path)).values()) & set(before.values())
 
 
 def test_key__changes_for_the_split_of_a_changed_image(flat: Path, tmp_path: Path) -> None:

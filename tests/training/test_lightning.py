@@ -56,6 +56,13 @@ WORKS = {
     "sync_batchnorm": ["true"],
     "enable_autolog_hparams": ["false"],
 }
+# What is trained, and for how long, depends on none of these.
+TOGETHER = (
+    *("accelerator", "strategy", "devices", "num_nodes", "min_epochs", "min_steps", "max_time", "log_every_n_steps"),
+    *("num_sanity_val_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "deterministic"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "benchmark", "detect_anomaly", "barebones", "sync_batchnorm"),
+    *("enable_autolog_hparams", "inference_mode"),
+)
 REJECTED = {
     "strategy": ["ddp_spawn", "fsdp", "nonsense"],
     "num_nodes": ["2", "0"],
@@ -91,6 +98,15 @@ def pairs(table: dict[str, list[str]]) -> list[str]:
     return [f"trainer.{key}={value}" for key, values in table.items() for value in values]
 
 
+def runs() -> list[list[str]]:
+    """The values of each argument, in as few runs as they can be told apart in."""
+    together = [
+        {key: WORKS[key][n : n + 1] for key in TOGETHER} for n in range(max(len(WORKS[key]) for key in TOGETHER))
+    ]
+    alone = {key: values for key, values in WORKS.items() if key not in TOGETHER}
+    return [*map(pairs, together), *([override] for override in pairs(alone))]
+
+
 def test_table__has_every_argument() -> None:
     arguments = set(inspect.signature(Trainer).parameters) - RESERVED
     assert arguments - set(WORKS) - set(REJECTED) == set()
@@ -98,10 +114,10 @@ def test_table__has_every_argument() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("override", pairs(WORKS))
-def test_argument__works(script: Script, flat: Path, tmp_path: Path, override: str) -> None:
+@pytest.mark.parametrize("overrides", runs(), ids=lambda overrides: overrides[0])
+def test_argument__works(script: Script, flat: Path, tmp_path: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
-    result = script("train.py", f"data.root={flat}", *TINY, f"hydra.run.dir={run}", override)
+    result = script("train.py", f"data.root={flat}", *TINY, f"hydra.run.dir={run}", *overrides)
     assert result.status == 0, result.err
     assert "Traceback" not in result.err
     assert (run / "metrics.json").exists()
@@ -159,16 +175,22 @@ UNUSABLE = {
 }
 
 
+# Those of which there can be one, or which change the weights, have a run of their own.
+ALONE = ("RichProgressBar", "TQDMProgressBar", "WeightAveraging")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", CALLBACKS)
-def test_callback__works(script: Script, flat: Path, tmp_path: Path, name: str) -> None:
-    run = tmp_path / "run"
-    target = f"+callbacks.x._target_=pytorch_lightning.callbacks.{name}"
-    result = script("train.py", f"data.root={flat}", *TINY, f"hydra.run.dir={run}", target, *CALLBACKS[name])
+@pytest.mark.parametrize("names", [[name for name in CALLBACKS if name not in ALONE], *([name] for name in ALONE)])
+def test_callback__works(script: Script, flat: Path, tmp_path: Path, names: list[str]) -> None:
+    run, overrides = tmp_path / "run", list[str]()
+    for name in names:
+        options = [f"+callbacks.x._target_=pytorch_lightning.callbacks.{name}", *CALLBACKS[name]]
+        overrides += [option.replace("callbacks.x.", f"callbacks.{name}.") for option in options]
+    result = script("train.py", f"data.root={flat}", *TINY, f"hydra.run.dir={run}", *overrides)
     assert result.status == 0, result.err
     assert (run / "metrics.json").exists()
-    if name == "ModelCheckpoint":
-        assert (run / "checkpoints" / "x" / "last.ckpt").exists()
+    if "ModelCheckpoint" in names:
+        assert (run / "checkpoints" / "ModelCheckpoint" / "last.ckpt").exists()
         assert {path.name for path in (run / "checkpoints").glob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
 
 

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import SMALL, config_of, draw
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from tiny_classifier import tiny_backbone
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.train import check_train
+from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.errors import HeadstartError
 from headstart.training.callbacks.ema import EMA
@@ -60,12 +61,22 @@ def one_thread() -> Iterator[None]:
 
 
 def trained(images: Path, folder: Path, *options: str, backbone: Backbone | None = None) -> Fitted:
-    config = config_of(*BASE, f"data.root={images}", f"features.dir={images.parent / 'features'}")
+    config = base_config(images)
     for changed in ({"run_dir": str(folder)}, *map(changes, options)):
         for key, value in changed.items():
             OmegaConf.update(config, key, value, force_add=True)
-    settings = check_train(config)
-    return fit(settings, prepare_data(settings.data, settings.data.seed).manifest, backbone or tiny_backbone(), [])
+    return fit(check_train(config), prepared(images), backbone or tiny_backbone(), [])
+
+
+def base_config(images: Path) -> DictConfig:
+    return config_of(*BASE, f"data.root={images}", f"features.dir={images.parent / 'features'}")
+
+
+@functools.cache
+def prepared(images: Path) -> Manifest:
+    """No option changes which images there are."""
+    data = check_train(base_config(images)).data
+    return prepare_data(data, data.seed).manifest
 
 
 @functools.cache
