@@ -6,6 +6,7 @@ scikit-learn and generated shapes at three sizes. cleanlab is compared with wher
 
 import argparse
 import importlib.util
+import itertools
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -64,7 +65,7 @@ class Images:
             own = np.flatnonzero(self.data.labels == label)
             ranks[own] = generator.permutation(len(own)) / len(own)
         bounds = np.cumsum([0, *shares])
-        for low, high in zip(bounds, bounds[1:], strict=False):
+        for low, high in itertools.pairwise(bounds):
             yield self[np.flatnonzero((ranks >= low - 1e-9) & (ranks < high - 1e-9))]
 
 
@@ -184,7 +185,7 @@ def against(listed: Array, swapped: Array, prefix: str) -> dict[str, float]:
 
 
 def heads(images: Images) -> dict[str, Any]:
-    """The test accuracy of each head and of the one that auto chooses, and what the temperature does to the log-loss."""
+    """The test accuracy of each head and of what auto chooses, and how temperatures change the log-loss."""
     accuracies: dict[str, list[float]] = {}
     changes, chosen = [], []
     for seed in range(SEEDS):

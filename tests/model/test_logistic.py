@@ -45,7 +45,7 @@ def test_fit__returns_the_scores_by_other_folds_with_the_lowest_log_loss(count: 
             probs[folds == fold] = model.predict_proba(standardized[folds == fold])
         losses[penalty] = -np.log(probs[np.arange(count), train.labels]).mean()
         if penalty == pytest.approx(float(head.penalty)):
-            np.testing.assert_allclose(scores, probs, atol=0.02)
+            np.testing.assert_allclose(scores, probs, atol=0.05)
     assert losses[min(losses, key=lambda p: abs(p - float(head.penalty)))] <= min(losses.values()) + 1e-3
 
 

@@ -21,8 +21,8 @@ class LabelIssues:
     """Beliefs in the labels of N images: `belief` (N) is the label's probability less the highest other one.
 
     Below 0, another class is more probable than the label; `suggested` (N) are the classes with the highest other
-    probability. `listed` (N) says which labels are probably wrong. `estimate` is how many are, `low` and `high` are the
-    ends of its 95 % interval.
+    probability. `estimate` is how many labels are probably wrong, `low` and `high` are the ends of its 95 % interval.
+    `listed` (N) says which: as many, the least believed, but none that is the most probable class.
     """
 
     belief: Array
@@ -53,15 +53,11 @@ def find_label_issues(data: Sequence[Labelled], units: Array, seed: int) -> Labe
     others = probs.copy()
     others[places, labels] = -1
     joint = confident_joint(labels, confident, probs.shape[1])
+    belief, estimate = probs[places, labels] - others.max(1), float(joint.sum() - joint.trace())
+    ranks = np.argsort(np.argsort(belief, kind="stable"), kind="stable")
+    listed = (ranks < round(estimate)) & (belief < 0)
     low, high = _interval(labels, confident, units, seed)
-    return LabelIssues(
-        belief=probs[places, labels] - others.max(1),
-        suggested=others.argmax(1),
-        listed=pruned(labels, probs, joint),
-        estimate=float(joint.sum() - joint.trace()),
-        low=low,
-        high=high,
-    )
+    return LabelIssues(belief, others.argmax(1), listed, estimate, low, high)
 
 
 def _probabilities(data: Sequence[Labelled], labels: Array, units: Array, seed: int) -> Array:
@@ -108,21 +104,6 @@ def confident_joint(labels: Array, confident: Array, classes: int) -> Array:
     sizes = np.bincount(labels, minlength=classes)
     scaled: Array = joint * (sizes / joint.sum(1))[:, None]
     return scaled
-
-
-def pruned(labels: Array, probs: Array, joint: Array) -> Array:
-    """Says which (N) labels are probably wrong: of each pair of classes as many as estimated, the least believed first.
-
-    This is "prune by noise rate"; an image whose label is its most probable class is never among them.
-    """
-    listed = np.zeros(len(labels), bool)
-    counts = np.rint(joint).astype(int)
-    np.fill_diagonal(counts, 0)
-    for given, other in np.argwhere(counts):
-        own = np.flatnonzero(labels == given)
-        margins = probs[own, other] - probs[own, given]
-        listed[own[np.argsort(-margins, kind="stable")[: counts[given, other]]]] = True
-    return listed & (probs.argmax(1) != labels)
 
 
 def _interval(labels: Array, confident: Array, units: Array, seed: int) -> tuple[float, float]:

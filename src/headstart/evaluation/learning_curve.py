@@ -19,9 +19,9 @@ from headstart.evaluation.probes import Array, Labelled, predicted, ridge
 PARTS, FEWEST_PARTS, CUTS = 8, 4, 4
 # Errors fall as `floor + height × n ** -decay`.
 DECAYS = np.linspace(0.1, 2.0, 39)
-# The interval holds the accuracy with the probability LEVEL. The curve beyond its end is uncertain by this share of the
-# gain that it forecasts.
-LEVEL, SHARE = 0.9, 0.5
+# The interval holds the accuracy with the probability LEVEL. Its variance is FACTOR times that between draws of half the
+# images; beyond its end, the curve is uncertain by a SHARE of the gain that it forecasts.
+LEVEL, FACTOR, SHARE = 0.9, 0.75, 0.5
 # The value at twice the largest count, and the ends of its interval.
 Forecast = tuple[float, float, float]
 
@@ -101,17 +101,18 @@ def _subsets(cut: Array, size: int) -> Iterator[Array]:
 def _forecast(right: "tuple[Array, ...] | list[Array]") -> Forecast:
     """Returns the forecast from which scored images are classified correctly (draws, N), by doubling counts.
 
-    With A(n) the accuracy of n training images, the error of forecasting A(2n) from the same images has the variance
-    V(n) / 2, if V(n), the variance between draws, falls as 1/n: half the images of 2n are known, the curve of their
-    subsets shares their luck. V(n / 2) is measured, between halves that share no image, and used for it: it is at least
-    that of N images which flip one by one. To it comes the extrapolation's own uncertainty, and half an image.
+    With A(n) the accuracy of n training images and V(n) its variance between draws, which falls as 1/n, the error of
+    forecasting A(2n) from the curve of the n images has the variance V(n) / 2 = V(n/2) / 4 where accuracies add up, and
+    more where they do not: FACTOR V(n/2) held on all sets of benchmarks/truth.py. V(n/2) is measured between halves
+    that share no image, and is at least that of N scored images which flip one by one. To it come the extrapolation's
+    own uncertainty, and half an image.
     """
     halves, now = right[-2], float(right[-1].mean())
     value = 1 - _extrapolate(np.array([1 - draws.mean() for draws in right]))
     pairs = halves[0::2], halves[1::2]
     between = float(((pairs[0].mean(1) - pairs[1].mean(1)) ** 2).mean()) / 2
     flips = float((pairs[0] != pairs[1]).mean()) / 2 / halves.shape[1]
-    deviation = np.sqrt(max(between, flips) + (SHARE * (value - now)) ** 2)
+    deviation = np.sqrt(FACTOR * max(between, flips) + (SHARE * (value - now)) ** 2)
     half = NormalDist().inv_cdf((1 + LEVEL) / 2) * deviation + 0.5 / halves.shape[1]
     return value, max(0.0, value - half), min(1.0, value + half)
 
