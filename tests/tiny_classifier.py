@@ -9,7 +9,8 @@ from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Network, find_stages
 from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
-from headstart.model.image_classifier import ClosedForm, ImageClassifier
+from headstart.model.closed_form import ClosedForm
+from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe
 
 SIZES = Preprocessing(resize_size=24, image_size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -64,7 +65,8 @@ def fitted(backbone: Backbone, head: str = "mlp") -> ImageClassifier:
     classifier.temperature.fill_(0.7)
     classifier.familiarity.observe(features, labels)
     classifier.familiarity.fit_means(*classifier.familiarity.observed)
-    classifier.familiarity.fit_threshold(classifier.familiarity(features))
+    # Of fewer images, there is no threshold.
+    classifier.familiarity.fit_threshold(classifier.familiarity(features).repeat(2))
     return classifier
 
 

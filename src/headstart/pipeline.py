@@ -19,7 +19,7 @@ from headstart.auditing.report import (
     write_audit,
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
-from headstart.config.model import RECIPE, EncoderSettings
+from headstart.config.model import AUTO, RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
@@ -128,7 +128,8 @@ def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> Non
     recipe = checkpoint["hyper_parameters"]
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
     given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
-    check_unchanged(saved, given | asdict(settings.model))
+    model = {key: value for key, value in asdict(settings.model).items() if (key, value) != ("head", AUTO)}
+    check_unchanged(saved, given | model)
     longest = settings.trainer.get("max_epochs")
     epochs = len(checkpoint["callbacks"].get("History", {}).get("rows", ()))
     if longest is not None and 0 <= longest <= epochs:

@@ -5,8 +5,8 @@ import pytest
 from clusters import clusters
 from sklearn.neighbors import KNeighborsClassifier  # type: ignore[import-untyped]
 
-from headstart.data.splits import FOLDS, grouped_folds, stratified_folds
-from headstart.evaluation.probes import PROBES, Labelled, cross_validate
+from headstart.data.splits import FOLDS, grouped_folds, stratified_folds, unit_folds
+from headstart.evaluation.probes import COMPARED, Labelled, cross_validate
 
 
 def test_cross_validate__random_labels_are_at_chance() -> None:
@@ -15,17 +15,18 @@ def test_cross_validate__random_labels_are_at_chance() -> None:
     features = generator.normal(size=(200, 400)).astype(np.float32)
     labels = generator.integers(0, 4, 200)
     twice = Labelled(np.concatenate([features, features]), np.concatenate([labels, labels]), 4)
-    contents = [f"{index}" for index in range(200)] * 2
-    for correct in cross_validate(twice, grouped_folds(twice.labels, contents, contents, None, 0)).values():
+    units = np.tile(np.arange(200), 2)
+    for correct in cross_validate(twice, unit_folds(twice.labels, units, 0), units).values():
         assert correct.mean() < 0.4
-    for correct in cross_validate(twice, stratified_folds(twice.labels, 0)).values():
+    apart = np.arange(400)
+    for correct in cross_validate(twice, unit_folds(twice.labels, apart, 0), apart).values():
         assert correct.mean() > 0.6
 
 
 def test_cross_validate__accuracy_is_close_to_that_of_scikit_learn() -> None:
     data = clusters(300, 10, spread=2.0)
     folds = stratified_folds(data.labels, 3)
-    found = cross_validate(data, folds)["knn"].mean()
+    found = cross_validate(data, folds, np.arange(300))["knn"].mean()
     correct = np.zeros(len(data), bool)
     centred = data.features - data.features.mean(0)
     for fold in range(FOLDS):
@@ -38,8 +39,8 @@ def test_cross_validate__accuracy_is_close_to_that_of_scikit_learn() -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 7])
 def test_cross_validate__few_images(count: int) -> None:
     data = clusters(count, 3, spread=1.0)
-    found = cross_validate(data, stratified_folds(data.labels, 0))
-    assert found.keys() == PROBES.keys()
+    found = cross_validate(data, stratified_folds(data.labels, 0), np.arange(count))
+    assert tuple(found) == COMPARED
     assert all(len(correct) == count for correct in found.values())
 
 

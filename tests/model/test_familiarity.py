@@ -1,4 +1,4 @@
-"""The score of an image unlike anything trained on, against the plain computation."""
+"""The score of unusual images, against the plain computation."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,24 @@ def test_score__is_the_cosine_to_the_nearest_class_mean() -> None:
     wanted = cosine_similarity(others.numpy() - center, means - center).max(1)
     np.testing.assert_allclose(found(others).numpy(), wanted, atol=1e-5)
     found.fit_threshold(found(others))
-    assert float(found.threshold) == pytest.approx(np.quantile(wanted, 0.05), abs=1e-5)
+    assert float(found.threshold) == pytest.approx(np.quantile(wanted, 0.05, method="weibull"), abs=1e-5)
+
+
+def test_threshold__has_the_share_of_new_images_below_it_that_it_promises() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for count in (19, 40, 150):
+        shares = []
+        for _ in range(200):
+            found = fitted(torch.randn(30, 6, generator=generator), torch.arange(30) % 3, 3)
+            found.fit_threshold(found(torch.randn(count, 6, generator=generator)))
+            shares.append(float((found(torch.randn(400, 6, generator=generator)) < found.threshold).double().mean()))
+        assert np.mean(shares) == pytest.approx(0.05, abs=0.01)
+
+
+def test_threshold__of_too_few_images_is_unknown() -> None:
+    found = fitted(torch.randn(30, 6), torch.arange(30) % 3, 3)
+    found.fit_threshold(found(torch.randn(18, 6)))
+    assert found.threshold == -torch.inf
 
 
 def test_classes_without_images__are_never_the_nearest() -> None:

@@ -8,7 +8,8 @@ from test_classifier import IMAGES, classifier_of, settings
 
 from headstart.config.model import CLOSED_FORM, TRAINED
 from headstart.model.classifier import ClosedFormClassifier, build_classifier
-from headstart.model.image_classifier import ClosedForm, ImageClassifier, saliency_maps, setting_of
+from headstart.model.closed_form import ClosedForm
+from headstart.model.image_classifier import ImageClassifier, saliency_maps, setting_of
 
 LABELS = torch.arange(24) % 3
 

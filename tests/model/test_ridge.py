@@ -46,6 +46,19 @@ def test_left_out__is_scikit_learns_without_the_image(count: int, width: int, pe
     np.testing.assert_allclose(LeastSquares(train.features, targets).left_out(penalty), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("penalty", PENALTIES)
+@pytest.mark.parametrize(("count", "width"), SHAPES)
+def test_left_out__of_a_group_is_scikit_learns_without_it(count: int, width: int, penalty: float) -> None:
+    train, units = clusters(count, width, spread=2.0), np.random.default_rng(0).integers(0, count // 3, count)
+    x, targets = train.features.astype(float), train.targets
+    strength = penalty * np.square(x - x.mean(0)).sum() / min(count, width)
+    expected = np.empty_like(targets)
+    for unit in np.unique(units):
+        own = units == unit
+        expected[own] = SklearnRidge(alpha=strength).fit(x[~own], targets[~own]).predict(x[own])
+    np.testing.assert_allclose(LeastSquares(train.features, targets).left_out(penalty, units), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(("count", "width"), SHAPES)
 def test_least_squares__are_the_same_in_parts(count: int, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     train = clusters(count, width)

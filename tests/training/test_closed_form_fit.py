@@ -12,13 +12,13 @@ from conftest import SMALL, Script, manifest_of, settings_of
 from headstart.backbones.backbone import load_backbone
 from headstart.metrics import compute_metrics
 from headstart.model.checkpoint import load_classifier, read_checkpoint
-from headstart.model.closed_form import Ridge
-from headstart.model.image_classifier import ClosedForm, build_head
+from headstart.model.closed_form import ClosedForm, Ridge
+from headstart.model.image_classifier import build_head
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")
 EXACT = ("features.precision=32", "logger=none")
-HEADS = pytest.mark.parametrize("head", ["ridge", "knn"])
+HEADS = pytest.mark.parametrize("head", ["ridge", "knn", "logistic"])
 
 
 def fitted(root: Path, folder: Path, *overrides: str) -> Fitted:
@@ -109,7 +109,7 @@ def test_resume__a_finished_run_ends_with_the_same_figures(
     run, again = tmp_path / "run", tmp_path / "again"
     first = script("train.py", f"data.root={flat}", *SMALL, *RULE, f"model.head={head}", f"hydra.run.dir={run}")
     assert first.status == 0, first.err
-    assert "chosen by leaving each training image out" in first.out
+    assert "chosen by predicting each training image from the others" in first.out
     assert not first.err
     second = script("train.py", f"ckpt_path={run}", f"hydra.run.dir={again}")
     assert second.status == 0, second.err

@@ -16,7 +16,7 @@ from headstart.config.train import TrainSettings
 from headstart.data.folders import MADE, listed
 from headstart.data.manifest import Manifest, Split
 from headstart.data.prepare import PreparedData
-from headstart.evaluation.probes import Array, unit_rows
+from headstart.evaluation.probes import MOST_TRAINED, Array, unit_rows
 from headstart.files import write_json
 from headstart.log import is_first_process, log, render_table
 from headstart.run_folder import RunFolder
@@ -81,17 +81,41 @@ def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> 
 
     `features` (N, embedding_dim) are unaugmented, in the order of each split's samples.
     """
+    images = _pooled(splits, features)
+    return [*sorted(_near_duplicates(images), key=lambda finding: finding.kind), *_outliers(images)]
+
+
+def _pooled(splits: dict[str, Split], features: dict[str, Array]) -> Pooled:
     centred = np.concatenate([np.asarray(features[name], np.float32) for name in splits])
     centred -= centred.mean(0)
     contents = [content for split in splits.values() for content in split.contents]
-    images = Pooled(
+    return Pooled(
         unit_rows(centred),
         tuple(path for split in splits.values() for path in split.paths),
         np.array([label for split in splits.values() for label in split.labels]),
         np.unique(contents, return_inverse=True)[1],
         np.array([name for name, split in splits.items() for _ in split.paths]),
     )
-    return [*sorted(_near_duplicates(images), key=lambda finding: finding.kind), *_outliers(images)]
+
+
+def dependent_units(manifest: Manifest, features: dict[str, Array]) -> dict[str, Array]:
+    """Returns the units (N) of each split's images, as `Manifest.units`, with near duplicates in the same one.
+
+    Of many images, which would take minutes to compare, they are those of the manifest.
+    """
+    if sum(manifest.counts.values()) > MOST_TRAINED:
+        return manifest.units
+    # Imported here because it takes a quarter of a second.
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    known = np.concatenate([manifest.units[name] for name in manifest.splits])
+    first, second = np.array([*_pairs(_pooled(manifest.splits, features))], int).reshape(-1, 2).T
+    count = int(known.max()) + 1
+    edges = coo_array((np.ones(len(first)), (known[first], known[second])), (count, count))
+    units = connected_components(edges, directed=False)[1][known]
+    ends = np.cumsum([len(split) for split in manifest.splits.values()])[:-1]
+    return dict(zip(manifest.splits, np.split(units, ends), strict=True))
 
 
 def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:

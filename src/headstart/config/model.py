@@ -27,8 +27,8 @@ BUNDLED = "bundled"
 # What it calls those that the architecture's library names first.
 DEFAULT = "default"
 POOLINGS = ("default", "cls", "avg", "cls+avg")
-# Values of `model.head`: those trained step by step, and the closed-form ones.
-TRAINED, CLOSED_FORM = ("mlp", "linear"), ("ridge", "knn")
+# Values of `model.head`: those trained step by step, those fitted at once, and the one that chooses among them.
+TRAINED, CLOSED_FORM, AUTO = ("mlp", "linear"), ("ridge", "knn", "logistic"), "auto"
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
@@ -52,7 +52,7 @@ class ModelSettings(BackboneSettings):
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
-    head: str = one_of(*TRAINED, *CLOSED_FORM)
+    head: str = one_of(*TRAINED, *CLOSED_FORM, AUTO)
     archs: list[str] | None
 
 

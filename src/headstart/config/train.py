@@ -22,6 +22,7 @@ from headstart.config.lightning import (
     with_processes,
 )
 from headstart.config.model import (
+    AUTO,
     BUNDLED,
     CLOSED_FORM,
     DEFAULT,
@@ -199,14 +200,14 @@ def check_train(config: DictConfig) -> TrainSettings:
         part.check()
     check_trainer(settings.trainer)
     trainer = with_processes(settings.trainer, settings.task)
-    if settings.model.head in CLOSED_FORM:
-        _check_closed_form(settings, trainer)
-        trainer = trainer | TRAINER
     settings = replace(settings, trainer=trainer)
+    if settings.model.head in (*CLOSED_FORM, AUTO):
+        _check_closed_form(settings, trainer)
+        settings = with_head(settings, settings.model.head)
     _check_finetuning(settings)
     check_entries("callbacks", settings.callbacks)
     check_entries("logger", settings.logger)
-    check_validated(trainer, settings.callbacks)
+    check_validated(settings.trainer, settings.callbacks)
     if settings.task in EVALUATING and settings.ckpt_path is None:
         raise HeadstartError(f"task={settings.task} needs {newest_run()}")
     if settings.task == "export":
@@ -215,9 +216,17 @@ def check_train(config: DictConfig) -> TrainSettings:
     return replace(settings, callbacks=with_modes(settings.callbacks))
 
 
+def with_head(settings: TrainSettings, head: str) -> TrainSettings:
+    """Returns the settings with this value of `model.head`, and what a head that is fitted at once rules."""
+    trainer = settings.trainer | (TRAINER if head in CLOSED_FORM else {})
+    return replace(settings, model=replace(settings.model, head=head), trainer=trainer)
+
+
 def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
-    """Raises HeadstartError for what a closed-form head rules out: training steps, and several processes."""
+    """Raises HeadstartError for what a closed-form head, or model.head=auto, rules out: steps, several processes."""
     head, balance = settings.model.head, settings.data.balance
+    if head == AUTO and not settings.features.cache:
+        raise HeadstartError("model.head=auto needs features.cache=true: it compares heads on stored features")
     if settings.finetune.first_epoch is not None:
         raise HeadstartError(
             f"model.head={head} needs finetune=none, because it is closed-form, computed from the features of "

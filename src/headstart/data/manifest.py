@@ -130,6 +130,21 @@ class Manifest:
         counts = Counter(self.splits["train"].labels)
         return tuple(counts[label] for label in range(len(self.classes)))
 
+    @cached_property
+    def units(self) -> dict[str, Array]:
+        """A number (N) for each image of each split, the same for images of one group and for equal contents.
+
+        Such images depend on each other: they do not count as several in an interval or a test.
+        """
+        every = list(self.splits.values())
+        paths = [path for split in every for path in split.paths]
+        # Files that were not fingerprinted are all different.
+        contents = [
+            content or path for split in every for path, content in zip(split.paths, split.contents, strict=True)
+        ]
+        ends = np.cumsum([len(split) for split in every])[:-1]
+        return dict(zip(self.splits, np.split(units_of(paths, self.groups, contents), ends), strict=True))
+
     def describe(self) -> str:
         """Returns the classes, images per split, where these are from, and what was left out, in a line or more."""
         counts = ", ".join(f"{count} {name}" for name, count in self.counts.items())

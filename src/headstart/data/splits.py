@@ -138,6 +138,13 @@ def stratified_folds(labels: Array, seed: int, count: int = FOLDS) -> Array:
     return folds
 
 
+def unit_folds(labels: Array, units: Array | None, seed: int, count: int = FOLDS) -> Array:
+    """Returns the fold (N) of each image, even within each class; images of the same of `units` (N) share one."""
+    if units is None or len(np.unique(units)) == len(units):
+        return stratified_folds(labels, seed, count)
+    return share_out(labels, np.unique(units, return_inverse=True)[1], [1 / count] * count, seed)
+
+
 def groups_by_path(pattern: str, paths: Iterable[str]) -> dict[str, str]:
     """Returns the group of each path in which `pattern` finds one: the first group of the expression, or all of it.
 

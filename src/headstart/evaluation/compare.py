@@ -15,11 +15,11 @@ from headstart.backbones.backbone import Backbone, load_backbone
 from headstart.config.model import DEFAULT, arch_and_weights
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
-from headstart.data.splits import FOLDS, grouped_folds
+from headstart.data.splits import FOLDS, unit_folds
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import SIGNIFICANT, mcnemar, wilson_interval
-from headstart.evaluation.probes import PROBES, Array, Labelled, cross_validate
+from headstart.evaluation.predictions import SIGNIFICANT, holm, mcnemar, wilson_interval
+from headstart.evaluation.probes import COMPARED, Array, Labelled, cross_validate
 from headstart.features.encoder import Encoder
 from headstart.features.source import encode_unaugmented
 from headstart.files import RUN, claim, write_csv, write_json
@@ -37,8 +37,9 @@ SPEED_BATCH, SPEED_CALLS = 16, 5
 class Candidate:
     """A backbone, or the `reason` why it could not be loaded.
 
-    `correct` (N) says, of each simple classifier by its name, which images it classifies correctly; `p_value` is that
-    the candidate is as good as the first one. `megabytes` are of its weights, in 10⁶ bytes.
+    `correct` (N) says, of each simple classifier by its name, which images it classifies correctly; images of the same
+    of `units` (N) depend on each other. `p_value` is that the candidate is as good as the first one, corrected for the
+    number of candidates. `megabytes` are of its weights, in 10⁶ bytes.
     """
 
     arch: str
@@ -49,6 +50,7 @@ class Candidate:
     embedding_dim: int = 0
     reason: str | None = None
     p_value: float = 1.0
+    units: Array | None = None
 
     def __str__(self) -> str:
         return f"{self.arch} ({self.shown_weights})"
@@ -71,7 +73,7 @@ class Candidate:
     def scores(self, head: str) -> tuple[float, float, float]:
         """Returns the accuracy of the classifier `head`, and the ends of its 95 % confidence interval."""
         correct = self.correct[head]
-        return float(correct.mean()), *wilson_interval(int(correct.sum()), len(correct))
+        return float(correct.mean()), *wilson_interval(correct, self.units)
 
 
 def compare(settings: TrainSettings) -> bool:
@@ -102,28 +104,25 @@ def _candidate(name: str, settings: TrainSettings, manifest: Manifest) -> Candid
         backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
     except HeadstartError as error:
         return Candidate(arch, weights, reason=str(error))
-    data, folds = _labelled(manifest, encode_unaugmented(settings, manifest, backbone), settings.seed)
+    data, units = _labelled(manifest, encode_unaugmented(settings, manifest, backbone), settings.seed)
     return Candidate(
         arch,
         weights,
-        cross_validate(data, folds),
+        cross_validate(data, unit_folds(data.labels, units, settings.seed), units),
         _images_per_second(backbone, settings.features.precision),
         sum(tensor.nbytes for tensor in backbone.network.state_dict().values()) / 1e6,
         backbone.embedding_dim,
+        units=units,
     )
 
 
 def _labelled(manifest: Manifest, features: dict[str, Array], seed: int) -> tuple[Labelled, Array]:
-    """Returns at most MOST_IMAGES of the images of all splits, and the fold of each."""
-    splits = manifest.splits.items()
-    labels = np.concatenate([np.array(split.labels) for _, split in splits])
-    paths = [path for _, split in splits for path in split.paths]
-    contents = [content for _, split in splits for content in split.contents]
-    matrix = np.concatenate([np.asarray(features[name], np.float32) for name, _ in splits])
+    """Returns at most MOST_IMAGES of the images of all splits, and the unit of each."""
+    labels = np.concatenate([np.array(split.labels) for split in manifest.splits.values()])
+    units = np.concatenate([manifest.units[name] for name in manifest.splits])
+    matrix = np.concatenate([np.asarray(features[name], np.float32) for name in manifest.splits])
     chosen = np.sort(np.random.default_rng(seed).permutation(len(labels))[:MOST_IMAGES])
-    images = [paths[index] for index in chosen], [contents[index] for index in chosen]
-    folds = grouped_folds(labels[chosen], *images, manifest.groups or None, seed)
-    return Labelled(matrix, labels, len(manifest.classes))[chosen], folds
+    return Labelled(matrix, labels, len(manifest.classes))[chosen], units[chosen]
 
 
 def _images_per_second(backbone: Backbone, precision: str) -> float:
@@ -147,7 +146,8 @@ def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:
     failed = [candidate for candidate in candidates if candidate.reason is not None]
     loaded = [candidate for candidate in candidates if candidate.reason is None]
     loaded.sort(key=lambda candidate: -candidate.accuracy)
-    return [replace(c, p_value=mcnemar(loaded[0].correct[loaded[0].head], c.correct[c.head])) for c in loaded] + failed
+    p_values = [mcnemar(loaded[0].correct[loaded[0].head], c.correct[c.head], c.units) for c in loaded[1:]]
+    return [*loaded[:1], *(replace(c, p_value=p) for c, p in zip(loaded[1:], holm(p_values), strict=True)), *failed]
 
 
 def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -157,7 +157,7 @@ def equals_of_first(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def describe(candidates: Sequence[Candidate]) -> str:
     """Returns a table of the ranked candidates, which cannot be told apart, and how to train with the first one."""
-    header = ("rank", "backbone", "weights", *(f"{name} (95 %)" for name in PROBES), "images/s", "MB", "width")
+    header = ("rank", "backbone", "weights", *(f"{name} (95 %)" for name in COMPARED), "images/s", "MB", "width")
     table = render_table(header, [_cells(rank, candidate) for rank, candidate in enumerate(candidates, 1)])
     failed = [f"{c} could not be compared: {c.reason}" for c in candidates if c.reason]
     best = candidates[0]
@@ -176,8 +176,8 @@ def describe(candidates: Sequence[Candidate]) -> str:
 
 def _cells(rank: int, candidate: Candidate) -> tuple[str, ...]:
     if candidate.reason is not None:
-        return ("-", candidate.arch, candidate.shown_weights, *[""] * (len(PROBES) + 3))
-    scores = ("{:.3f} ({:.3f}–{:.3f})".format(*candidate.scores(name)) for name in PROBES)
+        return ("-", candidate.arch, candidate.shown_weights, *[""] * (len(COMPARED) + 3))
+    scores = ("{:.3f} ({:.3f}–{:.3f})".format(*candidate.scores(name)) for name in COMPARED)
     size = (f"{candidate.megabytes:.1f}", str(candidate.embedding_dim))
     speed = f"{candidate.images_per_second:.0f}"
     return (str(rank), candidate.arch, candidate.shown_weights, *scores, speed, *size)
@@ -197,7 +197,7 @@ def _values(candidate: Candidate) -> dict[str, str | float]:
         return values | {"reason": candidate.reason}
     names = ("accuracy", "low", "high")
     values |= {"head": candidate.head, **dict(zip(names, candidate.scores(candidate.head), strict=True))}
-    for head in PROBES:
+    for head in COMPARED:
         values |= zip((f"{head}_{name}" for name in names), candidate.scores(head), strict=True)
     return values | {
         "p_value": candidate.p_value,

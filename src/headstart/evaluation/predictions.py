@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -26,29 +27,54 @@ from headstart.text import counted
 SIGNIFICANT = 0.05
 
 
-def wilson_interval(correct: int, count: int) -> tuple[float, float]:
-    """Returns the 95 % confidence interval of an accuracy of `correct` of `count` (Wilson 1927); (0, 1) for no samples.
+def wilson_interval(correct: Array, units: Array | None = None) -> tuple[float, float]:
+    """Returns the 95 % confidence interval of the share of `correct` (N) (Wilson 1927); (0, 1) for no samples.
 
-    It begins at exactly 0 if none is correct, and ends at exactly 1 if all are.
+    Images of the same of `units` (N) depend on each other: the interval is that of as many independent images as give
+    the variance that the units show (the design effect; Kish 1965). It begins at exactly 0 if none is correct, and ends
+    at exactly 1 if all are.
     """
-    if count == 0:
+    if len(correct) == 0:
         return 0.0, 1.0
+    share, count = float(correct.mean()), len(correct) / design_effect(correct, units)
+    z = 1.959963984540054
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return (0.0 if share == 0 else middle - half), (1.0 if share == 1 else middle + half)
+
+
+def design_effect(values: Array, units: Array | None) -> float:
+    """Returns how many times larger the variance of the mean of `values` (N) is than if images were independent."""
+    variance = float(np.var(values)) / len(values)
+    if units is None or variance == 0 or (count := len(np.unique(units))) in (1, len(units)):
+        return 1.0
+    residuals = np.bincount(np.unique(units, return_inverse=True)[1], weights=values - values.mean())
+    return max(1.0, float((residuals**2).sum()) / len(values) ** 2 * count / (count - 1) / variance)
+
+
+def mcnemar(first: Array, second: Array, units: Array | None = None) -> float:
+    """Returns the two-sided p-value that two classifiers are equally often right.
+
+    `first` and `second` (N) say for the same samples whether each classifier is right. It is the exact McNemar test. Of
+    images that depend on each other, those of the same of `units` (N), only which classifier is right more often
+    counts, so that a unit is one observation (a sign test).
+    """
     # Imported here because it takes half a second, which predicting need not wait for.
     from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-    interval = binomtest(correct, count).proportion_ci(0.95, method="wilson")
-    return float(interval.low), float(interval.high)
+    differences = first.astype(int) - second.astype(int)
+    if units is not None:
+        differences = np.sign(np.bincount(np.unique(units, return_inverse=True)[1], weights=differences))
+    discordant = int((differences != 0).sum())
+    return float(binomtest(int((differences > 0).sum()), discordant).pvalue) if discordant else 1.0
 
 
-def mcnemar(first: Array, second: Array) -> float:
-    """Returns the two-sided p-value that two classifiers are equally often right (exact McNemar test).
-
-    `first` and `second` (N) say for the same samples whether each classifier is right.
-    """
-    from scipy.stats import binomtest
-
-    only_first, discordant = int((first & ~second).sum()), int((first ^ second).sum())
-    return float(binomtest(only_first, discordant).pvalue) if discordant else 1.0
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for being several (Holm 1979): with them, any of all is wrong as rarely as one was."""
+    adjusted, highest = [1.0] * len(p_values), 0.0
+    for place, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
+        highest = adjusted[index] = max(highest, min(1.0, (len(p_values) - place) * p_values[index]))
+    return adjusted
 
 
 @dataclass(frozen=True)
@@ -57,8 +83,8 @@ class Predictions:
 
     Of N samples, in the order of the split: `paths` relative to the data's root, `labels` (N), `log_probs`
     (N, classes) as the head gives them, and the `temperature` at which they are calibrated. `familiarity` (N) is the
-    score of headstart.model.image_classifier, `threshold` that below which an image is out of distribution; -inf: it is
-    not known.
+    score of headstart.model.image_classifier, `threshold` that below which an image is unusual; -inf: it is not known.
+    `units` (N) are equal for images that depend on each other; None: all are independent.
     """
 
     paths: tuple[str, ...]
@@ -67,6 +93,17 @@ class Predictions:
     temperature: float = 1.0
     familiarity: Tensor | None = None
     threshold: float = -math.inf
+    units: Array | None = None
+
+    @property
+    def correct(self) -> Array:
+        """Whether (N) each prediction is right."""
+        return (self.log_probs.argmax(1) == self.labels).numpy()
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % confidence interval of the accuracy."""
+        return wilson_interval(self.correct, self.units)
 
     @property
     def calibrated(self) -> Tensor:
@@ -79,8 +116,7 @@ class Predictions:
 
     def summary(self, split: str) -> str:
         """Returns "test: accuracy 0.976 (95 % interval 0.944 to 0.990), loss 0.0802, 205 images"."""
-        correct, count = int((self.true_ranks() == 1).sum()), len(self.labels)
-        low, high = wilson_interval(correct, count)
+        correct, count, (low, high) = int(self.correct.sum()), len(self.labels), self.interval
         loss = self.metrics(split)[f"{split}/loss"]
         return (
             f"{split}: accuracy {correct / count:.3f} (95 % interval {low:.3f} to {high:.3f}), loss {loss:.4f}, "
@@ -129,7 +165,8 @@ def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predi
 def predict_splits(classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str]) -> dict[str, Predictions]:
     """Returns the predictions of those of `splits` that `source` has."""
     present = [split for split in splits if split in source.manifest.splits]
-    return {split: predict_split(classifier, source.eval_loader(split)) for split in present}
+    units = source.manifest.units
+    return {of: replace(predict_split(classifier, source.eval_loader(of)), units=units[of]) for of in present}
 
 
 def write_predictions(predictions: dict[str, Predictions], classes: tuple[str, ...], run: RunFolder) -> None:

@@ -4,8 +4,7 @@ They take a fraction of a second, which makes them the yardstick for the trained
 the data.
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +12,12 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from headstart.data.splits import FOLDS
-from headstart.model.closed_form import NEIGHBOURS, PENALTIES, QUERIES, LeastSquares, directions, votes
+from headstart.model.closed_form import CLOSED_FORM_HEADS, ClosedForm, LeastSquares
 
 Array = np.ndarray[Any, np.dtype[Any]]
 PART = 4096  # images whose features and scores are in memory at a time
+# Images that a classifier is fitted to at most; more would take minutes, and much memory.
+MOST_TRAINED = 20_000
 
 
 @dataclass(frozen=True)
@@ -34,18 +34,23 @@ class Labelled:
     def __getitem__(self, index: Array | slice) -> "Labelled":
         return Labelled(self.features[index], self.labels[index], self.classes)
 
+    def read(self, rows: Array) -> "Labelled":
+        """Returns the images `rows` (M) with their features in memory, as float32."""
+        return Labelled(np.asarray(self.features[rows], np.float32), self.labels[rows], self.classes)
+
     @property
     def targets(self) -> Array:
         """One-hot labels (N, classes)."""
         return np.eye(self.classes)[self.labels]
 
 
+def sample(total: int, seed: int) -> Array:
+    """Returns the indices of all images, or of a random MOST_TRAINED of them, ascending."""
+    return np.sort(np.random.default_rng(seed).permutation(total)[:MOST_TRAINED])
+
+
 # A trained classifier: features (M, d) → scores (M, classes), the highest of which is its prediction.
 Probe = Callable[[Array], Array]
-# The same, trained with several settings that share most of the work: the scores with each.
-Probes = Callable[[Array], dict[float, Array]]
-# Trains with each of some settings.
-Fit = Callable[[Labelled, Sequence[Any]], Probes]
 
 
 def majority_class(train: Labelled) -> Probe:
@@ -56,70 +61,25 @@ def majority_class(train: Labelled) -> Probe:
 
 def ridge(train: Labelled, penalty: float) -> Probe:
     """Trains least squares on one-hot labels; `penalty` is relative to the mean variance of the features."""
-    probes = ridges(train, (penalty,))
-    return lambda features: probes(features)[penalty]
-
-
-def ridges(train: Labelled, penalties: Sequence[float]) -> Probes:
-    """Trains `ridge` with each of `penalties`."""
     fit = LeastSquares(train.features, train.targets)
-    weights = {penalty: fit.weights(penalty) for penalty in penalties}
-    return lambda features: {penalty: fit.scores(features, of) for penalty, of in weights.items()}
+    weights = fit.weights(penalty)
+    return lambda features: fit.scores(features, weights)
 
 
-def logistics(train: Labelled, penalties: Sequence[float]) -> Probes:
-    """Trains multinomial logistic regression on standardized features, by L-BFGS.
+def fit_head(kind: str, train: Labelled, units: Array | None = None) -> tuple[ClosedForm, Array]:
+    """Fits the head of `model.head`, as training does, and returns it with the scores (N, classes) that it fitted by.
 
-    The loss is the mean cross-entropy plus half the penalty times the sum of squared weights.
+    These are what each image gets from the others; images of the same of `units` (N) say nothing about each other.
     """
-    mean, scale = train.features.mean(0), train.features.std(0) + 1e-6
-    x, labels = torch.from_numpy((train.features - mean) / scale).float(), torch.from_numpy(train.labels)
-    # The best weights are combinations of the images; with fewer images than features, this basis is smaller.
-    basis, coordinates = torch.linalg.qr(x.T) if len(x) < x.shape[1] else (None, None)
-    x = x if coordinates is None else coordinates.T
-    fits = {}
-    for penalty in penalties:
-        weights, bias = _logistic(x, labels, train.classes, penalty)
-        fits[penalty] = (weights if basis is None else basis @ weights).numpy(), bias.numpy()
-
-    def scores(features: Array) -> dict[float, Array]:
-        standardized = (features - mean) / scale
-        return {penalty: standardized @ weights + bias for penalty, (weights, bias) in fits.items()}
-
-    return scores
+    head: ClosedForm = CLOSED_FORM_HEADS[kind](train.features.shape[1], train.classes)
+    features = torch.from_numpy(np.asarray(train.features, np.float32))
+    by = None if units is None else torch.from_numpy(units)
+    return head, head.fit(features, torch.from_numpy(train.labels), by).numpy()
 
 
-def _logistic(x: torch.Tensor, labels: torch.Tensor, classes: int, penalty: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns the weights (d, classes) and biases (classes) for x (N, d)."""
-    weights = torch.zeros(x.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, bias], max_iter=100, line_search_fn="strong_wolfe")
-
-    def loss() -> torch.Tensor:
-        optimizer.zero_grad()
-        value = F.cross_entropy(x @ weights + bias, labels) + penalty / 2 * weights.square().sum()
-        value.backward()
-        return value
-
-    with torch.enable_grad():
-        optimizer.step(loss)
-    return weights.detach(), bias.detach()
-
-
-def nearest_neighbours(train: Labelled, counts: Sequence[int]) -> Probes:
-    """Trains a vote of each of so many nearest images, by and weighted by cosine similarity of centred features."""
-    known, labels = torch.tensor(train.features), torch.tensor(train.labels)
-    mean = known.mean(0)
-    known = directions(known, mean)
-
-    def scores(features: Array) -> dict[float, Array]:
-        parts = torch.tensor(features).split(QUERIES)
-        of_parts = [
-            votes(directions(part, mean), known, labels, counts=counts, classes=train.classes) for part in parts
-        ]
-        return {count: torch.cat([of[count] for of in of_parts]).numpy() for count in counts}
-
-    return scores
+def scores_of(head: ClosedForm) -> Probe:
+    """Returns the probe that a fitted head is."""
+    return lambda features: head(torch.from_numpy(features)).detach().numpy()
 
 
 def nearest_mean(train: Labelled) -> Probe:
@@ -141,13 +101,9 @@ def unit_rows(matrix: Array) -> Array:
     return matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
 
 
-def predicted(probes: Probes, features: Array) -> dict[float, Array]:
-    """Returns the classes (N) that each setting predicts for features (N, d), which may not fit into memory."""
-    classes: dict[float, list[Array]] = defaultdict(list)
-    for part in in_parts(features):
-        for setting, scores in probes(part).items():
-            classes[setting].append(scores.argmax(1))
-    return {setting: np.concatenate(parts) for setting, parts in classes.items()}
+def predicted(probe: Probe, features: Array) -> Array:
+    """Returns the classes (N) predicted for features (N, d), which may not fit into memory."""
+    return np.concatenate([probe(part).argmax(1) for part in in_parts(features)])
 
 
 def in_parts(features: Array) -> Iterator[Array]:
@@ -156,105 +112,61 @@ def in_parts(features: Array) -> Iterator[Array]:
         yield np.asarray(features[start : start + PART], np.float32)
 
 
-def accuracy(classes: Array, labels: Array) -> float:
-    """Returns the share of images whose predicted class (N) is their label (N)."""
-    return float((classes == labels).mean())
-
-
 # Cross-validation.
 
-# How each is trained, and the settings to choose from.
-PROBES: Mapping[str, tuple[Fit, tuple[float, ...]]] = {
-    "ridge": (ridges, PENALTIES),
-    "knn": (nearest_neighbours, NEIGHBOURS),
-}
+# The heads by which backbones are compared.
+COMPARED = ("ridge", "knn")
 
 
-def cross_validate(data: Labelled, folds: Array) -> dict[str, Array]:
-    """Says whether (N) each of PROBES classifies each image correctly when it is trained on the other `folds` (N).
-
-    Its setting is chosen on one of these other folds.
-    """
-    return {name: _out_of_fold(data, folds, *probe) for name, probe in PROBES.items()}
-
-
-def _out_of_fold(data: Labelled, folds: Array, fit: Fit, settings: tuple[float, ...]) -> Array:
-    correct = np.zeros(len(data), bool)
-    for fold in range(FOLDS):
+def cross_validate(data: Labelled, folds: Array, units: Array) -> dict[str, Array]:
+    """Says whether (N) each head of COMPARED classifies each image correctly when it is fitted to the other `folds`."""
+    correct = {kind: np.zeros(len(data), bool) for kind in COMPARED}
+    for fold in np.unique(folds):
         own, others = (np.flatnonzero(part) for part in (folds == fold, folds != fold))
-        if len(own) and len(others):
-            chosen = _choose(data, folds, fold, fit, settings)
-            correct[own] = predicted(fit(data[others], (chosen,)), data.features[own])[chosen] == data.labels[own]
+        for kind in COMPARED if len(others) else ():
+            head, _ = fit_head(kind, data[others], units[others])
+            correct[kind][own] = predicted(scores_of(head), data.features[own]) == data.labels[own]
     return correct
-
-
-def _choose(data: Labelled, folds: Array, fold: int, fit: Fit, settings: tuple[float, ...]) -> float:
-    """Returns the setting with the highest accuracy on the fold after `fold`, without training on either."""
-    following = (fold + 1) % FOLDS
-    valid = data[np.flatnonzero(folds == following)]
-    train = data[np.flatnonzero((folds != fold) & (folds != following))]
-    if not len(valid) or not len(train):
-        return settings[0]
-    classes = predicted(fit(train, settings), valid.features)
-    return max(settings, key=lambda setting: accuracy(classes[setting], valid.labels))
 
 
 # The baselines that a trained head is compared with.
 
-RIDGE, LOGISTIC = "ridge regression", "logistic regression"
-# The value of `model.head` that trains a baseline.
-HEADS = {"nearest neighbours": "knn", RIDGE: "ridge", LOGISTIC: "linear"}
+LOGISTIC = "logistic regression"
+# The heads among them, with the value of `model.head` that trains each.
+HEADS = {"nearest neighbours": "knn", "ridge regression": "ridge", LOGISTIC: "logistic"}
 # Images × features × classes from which logistic regression takes too long.
 LOGISTIC_LIMIT = 2e8
 
 
-def _without_settings(fit: Callable[[Labelled], Probe]) -> Fit:
-    def fit_once(train: Labelled, _: Sequence[Any]) -> Probes:
-        probe = fit(train)
-        return lambda features: {0.0: probe(features)}
-
-    return fit_once
-
-
-# How each is trained, the settings to choose from, and how these are written.
-BASELINES: Mapping[str, tuple[Fit, Sequence[float], str]] = {
-    "majority class": (_without_settings(majority_class), (), ""),
-    "nearest class mean": (_without_settings(nearest_mean), (), ""),
-    "nearest neighbours": (nearest_neighbours, NEIGHBOURS, "k={:g}"),
-    RIDGE: (ridges, PENALTIES, "penalty {:g}"),
-    LOGISTIC: (logistics, (1e-4, 1e-3, 1e-2), "penalty {:g}"),
-}
-
-
 @dataclass(frozen=True)
 class Baseline:
-    """A baseline with the setting, `value` and in words, that has the highest accuracy on the valid split.
+    """A simple classifier: the head that was fitted and its value of `model.head`, or neither.
 
-    `predicted` are the classes (N) of the images to score. Without settings to choose from, `value` is 0.
+    `valid` (Nv) and `predicted` (N) are the classes that it predicts for the valid split and for the images to score.
     """
 
     name: str
-    setting: str
-    value: float
-    valid_accuracy: float
+    kind: str | None
+    head: ClosedForm | None
+    valid: Array
     predicted: Array
 
 
-def fit_baselines(train: Labelled, valid: Labelled, features: Array) -> list[Baseline]:
-    """Trains each of BASELINES on `train`, chooses its setting by the accuracy on `valid`, and classifies `features`.
+def fit_baselines(train: Labelled, valid: Array, scored: Array, units: Array | None = None) -> list[Baseline]:
+    """Trains the simple classifiers on `train` and classifies features (Nv, d) and (N, d).
 
-    Only the features of `train` need fit into memory.
+    The heads are fitted just as `model.head` fits them: their settings are chosen on `train`, by what images say about
+    those of other `units` (N). Only the features of `train` need fit into memory.
     """
     baselines = []
-    for name, (fit, settings, words) in BASELINES.items():
-        if name == LOGISTIC and train.features.size * train.classes > LOGISTIC_LIMIT:
-            continue
-        probes = fit(train, settings)
-        on_valid = predicted(probes, valid.features)
-        accuracies = {setting: accuracy(classes, valid.labels) for setting, classes in on_valid.items()}
-        best = max(accuracies, key=accuracies.__getitem__)
-        classes = predicted(probes, features)[best]
-        baselines.append(Baseline(name, words.format(best), best, accuracies[best], classes))
+    for name, fit in {"majority class": majority_class, "nearest class mean": nearest_mean}.items():
+        probe = fit(train)
+        baselines.append(Baseline(name, None, None, predicted(probe, valid), predicted(probe, scored)))
+    for name, kind in HEADS.items():
+        if name != LOGISTIC or train.features.size * train.classes <= LOGISTIC_LIMIT:
+            head, _ = fit_head(kind, train, units)
+            probe = scores_of(head)
+            baselines.append(Baseline(name, kind, head, predicted(probe, valid), predicted(probe, scored)))
     return baselines
 
 

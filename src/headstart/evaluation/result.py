@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import nll_loss
 
-from headstart.evaluation.predictions import Predictions, wilson_interval
+from headstart.evaluation.predictions import Predictions
 
 BINS = 15
 TOP_K = (3, 5)
@@ -91,7 +91,7 @@ class Result:
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the accuracy."""
-        return wilson_interval(int(self.correct.sum()), len(self.correct))
+        return self.predictions.interval
 
     @cached_property
     def confusion(self) -> Tensor:
@@ -125,7 +125,7 @@ class Result:
 
     @property
     def unfamiliar(self) -> tuple[int, ...]:
-        """The indices of the images that are out of distribution, the least familiar first."""
+        """The indices of the images that are unusual, the least familiar first."""
         scores = self.predictions.familiarity
         if scores is None:
             return ()

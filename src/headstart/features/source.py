@@ -296,6 +296,10 @@ class FeatureSource:
             features.close()
         return self._feature_loader(split, matrix, sampler)
 
+    def train_order(self) -> list[int]:
+        """Returns the indices of the training samples in the order of the first epoch, of all processes together."""
+        return [index for _, index in self._sampler("train", rank=0, world_size=1)]
+
     def first_samples(self, count: int) -> list[tuple[int, int]]:
         """Returns the (view, index) of the first training samples of the first epoch."""
         return list(islice(self._sampler("train"), count))
@@ -352,7 +356,8 @@ class FeatureSource:
         share = -(-len(self._datasets["train"]) // world_size())
         return self._frozen_epochs is not None and share % self._settings.data.batch_size == 1
 
-    def _sampler(self, split: str) -> ViewSampler:
+    def _sampler(self, split: str, **share: int) -> ViewSampler:
+        """The order of a split's samples; `share` may be another one than this process's."""
         if split != "train":
             return self._in_order(split)
         settings, labels = self._settings, self.manifest.splits["train"].labels
@@ -361,8 +366,7 @@ class FeatureSource:
             seed=settings.seed,
             balanced=labels if settings.data.balance == "sampler" else None,
             views=settings.features.views,
-            rank=rank(),
-            world_size=world_size(),
+            **{"rank": rank(), "world_size": world_size()} | share,
         )
 
     def _in_order(self, split: str) -> ViewSampler:

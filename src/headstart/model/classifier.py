@@ -20,11 +20,10 @@ from headstart.data.splits import derive_seed
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.metrics import compute_metrics
-from headstart.model.closed_form import fit_temperature
+from headstart.model.closed_form import ClosedForm, fit_temperature
 from headstart.model.image_classifier import (
     ENCODER,
     STATES,
-    ClosedForm,
     ImageClassifier,
     drop_as_one_process,
     seed_dropout,
@@ -322,12 +321,15 @@ class ClosedFormClassifier(Classifier):
     """A classifier whose head is computed in closed form: the only epoch's last step fits it to the features of all.
 
     The training metrics are of the scores that each image gets from the others: by itself, its nearest neighbour is
-    always right.
+    always right. `order` (N) are the indices of the samples in the order of the steps; `units` (N) are equal for
+    samples that depend on each other, which say nothing about each other.
     """
 
     def __init__(self, backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> None:
         super().__init__(backbone, recipe, features)
         self.automatic_optimization = False
+        self.order: Tensor | None = None
+        self.units: Tensor | None = None
 
     def configure_optimizers(self) -> None:
         """Returns nothing: there is nothing to optimize."""
@@ -344,9 +346,16 @@ class ClosedFormClassifier(Classifier):
         self._check_features(features)
         layer = self.head[0]
         assert isinstance(layer, ClosedForm)
-        log_probs = F.log_softmax(layer.fit(features, labels), dim=1)
+        order, units = self.order, self.units
+        if order is None or len(order) != len(labels):
+            # The Trainer's limits and `overfit_batches` leave fewer samples, and other ones.
+            order, units = torch.arange(len(labels)), None
+        # In the order of the samples, in which the report fits the same head.
+        by_sample = order.argsort().to(labels.device)
+        scores = layer.fit(features[by_sample], labels[by_sample], units)[order.to(labels.device)]
+        log_probs = F.log_softmax(scores, dim=1)
         self._outputs["train"].append((log_probs, labels))
-        log.info("%s: %s, chosen by leaving each training image out", self.recipe.head, layer.setting)
+        log.info("%s: %s, chosen by predicting each training image from the others", self.recipe.head, layer.setting)
 
 
 def build_classifier(backbone: Backbone, recipe: Recipe, features: EncoderSettings) -> Classifier:

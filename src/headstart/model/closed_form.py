@@ -1,8 +1,10 @@
-"""Closed-form heads, nearest neighbours and ridge regression, and the temperature of any head.
+"""Heads fitted to all features at once, and the temperature of any head.
 
-The settings of the heads are chosen by leaving each training image out.
+Nearest neighbours and ridge regression choose their settings by leaving each training image out, logistic regression by
+cross-validation. Images that depend on each other, those of one unit, are left out together.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# The inverse temperature lies between these.
+from headstart.data.splits import unit_folds
+
+# Between which the temperature lies, and how far its logarithm is from 0 before any image was seen: the standard
+# deviation of the prior, which allows for about 30 %.
 BOUNDS = (0.05, 20.0)
-STEPS = 40  # of the bisection
+PRIOR = 0.15
+STEPS = 40  # of the bisections
 
 
 def scale(log_probs: Tensor, temperature: Tensor | float) -> Tensor:
@@ -22,19 +28,30 @@ def scale(log_probs: Tensor, temperature: Tensor | float) -> Tensor:
     return F.log_softmax(log_probs / temperature, dim=1)
 
 
+@torch.no_grad()
 def fit_temperature(log_probs: Tensor, labels: Tensor) -> float:
-    """Returns the temperature at which log-probabilities (N, classes) have the lowest log-loss for `labels` (N).
+    """Returns the most probable temperature of log-probabilities (N, classes) of images with `labels` (N).
 
-    Fitted on the validation split, it makes probabilities match accuracies: Guo et al. 2017, "On Calibration of Modern
-    Neural Networks".
+    On the validation split, it makes probabilities match accuracies: Guo et al. 2017, "On Calibration of Modern Neural
+    Networks". The prior log T ~ Normal(0, PRIOR²) keeps it near 1 where N images say little: the temperature of the
+    lowest log-loss alone is, for small splits, more often worse than 1 for other images than better.
     """
-    return 1 / fit_scale(log_probs.clamp(min=-1e4), labels, BOUNDS)
+    values = log_probs.clamp(min=-1e4).cpu().double()
+    wanted = values.gather(1, labels.cpu()[:, None]).mean()
+    low, high = (math.log(bound) for bound in BOUNDS)
+    for _ in range(STEPS):
+        u = (low + high) / 2
+        factor = math.exp(-u)
+        # The derivative, by u = log T, of N times the log-loss plus u² / (2 PRIOR²).
+        expected = (F.softmax(values * factor, dim=1) * values).sum(1).mean()
+        slope = len(values) * factor * float(wanted - expected) + u / PRIOR**2
+        low, high = (low, u) if slope > 0 else (u, high)
+    return math.exp((low + high) / 2)
 
 
 @torch.no_grad()
 def fit_scale(scores: Tensor, labels: Tensor, bounds: tuple[float, float]) -> float:
     """Returns the factor within `bounds` with which the softmax of scores (N, classes) has the lowest log-loss.
-
 
     `labels` (N) are smoothed as by Platt (1999): a share of 1 / (N + 2) is spread over all classes. Else the
     temperature of a classifier that is right about all N would be 0.
@@ -97,18 +114,17 @@ def vote(features: Tensor, known: Tensor, labels: Tensor, *, count: int, classes
 
     `features` and `known` (N, d) are directions, `labels` (N) those of `known`.
     """
-    return votes(features, known, labels, counts=(count,), classes=classes)[count]
+    nearest = (features @ known.T).topk(min(count, len(known)), dim=1)
+    return _by_count(nearest.values, labels[nearest.indices], (count,), classes)[count]
 
 
-def votes(features: Tensor, known: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
-    """Returns the votes, as `vote` does, with each count; the images are compared once."""
-    counts = tuple(counts)
-    nearest = (features @ known.T).topk(min(max(counts), len(known)), dim=1)
-    return _by_count(nearest.values, labels[nearest.indices], counts, classes)
+def left_out(
+    features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int, units: Tensor | None = None
+) -> dict[float, Tensor]:
+    """Returns the votes (N, classes) on each of `features` (N, d) by the others, whose mean is subtracted, by count.
 
-
-def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes: int) -> dict[float, Tensor]:
-    """Returns the votes (N, classes) on each of `features` (N, d) by the others, whose mean is subtracted, by count."""
+    Images of the same of `units` (N) have no vote on each other.
+    """
     counts, others = sorted(counts), max(1, len(features) - 1)
     centred = features - features.mean(0)
     squares = centred.square().sum(1)
@@ -118,7 +134,9 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
         # Without an image, the mean is 1/(N - 1) of the image's own distance further away from it.
         lengths = (squares + 2 * products / others + own / others**2).clamp(min=0).sqrt() * own.sqrt()
         similarities = ((products + own / others) / lengths.clamp(min=1e-12)).clamp(-1, 1)
-        similarities[rows - rows[0], rows] = -torch.inf
+        similarities[rows - rows[0], rows] = -1.0
+        if units is not None:
+            similarities[units[rows, None] == units] = -1.0
         nearest = similarities.topk(min(counts[-1], len(features) - 1), dim=1)
         for count, block in _by_count(nearest.values, labels[nearest.indices], counts, classes).items():
             parts[count].append(block)
@@ -126,7 +144,10 @@ def left_out(features: Tensor, labels: Tensor, *, counts: Iterable[int], classes
 
 
 def _by_count(similarities: Tensor, labels: Tensor, counts: Iterable[int], classes: int) -> dict[int, Tensor]:
-    """Returns, for the first `count` of k neighbours, sums (M, classes) of similarities (M, k) + 1 by label (M, k)."""
+    """Returns, for the first `count` of k neighbours, sums (M, classes) of similarities (M, k) + 1 by label (M, k).
+
+    So one with a similarity of -1 has no vote.
+    """
     weights, by_label = similarities + 1, F.one_hot(labels, classes).to(similarities)
     return {count: torch.einsum("nk,nkc->nc", weights[:, :count], by_label[:, :count]) for count in counts}
 
@@ -153,9 +174,10 @@ class NearestNeighbours(nn.Module):
         self.register_buffer("scale", torch.tensor(1.0))
 
     @torch.no_grad()
-    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Chooses k and scale; returns the scores (N, classes) of each image by its neighbours among the others."""
-        chosen = choose(left_out(features, labels, counts=NEIGHBOURS, classes=self._classes).items(), labels)
+    def fit(self, features: Tensor, labels: Tensor, units: Tensor | None = None) -> Tensor:
+        """Chooses k and scale; returns the scores (N, classes) of each image by its neighbours in other units."""
+        votes_of = left_out(features, labels, counts=NEIGHBOURS, classes=self._classes, units=units)
+        chosen = choose(votes_of.items(), labels)
         self.mean.copy_(features.mean(0))
         self.known, self.labels = directions(features, self.mean), labels
         self.count.fill_(int(chosen.setting))
@@ -219,15 +241,20 @@ class LeastSquares:
         """Returns the scores (M, classes) of `features` (M, d): `(features - mean) @ weights + prior`."""
         return self._centred_times(features, weights) + self.prior
 
-    def left_out(self, penalty: float) -> Array:
-        """Returns the scores (N, classes) of each image by the fit to the others, with the same λ.
+    def left_out(self, penalty: float, units: Array | None = None) -> Array:
+        """Returns the scores (N, classes) of each image by the fit to the images of other `units` (N), with the same λ.
 
-        They follow from the diagonal of the hat matrix, without fitting N times.
+        They follow from the hat matrix H, without fitting N times: with the residuals e of the fit to all images, those
+        of a unit u that is left out are (I - H_uu)⁻¹ e_u (Cook and Weisberg 1982, 2.2).
         """
-        weights = self.weights(penalty)
-        errors = self._targets - self._centred_times(self._features, weights)
-        errors /= np.maximum(1 - self._leverages(penalty) - 1 / len(errors), 1e-12)[:, None]
-        return self._targets + self.prior - errors
+        errors = self._targets - self._centred_times(self._features, self.weights(penalty))
+        inverse = np.linalg.inv(self._penalized(penalty))
+        single = np.maximum(1 - self._leverages(penalty, inverse) - 1 / len(errors), 1e-12)
+        left_out = errors / single[:, None]
+        for own in _repeated(units) if units is not None else ():
+            rest = np.eye(len(own)) - self._hat(penalty, inverse, own) - 1 / len(errors)
+            left_out[own] = np.linalg.lstsq(rest, errors[own], rcond=None)[0]
+        return self._targets + self.prior - left_out
 
     def _strength(self, penalty: float) -> float:
         """Returns λ."""
@@ -236,12 +263,18 @@ class LeastSquares:
     def _penalized(self, penalty: float) -> Array:
         return self._gram + self._strength(penalty) * np.eye(len(self._gram))
 
-    def _leverages(self, penalty: float) -> Array:
-        """The diagonal (N) of the hat matrix of centred features."""
-        inverse = np.linalg.inv(self._penalized(penalty))
+    def _leverages(self, penalty: float, inverse: Array) -> Array:
+        """The diagonal (N) of the hat matrix of centred features; `inverse` is that of `_penalized`."""
         if self._is_wide:
             return 1 - self._strength(penalty) * inverse.diagonal()
         return np.concatenate([np.einsum("nd,nd->n", part @ inverse, part) for part in self._parts(self._features)])
+
+    def _hat(self, penalty: float, inverse: Array, own: Array) -> Array:
+        """The rows and columns (M, M) of the hat matrix that are of the images `own` (M)."""
+        if self._is_wide:
+            return np.eye(len(own)) - self._strength(penalty) * inverse[np.ix_(own, own)]
+        centred = self._features[own] - self.mean
+        return centred @ inverse @ centred.T
 
     def _transposed_times(self, matrix: Array) -> Array:
         """Centred features, transposed, times `matrix` (N, M)."""
@@ -256,6 +289,13 @@ class LeastSquares:
         """Centred, ROWS at a time."""
         for start in range(0, max(1, len(features)), ROWS):
             yield features[start : start + ROWS] - self.mean
+
+
+def _repeated(units: Array) -> Iterator[Array]:
+    """Yields the indices (M) of the images of each unit that has several."""
+    order = np.argsort(units, kind="stable")
+    starts = np.flatnonzero(np.diff(units[order], prepend=-1))
+    yield from (own for own in np.split(order, starts[1:]) if len(own) > 1)
 
 
 def strength_of(penalty: float, scatter: float, rank: int) -> float:
@@ -281,10 +321,11 @@ class Ridge(nn.Module):
         self.register_buffer("scale", torch.tensor(1.0))
 
     @torch.no_grad()
-    def fit(self, features: Tensor, labels: Tensor) -> Tensor:
-        """Chooses penalty and scale; returns the scores (N, classes) of each image by the fit to the others."""
+    def fit(self, features: Tensor, labels: Tensor, units: Tensor | None = None) -> Tensor:
+        """Chooses penalty and scale; returns the scores (N, classes) of each image by the fit to other units."""
         fit = LeastSquares(features.cpu().numpy(), np.eye(len(self.prior))[labels.cpu().numpy()])
-        chosen = choose(((penalty, torch.from_numpy(fit.left_out(penalty))) for penalty in PENALTIES), labels)
+        by = None if units is None else units.cpu().numpy()
+        chosen = choose(((penalty, torch.from_numpy(fit.left_out(penalty, by))) for penalty in PENALTIES), labels)
         values = (fit.mean, fit.weights(chosen.setting), fit.prior)
         for buffer, value in zip((self.mean, self.weights, self.prior), values, strict=True):
             buffer.copy_(torch.from_numpy(value).float())
@@ -299,3 +340,119 @@ class Ridge(nn.Module):
     def setting(self) -> str:
         """What was chosen, in words."""
         return f"penalty {float(self.penalty):g}"
+
+
+# Logistic regression.
+
+# The penalties to choose from, the strongest first.
+STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
+# Images × features × classes above which a fold is fitted to a part of the others.
+MOST_PRODUCTS = 2e8
+Weights = tuple[Array, Array]
+
+
+class LogisticFits:
+    """Multinomial logistic regression of `labels` (N) on standardized `features` (N, d), with several penalties.
+
+    L-BFGS minimizes the mean cross-entropy plus penalty / 2 times the sum of the squared weights: scikit-learn's
+    LogisticRegression with C = 1 / (N × penalty). The best weights are combinations of the images; with fewer images
+    than features, coordinates in the space that these span are shorter.
+    """
+
+    def __init__(self, features: Array, labels: Array, classes: int) -> None:
+        self._mean, self._scale = features.mean(0), features.std(0) + 1e-6
+        standardized, self._basis = (features - self._mean) / self._scale, None
+        if len(standardized) < standardized.shape[1]:
+            self._basis, coordinates = np.linalg.qr(standardized.T)
+            standardized = coordinates.T
+        self._rows = np.ascontiguousarray(standardized, np.float32)
+        self._targets = np.eye(classes, dtype=np.float32)[labels]
+
+    def weights(self, penalty: float) -> Weights:
+        """Returns the weights (d, classes) and biases (classes) of features that are not standardized."""
+        weights, bias = self._fit(slice(None), penalty)
+        weights = (weights if self._basis is None else self._basis @ weights) / self._scale[:, None]
+        return weights, bias - self._mean @ weights
+
+    def by_folds(self, folds: Array) -> Iterator[tuple[float, Array]]:
+        """Yields each penalty, and the scores (N, classes) of each image by the fit to the other `folds` (N)."""
+        fits: dict[int, Weights | None] = dict.fromkeys(np.unique(folds).tolist())
+        for penalty in STRENGTHS:
+            scores = np.zeros_like(self._targets)
+            for fold, start in fits.items():
+                # The solution for the stronger penalty is a good start.
+                fits[fold] = weights, bias = self._fit(self._some(np.flatnonzero(folds != fold)), penalty, start)
+                scores[folds == fold] = self._rows[folds == fold] @ weights + bias
+            yield penalty, scores
+
+    def _some(self, rows: Array) -> Array:
+        count = int(MOST_PRODUCTS / (self._rows.shape[1] * self._targets.shape[1]))
+        return rows if len(rows) <= count else np.random.default_rng(0).choice(rows, count, replace=False)
+
+    def _fit(self, rows: Array | slice, penalty: float, start: Weights | None = None) -> Weights:
+        # Imported here because it takes a quarter of a second.
+        from scipy.optimize import minimize  # type: ignore[import-untyped]
+
+        x, targets = self._rows[rows], self._targets[rows]
+        shape = x.shape[1] + 1, targets.shape[1]
+
+        def loss(flat: Array) -> tuple[float, Array]:
+            weights, (bias,) = np.split(flat.astype(np.float32).reshape(shape), [-1])
+            scores = x @ weights + bias
+            scores -= scores.max(1, keepdims=True)
+            probs = np.exp(scores)
+            sums = probs.sum(1, keepdims=True)
+            errors = (probs / sums - targets) / max(1, len(x))
+            value = (np.log(sums[:, 0]) - (scores * targets).sum(1)).sum() / max(1, len(x))
+            value += penalty / 2 * (weights**2).sum()
+            slope = np.vstack([x.T @ errors + penalty * weights, errors.sum(0)])
+            return float(value), slope.ravel().astype(np.float64)
+
+        initial = np.zeros(shape) if start is None else np.vstack(start)
+        options = {"maxiter": 200, "ftol": 1e-7, "gtol": 1e-5}
+        found = minimize(loss, initial.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+        return found[:-1].astype(np.float32), found[-1].astype(np.float32)
+
+
+class Logistic(nn.Module):
+    """Features (N, d) → scores (N, classes), whose softmax is the probability. Unfitted, all scores are 0."""
+
+    weights: Tensor
+    bias: Tensor
+    penalty: Tensor
+
+    def __init__(self, embedding_dim: int, classes: int) -> None:
+        super().__init__()
+        self.register_buffer("weights", torch.zeros(embedding_dim, classes))
+        self.register_buffer("bias", torch.zeros(classes))
+        self.register_buffer("penalty", torch.tensor(0.0))
+
+    @torch.no_grad()
+    def fit(self, features: Tensor, labels: Tensor, units: Tensor | None = None) -> Tensor:
+        """Chooses the penalty with the lowest log-loss; returns scores (N, classes) by cross-validation."""
+        known, by = labels.cpu().numpy(), None if units is None else units.cpu().numpy()
+        fits = LogisticFits(features.cpu().numpy(), known, len(self.bias))
+        lowest, best = math.inf, torch.zeros(len(labels), len(self.bias))
+        for penalty, scores in fits.by_folds(unit_folds(known, by, seed=0)):
+            log_loss = float(F.cross_entropy(torch.from_numpy(scores), labels.cpu()))
+            if log_loss >= lowest:
+                # Weaker ones overfit even more.
+                break
+            lowest, best = log_loss, torch.from_numpy(scores)
+            self.penalty.fill_(penalty)
+        for buffer, value in zip((self.weights, self.bias), fits.weights(float(self.penalty)), strict=True):
+            buffer.copy_(torch.from_numpy(value))
+        return best.to(features)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features @ self.weights + self.bias
+
+    @property
+    def setting(self) -> str:
+        """What was chosen, in words."""
+        return f"penalty {float(self.penalty):g}"
+
+
+ClosedForm = Ridge | NearestNeighbours | Logistic
+# The heads fitted at once, by the values of `model.head`.
+CLOSED_FORM_HEADS: dict[str, type[ClosedForm]] = {"ridge": Ridge, "knn": NearestNeighbours, "logistic": Logistic}

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from headstart.data.manifest import Manifest
 from headstart.data.splits import derive_seed
 from headstart.features.encoder import Encoder
 from headstart.features.source import FeatureSource
-from headstart.model.closed_form import NearestNeighbours, Ridge, scale
+from headstart.model.closed_form import CLOSED_FORM_HEADS, ClosedForm, scale
 from headstart.model.recipe import Recipe
 from headstart.processes import rank, world_size
 
@@ -66,9 +67,6 @@ def drop_as_one_process(network: nn.Module) -> None:
             setattr(network.get_submodule(parent), name, DropPath(layer.p, layer.mode).train(layer.training))
 
 
-ClosedForm = Ridge | NearestNeighbours
-
-
 def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
     """Features (N, embedding_dim) → log-probabilities (N, classes); the last layer is LogSoftmax."""
     return nn.Sequential(*SCORES[recipe.head](recipe, embedding_dim), nn.LogSoftmax(dim=1))
@@ -88,23 +86,28 @@ def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
     ]
 
 
+def _closed_form(kind: str, recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
+    return [CLOSED_FORM_HEADS[kind](embedding_dim, len(recipe.classes))]
+
+
 # The layers that give the scores, for each value of `model.head`.
 SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
     "mlp": _mlp,
     "linear": lambda recipe, embedding_dim: [nn.Linear(embedding_dim, len(recipe.classes))],
-    "ridge": lambda recipe, embedding_dim: [Ridge(embedding_dim, len(recipe.classes))],
-    "knn": lambda recipe, embedding_dim: [NearestNeighbours(embedding_dim, len(recipe.classes))],
+    **{kind: partial(_closed_form, kind) for kind in CLOSED_FORM_HEADS},
 }
 
 
-# The share of the validation images that count as unfamiliar.
-UNFAMILIAR = 0.05
+# The share of new images, of the same source as the validation images, that count as unusual, and how many images it
+# takes to say from which score on.
+UNUSUAL = 0.05
+FEWEST = 19
 
 
 class Familiarity(nn.Module):
     """Features (N, d) → scores (N) from -1 to 1: the cosine similarity to the nearest class mean.
 
-    Below `threshold`, an image is unlike anything trained on.
+    Below `threshold`, an image is unusual: so are 5 % of new images of the same source.
 
     Features and means are centred on the mean of the training features. The means are of the features that an epoch
     was trained on; `threshold` is -inf until it is fitted.
@@ -152,9 +155,14 @@ class Familiarity(nn.Module):
 
     @torch.no_grad()
     def fit_threshold(self, scores: Tensor) -> None:
-        """From the scores (N) of the validation images."""
-        if self.directions.any():
-            self.threshold.copy_(scores.double().quantile(UNFAMILIAR))
+        """From the scores (N) of the validation images.
+
+        A new image is below the k-th lowest of N exchangeable scores with probability k / (N + 1), between two of them
+        in proportion (Weibull's plotting positions). Below 1 / UNUSUAL - 1 scores, nothing is known.
+        """
+        if self.directions.any() and len(scores) >= FEWEST:
+            place = UNUSUAL * (len(scores) + 1) - 1
+            self.threshold.copy_(scores.double().quantile(place / (len(scores) - 1)))
 
     def forward(self, features: Tensor) -> Tensor:
         similarities = F.normalize(features - self.center) @ self.directions.T

@@ -6,16 +6,16 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator
 
-from headstart.evaluation.answers import FeatureAnalysis, LearningCurve
+from headstart.evaluation.answers import FeatureAnalysis
+from headstart.evaluation.learning_curve import LearningCurve
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
 from headstart.metrics import METRICS, UNFROZEN, Row
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, drawing, families, push_apart, short, tidy
 
 MOST_CLASSES = 40  # in a confusion matrix
-CLOSE = 1.3  # ratio of counts below which their labels would overlap
 CURVES = ("loss", "acc")
 NAMED = 20  # classes up to which a map has their names
 NUMBERED = 25  # classes up to which the cells of a confusion matrix have numbers
@@ -96,23 +96,20 @@ def draw_learning_curve(curve: LearningCurve, classes: tuple[str, ...], path: Pa
     """Draws the accuracy by images per class, its forecast, and the recall of the worst classes."""
     with drawing(path, 7, 3.8) as figure:
         axes = figure.subplots()
-        means, spread = curve.accuracies.mean(1), curve.accuracies.std(1)
+        means, spread = np.array(curve.accuracies), np.array(curve.spreads)
         axes.fill_between(curve.counts, means - spread, means + spread, color=BLUE, alpha=0.2, linewidth=0)
         axes.plot(curve.counts, means, color=BLUE, marker="o", label="all classes (band: ± one standard deviation)")
         worst = [label for label in curve.worst_classes(2) if len(classes) > 2]
         for label, colour in zip(worst, (RED, GREEN), strict=False):
             name = short(classes[label])
             axes.plot(curve.counts, curve.recall(label), color=colour, linewidth=1, marker=".", label=f"only {name}")
-        if curve.forecast is not None:
-            value, low, high = curve.forecast
-            end = 2 * curve.counts[-1]
-            axes.plot([curve.counts[-1], end], [means[-1], value], color=BLUE, linestyle=":")
-            errors = [[max(value - low, 0)], [max(high - value, 0)]]
-            axes.errorbar([end], [value], yerr=errors, color=BLUE, marker="o", mfc="white", capsize=4, label="forecast")
+        value, low, high = curve.forecast
+        end = 2 * curve.counts[-1]
+        axes.plot([curve.counts[-1], end], [means[-1], value], color=BLUE, linestyle=":")
+        errors = [[value - low], [high - value]]
+        axes.errorbar([end], [value], yerr=errors, color=BLUE, marker="o", mfc="white", capsize=4, label="forecast")
         axes.set_xscale("log")
-        ends = [curve.counts[-1], *([2 * curve.counts[-1]] if curve.forecast else [])]
-        axes.set_xticks([*(count for count in curve.counts if count * CLOSE < curve.counts[-1]), *ends])
-        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.set_xticks([*curve.counts, end], [f"{count:.3g}" for count in (*curve.counts, end)])
         axes.minorticks_off()
         axes.set_xlabel("training images per class")
         axes.set_ylabel("accuracy")

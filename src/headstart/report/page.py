@@ -11,14 +11,15 @@ from typing import Any
 from PIL import Image
 from torchvision.transforms.v2.functional import to_pil_image
 
-from headstart.config.model import CLOSED_FORM, TRAINED
+from headstart.config.model import AUTO, CLOSED_FORM
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform, Transform
 from headstart.errors import HeadstartError
-from headstart.evaluation.answers import FeatureAnalysis, suspicious
+from headstart.evaluation.answers import FeatureAnalysis
+from headstart.evaluation.label_issues import suspicious
 from headstart.evaluation.predictions import SIGNIFICANT, Averaging
-from headstart.evaluation.probes import HEADS
 from headstart.evaluation.result import Result
+from headstart.model.image_classifier import UNUSUAL
 from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES
 from headstart.report.style import image_uri, png_uri, render
@@ -34,7 +35,7 @@ def summarize(result: Result, analysis: FeatureAnalysis | None) -> list[str]:
     """Returns the essence of a report in six sentences of plain text; without features, fewer."""
     if analysis is None:
         return [accuracy(result), _mistakes(result), probabilities(result)]
-    compared = [against_baselines(result, analysis), best_on_valid(analysis)]
+    compared = [against_baselines(result, analysis), advice(result, analysis)]
     return [accuracy(result), *compared, _mistakes(result), _more_images(analysis), _labels(analysis)]
 
 
@@ -49,29 +50,29 @@ def accuracy(result: Result) -> str:
 
 
 def against_baselines(result: Result, analysis: FeatureAnalysis) -> str:
-    """Says whether the head is better than the best baseline, and whether that is more than chance."""
+    """Says how the classifier compares with the baseline that is best on the valid split."""
     best = analysis.best_baseline()
-    difference = result.accuracy - best.accuracy
-    sure = best.p_value < SIGNIFICANT
     others = "best of the other simple classifiers" if analysis.head.kind in CLOSED_FORM else "best simple classifier"
-    which = f"the {others}, {best.name} on the same features"
-    if abs(difference) < SAME and not sure:
-        return f"It is as good as {which} ({best.accuracy:.3f})."
-    verdict = "is better than" if difference > 0 else "does not beat"
-    chance = "more than chance" if sure else "which may be chance"
-    return f"It {verdict} {which} ({best.accuracy:.3f}; {chance}, p = {best.p_value:.2g})."
+    which = f"the {others} on the valid split, {best.name} ({best.accuracy:.3f}"
+    if best.p_value >= SIGNIFICANT:
+        return f"It is as good as {which}): the difference is within chance, p = {best.p_value:.2g}."
+    verdict = "better" if result.accuracy > best.accuracy else "worse"
+    return f"It is {verdict} than {which}), by more than chance, p = {best.p_value:.2g}."
 
 
-def best_on_valid(analysis: FeatureAnalysis) -> str:
-    """Says which of the head and the baselines is best on the valid split, and how to get it."""
-    better, own = analysis.better_baseline(), f"{analysis.head.valid_accuracy:.3f}"
+def advice(result: Result, analysis: FeatureAnalysis) -> str:
+    """Says which head to train instead, with what it will reach, or that none is better by more than chance."""
+    better, own = analysis.better_head(), f"{analysis.head.valid_accuracy:.3f}"
     if better is None:
-        best = analysis.best_baseline()
-        return f"Best on the valid split: this classifier ({own}; next, {best.name}, {best.valid_accuracy:.3f})."
-    head = HEADS.get(better.name)
-    how = "one step by step" if head in TRAINED else "it"
-    advice = f"; model.head={head} trains {how}" if head not in (None, analysis.head.kind) else ""
-    return f"Best on the valid split: {better.name} ({better.valid_accuracy:.3f}; this classifier {own}){advice}."
+        return (
+            f"No other head is better on the valid split by more than chance; model.head={AUTO} chooses one by "
+            "cross-validation."
+        )
+    reached = f" and reaches {better.accuracy:.3f} on {result.split}" if result.split != "valid" else ""
+    return (
+        f"On the valid split, {better.name} is better by more than chance ({better.valid_accuracy:.3f}; this "
+        f"classifier {own}): model.head={better.kind} trains it{reached}."
+    )
 
 
 def _mistakes(result: Result) -> str:
@@ -83,24 +84,25 @@ def _mistakes(result: Result) -> str:
 
 def _more_images(analysis: FeatureAnalysis) -> str:
     curve = analysis.curve
-    if curve is None or curve.forecast is None:
+    if curve is None:
         return "There are too few training images per class to tell whether more of them would help."
-    value, low, high = curve.forecast
-    now = float(curve.accuracies[-1].mean())
-    advice = "would help" if low > now + SAME else "might help" if value > now + SAME else "would hardly help"
+    (value, low, high), now = curve.forecast, curve.accuracies[-1]
+    count = curve.counts[-1]
+    verdict = "would help" if low > now + SAME else "would hardly help" if high <= now + SAME else "might help"
     return (
-        f"Twice the training images {advice}: ridge regression reaches {now:.3f} with {curve.counts[-1]} images per "
-        f"class, and would reach about {value:.3f} ({low:.3f} to {high:.3f}) with {2 * curve.counts[-1]}."
+        f"Twice the training images {verdict}: ridge regression reaches {now:.3f} with {count:.3g} images per class, "
+        f"and would reach about {value:.3f} ({low:.3f} to {high:.3f}) with {2 * count:.3g}."
     )
 
 
 def _labels(analysis: FeatureAnalysis) -> str:
-    count = analysis.issues.count
-    if not count:
-        return "Every label agrees with what the other images suggest."
+    issues = analysis.issues
+    agreed = f"classifiers trained on the other images agree with {(issues.belief >= 0).mean():.0%} of the labels"
+    if not issues.count:
+        return f"No label is probably wrong: {agreed}."
     return (
-        f"{counted(count, 'label')} of {len(analysis.issues.belief):,} {'disagrees' if count == 1 else 'disagree'} "
-        "with what the other images suggest: look at them first."
+        f"About {issues.estimate:.0f} of {len(issues.belief):,} labels are probably wrong ({issues.low:.0f} to "
+        f"{issues.high:.0f}; {agreed}): {counted(issues.count, 'label')} to look at first."
     )
 
 
@@ -110,17 +112,27 @@ def probabilities(result: Result) -> str:
     off = f"Its probabilities are off by {100 * after.ece:.1f} percentage points on average"
     if result.predictions.temperature == 1:
         return f"{off}."
+    if result.split == "valid":
+        return f"{off}, on the split that the temperature was fitted to."
     change = "lowered" if after.log_loss < before.log_loss else "did not lower"
     return f"{off}; calibration {change} the log-loss ({before.log_loss:.3f} to {after.log_loss:.3f})."
 
 
 def familiarity(result: Result) -> str:
-    """Says how many of the images are out of distribution."""
+    """Says how many of the images are unusual, and whether these are more than expected."""
     count, total = len(result.unfamiliar), len(result.correct)
-    return (
-        f"{counted(count, 'image')} of {total:,} ({count / total:.1%}) {'is' if count == 1 else 'are'} out of "
-        "distribution, by a threshold that 5 % of the valid split are below. predict.py uses the same threshold."
-    )
+    share = f"{counted(count, 'image')} of {total:,} ({count / total:.1%}) {'is' if count == 1 else 'are'} unusual"
+    rule = f"the threshold is that which {UNUSUAL:.0%} of images from the same source are below, whatever they show"
+    if result.split == "valid" or not more_than_expected(count, total):
+        return f"{share}, as expected: {rule}. predict.py uses the same threshold."
+    return f"{share}, more than expected: {rule}. Are the {result.split} images from another source?"
+
+
+def more_than_expected(count: int, total: int) -> bool:
+    """Whether `count` of `total` images are unusual more often than UNUSUAL, by more than chance (binomial test)."""
+    from scipy.stats import binomtest  # type: ignore[import-untyped]
+
+    return bool(binomtest(count, total, UNUSUAL, alternative="greater").pvalue < SIGNIFICANT)
 
 
 @dataclass(frozen=True)
@@ -170,6 +182,7 @@ class Page:
             most_mistakes=MISTAKES,
             explained={index: image_uri(image) for index, image in self.explained.items()},
             suspicious=list(islice(suspicious(self.manifest, issues), min(SUSPICIOUS, issues.count))) if issues else [],
+            labels=_labels(self.analysis) if self.analysis else None,
             image_count=f"{sum(self.manifest.counts.values()):,}",
             calibration=probabilities(result),
             familiarity=familiarity(result) if math.isfinite(predictions.threshold) else None,

@@ -22,12 +22,15 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
+from headstart.auditing.report import dependent_units
 from headstart.backbones.backbone import BackboneSource
+from headstart.config.model import has_photo_features
 from headstart.config.train import TrainSettings, choices, record_of
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_map
-from headstart.evaluation.answers import FeatureAnalysis, analyze_features, suspicious
+from headstart.evaluation.answers import FeatureAnalysis, analyze_features
+from headstart.evaluation.label_issues import suspicious
 from headstart.evaluation.predictions import Averaging, Predictions
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
@@ -184,7 +187,9 @@ def write_report(
     split, analysis = "test" if "test" in predictions else "valid", None
     result = Result(split, manifest.classes, predictions[split])
     if features is not None:
-        analysis = analyze_features(classifier, manifest, features, result, predictions["valid"])
+        alike = has_photo_features(classifier.recipe.backbone.weights)
+        units = dependent_units(manifest, features) if alike else manifest.units
+        analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(result, analysis, run.report)
     batch, explained = source.first_samples(BATCH), explain_mistakes(classifier, manifest, result)
@@ -266,16 +271,21 @@ def _numbers(result: Result, analysis: FeatureAnalysis | None, averaging: Averag
     if averaging is not None:
         numbers["averaging"] = averaging.metrics()
     if analysis is not None:
-        curve, better = analysis.curve, analysis.better_baseline()
+        curve, issues, better = analysis.curve, analysis.issues, analysis.better_head()
         numbers |= {
             "head": asdict(analysis.head),
-            "best_on_valid": better.name if better else "this classifier",
+            "better_head": better.kind if better else None,
             "baselines": [asdict(baseline) for baseline in analysis.baselines],
-            "suspicious": analysis.issues.count,
+            "label_issues": {
+                "estimate": issues.estimate,
+                "low": issues.low,
+                "high": issues.high,
+                "listed": issues.count,
+            },
             "learning_curve": curve
             and {
                 "images_per_class": curve.counts,
-                "accuracy": curve.accuracies.mean(1).tolist(),
+                "accuracy": curve.accuracies,
                 "forecast": curve.forecast,
             },
         }

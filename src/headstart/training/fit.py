@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -14,18 +15,21 @@ import torch
 from pytorch_lightning import Callback
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.train import TrainSettings
+from headstart.config.model import AUTO
+from headstart.config.train import TrainSettings, with_head
 from headstart.data.manifest import Manifest
 from headstart.features.source import FeatureSource
 from headstart.log import log
 from headstart.metrics import Row, full_names
-from headstart.model.classifier import Classifier, build_classifier
+from headstart.model.checkpoint import read_checkpoint
+from headstart.model.classifier import Classifier, ClosedFormClassifier, build_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import recipe_of
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.early_stopping import describe_end
 from headstart.training.callbacks.history import History
 from headstart.training.data_module import ImageDataModule
+from headstart.training.head_choice import choose_head
 from headstart.training.trainer import build_trainer, lightning_errors
 
 # Multiplications of a step's forward pass up to which threads wait for each other longer than they compute.
@@ -114,9 +118,14 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
     with sigterm_exits_with_143(), wandb_run_of_its_own(), lightning_errors(settings):
+        if settings.model.head == AUTO:
+            settings = with_head(settings, _chosen_head(settings, manifest, backbone))
         trainer = build_trainer(settings, callbacks)
         classifier = build_classifier(backbone, recipe_of(settings, backbone, manifest), settings.features)
         source = classifier.feature_source(settings, manifest)
+        if isinstance(classifier, ClosedFormClassifier):
+            classifier.order = torch.tensor(source.train_order())
+            classifier.units = torch.from_numpy(manifest.units["train"])
         with cores_for_head(classifier, settings.data.batch_size), skip_cuda_probe():
             trainer.fit(classifier, ImageDataModule(settings, source), ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]
@@ -126,6 +135,12 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
     # The Trainer has moved it to the CPU.
     classifier.to(trainer.strategy.root_device)
     return Fitted(classifier, source, history.rows, best.epoch_of_weights)
+
+
+def _chosen_head(settings: TrainSettings, manifest: Manifest, backbone: Backbone) -> str:
+    if settings.ckpt_path is not None:
+        return str(read_checkpoint(Path(settings.ckpt_path))["hyper_parameters"]["head"])
+    return choose_head(settings, manifest, backbone)
 
 
 @contextmanager

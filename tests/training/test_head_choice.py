@@ -1,0 +1,65 @@
+"""The choice of model.head=auto."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from clusters import clusters
+from tiny_classifier import tiny_classifier
+
+from headstart.evaluation.probes import Array
+from headstart.training.head_choice import PREFERRED, Candidate, best_of, cross_validated
+
+COUNT = 300
+RECIPE = replace(tiny_classifier().recipe, classes=("a", "b", "c", "d"))
+
+
+def candidate(kind: str, losses: Array, errors: int = 10) -> Candidate:
+    return Candidate(kind, losses, np.arange(len(losses)) >= errors)
+
+
+def test_best_of__within_chance_is_the_first() -> None:
+    losses = np.random.default_rng(0).exponential(0.2, COUNT)
+    noise = np.random.default_rng(1).normal(-0.001, 0.2, COUNT)
+    first, second = candidate("logistic", losses), candidate("mlp", losses + noise)
+    assert best_of([first, second], np.arange(COUNT)).kind == "logistic"
+
+
+def test_best_of__is_another_where_that_is_better_by_more_than_chance() -> None:
+    losses = np.random.default_rng(0).exponential(0.2, COUNT)
+    noise = np.random.default_rng(1).normal(-0.05, 0.1, COUNT)
+    first, second = candidate("logistic", losses), candidate("mlp", losses + noise)
+    assert best_of([first, second], np.arange(COUNT)).kind == "mlp"
+    # Not if these are ten scenes, in each of which all images say the same.
+    scenes = np.arange(COUNT) % 10
+    shared = np.random.default_rng(2).normal(-0.02, 0.1, 10)[scenes]
+    assert best_of([first, candidate("mlp", losses + shared)], scenes).kind == "logistic"
+
+
+def test_best_of__more_mistakes_are_worse_whatever_the_log_loss() -> None:
+    losses = np.full(COUNT, 0.2)
+    first, second = candidate("logistic", losses, errors=60), candidate("mlp", losses - 1e-6, errors=20)
+    assert best_of([first, second], np.arange(COUNT)).kind == "mlp"
+
+
+@pytest.mark.parametrize("spread", [0.5, 2.0])
+def test_cross_validated__every_head_predicts_what_it_was_not_fitted_to(spread: float) -> None:
+    data = clusters(200, 20, spread=spread)
+    inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(200)
+    found = cross_validated(RECIPE, *inputs, epochs=20, batch_size=16)
+    assert [of.kind for of in found] == list(PREFERRED)
+    for of in found:
+        assert of.accuracy > (0.9 if spread < 1 else 0.4), of.kind
+    labels = torch.from_numpy(np.random.default_rng(0).integers(0, 4, 200))
+    for of in cross_validated(RECIPE, inputs[0], labels, inputs[2], epochs=20, batch_size=16):
+        assert of.accuracy < 0.4, of.kind
+
+
+def test_cross_validated__copies_say_nothing_about_each_other() -> None:
+    generator = np.random.default_rng(0)
+    features, labels = generator.normal(size=(60, 100)).astype(np.float32), generator.integers(0, 4, 60)
+    units = np.arange(60).repeat(2)
+    inputs = torch.from_numpy(features[units]), torch.from_numpy(labels[units])
+    for of in cross_validated(RECIPE, *inputs, units, epochs=5, batch_size=16):
+        assert of.accuracy < 0.5, of.kind
