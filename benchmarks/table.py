@@ -219,6 +219,70 @@ def trials_text() -> str:
     )
 
 
+HEADS = ("mlp", "linear", "logistic", "ridge", "knn", "auto")
+# Heads of the tables on whether answers come true.
+FORECASTS = ("situations", "coverage of the 90 % interval", "its width", "bias", "mean error", 'of "no change"')
+LABELS = ("listed of clean ones", "5 % swapped", "estimate", "listed", "precision", "recall", "in the first tenth")
+UNUSUAL = {
+    "ordinary": "new images of the same classes",
+    "near found": "of other classes",
+    "near AUROC": "AUROC",
+    "far found": "of another set",
+    "far AUROC": "AUROC",
+}
+
+
+def truth_tables() -> str:
+    """Whether the report's answers come true: one table per answer, one row per set of images."""
+    found = load("truth")
+    sets = {f"{name}, {of['classes']} classes": of for name, of in found["sets"].items()}
+    accuracies = [[of["heads"]["accuracy"][kind] for kind in HEADS] for of in sets.values()]
+    changes = [of["heads"]["log_loss_by_temperature"] for of in sets.values()]
+    means = [sum(column) / len(sets) for column in zip(*accuracies, strict=True)]
+    heads = {
+        name: [*map(decimal, of), f"{change:+.4f}"] for name, of, change in zip(sets, accuracies, changes, strict=True)
+    }
+    heads["mean"] = [*map(decimal, means), f"{sum(changes) / len(sets):+.4f}"]
+    tables = (
+        grid("twice the images", FORECASTS, {name: forecast_row(of["forecasts"]) for name, of in sets.items()}),
+        grid("wrong labels", LABELS, {name: labels_row(of["label_issues"]) for name, of in sets.items()}),
+        grid("test accuracy by `model.head`", (*HEADS, "log-loss by the temperature"), heads),
+        grid("unusual", tuple(UNUSUAL.values()), {name: unusual_row(of["unusual"]) for name, of in sets.items()}),
+    )
+    return "\n\n".join((f"Measured on {found['date']} with MobileNetV2's features.", *tables)) + "\n"
+
+
+def grid(first: str, others: tuple[str, ...], cells: dict[str, list[str]]) -> str:
+    """Returns a table with a row of cells per name."""
+    lines = [f"| {first} | {' | '.join(others)} |", f"|---|{'---|' * len(others)}"]
+    return "\n".join([*lines, *(f"| {name} | {' | '.join(row)} |" for name, row in cells.items())])
+
+
+def forecast_row(found: dict[str, Any]) -> list[str]:
+    value, low, high = found["coverage"]
+    coverage = f"{value:.0%} ({low:.0%} to {high:.0%})"
+    errors = decimal(found["error"]), decimal(found["error of no change"])
+    return [str(found["situations"]), coverage, decimal(found["width"]), f"{found['bias']:+.3f}", *errors]
+
+
+def labels_row(found: dict[str, Any]) -> list[str]:
+    """What headstart lists and, in brackets, cleanlab."""
+    clean, some = found["0% swapped"], found["5% swapped"]
+    counts = [f"{of['listed']:.0f} ({of['cleanlab listed']:.0f})" for of in (clean, some)]
+    shares = [f"{some[key]:.2f} ({some[f'cleanlab {key}']:.2f})" for key in ("precision", "recall")]
+    middle = [f"{some[key]:.0f}" for key in ("swapped", "estimate")]
+    return [counts[0], *middle, counts[1], *shares, f"{some['in the first tenth']:.0%}"]
+
+
+def unusual_row(found: dict[str, Any]) -> list[str]:
+    known = {key: decimal(value) if "AUROC" in key else f"{value:.1%}" for key, value in found.items()}
+    return [known.get(key, "") for key in UNUSUAL]
+
+
+def decimal(value: float) -> str:
+    return f"{value:.3f}"
+
+
 def replace_between(path: Path, name: str, text: str) -> None:
     """Replaces what is between the markers of `name` in `path`."""
     begin, end = f"<!-- {name}: written by benchmarks/table.py -->\n", f"<!-- end of {name} -->"
@@ -240,6 +304,7 @@ def main() -> None:
     replace_between(performance, "compiled", compiled_table())
     replace_between(performance, "scale", scale_table())
     replace_between(sweeps, "trials", trials_text())
+    replace_between(ROOT / "docs" / "report.md", "truth", truth_tables())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import save
-from headstart.cli.overrides import for_hydra, register_resolvers
+from headstart.cli.arguments import for_hydra, register_resolvers
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]

@@ -119,7 +119,7 @@ def main(model: str, *paths: str) -> None:
     probabilities, familiarity = session.run(None, {"images": images})
     for path, row, score in zip(paths, probabilities, familiarity, strict=True):
         threshold = about["familiarity_threshold"]
-        doubt = "(unlike anything trained on)" if threshold is not None and score < threshold else ""
+        doubt = "(unusual)" if threshold is not None and score < threshold else ""
         print(path, about["classes"][row.argmax()], f"{row.max():.1%}", doubt)
 
 

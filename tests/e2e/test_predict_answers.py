@@ -25,7 +25,7 @@ def test_unsure__below_min_confidence(script: Script, trained: Path, best: str) 
     assert script("predict.py", best, source, "output=all").status == 0
     result = script("predict.py", best, source, "output=out", "min_confidence=0.7")
     for row, plain in zip(rows_of(Path("out")), rows_of(Path("all")), strict=True):
-        assert plain["doubt"] in ("", "unlike anything trained on")
+        assert plain["doubt"] in ("", "unusual")
         unsure = "unsure" if float(row["prob_1"]) < 0.7 else ""
         assert row["doubt"] == (plain["doubt"] or unsure)
         assert row["label_1"] == plain["label_1"]
@@ -42,7 +42,7 @@ def test_familiar__is_lower_for_what_was_never_trained_on(script: Script, traine
     scores = [float(row["familiar"]) for row in rows_of(Path("known"))]
     (unknown,) = rows_of(Path("unknown"))
     assert float(unknown["familiar"]) < np.quantile(scores, 0.1)
-    assert unknown["doubt"] == "unlike anything trained on"
+    assert unknown["doubt"] == "unusual"
     assert sum(row["doubt"] == unknown["doubt"] for row in rows_of(Path("known"))) <= 0.25 * len(scores)
 
 

@@ -124,7 +124,7 @@ class Result:
         return {k: float((ranks <= k).double().mean()) for k in TOP_K if k < len(self.classes)}
 
     @property
-    def unfamiliar(self) -> tuple[int, ...]:
+    def unusual(self) -> tuple[int, ...]:
         """The indices of the images that are unusual, the least familiar first."""
         scores = self.predictions.familiarity
         if scores is None:

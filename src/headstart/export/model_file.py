@@ -29,7 +29,7 @@ INPUT, OUTPUTS = "images", ("probabilities", "familiarity")
 class ModelInfo:
     """Describes a model file, in the same words in every format.
 
-    Below the score `familiarity_threshold`, an image is out of distribution; None if the threshold is unknown. `input`
+    Below the score `familiarity_threshold`, an image is unusual; None if the threshold is unknown. `input`
     and `precision` are those of headstart.config.model. `compared` is a headstart.export.write.Difference from the
     checkpoint as a dict, or None before the comparison.
     """

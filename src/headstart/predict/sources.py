@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Array = np.ndarray[Any, np.dtype[Any]]
-UNFAMILIAR, UNSURE = "unlike anything trained on", "unsure"
+UNUSUAL, UNSURE = "unusual", "unsure"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def predictions_of(
 ) -> list[Prediction]:
     """Returns predictions, without paths, from probabilities (N, classes) and familiarity scores (N).
 
-    Images whose score is below `threshold`, which is -inf if it is unknown, are marked as out of distribution.
+    Images whose score is below `threshold`, which is -inf if it is unknown, are marked as unusual.
     """
     # A stable sort predicts the first of two equally probable classes, as argmax does.
     order = np.argsort(-probabilities, axis=1, kind="stable")[:, :topk]
@@ -89,7 +89,7 @@ def predictions_of(
             tuple(classes[i] for i in indices),
             tuple(values),
             familiarity=score if math.isfinite(threshold) else None,
-            doubt=UNFAMILIAR if score < threshold else UNSURE if values[0] < min_confidence else None,
+            doubt=UNUSUAL if score < threshold else UNSURE if values[0] < min_confidence else None,
         )
         for indices, values, score in zip(order.tolist(), ranked.tolist(), familiarity.tolist(), strict=True)
     ]

@@ -16,7 +16,7 @@ from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError, listed
 from headstart.files import PREDICTIONS, claim, csv_row, naming
 from headstart.log import is_terminal, log, shown, tracked
-from headstart.predict.sources import UNFAMILIAR, UNSURE, Prediction
+from headstart.predict.sources import UNSURE, UNUSUAL, Prediction
 from headstart.text import counted, on_one_line
 
 TABLE = "predictions.csv"
@@ -190,7 +190,7 @@ def summary(rows: list[Prediction], source: str) -> str:
     if len(counts) > MOST_CLASSES:
         others = counts.most_common()[MOST_CLASSES:]
         lines.append(f"  {len(others)} other classes: {counted(sum(count for _, count in others), 'image')}")
-    for doubt in (UNSURE, UNFAMILIAR):
+    for doubt in (UNSURE, UNUSUAL):
         lines += _named([on_one_line(row.path) for row in rows if row.doubt == doubt], doubt)
     lines += _named([f"{on_one_line(row.path)} ({row.error})" for row in rows if row.error], "with an error")
     return "\n".join(lines)

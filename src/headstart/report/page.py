@@ -120,7 +120,7 @@ def probabilities(result: Result) -> str:
 
 def familiarity(result: Result) -> str:
     """Says how many of the images are unusual, and whether these are more than expected."""
-    count, total = len(result.unfamiliar), len(result.correct)
+    count, total = len(result.unusual), len(result.correct)
     share = f"{counted(count, 'image')} of {total:,} ({count / total:.1%}) {'is' if count == 1 else 'are'} unusual"
     rule = f"the threshold is that which {UNUSUAL:.0%} of images from the same source are below, whatever they show"
     if result.split == "valid" or not more_than_expected(count, total):
