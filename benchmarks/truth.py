@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 from common import save
-from headstart.cli.arguments import for_hydra, register_resolvers
 from hydra import compose, initialize_config_dir
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 from headstart.auditing.report import dependent_units
 from headstart.backbones.backbone import load_backbone
+from headstart.cli.arguments import for_hydra, register_resolvers
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.prepare import prepare_data
 from headstart.datasets.shapes import CLASSES, draw_image
