@@ -16,6 +16,8 @@ Direction = Literal["min", "max"]
 # One epoch in a history: its number ("epoch", counted from 1), "lr", UNFROZEN if the backbone is trained too, metrics.
 Row = dict[str, float]
 UNFROZEN = "unfrozen_stages"
+# A p-value below this is called more than chance.
+SIGNIFICANT = 0.05
 
 
 def _loss(log_probs: "Tensor", labels: "Tensor") -> "Tensor":

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+import torch
 from conftest import SMALL, Script
 from PIL import Image
 from torch import nn
@@ -37,19 +38,24 @@ def test_run__says_when_stages_are_unfrozen_and_whether_it_helped(script: Script
     assert [row[UNFROZEN] for row in rows] == ["0", "1", "2"]
 
 
-def test_compare__helped_or_not() -> None:
+def test_effect__is_judged_by_a_paired_test() -> None:
     rows = [row(1, 0.5, 0), row(2, 0.4, 0), row(3, 0.3, 1), row(4, 0.2, 2)]
-    assert effect_of_finetuning(rows) == (
-        "fine-tuning helped: best valid/loss 0.4000 (epoch 2) before the first stage was unfrozen, "
-        "0.2000 (epoch 4) after"
+    before = torch.rand(100, generator=torch.Generator().manual_seed(0)) * 0.8
+    noise = torch.randn(100, generator=torch.Generator().manual_seed(1))
+    noise -= noise.mean()
+    compared = (
+        "best valid/loss 0.4000 (epoch 2) before the first stage was unfrozen, 0.2000 (epoch 4) after (paired test"
     )
-    worse = [*rows[:2], row(3, 0.45, 1)]
-    assert (effect_of_finetuning(worse) or "").startswith("fine-tuning did not help: ")
+    for change, verdict in ((-0.2, "helped"), (0.2, "made it worse"), (-0.005, "changed nothing beyond chance")):
+        line = effect_of_finetuning(rows, before, before + change + 0.1 * noise)
+        assert (line or "").startswith(f"fine-tuning {verdict}: {compared}")
+    assert "p = 1)" in (effect_of_finetuning(rows, before, before) or "")
 
 
 @pytest.mark.parametrize("stages", [0, 1])
 def test_compare__nothing_to_effect_of_finetuning(stages: int) -> None:
-    assert effect_of_finetuning([row(1, 0.5, stages)]) is None
+    losses = torch.rand(10)
+    assert effect_of_finetuning([row(1, 0.5, stages)], losses, losses) is None
 
 
 def test_names__of_whole_and_partial_containers() -> None:

@@ -9,9 +9,10 @@ from headstart.config.model import CLOSED_FORM
 from headstart.data.manifest import Manifest
 from headstart.evaluation.label_issues import LabelIssues, find_label_issues
 from headstart.evaluation.learning_curve import LearningCurve, learning_curve
-from headstart.evaluation.predictions import SIGNIFICANT, Predictions, holm, mcnemar, wilson_interval
+from headstart.evaluation.predictions import Predictions, holm, mcnemar, wilson_interval
 from headstart.evaluation.probes import Array, Baseline, Labelled, fit_baselines, nearest_images, project, sample
 from headstart.evaluation.result import Result
+from headstart.metrics import SIGNIFICANT
 from headstart.model.closed_form import Ridge
 from headstart.model.image_classifier import ImageClassifier, setting_of
 

@@ -18,12 +18,13 @@ from headstart.data.manifest import Manifest
 from headstart.data.splits import FOLDS, unit_folds
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import SIGNIFICANT, holm, mcnemar, wilson_interval
+from headstart.evaluation.predictions import holm, mcnemar, wilson_interval
 from headstart.evaluation.probes import COMPARED, Array, Labelled, cross_validate
 from headstart.features.encoder import Encoder
 from headstart.features.source import encode_unaugmented
 from headstart.files import RUN, claim, write_csv, write_json
 from headstart.log import log, quoted, render_table, shown
+from headstart.metrics import SIGNIFICANT
 from headstart.run_folder import RunFolder
 
 SPLITS = ("train", "valid")

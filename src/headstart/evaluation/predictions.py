@@ -23,9 +23,6 @@ from headstart.processes import interleaved
 from headstart.run_folder import RunFolder
 from headstart.text import counted
 
-# A p-value below this is called more than chance.
-SIGNIFICANT = 0.05
-
 
 def wilson_interval(correct: Array, units: Array | None = None) -> tuple[float, float]:
     """Returns the 95 % confidence interval of the share of `correct` (N) (Wilson 1927); (0, 1) for no samples.

@@ -142,6 +142,7 @@ class Classifier(ImageClassifier, LightningModule):
         self.register_buffer("class_weights", class_weights(recipe), persistent=False)
         self._mix = mixing(recipe)
         self._outputs: dict[str, list[tuple[Tensor, ...]]] = {"train": [], "valid": []}
+        self.valid_losses: Tensor | None = None  # of each image (N), in the latest validation
         # Whether it continues with another learning rate or weight decay than its checkpoint's.
         self.has_new_rates = False
         self._losses: list[tuple[Tensor, Tensor]] = []  # of the epoch's batches, with their numbers of images
@@ -263,6 +264,7 @@ class Classifier(ImageClassifier, LightningModule):
         self._check_features(familiarity[:, None])
         self.temperature.fill_(fit_temperature(log_probs, labels))
         self.familiarity.fit_threshold(familiarity)
+        self.valid_losses = F.nll_loss(log_probs.double(), labels, reduction="none").cpu()
         self._publish(compute_metrics(log_probs, labels, "valid"))
 
     def _publish(self, metrics: Mapping[str, float | Tensor]) -> None:

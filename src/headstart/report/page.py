@@ -17,8 +17,9 @@ from headstart.data.transforms import EvalTransform, Transform
 from headstart.errors import HeadstartError
 from headstart.evaluation.answers import FeatureAnalysis
 from headstart.evaluation.label_issues import suspicious
-from headstart.evaluation.predictions import SIGNIFICANT, Averaging
+from headstart.evaluation.predictions import Averaging
 from headstart.evaluation.result import Result
+from headstart.metrics import SIGNIFICANT
 from headstart.model.image_classifier import UNUSUAL
 from headstart.model.recipe import Recipe
 from headstart.report.charts import MOST_CLASSES

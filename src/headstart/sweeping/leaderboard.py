@@ -12,10 +12,10 @@ import numpy as np
 
 from headstart.config.data import FOLD
 from headstart.config.overrides import shortened
-from headstart.evaluation.predictions import SIGNIFICANT, mcnemar
+from headstart.evaluation.predictions import mcnemar
 from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.log import log, render_table
-from headstart.metrics import metric_of
+from headstart.metrics import SIGNIFICANT, metric_of
 from headstart.run_folder import RunFolder, SweepFolder, is_of_a_run
 from headstart.sweeping.trial_record import (
     OverFolds,

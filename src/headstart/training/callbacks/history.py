@@ -6,17 +6,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, cast
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger
-from torch import nn
+from torch import Tensor, nn
 
 from headstart.backbones.backbone import Backbone
 from headstart.config.train import TrainSettings
 from headstart.files import write_csv
 from headstart.log import log
-from headstart.metrics import METRICS, UNFROZEN, Row, best_row, full_names
+from headstart.metrics import METRICS, SIGNIFICANT, UNFROZEN, Row, best_row, full_names
 from headstart.model.classifier import Classifier, unfrozen_stages
 from headstart.training.callbacks.best_and_last import BestAndLast
 from headstart.training.callbacks.progress import FIRST, epoch_number
@@ -302,11 +303,28 @@ COMPARED = "valid/loss"
 class Unfreezing(Callback):
     """Logs one line in each epoch that unfreezes stages, and one at the end that compares the epochs before and after.
 
-    `history` has the epochs' metrics.
+    `history` has the epochs' metrics. The losses of each valid image in the best epoch before the first unfreezing, and
+    in the best one after it, are kept in checkpoints: whether they differ by more than chance is a paired test.
     """
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._losses: dict[str, Tensor] = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"losses": self._losses}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._losses = state_dict["losses"]
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        classifier = cast(Classifier, pl_module)
+        if trainer.sanity_checking or (losses := classifier.valid_losses) is None:
+            return
+        stages = unfrozen_stages(classifier.recipe.finetune, trainer.current_epoch, len(classifier.backbone.stages))
+        phase = "tuned" if stages else "frozen"
+        if phase not in self._losses or losses.mean() < self._losses[phase].mean():
+            self._losses[phase] = losses
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         classifier, epoch = cast(Classifier, pl_module), trainer.current_epoch
@@ -317,22 +335,37 @@ class Unfreezing(Callback):
             say(trainer, f"epoch {epoch_number(trainer)}: unfroze {describe_stages(classifier.backbone, before, now)}")
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if (line := effect_of_finetuning(self._history.rows)) and trainer.is_global_zero:
+        if (line := effect_of_finetuning(self._history.rows, **self._losses)) and trainer.is_global_zero:
             say(trainer, line)
 
 
-def effect_of_finetuning(rows: list[Row]) -> str | None:
+def effect_of_finetuning(rows: list[Row], frozen: Tensor | None = None, tuned: Tensor | None = None) -> str | None:
     """Returns one line that compares the best epoch before the first unfreezing with the best after it.
 
-    None: there were no epochs before it, or none after it.
+    `frozen` and `tuned` are the losses (N) of the valid images in these epochs. None: there were no epochs before it,
+    or none after it.
     """
-    frozen = best_row((row for row in rows if not row.get(UNFROZEN)), COMPARED)
-    tuned = best_row((row for row in rows if row.get(UNFROZEN)), COMPARED)
-    if frozen is None or tuned is None:
+    first = best_row((row for row in rows if not row.get(UNFROZEN)), COMPARED)
+    second = best_row((row for row in rows if row.get(UNFROZEN)), COMPARED)
+    if first is None or second is None or frozen is None or tuned is None:
         return None
-    before, after = (f"{row[COMPARED]:.4f} (epoch {row['epoch']:.0f})" for row in (frozen, tuned))
-    helped = "helped" if tuned[COMPARED] < frozen[COMPARED] else "did not help"
-    return f"fine-tuning {helped}: best {COMPARED} {before} before the first stage was unfrozen, {after} after"
+    before, after = (f"{row[COMPARED]:.4f} (epoch {row['epoch']:.0f})" for row in (first, second))
+    p_value = _paired_p_value((tuned - frozen).double())
+    verdict = "changed nothing beyond chance"
+    if p_value < SIGNIFICANT:
+        verdict = "helped" if tuned.mean() < frozen.mean() else "made it worse"
+    return (
+        f"fine-tuning {verdict}: best {COMPARED} {before} before the first stage was unfrozen, {after} after "
+        f"(paired test on the valid images, p = {p_value:.2g})"
+    )
+
+
+def _paired_p_value(differences: Tensor) -> float:
+    """Returns the two-sided p-value that the mean of differences (N) is 0, by their standard error."""
+    if len(differences) < 2 or not differences.any():
+        return 1.0
+    error = float(differences.std()) / len(differences) ** 0.5
+    return 2 * (1 - NormalDist().cdf(abs(float(differences.mean())) / max(error, 1e-12)))
 
 
 def describe_stages(backbone: Backbone, before: int, now: int) -> str:
