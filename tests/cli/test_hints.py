@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from headstart.cli import entry
+from headstart import __main__ as entry
 from headstart.cli.arguments import Program, with_plain_paths
 from headstart.cli.hints import understood
 from headstart.cli.main import PREDICT, TRAIN

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SMALL, Script, draw_classes
 
-from headstart.cli import entry
+from headstart import __main__ as entry
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
