@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from headstart.config.data import FOLD
 from headstart.config.overrides import shortened
-from headstart.evaluation.predictions import mcnemar
+from headstart.evaluation.predictions import holm, mcnemar
 from headstart.files import exclusively, read_json, write_csv, write_json
 from headstart.log import log, render_table
 from headstart.metrics import SIGNIFICANT, metric_of
@@ -89,27 +90,44 @@ def _ranks(trials: list[Trial]) -> list[int]:
 
 
 def find_tie(sweep: SweepFolder, trials: Sequence[Trial]) -> Tie | None:
-    """Compares each completed trial with the first one; `trials` are ranked. None: they were scored on other images."""
-    first, ranks = _correct(sweep, trials[0]), 1
+    """Compares each completed trial with the first one; `trials` are ranked. None: they were scored on other images.
+
+    The p-values are corrected for the number of trials. Images of one group count as one.
+    """
+    first = _correct(sweep, trials[0])
     if first is None:
         return None
+    groups, p_values = _groups(sweep, trials[0]), []
+    units = np.unique([groups.get(place[0], f"\0{place[0]}") for place in first], return_inverse=True)[1]
     for trial in trials[1:]:
         other = _correct(sweep, trial) if trial.reason is None else None
         if other is None or other.keys() != first.keys():
             break
-        pairs = np.array([(first[path], other[path]) for path in first])
-        if mcnemar(pairs[:, 0], pairs[:, 1]) < SIGNIFICANT:
-            break
-        ranks += 1
-    return Tie(ranks, len(first))
+        pairs = np.array([(first[place], other[place]) for place in first])
+        p_values.append(mcnemar(pairs[:, 0], pairs[:, 1], units))
+    equal = takewhile(lambda p_value: p_value >= SIGNIFICANT, holm(p_values))
+    return Tie(1 + sum(1 for _ in equal), len(first))
 
 
-def _correct(sweep: SweepFolder, trial: Trial) -> dict[str, bool] | None:
+def _correct(sweep: SweepFolder, trial: Trial) -> dict[tuple[str, str], bool] | None:
     """Returns whether each valid image was classified correctly, by its path and label; None: it is not known."""
-    path = sweep.trial(trial.folder).valid_predictions
+    rows = _rows(sweep.trial(trial.folder).valid_predictions)
+    if rows is None:
+        return None
+    return {(row["path"], row["label"]): row["label"] == row["prediction"] for row in rows}
+
+
+def _groups(sweep: SweepFolder, trial: Trial) -> dict[str, str]:
+    """Returns the group of each image that has one, by its path."""
+    rows = _rows(sweep.trial(trial.folder).split) or []
+    return {row["path"]: row["group"] for row in rows if row.get("group")}
+
+
+def _rows(path: Path) -> list[dict[str, str]] | None:
+    """Returns the rows of a CSV of a run; None: there is none."""
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return {f"{row['path']}\0{row['label']}": row["label"] == row["prediction"] for row in csv.DictReader(file)}
+            return list(csv.DictReader(file))
     except OSError:
         return None
 
