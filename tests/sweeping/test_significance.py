@@ -8,7 +8,7 @@ from scipy.stats import binomtest  # type: ignore[import-untyped]
 
 from headstart.files import write_csv
 from headstart.run_folder import SweepFolder
-from headstart.sweeping.leaderboard import find_tie
+from headstart.sweeping.leaderboard import Tie, find_tie
 from headstart.sweeping.trial_record import Trial, over_seeds
 
 IMAGES = 100
@@ -45,10 +45,10 @@ def test_tie__images_of_a_group_count_as_one(tmp_path: Path) -> None:
     write(sweep, "a", range(0))
     write(sweep, "b", range(12))
     pair = [trial("a"), trial("b")]
-    assert (find_tie(sweep, pair) or pytest.fail()).ranks == 1
+    assert find_tie(sweep, pair) == Tie(1, IMAGES)
     rows = [(f"{i}.jpg", "ant", "valid", f"patient {i // 4}") for i in range(IMAGES)]
     write_csv(sweep.trial("a").split, ("path", "class", "split", "group"), rows)
-    assert (find_tie(sweep, pair) or pytest.fail()).ranks == 2
+    assert find_tie(sweep, pair) == Tie(2, IMAGES)
 
 
 def test_tie__only_among_trials_scored_on_the_same_images(tmp_path: Path) -> None:
