@@ -27,7 +27,7 @@ from torchvision.models import get_model
 from headstart.backbones.backbone import load_backbone
 from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
-from headstart.data.prepare import prepare_data
+from headstart.datasets import open_data
 from headstart.files import SWEEP, exclusively, mark
 from headstart.model import image_classifier
 from headstart.model.image_classifier import build_head
@@ -89,7 +89,7 @@ def count_calls(patch: pytest.MonkeyPatch) -> Counter[str]:
 
         return call
 
-    for function in (prepare_data, load_backbone):
+    for function in (open_data, load_backbone):
         patch.setattr(trial, function.__name__, counted(function))
     return counts
 
@@ -168,7 +168,7 @@ def test_grid__ranks_its_trials_and_tests_the_best(grid: Grid) -> None:
 
 
 def test_grid__prepares_data_and_backbone_once(grid: Grid) -> None:
-    assert grid.calls == {"prepare_data": 1, "load_backbone": 1}
+    assert grid.calls == {"open_data": 1, "load_backbone": 1}
 
 
 def test_grid__trial_equals_a_run_of_its_own(script: Script, grid: Grid, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_rerun__with_changed_images_runs_every_trial_again(
     # Each of the two sweeps in this process prepared what its two trials share.
     assert len(fingerprints) == len(fingerprints_in(Path("sweep"))) == 1
     assert fingerprints != fingerprints_in(Path("sweep"))
-    assert calls == {"prepare_data": 2, "load_backbone": 2}
+    assert calls == {"open_data": 2, "load_backbone": 2}
     assert not list(Path("sweep").glob("*=*/checkpoints/last.ckpt"))
 
 
@@ -285,7 +285,7 @@ def test_seed_and_image_size__each_trial_equals_a_run_of_its_own(
     base = tuple(override for override in base if not override.startswith("data.image_size="))
     result = script("train.py", *base, "-m", "seed=0,1", "data.image_size=32,24", "hydra.sweep.dir=sweep")
     assert result.status == 0, result.err
-    assert calls == {"prepare_data": 2, "load_backbone": 4}
+    assert calls == {"open_data": 2, "load_backbone": 4}
     for seed, size in ((0, 24), (1, 32)):
         run = tmp_path / f"{seed}-{size}"
         values = (f"seed={seed}", f"data.image_size={size}")
@@ -302,7 +302,7 @@ def test_finetune__each_trial_has_a_backbone_of_its_own(
     base = (*base, "trainer.max_epochs=1")
     result = script("train.py", *base, "-m", "model.lr=0.01,0.001", "finetune=none,full", "hydra.sweep.dir=sweep")
     assert result.status == 0, result.err
-    assert calls == {"prepare_data": 1, "load_backbone": 1 + 2}
+    assert calls == {"open_data": 1, "load_backbone": 1 + 2}
     for finetune, lr in (("full", "0.001"), ("none", "0.001")):
         run = tmp_path / f"{finetune}-{lr}"
         assert script("train.py", *base, f"finetune={finetune}", f"model.lr={lr}", f"hydra.run.dir={run}").status == 0

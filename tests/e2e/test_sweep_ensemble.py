@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 # Features that tell the classes apart a little, so that trials differ.
 TINY = (
     *(*SMALL, "model.arch=mobilenet_v3_small", "model.weights=bundled", "features.precision=32"),
-    *("data.split.train=5", "data.split.valid=3", "trainer.max_epochs=2"),
+    *("data.split.train=4", "data.split.valid=7", "trainer.max_epochs=2"),
 )
 RANDOM = ("data.split.train=0.5", "data.split.valid=0.25", "hydra.sweep.dir=sweep")
 GRID = ("-m", "model.lr=0.01,0.001", "model.dropout=0.2,0.4", "hydra.sweep.dir=sweep")
@@ -124,7 +124,7 @@ def test_leaderboard__has_the_ensemble_and_whether_it_is_better_than_chance(swep
     assert summary["members"][0]["trial"] == best["folder"]
     assert float(row["valid/loss"]) == metrics["valid/loss"]
     assert f"\nensemble  {'':8}" in swept.result.out
-    assert "on the 9 valid images, the ensemble of 3 trials has accuracy" in swept.result.out
+    assert "on the 21 valid images, the ensemble of 3 trials has accuracy" in swept.result.out
     assert f"p = {summary['p_value']:.2g})" in swept.result.out
     assert f"\nensemble: sweep/ensemble  test/loss {metrics['test/loss']:.4f}" in swept.result.out
     # What the trials themselves say is untouched: only the best one was tested.

@@ -9,6 +9,7 @@ from conftest import SMALL, draw_classes, settings_of
 from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
 from headstart.data.prepare import prepare_data
+from headstart.datasets import open_data
 from headstart.sweeping import trial
 
 
@@ -24,7 +25,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         return call
 
-    for function in (prepare_data, load_backbone):
+    for function in (open_data, load_backbone):
         monkeypatch.setattr(trial, function.__name__, counted(function))
     trial.forget_shared()
     yield counts
@@ -65,7 +66,7 @@ def test_shared__prepared_again_only_if_a_setting_matters(
     for override in (first, second, second):
         of_trial = settings(flat, override)
         assert prepare(of_trial) == prepare_alone(of_trial)
-    assert calls == {"prepare_data": data, "load_backbone": backbones}
+    assert calls == {"open_data": data, "load_backbone": backbones}
 
 
 def test_backbone__new_for_each_trial_that_trains_it(flat: Path, calls: Counter[str]) -> None:
@@ -84,4 +85,4 @@ def test_forget_shared__next_sweep_sees_changed_images(flat: Path, calls: Counte
     after = prepare(settings(flat))
     assert after != before
     assert after == prepare_alone(settings(flat))
-    assert calls == {"prepare_data": 2, "load_backbone": 2}
+    assert calls == {"open_data": 2, "load_backbone": 2}

@@ -140,7 +140,8 @@ class SplitFeatures:
         with progress_bar(f"encoding {self._split} images", total, later=self._later) as advance:
             for features in batches:
                 advance(len(features) * world_size())
-                yield features.numpy()
+                # Under DDP, what is unfrozen later requires gradients already.
+                yield features.detach().numpy()
 
     def _gathered(self, view: int) -> list[Array]:
         """Returns the features of all processes in order, block by block; [] unless this is the first on its node."""
