@@ -103,7 +103,7 @@ def test_ensemble__is_scored_as_it_predicts(swept: Swept) -> None:
     found = probabilities(load(folder.path), swept.images)
     metrics = json.loads(folder.metrics.read_text())
     classes = ("blue", "green", "red")
-    for split, path, count in (("valid", folder.valid_predictions, 9), ("test", folder.test_predictions, 12)):
+    for split, path, count in (("valid", folder.valid_predictions, 21), ("test", folder.test_predictions, 3)):
         rows = rows_of(path)
         assert len(rows) == count
         own = torch.tensor([found[swept.images / row["path"]] for row in rows], dtype=torch.float64)
