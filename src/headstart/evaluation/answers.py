@@ -77,7 +77,8 @@ class FeatureAnalysis:
             for b in self.baselines
             if b.kind and b.valid_accuracy > self.head.valid_accuracy and b.valid_p_value < SIGNIFICANT
         ]
-        return max(better, key=lambda baseline: baseline.valid_accuracy, default=None)
+        # Of equally good ones the last, which is the usual one.
+        return max(reversed(better), key=lambda baseline: baseline.valid_accuracy, default=None)
 
 
 def analyze_features(
