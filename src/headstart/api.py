@@ -176,6 +176,7 @@ def _signals() -> Iterator[None]:
 
 KEYWORDS = {
     "arch": "model.arch",
+    "head": "model.head",
     "weights": "model.weights",
     "lr": "model.lr",
     "epochs": "trainer.max_epochs",
@@ -285,8 +286,8 @@ def train(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
     Args:
         overrides: settings as on the command line.
         data: a folder of images, or one of the datasets in conf/data.
-        keywords: arch, weights, lr, epochs, batch_size, finetune, seed, checkpoint (to resume from) and folder (for
-            the run).
+        keywords: arch, head, weights, lr, epochs, batch_size, finetune, seed, checkpoint (to resume from) and folder
+            (for the run).
 
     Raises:
         HeadstartError: what the command line would have ended with.

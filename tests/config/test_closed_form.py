@@ -9,7 +9,7 @@ from headstart.errors import HeadstartError
 DATA = (*SMALL, "data.root=x")
 
 
-@pytest.mark.parametrize("head", ["ridge", "knn"])
+@pytest.mark.parametrize("head", ["ridge", "knn", "logistic"])
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -30,7 +30,7 @@ def test_closed_form__needs_one_process_and_no_steps(head: str, override: str, s
     assert f"model.head={head}" in str(caught.value)
 
 
-@pytest.mark.parametrize("head", ["ridge", "knn"])
+@pytest.mark.parametrize("head", ["ridge", "knn", "logistic"])
 def test_closed_form__has_one_epoch_whatever_the_trainer_says(head: str) -> None:
     steps = (
         "trainer.max_epochs=-1",

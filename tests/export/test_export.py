@@ -56,7 +56,7 @@ def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
         assert_same(path, tiny_classifier())
 
 
-@pytest.mark.parametrize("head", ["linear", "ridge", "knn"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic"])
 @pytest.mark.parametrize("name", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
 def test_export__every_head(head: str, name: str, tmp_path: Path) -> None:
     classifier = tiny_classifier(head)

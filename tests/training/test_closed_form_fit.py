@@ -67,7 +67,7 @@ def test_fit__restores_from_its_checkpoint(flat: Path, tmp_path: Path, head: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["linear", "ridge", "knn"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic"])
 def test_fit__without_stored_features_is_the_same(flat: Path, tmp_path: Path, head: str) -> None:
     stored, not_stored = (
         fitted(flat, tmp_path / f"run {cache}", f"model.head={head}", f"features.cache={cache}").metrics()

@@ -1,14 +1,18 @@
 """The choice of model.head=auto."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from clusters import clusters
+from conftest import SMALL, Script
 from tiny_classifier import tiny_classifier
 
 from headstart.evaluation.probes import Array
+from headstart.training import fit
 from headstart.training.head_choice import PREFERRED, Candidate, best_of, cross_validated
 
 COUNT = 300
@@ -64,3 +68,19 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
     inputs = torch.from_numpy(features[units]), torch.from_numpy(labels[units])
     for of in cross_validated(RECIPE, *inputs, units, epochs=5, batch_size=16):
         assert of.accuracy < 0.5, of.kind
+
+
+def test_resumed__keeps_the_head_that_was_chosen(
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (f"data.root={flat}", *SMALL, "data.split.train=6", "data.split.valid=3", "model.head=auto")
+    monkeypatch.setattr(fit, "choose_head", lambda *arguments: "mlp")
+    for run, epochs in (("whole", 4), ("part", 2)):
+        arguments = (f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path / run}")
+        assert script("train.py", *options, *arguments).status == 0
+    monkeypatch.setattr(fit, "choose_head", lambda *arguments: pytest.fail("it was chosen already"))
+    rest = (f"ckpt_path={tmp_path / 'part'}", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'rest'}")
+    resumed = script("train.py", *rest)
+    assert resumed.status == 0, resumed.err
+    whole, both = (json.loads((tmp_path / run / "metrics.json").read_text()) for run in ("whole", "rest"))
+    assert whole | {"seconds": 0} == both | {"seconds": 0}

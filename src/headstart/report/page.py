@@ -28,6 +28,8 @@ from headstart.text import counted
 
 # Accuracies this close are called the same.
 SAME = 0.005
+# Of the labels, the share from which on the classifiers that judge them are believed.
+AGREEING = 0.7
 # Entries of each kind on the page.
 CLASSES, MISTAKES, SUSPICIOUS, VIEWS, WORST = 40, 12, 16, 8, 3
 
@@ -98,7 +100,10 @@ def _more_images(analysis: FeatureAnalysis) -> str:
 
 def _labels(analysis: FeatureAnalysis) -> str:
     issues = analysis.issues
-    agreed = f"classifiers trained on the other images agree with {(issues.belief >= 0).mean():.0%} of the labels"
+    share = float((issues.belief >= 0).mean())
+    agreed = f"classifiers trained on the other images agree with {share:.0%} of the labels"
+    if share < AGREEING:
+        return f"Which labels are wrong cannot be told: {agreed}."
     if not issues.count:
         return f"No label is probably wrong: {agreed}."
     return (
