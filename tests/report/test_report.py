@@ -17,7 +17,7 @@ from PIL import Image
 from torch.nn.functional import log_softmax
 
 from headstart.config.model import EncoderSettings
-from headstart.data.manifest import Manifest
+from headstart.data.manifest import Manifest, Split
 from headstart.evaluation.predictions import Predictions, wilson_interval
 from headstart.evaluation.result import Result
 from headstart.model.checkpoint import load_classifier
@@ -146,7 +146,10 @@ def test_page__fits_any_screen(run: Path, classes: int | None, width: int, tmp_p
     folder = run / "report"
     if classes is not None:
         folder, result = tmp_path, result_of(NAMES[classes])
-        manifest = Manifest(tmp_path, result.classes, {}, {}, (), (), {}, ())
+        paths, labels = result.predictions.paths, tuple(result.predictions.labels.tolist())
+        # Files that are gone, as those of a report that is read later.
+        gone = Split(tmp_path, paths, labels, ("",) * len(paths))
+        manifest = Manifest(tmp_path, result.classes, {"test": gone}, {}, (), (), {}, ())
         features = EncoderSettings(precision="32", compile=False)
         write_result(load_classifier(run / "checkpoints" / "best.ckpt", features, None), manifest, result, folder)
     page = (folder / "index.html").read_text()
