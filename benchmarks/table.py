@@ -266,7 +266,7 @@ def forecast_row(found: dict[str, Any]) -> list[str]:
 
 
 def labels_row(found: dict[str, Any]) -> list[str]:
-    """What headstart lists and, in brackets, cleanlab."""
+    """Returns how many labels headstart lists and, in brackets, cleanlab."""
     clean, some = found["0% swapped"], found["5% swapped"]
     counts = [f"{of['listed']:.0f} ({of['cleanlab listed']:.0f})" for of in (clean, some)]
     shares = [f"{some[key]:.2f} ({some[f'cleanlab {key}']:.2f})" for key in ("precision", "recall")]

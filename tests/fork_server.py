@@ -115,7 +115,7 @@ class ForkServer:
 
     @property
     def python(self) -> str:
-        """What starts a script as `python SCRIPT` does."""
+        """Returns the program that starts a script as `python SCRIPT` does."""
         return str(self.folder / STAND_IN)
 
     def start(self, *command: str, folder: Path | None = None, environment: dict[str, str] | None = None) -> Process:

@@ -56,7 +56,7 @@ class Program:
         return known_keys(self.schema)
 
     def has_group(self, name: str) -> bool:
-        """Whether it is one of the groups of conf/."""
+        """Returns whether the key is one of the groups of conf/."""
         return self.trains and name in GROUPS
 
     def options(self, group: str) -> list[str]:

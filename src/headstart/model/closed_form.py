@@ -194,7 +194,7 @@ class NearestNeighbours(nn.Module):
 
     @property
     def setting(self) -> str:
-        """What was chosen, in words."""
+        """Returns the setting that was chosen, in words."""
         return f"k={int(self.count)}"
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
@@ -338,7 +338,7 @@ class Ridge(nn.Module):
 
     @property
     def setting(self) -> str:
-        """What was chosen, in words."""
+        """Returns the setting that was chosen, in words."""
         return f"penalty {float(self.penalty):g}"
 
 
@@ -449,7 +449,7 @@ class Logistic(nn.Module):
 
     @property
     def setting(self) -> str:
-        """What was chosen, in words."""
+        """Returns the setting that was chosen, in words."""
         return f"penalty {float(self.penalty):g}"
 
 

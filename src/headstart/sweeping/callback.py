@@ -1,4 +1,4 @@
-"""What Hydra calls at the start of a run, and around the trials of a sweep; Optuna's study, which continues."""
+"""Hydra's callback at the start of a run and around the trials of a sweep, and the study that Optuna continues."""
 
 import gc
 import sys

@@ -4,9 +4,10 @@ It costs seconds, and comes before the training. Train and valid are pooled, bec
 by chance.
 """
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -70,7 +71,8 @@ def choose_head(settings: TrainSettings, manifest: Manifest, backbone: Backbone)
     candidates = cross_validated(
         recipe_of(settings, backbone, manifest),
         *(torch.from_numpy(features[rows]), torch.from_numpy(labels[rows]), units[rows]),
-        epochs=settings.trainer.get("max_epochs") or 1,
+        # Without a limit (-1), PATIENCE alone ends it.
+        epochs=epochs if (epochs := settings.trainer.get("max_epochs") or 1) > 0 else sys.maxsize,
         batch_size=settings.data.batch_size,
     )
     chosen = best_of(candidates, units[rows])
@@ -127,7 +129,9 @@ def _is_worse(candidate: Candidate, best: Candidate, units: Array) -> bool:
 def _best_epoch(of_epochs: Iterator[Tensor], labels: Tensor) -> Tensor:
     """Returns the log-probabilities (N, classes) with the lowest log-loss; PATIENCE epochs after it, training stops."""
     lowest, waited = float("inf"), 0
-    for scores in of_epochs:
+    # Losses that are NaN are never lower.
+    best = next(of_epochs)
+    for scores in chain([best], of_epochs):
         log_loss = float(F.nll_loss(scores, labels))
         waited += 1
         if log_loss < lowest:
