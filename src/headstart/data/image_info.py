@@ -123,7 +123,7 @@ def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
 
 
 def _read_cache(path: Path, head: dict[str, Any]) -> dict[str, ImageInfo]:
-    """Returns what earlier inspections found, by content: a file of JSON Lines, of which the first one is to be `head`."""
+    """Returns what earlier inspections found, by content, from JSON Lines of which the first is to be `head`."""
     infos: dict[str, ImageInfo] = {}
     # Missing or damaged: what is not known is inspected again.
     with suppress(OSError, ValueError, TypeError), path.open(encoding="utf-8") as lines:
