@@ -1,6 +1,7 @@
 """The choice of model.head=auto."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +69,26 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
     inputs = torch.from_numpy(features[units]), torch.from_numpy(labels[units])
     for of in cross_validated(RECIPE, *inputs, units, epochs=5, batch_size=16):
         assert of.accuracy < 0.5, of.kind
+
+
+def test_cross_validated__without_a_limit_of_epochs_ends_where_the_losses_do_not_fall() -> None:
+    data = clusters(40, 5, spread=0.5)
+    inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
+    found = cross_validated(RECIPE, *inputs, epochs=sys.maxsize, batch_size=16)
+    assert all(np.isfinite(of.log_loss) for of in found)
+
+
+def test_cross_validated__a_head_whose_losses_are_nan_is_not_chosen() -> None:
+    data = clusters(40, 5, spread=0.5)
+    inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
+    found = cross_validated(replace(RECIPE, lr=1e30), *inputs, epochs=5, batch_size=16)
+    assert {of.kind for of in found if np.isnan(of.log_loss)} & {"linear", "mlp"}
+    best = best_of(found, np.arange(40))
+    assert np.isfinite(best.log_loss)
+    # Not even where its guesses happen to be right.
+    worse = Candidate("logistic", best.losses + 5, best.correct)
+    lucky = Candidate("linear", np.full(40, np.nan), best.correct)
+    assert best_of([worse, lucky, replace(best, kind="knn")], np.arange(40)).kind == "knn"
 
 
 def test_resumed__keeps_the_head_that_was_chosen(

@@ -121,7 +121,8 @@ def _is_worse(candidate: Candidate, best: Candidate, units: Array) -> bool:
     _, which = np.unique(units, return_inverse=True)
     for differences in (candidate.losses - best.losses, best.correct.astype(float) - candidate.correct):
         sums = np.bincount(which, weights=differences)
-        if sums.sum() > LIMIT * np.sqrt((sums**2).sum()):
+        # Written so that NaN is worse, too.
+        if not sums.sum() <= LIMIT * np.sqrt((sums**2).sum()):
             return True
     return False
 
