@@ -33,8 +33,8 @@ def test_unshuffled__in_order() -> None:
     assert keys_of(ViewSampler(3, seed=None), 7) == [(7, 0), (7, 1), (7, 2)]
 
 
-def test_views__repeat() -> None:
-    sampler = ViewSampler(1, seed=None, views=3)
+def test_views__are_those_of_the_epochs() -> None:
+    sampler = ViewSampler(1, seed=None, view_of=lambda epoch: epoch % 3)
     views = [view for epoch in range(5) for view, _ in keys_of(sampler, epoch)]
     assert views == [0, 1, 2, 0, 1]
 

@@ -96,11 +96,11 @@ def test_stored_features__of_the_splits_of_a_fold(folds: Folds) -> None:
 
 
 def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> None:
-    before = folds.features(0, "train", augmented=True).key
+    before = folds.features(0, "train", augmented=True).key(0)
     assert "readings" not in before.values
     image = Image.fromarray(np.random.default_rng(0).random((40, 40)).astype(np.float32))
     image.save(next((folds.root / "red").iterdir()), "TIFF")
-    after = folds.features(0, "train", augmented=True).key
+    after = folds.features(0, "train", augmented=True).key(0)
     assert after.values["readings"] == ["floating-point samples, of which 1 is white"]
     assert after.folder != before.folder
 
@@ -108,6 +108,6 @@ def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> N
 @pytest.mark.parametrize("setting", [(ImageFile, "LOAD_TRUNCATED_IMAGES", True), (Image, "MAX_IMAGE_PIXELS", 1000)])
 def test_key__has_the_settings_of_pillow(folds: Folds, monkeypatch: pytest.MonkeyPatch, setting: Any) -> None:
     features = folds.features(0, "train", augmented=False)
-    before = features.key
+    before = features.key(0)
     monkeypatch.setattr(*setting)
-    assert features.key.folder != before.folder
+    assert features.key(0).folder != before.folder

@@ -65,10 +65,10 @@ def test_report__says_what_the_metrics_say(run: Path) -> None:
     assert numbers["better_head"] in (None, "knn", "ridge", "logistic")
 
 
-def test_report__shows_eight_views(run: Path) -> None:
+def test_report__shows_each_view_once(run: Path) -> None:
     page = (run / "report" / "index.html").read_text()
-    assert all(text in page for text in ("not augmented", *(f"epoch {number}<" for number in range(1, 9))))
-    assert "epoch 9<" not in page
+    assert all(text in page for text in ("not augmented", "epoch 2<", "epoch 3<", "epoch 4<"))
+    assert not any(text in page for text in ("epoch 1<", "epoch 5<"))
 
 
 def test_report__needs_nothing_else(run: Path) -> None:

@@ -15,6 +15,7 @@ from headstart.data.images import read_rgb
 from headstart.data.transforms import EvalTransform
 from headstart.errors import HeadstartError
 from headstart.features.compiled import CompilationFailed
+from headstart.features.source import FEW_VIEWS
 from headstart.model.classifier import Classifier
 from headstart.model.recipe import recipe_of
 from headstart.training.callbacks.history import Clock, History, history_of
@@ -174,6 +175,29 @@ def test_features__a_limited_number_of_views_repeats(flat: Path, tmp_path: Path)
     assert sums[0] != pytest.approx(sums[1])
 
 
+def test_auto__few_views_take_turns_and_the_first_is_not_augmented(flat: Path, tmp_path: Path) -> None:
+    images, data = module(flat), module(flat, store=tmp_path)
+    epochs = [joined(epoch_of(data, epoch))[0] for epoch in range(6)]
+    assert len({round(epoch.double().sum().item(), 9) for epoch in epochs}) == FEW_VIEWS < 6
+    for epoch in (0, 1, 5):
+        pixels = joined(epoch_of(images, epoch))[0]
+        assert torch.allclose(epochs[epoch], images.source._encoder(pixels), atol=1e-6)
+    order = data.source.train_order()
+    plain = torch.tensor(data.source.unaugmented()["train"])
+    assert torch.equal(epochs[0], plain[order])
+    # Nothing is encoded twice, and the augmented views are those of features.views=null.
+    epoch_of(module(flat, "features.views=null", store=tmp_path), 1)
+    assert len(list(tmp_path.glob("*train*/view-*.npy"))) == FEW_VIEWS
+
+
+def test_auto__every_epoch_has_a_view_of_its_own_once_the_backbone_is_trained(flat: Path) -> None:
+    data = module(flat, "finetune=gradual", "finetune.epochs=[6,7]")
+    assert [data.source.view_of(epoch) for epoch in range(9)] == [0, 1, 2, 3, 0, 1, 6, 7, 8]
+    assert data.source.views_of(9) == FEW_VIEWS
+    epoch_of(data, 8)
+    assert {view for view, _ in data.train_dataloader().sampler} == {8}
+
+
 def test_features__only_as_long_as_the_backbone_is_frozen(flat: Path, tmp_path: Path) -> None:
     data = module(flat, "finetune=gradual", "finetune.epochs=[2,3]", store=tmp_path)
     for epoch, dtype in ((0, torch.float32), (1, torch.float32), (2, torch.uint8)):
@@ -198,7 +222,7 @@ def test_unaugmented__need_a_store(flat: Path) -> None:
 
 def keys(data: ImageDataModule) -> dict[str, str]:
     """The folder in the store of each split."""
-    return {name: features.key.folder for name, features in data.source._features.items()}
+    return {name: features.key(1).folder for name, features in data.source._features.items()}
 
 
 def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_path: Path) -> None:
@@ -241,15 +265,16 @@ def test_compilation__that_fails_leaves_features_usable(
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("epochs", [1, 3, 1000, -1])
+@pytest.mark.parametrize(("views", "count"), [("null", 20), ("auto", FEW_VIEWS), ("2", 2)])
+@pytest.mark.parametrize("epochs", [1, 1000, -1])
 def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
-    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, views: str, count: int
 ) -> None:
     """Compiled and eager code round differently: neither may depend on `max_epochs` or on what is stored."""
-    monkeypatch.setattr("headstart.features.encoder.REPAYS_COMPILATION", 18 * 20 + 9 + 9)
+    monkeypatch.setattr("headstart.features.encoder.REPAYS_COMPILATION", 18 * count + 9 + 9)
     monkeypatch.setattr("headstart.features.encoder.USUAL_SIZE", 32)
     monkeypatch.setattr("headstart.features.encoder.measured_speed", lambda key: 2.0)
-    settings = ("features.compile=auto", f"trainer.max_epochs={epochs}")
+    settings = ("features.compile=auto", f"trainer.max_epochs={epochs}", f"features.views={views}")
     monkeypatch.setattr("headstart.features.encoder.compiled_program", lambda network, *_: network.forward)
     data = module(flat, *settings, store=tmp_path)
     data.val_dataloader()
@@ -257,9 +282,11 @@ def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
     again = module(flat, *settings, store=tmp_path)
     again.val_dataloader()
     assert again.source._encoder.compiles
-    assert {of_split.key.folder for of_split in again.source._features.values()} == {
-        of_split.key.folder for of_split in module(flat, store=tmp_path).source._features.values()
-    }, "served whether compiled or not"
+    monkeypatch.setattr("headstart.features.encoder.REPAYS_COMPILATION", 18 * count + 9 + 9 + 1)
+    fewer = module(flat, *settings, store=tmp_path)
+    fewer.val_dataloader()
+    assert not fewer.source._encoder.compiles
+    assert keys(again) == keys(module(flat, *settings[2:], store=tmp_path)), "served whether compiled or not"
 
 
 def test_unreadable__one_sentence_from_a_worker(flat: Path) -> None:

@@ -13,7 +13,6 @@ from headstart.config.checks import (
     non_negative,
     one_of,
     optional,
-    optional_positive_int,
     path_field,
     positive_int,
 )
@@ -86,7 +85,9 @@ class EncoderSettings:
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings(EncoderSettings):
     cache: bool
-    views: int | None = optional_positive_int()
+    views: int | str | None = constrained(
+        f"a positive integer, {AUTO} or null", lambda v: v in (None, AUTO) or (isinstance(v, int) and v > 0)
+    )
     dir: str | None = path_field()
     max_gb: float | None = optional("a positive number", lambda v: v > 0)
 

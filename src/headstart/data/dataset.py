@@ -61,7 +61,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         seed: of the order; None keeps the order of the samples.
         balanced: the label of each sample, to draw equally many of each class: another part of a large class in each
             epoch, every sample of a small one several times.
-        views: epoch e has view e mod `views`; None: view e.
+        view_of: the view of an epoch; None: view e in epoch e.
         rank, world_size: this process takes every `world_size`-th sample, starting at `rank`, so that the batches of
             all processes together are those of one with batches `world_size` times as large. Every process gets the
             same number: at the end some get PADDING.
@@ -73,7 +73,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         *,
         seed: int | None,
         balanced: Sequence[int] | None = None,
-        views: int | None = None,
+        view_of: Callable[[int], int] | None = None,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -81,7 +81,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         self._seed = seed
         self._balanced = balanced
         self._epoch = 0
-        self._views = views
+        self._view_of = view_of or int
         self._rank = rank
         self._world_size = world_size
 
@@ -93,7 +93,7 @@ class ViewSampler(Sampler[tuple[int, int]]):
         return -(-self._length // self._world_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        view = self._epoch if self._views is None else self._epoch % self._views
+        view = self._view_of(self._epoch)
         order = self._order()
         padded = order + [PADDING] * (len(self) * self._world_size - self._length)
         return iter([(view, index) for index in padded[self._rank :: self._world_size]])

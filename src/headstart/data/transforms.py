@@ -187,6 +187,22 @@ class TrainTransform:
         return self._augmentation(squared(image, self._preprocessing), seed)
 
 
+class PlainFirstTransform:
+    """View 0 is that of `plain`, all others are those of `augmented`."""
+
+    def __init__(self, plain: EvalTransform, augmented: TrainTransform) -> None:
+        self._plain, self._augmented = plain, augmented
+        self.spec = augmented.spec | {"first": plain.spec}
+        self.image_size, self.depth = plain.image_size, plain.depth
+
+    def __call__(self, image: Image.Image, view: int, index: int) -> Tensor:
+        return self.of_view(view)(image, view, index)
+
+    def of_view(self, view: int) -> Transform:
+        """Returns the one of the two that makes this view, so that its features are shared with all that use it."""
+        return self._augmented if view else self._plain
+
+
 class EvalViewsTransform:
     """The views in which an image is evaluated: 0 is EvalTransform's, 1 its mirror image, and all others are augmented
     as in the recipe.

@@ -18,12 +18,19 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from headstart.backbones.backbone import Backbone
+from headstart.config.model import AUTO
 from headstart.config.train import TrainSettings
 from headstart.data.dataset import IGNORED, ImageDataset, ViewSampler
 from headstart.data.images import decoding
 from headstart.data.manifest import Manifest, Split
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
+from headstart.data.transforms import (
+    EvalTransform,
+    EvalViewsTransform,
+    PlainFirstTransform,
+    TrainTransform,
+    Transform,
+)
 from headstart.data.workers import loader_options
 from headstart.errors import HeadstartError
 from headstart.features.encoder import Encoder, map_batches
@@ -39,6 +46,9 @@ ENCODING_BATCH = 64
 STORED_AS = {"bf16": "float16", "32": "float32"}
 # Epochs of a training of the usual length.
 USUAL_EPOCHS = 20
+# Views of each training image with features.views=auto, the unaugmented one included: more of them cost time, and lower
+# the validation loss by less than another seed does (benchmarks/views.py).
+FEW_VIEWS = 4
 
 
 class SplitFeatures:
@@ -90,11 +100,11 @@ class SplitFeatures:
         self.__dict__.pop("_loader", None)
 
     def _read_or_encode(self, view: int) -> Array:
-        if not self._store.has(self.key, view):
+        if not self._store.has(self.key(view), view):
             self._encoder.warm_up(self._dataset.transform.image_size)
         if world_size() == 1:
             return self._store_view(view, lambda: self._rows(view))
-        stored = self._store.read(self.key, view)
+        stored = self._store.read(self.key(view), view)
         if everywhere(stored is not None) and stored is not None:
             return stored
         # Nobody waits for the lock of the store meanwhile: another job may hold it.
@@ -102,28 +112,33 @@ class SplitFeatures:
         with first_on_node_first():
             if is_first_on_node():
                 return self._store_view(view, lambda: rows)
-            stored = self._store.read(self.key, view)
+            stored = self._store.read(self.key(view), view)
         if stored is None:
             raise HeadstartError("processes on the same machine need the same features.dir, and find different ones")
         return stored
 
     def _store_view(self, view: int, rows: Callable[[], Iterable[Array]]) -> Array:
         return self._store.get_or_compute(
-            self.key,
+            self.key(view),
             view,
             shape=(len(self._dataset), self._encoder.embedding_dim),
             dtype=STORED_AS[self._encoder.precision],
             rows=rows,
         )
 
-    @property
-    def key(self) -> Key:
-        """Returns all that the features depend on, once the encoder is on its device. Compiled code only rounds."""
+    def key(self, view: int) -> Key:
+        """Returns all that the features of a view depend on, once the encoder is on its device.
+
+        Compiled code only rounds.
+        """
+        transform = self._dataset.transform
+        if isinstance(transform, PlainFirstTransform):
+            transform = transform.of_view(view)
         # Absent for ordinary images, so that their keys are those of versions that knew no other.
         split = self._dataset.split
         values: dict[str, Any] = ({"readings": list(split.readings)} if split.readings else {}) | {
             "backbone": self._encoder.backbone.source.identity(),
-            "transform": self._dataset.transform.spec,
+            "transform": transform.spec,
             "data": split.fingerprint,
             "precision": self._encoder.precision,
             "device": self._encoder.device.type,
@@ -196,8 +211,9 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 class FeatureSource:
     """Gives the features of every split of `manifest`, and loaders of batches of (features or images, labels).
 
-    Epoch `e` has view `e` of the train split (or e mod `features.views`), or its only view without augmentation; the
-    other splits have one view. While the backbone is frozen, loaders give features, which are encoded when the loader
+    Epoch `e` has view `e` of the train split, or e mod `features.views`, or its only view without augmentation. With
+    features.views=auto, view 0 is not augmented, and FEW_VIEWS views take turns while the backbone is frozen. The other
+    splits have one view. While the backbone is frozen, loaders give features, which are encoded when the loader
     is created; afterwards, or without a store, they give images.
 
     Args:
@@ -226,7 +242,9 @@ class FeatureSource:
         # What augments the train split; None: it is seen as the others are.
         self.augmentation: Transform | None = None
         if augments and settings.augment.transforms:
-            self.augmentation = TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)
+            augmented = TrainTransform(preprocessing, settings.data.seed, settings.augment.transforms)
+            has_few = settings.features.views == AUTO
+            self.augmentation = PlainFirstTransform(self._plain, augmented) if has_few else augmented
         self._datasets = {name: ImageDataset(split, self._plain) for name, split in manifest.splits.items()}
         training = self.augmentation or self._plain
         self._datasets["train"] = ImageDataset(manifest.splits["train"], training, self._keep_bytes)
@@ -241,14 +259,31 @@ class FeatureSource:
 
     def has_features(self, epoch: int) -> bool:
         """Whether the loaders of `epoch` give features."""
-        return self._store is not None and (self._frozen_epochs is None or epoch < self._frozen_epochs)
+        return self._store is not None and self._is_frozen(epoch)
 
     def view_of(self, epoch: int) -> int:
         """Returns the view of the train split in `epoch`."""
         views = self._settings.features.views
         if self.augmentation is None:
             return 0
-        return epoch if views is None else epoch % views
+        if views == AUTO:
+            # Nothing is saved by taking turns where a backbone that is trained sees the images themselves.
+            views = FEW_VIEWS if self._is_frozen(epoch) else None
+        return epoch if views is None else epoch % int(views)
+
+    def views_of(self, epochs: int) -> int:
+        """Returns the number of views of the train split whose features `epochs` epochs need."""
+        return len({self.view_of(epoch) for epoch in range(epochs) if self._is_frozen(epoch)})
+
+    def augmented_views(self, epochs: int) -> dict[int, int]:
+        """Returns the augmented views of the train split in the first epochs, each with its first epoch."""
+        views = {self.view_of(epoch): epoch for epoch in reversed(range(epochs)) if self.augmentation is not None}
+        if isinstance(self.augmentation, PlainFirstTransform):
+            del views[0]
+        return dict(sorted(views.items()))
+
+    def _is_frozen(self, epoch: int) -> bool:
+        return self._frozen_epochs is None or epoch < self._frozen_epochs
 
     def unaugmented(self) -> dict[str, Array]:
         """Returns the features (N, embedding_dim) of every split under the evaluation transform, in order.
@@ -313,14 +348,14 @@ class FeatureSource:
     def _prepare(self) -> None:
         # In a training of the usual length, whatever the length of this one: the same data run the same code.
         counts = {name: len(data) for name, data in self._datasets.items()}
-        self._encoder.prepare(counts.pop("train") * USUAL_EPOCHS + sum(counts.values()))
+        self._encoder.prepare(counts.pop("train") * self.views_of(USUAL_EPOCHS) + sum(counts.values()))
 
     @property
     def _keep_bytes(self) -> int:
         """Returns how many bytes of decoded training images are kept: none, if they are encoded once."""
-        features = self._settings.features
-        has_one_view = features.cache and (self.augmentation is None or features.views == 1)
-        return 0 if has_one_view and self._frozen_epochs is None else int(self._settings.data.memory_gb * 1e9)
+        are_encoded_once = self._settings.features.cache and self._frozen_epochs is None
+        has_one_view = self.views_of(USUAL_EPOCHS) == 1
+        return 0 if are_encoded_once and has_one_view else int(self._settings.data.memory_gb * 1e9)
 
     def _features_of(self, name: str, dataset: ImageDataset) -> SplitFeatures:
         if self._store is None:
@@ -366,7 +401,7 @@ class FeatureSource:
             len(labels),
             seed=settings.seed,
             balanced=labels if settings.data.balance == "sampler" else None,
-            views=settings.features.views,
+            view_of=self.view_of,
             **{"rank": rank(), "world_size": world_size()} | share,
         )
 

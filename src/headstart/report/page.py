@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,7 @@ from headstart.evaluation.answers import FeatureAnalysis
 from headstart.evaluation.label_issues import suspicious
 from headstart.evaluation.predictions import Averaging
 from headstart.evaluation.result import Result
+from headstart.features.source import FeatureSource
 from headstart.metrics import SIGNIFICANT
 from headstart.model.image_classifier import UNUSUAL
 from headstart.model.recipe import Recipe
@@ -31,7 +32,7 @@ SAME = 0.005
 # Of the labels, the share from which on the classifiers that judge them are believed.
 AGREEING = 0.7
 # Entries of each kind on the page.
-CLASSES, MISTAKES, SUSPICIOUS, VIEWS, WORST = 40, 12, 16, 8, 3
+CLASSES, MISTAKES, SUSPICIOUS, VIEWS, BATCH, WORST = 40, 12, 16, 8, 16, 3
 
 
 def summarize(result: Result, analysis: FeatureAnalysis | None) -> list[str]:
@@ -145,9 +146,8 @@ def more_than_expected(count: int, total: int) -> bool:
 class Page:
     """What the page shows. `analysis` is None without stored features; `charts` are PNGs by name.
 
-    `explained` are images of the mistakes by their indices, `batch` the (view, index) of the first training samples,
-    `augmentation` what made their views, if they are augmented. `averaging` says whether the predictions are means over
-    views of each image.
+    `explained` are images of the mistakes by their indices. `source` gives what was trained on, on the page of a
+    training; `averaging` says whether the predictions are means over views of each image.
     """
 
     manifest: Manifest
@@ -156,8 +156,7 @@ class Page:
     analysis: FeatureAnalysis | None
     charts: Mapping[str, Path]
     explained: Mapping[int, Image.Image]
-    batch: Sequence[tuple[int, int]] = ()
-    augmentation: Transform | None = None
+    source: FeatureSource | None = None
     averaging: Averaging | None = None
 
     def render(self) -> str:
@@ -229,17 +228,19 @@ class Page:
     def _views(self) -> list[dict[str, str]]:
         """Returns the first training image as it is evaluated and, if it is, augmented as in the first epochs."""
         views = self._seen(EvalTransform(self.recipe.preprocessing), [(0, 0, "not augmented")])
-        if self.augmentation is not None:
-            views += self._seen(self.augmentation, [(view, 0, f"epoch {view + 1}") for view in range(VIEWS)])
-        return views
+        if self.source is None or self.source.augmentation is None:
+            return views
+        samples = [(view, 0, f"epoch {epoch + 1}") for view, epoch in self.source.augmented_views(VIEWS).items()]
+        return views + self._seen(self.source.augmentation, samples)
 
     def _batch(self) -> list[dict[str, str]]:
         """Returns the first training samples as a head is trained on them."""
-        if self.recipe.is_closed_form or not self.batch:
+        if self.recipe.is_closed_form or self.source is None:
             return []
         labels, classes = self.manifest.splits["train"].labels, self.manifest.classes
-        transform = self.augmentation or EvalTransform(self.recipe.preprocessing)
-        return self._seen(transform, [(view, index, classes[labels[index]]) for view, index in self.batch])
+        transform = self.source.augmentation or EvalTransform(self.recipe.preprocessing)
+        samples = self.source.first_samples(BATCH)
+        return self._seen(transform, [(view, index, classes[labels[index]]) for view, index in samples])
 
     def _seen(self, transform: Transform, samples: Iterable[tuple[int, int, str]]) -> list[dict[str, str]]:
         """Returns what the network sees of training samples (view, index), with captions.

@@ -167,8 +167,6 @@ def warn_about_versions(run: RunFolder) -> None:
 
 # The report: the page, its charts as PNG, and its numbers as JSON and CSV.
 
-BATCH = 16  # samples of the first training batch
-
 
 def write_report(
     fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder, averaging: Averaging | None
@@ -192,9 +190,8 @@ def write_report(
         analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
     draw_curves(fitted.history, fitted.best_epoch, run.curves)
     charts = {"curves": run.curves} | _draw(result, analysis, run.report)
-    batch, explained = source.first_samples(BATCH), explain_mistakes(classifier, manifest, result)
-    views = source.augmentation
-    _write(Page(manifest, classifier.recipe, result, analysis, charts, explained, batch, views, averaging), run.report)
+    explained = explain_mistakes(classifier, manifest, result)
+    _write(Page(manifest, classifier.recipe, result, analysis, charts, explained, source, averaging), run.report)
     add_to_tensorboard(run, charts, manifest, result, analysis)
 
 

@@ -41,8 +41,7 @@ class ImageDataModule(LightningDataModule):
         """Returns how many images this training may still encode after the view of `split`, stored ones included."""
         if self.source.augmentation is None:
             return 0
-        epochs, views = self.trainer.max_epochs or 0, self.settings.features.views
-        left = (epochs if views is None else min(epochs, views)) - 1 - epoch
+        left = self.source.views_of(self.trainer.max_epochs or 0) - 1 - epoch
         once = ("valid", "test") if split == "train" and epoch == 0 else ("test",)
         splits = self.source.manifest.splits
         return max(0, left) * len(splits["train"]) + sum(len(splits.get(name, ())) for name in once)
