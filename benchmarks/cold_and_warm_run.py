@@ -19,32 +19,36 @@ from common import HERE, data_folder, empty_caches, plain_run_seconds, resnet50,
 from headstart.data.preprocessing import Preprocessing
 from headstart.features.encoder import Encoder
 
-TIMES = 3
+TIMES = 3  # of measurements, whose median counts
 NO_REPORT = "report=none"
 EVERY_EPOCH = "features.views=null"
 
 
-def median(measure: Callable[[int], float]) -> float:
-    """The median of TIMES measurements, which are given their number."""
-    return statistics.median(measure(number) for number in range(TIMES))
+def median(measure: Callable[[], float]) -> float:
+    return statistics.median(measure() for _ in range(TIMES))
 
 
-def first_runs(data: Path, *overrides: str) -> dict[str, float]:
-    """The seconds of first runs on a machine with nothing and with compiled code, and of warm runs."""
-    with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
+class Runs:
+    """Whole runs in new folders, which share caches that are empty at first."""
 
-        def seconds(number: int, *more: str, keeps: bool) -> float:
-            if not keeps:
-                shutil.rmtree(Path(environment["XDG_CACHE_HOME"], "headstart", "features"), ignore_errors=True)
-            return run(*training(data, f"{folder}/{number}", *overrides, *more), **environment)[0]
+    def __init__(self, data: Path, folder: str, environment: dict[str, str]) -> None:
+        self._data, self._folder, self._environment = data, Path(folder), environment
+        self._count = 0
 
-        found = {"cold": seconds(0, keeps=False)}
-        found["report"] = json.loads(Path(folder, "0", "run", "run.json").read_text())["seconds"]["report"]
-        found["cold again"] = median(lambda number: seconds(number + 1, keeps=False))
-        found["cold again, no report"] = median(lambda number: seconds(number + 10, NO_REPORT, keeps=False))
-        found["warm"] = median(lambda number: seconds(number + 20, keeps=True))
-        found["warm, no report"] = median(lambda number: seconds(number + 30, NO_REPORT, keeps=True))
-    return found
+    def seconds(self, *overrides: str, is_first: bool = True) -> float:
+        """The seconds of a run which, unless it `is_first`, finds the features of earlier ones."""
+        if is_first:
+            shutil.rmtree(Path(self._environment["XDG_CACHE_HOME"], "headstart", "features"), ignore_errors=True)
+        self._count += 1
+        return run(*training(self._data, str(self._latest), *overrides), **self._environment)[0]
+
+    def report_seconds(self) -> float:
+        """The seconds of the latest run's report."""
+        return float(json.loads((self._latest / "run" / "run.json").read_text())["seconds"]["report"])
+
+    @property
+    def _latest(self) -> Path:
+        return self._folder / str(self._count)
 
 
 def main(data: Path) -> None:
@@ -53,13 +57,23 @@ def main(data: Path) -> None:
     plain, limits = [plain_run_seconds(data)], [seconds_of_passes(data, precision)]
     seconds = {
         "tuned": plain_run_seconds(data, "--tuned"),
-        "expert": median(lambda _: run(str(HERE / "expert_script.py"), str(data))[0]),
-        "imports": median(lambda _: run(*imports)[0]),
+        "expert": median(lambda: run(str(HERE / "expert_script.py"), str(data))[0]),
+        "imports": median(lambda: run(*imports)[0]),
     }
-    few, every = first_runs(data), first_runs(data, EVERY_EPOCH)
+    with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
+        runs = Runs(data, folder, environment)
+        every = {"cold": runs.seconds(EVERY_EPOCH), "report": runs.report_seconds()}
+        every["cold again"] = runs.seconds(EVERY_EPOCH)
+    with empty_caches() as environment, tempfile.TemporaryDirectory() as folder:
+        runs = Runs(data, folder, environment)
+        seconds["cold"] = runs.seconds()
+        seconds["cold again"] = median(runs.seconds)
+        seconds["cold again, no report"] = median(lambda: runs.seconds(NO_REPORT))
+        seconds["warm"] = median(lambda: runs.seconds(is_first=False))
+        seconds["warm, no report"] = median(lambda: runs.seconds(NO_REPORT, is_first=False))
     plain.append(plain_run_seconds(data))
     limits.append(seconds_of_passes(data, precision))
-    seconds |= {"plain": statistics.mean(plain)} | few
+    seconds["plain"] = statistics.mean(plain)
     save(
         "cold_and_warm_run",
         seconds=seconds,

@@ -274,6 +274,47 @@ def labels_row(found: dict[str, Any]) -> list[str]:
     return [counts[0], *middle, counts[1], *shares, f"{some['in the first tenth']:.0%}"]
 
 
+# What is timed until the first result, and how it is called in a table.
+FIRST = {
+    "plain": "the tutorial's loop",
+    "tuned": "the same, tuned",
+    "expert": "an expert's script",
+    "cold": "headstart, first run",
+    "cold again": "… of other images with the same backbone",
+    "cold again, no report": "… without the report",
+    "warm": "headstart, features cached",
+    "warm, no report": "… without the report",
+    "imports": "importing torch, torchvision and pytorch_lightning",
+}
+
+
+def first_table() -> str:
+    """The time from the command to the tested model and its report, and how many times as long the others take."""
+    found = load("cold_and_warm_run")
+    seconds, every = found["seconds"], found["seconds_of_a_view_per_epoch"]
+    cells = {
+        FIRST[key]: [
+            f"{seconds[key]:.1f} s",
+            f"{seconds['plain'] / seconds[key]:.1f} ×",
+            f"{every[key]:.1f} s" if key in every else "",
+        ]
+        for key in FIRST
+    }
+    intro = f"Measured on {found['date']} on {cores(found)} ({found['precision']}).\n\n"
+    return intro + grid("until the tested model", ("", "faster than the loop", "`features.views=null`"), cells) + "\n"
+
+
+def views_table() -> str:
+    """The best valid loss, and the test accuracy, by the number of views."""
+    found = load("views")
+    kinds = list(next(iter(found["sets"].values())))
+    cells = {
+        name: [" / ".join(decimal(of[kind][key][0]) for key in ("valid/loss", "test/acc")) for kind in kinds]
+        for name, of in found["sets"].items()
+    }
+    return grid("views", tuple(kinds), cells) + "\n"
+
+
 def unusual_row(found: dict[str, Any]) -> list[str]:
     known = {key: decimal(value) if "AUROC" in key else f"{value:.1%}" for key, value in found.items()}
     return [known.get(key, "") for key in UNUSUAL]
@@ -297,6 +338,8 @@ def main() -> None:
     performance, readme, sweeps = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "sweeps.md"
     replace_between(readme, "figures", table(rows(RESULTS)[SHORT]))
     replace_between(performance, "figures", table(rows(RESULTS)))
+    replace_between(performance, "first", first_table())
+    replace_between(performance, "views", views_table())
     replace_between(performance, "busy", busy_table())
     replace_between(performance, "gpu", gpu_table())
     replace_between(performance, "one", one_text())

@@ -72,7 +72,7 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
 
 
 def test_cross_validated__without_a_limit_of_epochs_ends_where_the_losses_do_not_fall() -> None:
-    data = clusters(40, 5, spread=0.5)
+    data = clusters(40, 5, spread=4.0)
     inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
     found = cross_validated(RECIPE, *inputs, epochs=sys.maxsize, batch_size=16)
     assert all(np.isfinite(of.log_loss) for of in found)
