@@ -5,7 +5,7 @@ cross-validation. Images that depend on each other, those of one unit, are left 
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headstart.data.splits import unit_folds
+from headstart.data.workers import thread_map
 
 # Between which the temperature lies, and how far its logarithm is from 0 before any image was seen: the standard
 # deviation of the prior, which allows for about 30 %.
@@ -376,12 +377,14 @@ class LogisticFits:
 
     def by_folds(self, folds: Array) -> Iterator[tuple[float, Array]]:
         """Yields each penalty, and the scores (N, classes) of each image by the fit to the other `folds` (N)."""
-        fits: dict[int, Weights | None] = dict.fromkeys(np.unique(folds).tolist())
+        numbers = np.unique(folds).tolist()
+        starts: Sequence[Weights | None] = [None for _ in numbers]
         for penalty in STRENGTHS:
+            # The solution for the stronger penalty is a good start.
+            rest = [(self._some(np.flatnonzero(folds != fold)), penalty) for fold in numbers]
+            starts = fits = thread_map(lambda given: self._fit(*given[0], given[1]), zip(rest, starts, strict=True))
             scores = np.zeros_like(self._targets)
-            for fold, start in fits.items():
-                # The solution for the stronger penalty is a good start.
-                fits[fold] = weights, bias = self._fit(self._some(np.flatnonzero(folds != fold)), penalty, start)
+            for fold, (weights, bias) in zip(numbers, fits, strict=True):
                 scores[folds == fold] = self._rows[folds == fold] @ weights + bias
             yield penalty, scores
 
