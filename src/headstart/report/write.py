@@ -92,6 +92,10 @@ class RunRecord(Callback):
         manifest = trainer.datamodule.source.manifest  # type: ignore[attr-defined]
         self.begin(trainer.strategy.root_device, manifest, pl_module.recipe.backbone)  # type: ignore[union-attr, arg-type]
 
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        views = trainer.datamodule.source.views_of(trainer.current_epoch)  # type: ignore[attr-defined]
+        self._values["encoded_views"] = views
+
     def begin(self, device: torch.device, manifest: Manifest, backbone: BackboneSource) -> None:
         """Records what the run is made of, and what is known about the program and the machine; `device` trains."""
         self._values |= {
