@@ -349,6 +349,10 @@ class Ridge(nn.Module):
 STRENGTHS = (1.0, 0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)
 # Images × features × classes above which a fold is fitted to a part of the others.
 MOST_PRODUCTS = 2e8
+# How much the mean cross-entropy curves along a score, where most images are classified with some certainty.
+CURVATURE = 0.02
+# Of the largest eigenvalue, the share below which one is rounding.
+RANK_TOLERANCE = 1e-7
 Weights = tuple[Array, Array]
 
 
@@ -357,16 +361,19 @@ class LogisticFits:
 
     L-BFGS minimizes the mean cross-entropy plus penalty / 2 times the sum of the squared weights: scikit-learn's
     LogisticRegression with C = 1 / (N × penalty). The best weights are combinations of the images; with fewer images
-    than features, coordinates in the space that these span are shorter.
+    than features, their principal components are shorter, and steps in each suit its variance.
     """
 
     def __init__(self, features: Array, labels: Array, classes: int) -> None:
         self._mean, self._scale = features.mean(0), features.std(0) + 1e-6
         standardized, self._basis = (features - self._mean) / self._scale, None
         if len(standardized) < standardized.shape[1]:
-            self._basis, coordinates = np.linalg.qr(standardized.T)
-            standardized = coordinates.T
+            squares, directions = np.linalg.eigh(standardized @ standardized.T)
+            is_spanned = squares > RANK_TOLERANCE * max(squares[-1], 1.0)
+            lengths, directions = np.sqrt(squares[is_spanned]), directions[:, is_spanned]
+            self._basis, standardized = standardized.T @ (directions / lengths), directions * lengths
         self._rows = np.ascontiguousarray(standardized, np.float32)
+        self._variances = self._rows.var(0)
         self._targets = np.eye(classes, dtype=np.float32)[labels]
 
     def weights(self, penalty: float) -> Weights:
@@ -389,7 +396,7 @@ class LogisticFits:
             yield penalty, scores
 
     def _some(self, rows: Array) -> Array:
-        count = int(MOST_PRODUCTS / (self._rows.shape[1] * self._targets.shape[1]))
+        count = int(MOST_PRODUCTS / (max(1, self._rows.shape[1]) * self._targets.shape[1]))
         return rows if len(rows) <= count else np.random.default_rng(0).choice(rows, count, replace=False)
 
     def _fit(self, rows: Array | slice, penalty: float, start: Weights | None = None) -> Weights:
@@ -398,9 +405,11 @@ class LogisticFits:
 
         x, targets = self._rows[rows], self._targets[rows]
         shape = x.shape[1] + 1, targets.shape[1]
+        # L-BFGS needs fewer steps where the loss curves alike in all directions.
+        units = np.append(1 / np.sqrt(CURVATURE * self._variances + penalty), 1)[:, None]
 
         def loss(flat: Array) -> tuple[float, Array]:
-            weights, (bias,) = np.split(flat.astype(np.float32).reshape(shape), [-1])
+            weights, (bias,) = np.split((flat.reshape(shape) * units).astype(np.float32), [-1])
             scores = x @ weights + bias
             scores -= scores.max(1, keepdims=True)
             probs = np.exp(scores)
@@ -408,12 +417,13 @@ class LogisticFits:
             errors = (probs / sums - targets) / max(1, len(x))
             value = (np.log(sums[:, 0]) - (scores * targets).sum(1)).sum() / max(1, len(x))
             value += penalty / 2 * (weights**2).sum()
-            slope = np.vstack([x.T @ errors + penalty * weights, errors.sum(0)])
+            slope = np.vstack([x.T @ errors + penalty * weights, errors.sum(0)]) * units
             return float(value), slope.ravel().astype(np.float64)
 
-        initial = np.zeros(shape) if start is None else np.vstack(start)
+        initial = np.zeros(shape) if start is None else np.vstack(start) / units
         options = {"maxiter": 200, "ftol": 1e-7, "gtol": 1e-5}
-        found = minimize(loss, initial.ravel(), jac=True, method="L-BFGS-B", options=options).x.reshape(shape)
+        best = minimize(loss, initial.ravel(), jac=True, method="L-BFGS-B", options=options).x
+        found = best.reshape(shape) * units
         return found[:-1].astype(np.float32), found[-1].astype(np.float32)
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -188,14 +189,17 @@ def write_report(
     claim(run.report, REPORT)
     split, analysis = "test" if "test" in predictions else "valid", None
     result = Result(split, manifest.classes, predictions[split])
-    if features is not None:
-        alike = has_photo_features(classifier.recipe.backbone.weights)
-        units = dependent_units(manifest, features) if alike else manifest.units
-        analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
-    draw_curves(fitted.history, fitted.best_epoch, run.curves)
-    charts = {"curves": run.curves} | _draw(result, analysis, run.report)
-    explained = explain_mistakes(classifier, manifest, result)
-    _write(Page(manifest, classifier.recipe, result, analysis, charts, explained, source, averaging), run.report)
+    # The passes through the backbone that explain mistakes take as long as the fits, and need little of Python's lock.
+    with ThreadPoolExecutor(1) as beside:
+        explained = beside.submit(explain_mistakes, classifier, manifest, result)
+        if features is not None:
+            alike = has_photo_features(classifier.recipe.backbone.weights)
+            units = dependent_units(manifest, features) if alike else manifest.units
+            analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
+        draw_curves(fitted.history, fitted.best_epoch, run.curves)
+        charts = {"curves": run.curves} | _draw(result, analysis, run.report)
+    page = Page(manifest, classifier.recipe, result, analysis, charts, explained.result(), source, averaging)
+    _write(page, run.report)
     add_to_tensorboard(run, charts, manifest, result, analysis)
 
 
