@@ -14,7 +14,18 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from common import HERE, data_folder, empty_caches, plain_run_seconds, resnet50, run, save, seconds_of_passes, training
+from common import (
+    HERE,
+    data_folder,
+    empty_caches,
+    matrix_rate,
+    plain_run_seconds,
+    resnet50,
+    run,
+    save,
+    seconds_of_passes,
+    training,
+)
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.features.encoder import Encoder
@@ -80,6 +91,7 @@ def main(data: Path) -> None:
         seconds_of_a_view_per_epoch=every,
         plain_is="extrapolated from four timed epochs",
         precision=precision,
+        matrix_rate=matrix_rate(precision),
         fraction_of_limit=statistics.mean(limits) / every["cold"],
         # The plain run makes no report either.
         fraction_of_limit_without_report=statistics.mean(limits) / (every["cold"] - every["report"]),

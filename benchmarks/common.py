@@ -86,10 +86,10 @@ def matrix_rate(precision: str) -> float:
     return statistics.median(rates[2:])
 
 
-def seconds_of_passes(data: Path, precision: str) -> float:
+def seconds_of_passes(data: Path, precision: str, views: int = EPOCHS) -> float:
     """The limit of a cold run: all its forward passes at the rate of matrix products, and nothing else."""
     splits = inspected(data).manifest.splits
-    images = EPOCHS * len(splits["train"]) + len(splits["valid"]) + len(splits["test"])
+    images = views * len(splits["train"]) + len(splits["valid"]) + len(splits["test"])
     return images * flops_per_image(resnet50(Preprocessing(256, 224))) / matrix_rate(precision)
 
 

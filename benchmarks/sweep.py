@@ -21,6 +21,7 @@ from common import (
 
 from headstart.data.preprocessing import Preprocessing
 from headstart.features.encoder import Encoder
+from headstart.features.source import FEW_VIEWS
 
 RATES = "1e-2,3e-3,1e-3,3e-4,1e-4"
 DROPOUTS = "0.2,0.3,0.4,0.5"
@@ -38,7 +39,7 @@ def main(data: Path) -> None:
     precision = Encoder(backbone, precision="auto", compile=False).precision
     steps = trials * seconds_of_steps(backbone.embedding_dim, len(manifest.splits["train"]), len(manifest.classes))
     imports, _ = run("-c", "import torch, torchvision", **environment)
-    limits = {"ours": seconds_of_passes(data, precision) + steps, "warm": imports + steps}
+    limits = {"ours": seconds_of_passes(data, precision, FEW_VIEWS) + steps, "warm": imports + steps}
     save(
         "sweep",
         trials=trials,

@@ -50,7 +50,8 @@ def main(weights: Path, roots: list[Path]) -> None:
     weights, roots = weights.resolve(), [root.resolve() for root in roots]
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
-        sets = [(root.name, root, ()) for root in roots]
+        # The training images of a set that is already split.
+        sets = [(root.parent.name if root.name == "train" else root.name, root, ()) for root in roots]
         for name, root, side in generated(Path("drawn").resolve()):
             sets.append((name, root, (f"data.image_size={side}", f"data.resize_size={side}")))
         results = {name: figures(root, weights, size) for name, root, size in sets}

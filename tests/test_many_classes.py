@@ -80,7 +80,7 @@ def test_resume__with_other_classes(classes: tuple[str, ...], words: tuple[str, 
 def test_task_test__on_other_classes(tmp_path: Path) -> None:
     data = data_of(scan_of(tmp_path / "images", [*one_image("train"), *rows("train")]))
     with pytest.raises(HeadstartError) as caught:
-        _check_same_classes(data.manifest, with_classes(OTHERS))
+        _check_same_classes(data.manifest, with_classes(OTHERS).recipe)
     assert_short(caught.value, "class number 0000", "and 2988 more", "another class 0000")
 
 

@@ -15,12 +15,13 @@ PROGRAMS = {
     "compare": "rank backbones: headstart compare DIR ARCH ARCH …",
     "test": "score a run on the test split: headstart test RUN",
     "report": "write a run's report again: headstart report RUN",
+    "review": "correct labels that look wrong, in a browser: headstart review RUN",
     "export": "write a run for other runtimes: headstart export RUN",
     "predict": "predict the classes of images: headstart predict RUN IMAGES",
     "embed": "write the features of images: headstart embed RUN IMAGES output=DIR",
 }
 # Commands that are train.py with this task.
-TASKS = ("audit", "compare", "test", "report", "export")
+TASKS = ("audit", "compare", "test", "report", "review", "export")
 USAGE = "usage: headstart COMMAND key=value …\n\n" + "".join(
     f"  headstart {name:<8} {says}\n" for name, says in PROGRAMS.items()
 )

@@ -10,10 +10,10 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra._internal.core_plugins.basic_launcher
 import hydra._internal.hydra
@@ -29,13 +29,18 @@ from headstart.cli.main import TRAIN, run_program
 from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.config.overrides import written_as
+from headstart.config.train import check_train, read_record
 from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
 from headstart.program import OUTPUT, Failed
-from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder
+from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, checkpoint_file, run_folder_of
+
+if TYPE_CHECKING:
+    # It needs the extra `review`.
+    from headstart.reviewing.server import ReviewServer
 
 # Running a program of the command line inside another one, which is left as it was.
 
@@ -307,6 +312,26 @@ def sweep(*overrides: str, data: str | PathLike[str] | None = None, **keywords: 
     """
     arguments = ["-m", *overrides, *_overrides(data, keywords, folder_key="hydra.sweep.dir")]
     return Leaderboard(run_in_process(TRAIN, arguments))
+
+
+def review(run: str | PathLike[str] | Run) -> "ReviewServer":
+    """Serves the page on which labels of a run are corrected, as `headstart review RUN` does, in a thread.
+
+    Returns:
+        The server; its `address` is that of the page, and `close()` ends it.
+
+    Raises:
+        HeadstartError: what the command line would have ended with.
+
+    Example:
+        >>> headstart.review(run).address
+    """
+    from headstart.pipeline import review_server
+
+    folder = run.folder if isinstance(run, Run) else Path(run)
+    path = checkpoint_file(folder, "best")
+    settings = check_train(read_record(run_folder_of(path)))
+    return review_server(replace(settings, ckpt_path=str(path))).serve_in_thread()
 
 
 def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[Finding]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -19,8 +19,10 @@ from headstart.auditing.report import (
     write_audit,
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
+from headstart.config.data import NO_CORRECTIONS
 from headstart.config.model import AUTO, RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, TrainSettings
+from headstart.data.corrections import usual_file
 from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data
@@ -37,14 +39,19 @@ from headstart.log import command, log, shown
 from headstart.machine import startup_seconds, training_device
 from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
-from headstart.model.recipe import check_unchanged, warn_about_other_data
+from headstart.model.recipe import Recipe, check_unchanged, warn_about_other_data
 from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
+from headstart.reviewing.queue import Review
 from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
 from headstart.training.callbacks.history import read_history
 from headstart.training.fit import Fitted, fit
 from headstart.training.trainer import build_trainer, lightning_errors
+
+if TYPE_CHECKING:
+    # It needs the extra `review`.
+    from headstart.reviewing.server import ReviewServer
 
 
 def train(settings: TrainSettings) -> dict[str, float]:
@@ -96,7 +103,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             setting of the trainer, a callback or a logger.
     """
     evaluates = settings.task in EVALUATING
-    if settings.task not in ("audit", "export"):
+    if settings.task not in ("audit", "export", "review"):
         with lightning_errors(settings):
             build_trainer(settings)
     if settings.ckpt_path is not None:
@@ -104,7 +111,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
         settings = replace(settings, ckpt_path=str(path))
         if settings.task != "export":
             warn_about_versions(run_folder_of(path))
-        if evaluates:
+        if settings.task in ("test", "report", "export"):
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
             _check_resumable(read_checkpoint(path), settings)
@@ -208,6 +215,37 @@ def report(settings: TrainSettings) -> bool:
     return True
 
 
+def review(settings: TrainSettings) -> bool:
+    """Serves the page on which the images of the run of the checkpoint `settings.ckpt_path` are reviewed, until Ctrl-C.
+
+    Raises:
+        HeadstartError: the extra `review` is not installed, the corrections cannot be written, or as in `test`.
+    """
+    server = review_server(settings)
+    server.announce(opens_browser=settings.review.browser)
+    server.serve()
+    return True
+
+
+def review_server(settings: TrainSettings) -> "ReviewServer":
+    """Returns the server of that page; raises as `review`."""
+    try:
+        from headstart.reviewing.server import ReviewServer
+    except ModuleNotFoundError as error:
+        raise HeadstartError(f'task=review needs {error.name}: pip install "headstart[review]"') from None
+    if settings.data.corrections == NO_CORRECTIONS:
+        raise HeadstartError(f"task=review needs a file to write to: leave out data.corrections={NO_CORRECTIONS}")
+    path = Path(str(settings.ckpt_path))
+    recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
+    manifest = open_data(settings.data).manifest
+    _check_same_classes(manifest, recipe)
+    store = open_store(settings.features)
+    transform = EvalTransform(recipe.preprocessing).spec
+    stored = None if store is None else stored_features(store, manifest.splits, transform)
+    file = usual_file(settings.data) if settings.data.corrections is None else Path(settings.data.corrections)
+    return ReviewServer(Review(run_folder_of(path), manifest, stored, file.expanduser()))
+
+
 def audit(settings: TrainSettings) -> bool:
     """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
     data = open_data(settings.data, inspect_data)
@@ -252,6 +290,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "train": train_and_advise,
     "test": test,
     "report": report,
+    "review": review,
     "audit": audit,
     "compare": compare,
     "export": export,
@@ -261,18 +300,18 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 def _data_for(classifier: ImageClassifier, settings: TrainSettings) -> PreparedData:
     """Returns the data that `settings` describe, for a classifier that was trained on the same classes."""
     data = open_data(settings.data)
-    _check_same_classes(data.manifest, classifier)
+    warn_about_other_data(classifier.recipe.data_fingerprint, data.manifest.fingerprint)
+    _check_same_classes(data.manifest, classifier.recipe)
     if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:
         log.warning("%s", reason)
     return data
 
 
-def _check_same_classes(manifest: Manifest, classifier: ImageClassifier) -> None:
-    warn_about_other_data(classifier.recipe.data_fingerprint, manifest.fingerprint)
-    if manifest.classes != classifier.recipe.classes:
+def _check_same_classes(manifest: Manifest, recipe: Recipe) -> None:
+    if manifest.classes != recipe.classes:
         raise HeadstartError(
             f"{manifest.root} has the classes {listed(manifest.classes)}, but the checkpoint was trained on "
-            f"{listed(classifier.recipe.classes)}"
+            f"{listed(recipe.classes)}"
         )
 
 

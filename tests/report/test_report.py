@@ -67,8 +67,8 @@ def test_report__says_what_the_metrics_say(run: Path) -> None:
 
 def test_report__shows_each_view_once(run: Path) -> None:
     page = (run / "report" / "index.html").read_text()
-    assert all(text in page for text in ("not augmented", "epoch 2<", "epoch 3<", "epoch 4<"))
-    assert not any(text in page for text in ("epoch 1<", "epoch 5<"))
+    assert all(text in page for text in ("not augmented", "epoch 2<"))
+    assert not any(text in page for text in ("epoch 1<", "epoch 3<"))
 
 
 def test_report__needs_nothing_else(run: Path) -> None:

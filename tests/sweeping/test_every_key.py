@@ -79,6 +79,7 @@ PAIRS: dict[str, Pair] = {
     "data.encoding": same("cp1252", CSV),
     "data.missing": same("[nothing]", CSV),
     "data.exclude": Pair("['0.*']"),
+    "data.corrections": Pair("ROOT/../corrections.csv"),
     "data.columns.path": Pair("path2", CSV),
     "data.columns.label": Pair("label2", CSV),
     "data.columns.split": Pair("split", CSV),
@@ -155,6 +156,7 @@ NOT_SWEPT = {
     **dict.fromkeys(("sweep.over", "sweep.fixed", "run_dir"), "set by train.py itself"),
     **dict.fromkeys(("ckpt_path", "task", "model.archs"), "rejected in a sweep"),
     **dict.fromkeys(("export.format", "export.precision", "export.input", "export.path"), "of another task"),
+    "review.browser": "of another task",
     **dict.fromkeys(
         ("callbacks.early_stopping._target_", "callbacks.checkpoint._target_", "callbacks.ema._target_"),
         "another class has other keys",
@@ -210,6 +212,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             paired = f"{path.relative_to(root)},{other.relative_to(root)}"
             lines.append(f"{paired},{label},{number % 2},{split},{number // (2 + shift)}")
         (root / f"{table}.csv").write_text("\n".join(lines))
+    (root.parent / "corrections.csv").write_text("path,action,label\nred/2.jpg,relabel,blue\nred/3.jpg,leave_out,\n")
     uneven = draw_classes(root.parent / "uneven", 12, first_seed=50)
     for number in range(5, 12):
         (uneven / "red" / f"{number}.jpg").unlink()

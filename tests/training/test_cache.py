@@ -79,9 +79,10 @@ def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp
 @pytest.mark.slow
 def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Path) -> None:
     folder = f"features.dir={tmp_path / 'features'}"
-    train(script, flat, tmp_path / "short", folder, "trainer.max_epochs=2")
+    every_epoch = (folder, "features.views=null")
+    train(script, flat, tmp_path / "short", *every_epoch, "trainer.max_epochs=2")
     files = {path: path.stat().st_ino for path in (tmp_path / "features").glob("*/view-*.npy")}
-    train(script, flat, tmp_path / "long", folder, "model.dropout=0.1")
+    train(script, flat, tmp_path / "long", *every_epoch, "model.dropout=0.1")
     after = {path: path.stat().st_ino for path in (tmp_path / "features").glob("*/view-*.npy")}
     assert files.items() <= after.items()
     assert len(after) == len(files) + 2

@@ -59,9 +59,9 @@ def test_run_json(trained: Path) -> None:
     record = json.loads((trained / "run.json").read_text())
     assert set(record) == {
         "started", "backbone", "data_fingerprint", "command", "git", "python", "packages", "device", "platform",
-        "seconds", "skipped", "dropped", "splits", "choices", "encoded_views",
+        "seconds", "skipped", "dropped", "splits", "choices", "encoded_views", "notes",
     }  # fmt: skip
-    assert record["encoded_views"] == 3, "as many as there were epochs"
+    assert record["encoded_views"] == 2, "features.views=auto"
     assert record["choices"]["data"] == "folder"
     assert record["choices"]["experiment"] is None
     assert set(record["seconds"]) - {"startup"} == {"data", "model", "fit", "test", "report", "all"}

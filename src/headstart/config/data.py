@@ -24,6 +24,8 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
 RESIZE_MODES = ("crop", "pad", "squash")
 # In place of a column's name: the one that is usually called so, if there is one.
 AUTO = "auto"
+# In place of the file with corrections: none, not even the one beside the images.
+NO_CORRECTIONS = "none"
 # The key of the fold of a cross-validation, over which a sweep averages.
 FOLD = "data.fold"
 
@@ -104,6 +106,8 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path. Of `folds`, `fold` is the valid split.
 
+    `corrections` is a file with corrected labels; null: corrections.csv beside the images, if there is one.
+
     Files that match one of the glob patterns `exclude`, by name or, with a "/", by path, are not used. The `csv` is
     decoded by `encoding`; cells that are one of `missing`, in any case, count as empty.
 
@@ -121,6 +125,7 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
     depth: int | str = constrained("auto, 8, 10, 12, 14 or 16", lambda v: v in (AUTO, *range(8, 17, 2)))
     max_pixels: int | None = optional_positive_int()
     exclude: list[str]
+    corrections: str | None = path_field(None)
     csv: str | None = path_field(None)
     encoding: str = constrained("auto, or an encoding such as cp1252 or gbk", _is_encoding, default=AUTO)
     missing: list[Any] = field(default_factory=list)

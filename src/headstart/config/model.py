@@ -194,6 +194,13 @@ class EvaluationSettings:
     views: int = positive_int()
 
 
+@dataclass(frozen=True)
+class ReviewSettings:
+    """The section `review`: whether task=review opens its page in a browser."""
+
+    browser: bool
+
+
 # The section `export`: what task=export writes.
 
 FORMATS = ("onnx", "pt2")

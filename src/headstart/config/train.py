@@ -4,7 +4,7 @@ import functools
 import os
 import re
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, get_type_hints
 
 import yaml  # type: ignore[import-untyped]
@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from headstart.config.checks import non_negative_int, one_of, path_field, suggestion, violations
-from headstart.config.data import DATASETS, FOLD, DataSettings
+from headstart.config.data import DATASETS, FOLD, NO_CORRECTIONS, DataSettings
 from headstart.config.lightning import (
     check_entries,
     check_trainer,
@@ -32,6 +32,7 @@ from headstart.config.model import (
     FeatureSettings,
     FinetuneSettings,
     ModelSettings,
+    ReviewSettings,
     SweepSettings,
     has_photo_features,
 )
@@ -133,11 +134,11 @@ def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 # The settings of train.py, and their check as a whole.
 
-TASKS = ("train", "test", "report", "audit", "compare", "export")
+TASKS = ("train", "test", "report", "review", "audit", "compare", "export")
 # Tasks that use a checkpoint as it is.
-EVALUATING = ("test", "report", "export")
-# Those of them that write into the folder of the checkpoint's run.
-INTO_RUN = ("report", "export")
+EVALUATING = ("test", "report", "review", "export")
+# Those of them that have no run folder of their own.
+INTO_RUN = ("report", "review", "export")
 # What of the trainer closed-form heads ignore: they have one epoch, with no steps of an optimizer.
 TRAINER: dict[str, Any] = {
     "max_epochs": 1,
@@ -174,6 +175,8 @@ class TrainSettings:
     evaluation: EvaluationSettings
     augment: AugmentSettings
     export: ExportSettings
+    # Runs that were recorded before it was there have none.
+    review: ReviewSettings = field(default_factory=lambda: ReviewSettings(browser=True))
 
     @property
     def finds_near_duplicates(self) -> bool:
@@ -400,6 +403,7 @@ def _replace_paths(values: dict[str, Any], replacement: Callable[[str, str], str
         group, _, name = key.partition(".")
         path = values[group].get(name)
         is_name = key == "model.weights" and (path in (DEFAULT, BUNDLED) or not _is_file(path))
+        is_name |= key == "data.corrections" and path == NO_CORRECTIONS
         if isinstance(path, str) and not is_name:
             values[group][name] = replacement(key, path)
 

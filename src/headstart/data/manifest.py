@@ -32,7 +32,8 @@ class Split:
 
     `readings` are the unusual ways in which some of them are read: features are stored by content and by these.
 
-    With folds, the split is a part of a `pool`, train and valid together, in which its images have the indices `rows`.
+    With folds, the split is a part of a `pool`, train and valid together, in which its images have the indices `rows`;
+    with corrections, of what it was before them. `stored_as` is the name of the pool.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Split:
     pool: "Split | None" = None
     rows: tuple[int, ...] = ()
     readings: tuple[str, ...] = ()
+    stored_as: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -66,6 +68,11 @@ class Split:
     def own(self, values: Array) -> Array:
         """Returns the rows (N) of the split, of an array with one row for each image of `stored`."""
         return values if self.pool is None else values[list(self.rows)]
+
+    @property
+    def uncorrected(self) -> tuple[int, ...]:
+        """The labels before corrections."""
+        return self.labels if self.pool is None else tuple(self.pool.labels[row] for row in self.rows)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -156,13 +163,19 @@ class Manifest:
         return "\n".join(lines)
 
     def write(self, path: Path) -> None:
-        """Writes a CSV with one row per sample: path, class, split and, if there are groups, group."""
+        """Writes a CSV with a row per sample: path, class, split, and group and uncorrected class if there are any."""
+        is_corrected = any(split.labels != split.uncorrected for split in self.splits.values())
         rows = (
-            (sample, self.classes[label], name, *([self.groups.get(sample, "")] if self.groups else []))
+            (
+                *(sample, self.classes[label], name),
+                *([self.groups.get(sample, "")] if self.groups else []),
+                *([self.classes[before]] if is_corrected else []),
+            )
             for name, split in self.splits.items()
-            for sample, label in zip(split.paths, split.labels, strict=True)
+            for sample, label, before in zip(split.paths, split.labels, split.uncorrected, strict=True)
         )
-        write_csv(path, ("path", "class", "split", *(["group"] if self.groups else [])), rows)
+        others = ["group"] * bool(self.groups) + ["uncorrected"] * is_corrected
+        write_csv(path, ("path", "class", "split", *others), rows)
 
 
 def build_manifest(
@@ -179,18 +192,27 @@ def build_manifest(
         name: _split(scan, [s for s in samples if s.split == name and s.path not in removed], labels, infos)
         for name in scan.classes
     }
+    before = sorted(scan.uncorrected or samples, key=lambda sample: labels[sample.class_name])
     if scan.fold is not None:
         # Also those dropped: which ones these are may depend on the fold.
-        pool = [sample for sample in samples if sample.split in POOL and sample.path not in {*skipped}]
+        pool = [sample for sample in before if sample.split in POOL and sample.path not in {*skipped}]
         pool.sort(key=lambda sample: (labels[sample.class_name], sample.path))
-        pooled = _split(scan, pool, labels, infos)
-        rows = {path: row for row, path in enumerate(pooled.paths)}
-        for name in POOL:
-            own = tuple(rows[path] for path in splits[name].paths)
-            splits[name] = replace(splits[name], pool=pooled, rows=own)
+        splits |= _pooled({name: splits[name] for name in POOL}, _split(scan, pool, labels, infos), "folds")
+    for name in [name for name, split in splits.items() if scan.uncorrected and split.pool is None]:
+        pool = [sample for sample in before if sample.split == name and sample.path not in removed]
+        splits |= _pooled({name: splits[name]}, _split(scan, pool, labels, infos), name)
     return Manifest(
         scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes, scan.groups or {}
     )
+
+
+def _pooled(splits: dict[str, Split], pool: Split, name: str) -> dict[str, Split]:
+    """Returns the splits as parts of `pool`, whose features are stored under `name`."""
+    rows = {path: row for row, path in enumerate(pool.paths)}
+    return {
+        split: replace(of_split, pool=pool, rows=tuple(rows[path] for path in of_split.paths), stored_as=name)
+        for split, of_split in splits.items()
+    }
 
 
 def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dict[str, ImageInfo]) -> Split:

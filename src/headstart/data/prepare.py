@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
+from headstart.data.corrections import apply_corrections, corrections_file
 from headstart.data.image_info import MISSING, ImageInfo, deep_samples, inspect_images, odd_depths
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, assign_fold, build_manifest, check_trainable
@@ -67,10 +68,12 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     """
     scan = scan_images(settings, seed)
     infos = inspect_images(scan.root, [sample.path for sample in scan.samples])
+    if (file := corrections_file(settings)) is not None:
+        scan = apply_corrections(scan, infos, file)
     if settings.folds is not None and settings.fold is not None:
         scan = assign_fold(scan, infos, Fold(settings.fold, settings.folds))
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
-    unusable = (path for path, info in infos.items() if info.fault is not None)
+    unusable = dict.fromkeys(path for *_, path in scan.samples if infos[path].fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)
     # The test split has no say in what is trained, but is all there is in some folders.
     learnt = {sample.path: infos[sample.path] for sample in scan.samples if sample.split != "test"}

@@ -81,7 +81,8 @@ class Predictions:
     Of N samples, in the order of the split: `paths` relative to the data's root, `labels` (N), `log_probs`
     (N, classes) as the head gives them, and the `temperature` at which they are calibrated. `familiarity` (N) is the
     score of headstart.model.image_classifier, `threshold` that below which an image is unusual; -inf: it is not known.
-    `units` (N) are equal for images that depend on each other; None: all are independent.
+    `units` (N) are equal for images that depend on each other; None: all are independent. `uncorrected` (N) are the
+    labels before corrections; None: they are the same.
     """
 
     paths: tuple[str, ...]
@@ -91,6 +92,7 @@ class Predictions:
     familiarity: Tensor | None = None
     threshold: float = -math.inf
     units: Array | None = None
+    uncorrected: Tensor | None = None
 
     @property
     def correct(self) -> Array:
@@ -109,15 +111,25 @@ class Predictions:
 
     def metrics(self, split: str) -> dict[str, float]:
         """Returns every metric by its full name, such as "test/acc"."""
-        return compute_metrics(self.log_probs, self.labels, split)
+        before = self.uncorrected_accuracy
+        others = {} if before is None else {f"{split}/acc_uncorrected": before}
+        return compute_metrics(self.log_probs, self.labels, split) | others
+
+    @property
+    def uncorrected_accuracy(self) -> float | None:
+        """The accuracy with the labels before corrections, of the same images; None: no label was corrected."""
+        if self.uncorrected is None:
+            return None
+        return float((self.log_probs.argmax(1) == self.uncorrected).double().mean())
 
     def summary(self, split: str) -> str:
         """Returns "test: accuracy 0.976 (95 % interval 0.944 to 0.990), loss 0.0802, 205 images"."""
         correct, count, (low, high) = int(self.correct.sum()), len(self.labels), self.interval
-        loss = self.metrics(split)[f"{split}/loss"]
+        loss, before = self.metrics(split)[f"{split}/loss"], self.uncorrected_accuracy
+        uncorrected = "" if before is None else f"; {before:.3f} with the labels before corrections"
         return (
             f"{split}: accuracy {correct / count:.3f} (95 % interval {low:.3f} to {high:.3f}), loss {loss:.4f}, "
-            f"{counted(count, 'image')}"
+            f"{counted(count, 'image')}{uncorrected}"
         )
 
     def true_ranks(self) -> Tensor:
@@ -156,7 +168,9 @@ def predict_split(classifier: ImageClassifier, loader: DataLoader[Any]) -> Predi
     split: Split = loader.dataset.split  # type: ignore[attr-defined]
     temperature, threshold = float(classifier.temperature), float(classifier.familiarity.threshold)
     of_all, familiarity = (interleaved(torch.cat(parts))[: len(split)] for parts in (log_probs, scores))
-    return Predictions(split.paths, torch.tensor(split.labels), of_all, temperature, familiarity, threshold)
+    labels, before = torch.tensor(split.labels), torch.tensor(split.uncorrected)
+    uncorrected = None if torch.equal(labels, before) else before
+    return Predictions(split.paths, labels, of_all, temperature, familiarity, threshold, uncorrected=uncorrected)
 
 
 def predict_splits(classifier: ImageClassifier, source: FeatureSource, splits: Sequence[str]) -> dict[str, Predictions]:

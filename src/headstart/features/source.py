@@ -46,9 +46,9 @@ ENCODING_BATCH = 64
 STORED_AS = {"bf16": "float16", "32": "float32"}
 # Epochs of a training of the usual length.
 USUAL_EPOCHS = 20
-# Views of each training image with features.views=auto, the unaugmented one included: more of them cost time, and lower
-# the validation loss by less than another seed does (benchmarks/views.py).
-FEW_VIEWS = 4
+# Views of each training image with features.views=auto, the unaugmented one included: more of them cost time, and bring
+# less than another seed does (benchmarks/views.py).
+FEW_VIEWS = 2
 
 
 class SplitFeatures:
@@ -71,7 +71,7 @@ class SplitFeatures:
         self._own = dataset.split.own
         self._dataset = dataset.of_stored()
         self._split = split
-        self._name = split if dataset.split.pool is None else "folds"
+        self._name = dataset.split.stored_as or split
         self._encoder = encoder
         self._store = store
         self._num_workers = num_workers

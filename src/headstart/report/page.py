@@ -147,7 +147,8 @@ class Page:
     """What the page shows. `analysis` is None without stored features; `charts` are PNGs by name.
 
     `explained` are images of the mistakes by their indices. `source` gives what was trained on, on the page of a
-    training; `averaging` says whether the predictions are means over views of each image.
+    training; `averaging` says whether the predictions are means over views of each image; `review` is the command to
+    correct labels.
     """
 
     manifest: Manifest
@@ -158,6 +159,7 @@ class Page:
     explained: Mapping[int, Image.Image]
     source: FeatureSource | None = None
     averaging: Averaging | None = None
+    review: str = ""
 
     def render(self) -> str:
         """Returns the page as HTML, which needs no other file."""
@@ -188,6 +190,7 @@ class Page:
             explained={index: image_uri(image) for index, image in self.explained.items()},
             suspicious=list(islice(suspicious(self.manifest, issues), min(SUSPICIOUS, issues.count))) if issues else [],
             labels=_labels(self.analysis) if self.analysis else None,
+            review=self.review,
             image_count=f"{sum(self.manifest.counts.values()):,}",
             calibration=probabilities(result),
             familiarity=familiarity(result) if math.isfinite(predictions.threshold) else None,
@@ -208,6 +211,7 @@ class Page:
         result = self.result
         values = {
             f"accuracy ({result.split})": result.accuracy,
+            **({} if (before := result.predictions.uncorrected_accuracy) is None else {"uncorrected labels": before}),
             "balanced accuracy": result.balanced_accuracy,
             "macro F1": result.macro_f1,
             **{f"among the first {k}": value for k, value in result.top_k.items()},

@@ -36,7 +36,7 @@ from headstart.evaluation.predictions import Averaging, Predictions
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
 from headstart.files import REPORT, RUN, claim, read_json, remove, write_csv, write_json, write_text
-from headstart.log import is_first_process, log, shown
+from headstart.log import command, is_first_process, log, shown
 from headstart.machine import cpu_name
 from headstart.model.image_classifier import ImageClassifier, overlay, saliency_maps
 from headstart.report.charts import (
@@ -103,6 +103,7 @@ class RunRecord(Callback):
             "backbone": asdict(backbone),
             "data_fingerprint": manifest.fingerprint,
             "splits": manifest.origins,
+            "notes": manifest.notes,
             "skipped": manifest.skipped,
             "dropped": manifest.dropped,
             "command": sys.argv,
@@ -198,7 +199,8 @@ def write_report(
             analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
         draw_curves(fitted.history, fitted.best_epoch, run.curves)
         charts = {"curves": run.curves} | _draw(result, analysis, run.report)
-    page = Page(manifest, classifier.recipe, result, analysis, charts, explained.result(), source, averaging)
+    review = command("train.py", ["task=review", f"ckpt_path={shown(run.path)}"])
+    page = Page(manifest, classifier.recipe, result, analysis, charts, explained.result(), source, averaging, review)
     _write(page, run.report)
     add_to_tensorboard(run, charts, manifest, result, analysis)
 
@@ -273,6 +275,8 @@ def _numbers(result: Result, analysis: FeatureAnalysis | None, averaging: Averag
         "calibrated": asdict(result.calibrated),
         "confusions": [{"true": c.true, "predicted": c.predicted, "count": c.count} for c in result.confusions],
     }
+    if (before := result.predictions.uncorrected_accuracy) is not None:
+        numbers["accuracy_uncorrected"] = before
     if averaging is not None:
         numbers["averaging"] = averaging.metrics()
     if analysis is not None:

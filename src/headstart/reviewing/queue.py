@@ -1,0 +1,175 @@
+"""Which images of a run should be looked at, in which order and why, and what was decided about them."""
+
+import csv
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from headstart.data.corrections import ACTIONS, RELABEL, Correction, read_corrections, write_corrections
+from headstart.data.manifest import Manifest
+from headstart.errors import HeadstartError
+from headstart.features.store import Array
+from headstart.files import exclusively, read_json
+from headstart.run_folder import RunFolder
+
+# Predictions that contradict the label with at least this probability are confident mistakes.
+CONFIDENT = 0.9
+# Images of each kind, and similar images of each class.
+MOST, SIMILAR = 200, 5
+UNDO = "undo"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image to look at: its number among all images, why, and the class that may be right, or ""."""
+
+    index: int
+    reasons: tuple[str, ...]
+    suggested: str
+
+
+class Review:
+    """The images of a run that should be looked at, and the decisions, each of which is written at once.
+
+    Args:
+        manifest: all images, with the corrections that there are.
+        features: those (N, d) of each split, by which images are similar; None: they are not known.
+        file: the corrections that decisions are written to.
+    """
+
+    def __init__(self, run: RunFolder, manifest: Manifest, features: Mapping[str, Array] | None, file: Path) -> None:
+        self.manifest, self.file, self._run = manifest, file, run
+        samples = [
+            (path, name, label, content)
+            for name, split in manifest.splits.items()
+            for path, label, content in zip(split.paths, split.labels, split.contents, strict=True)
+        ]
+        self.paths = [path for path, *_ in samples]
+        self._splits, self._contents = [split for _, split, *_ in samples], [content for *_, content in samples]
+        self._labels = np.array([label for _, _, label, _ in samples])
+        self._directions: Array | None = None
+        if features is not None:
+            rows = np.concatenate([np.asarray(features[name], np.float32) for name in manifest.splits])
+            self._directions = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+        self._turn = threading.Lock()
+        with exclusively(file):
+            self._decided = {correction.sha256: correction for correction in self._read()}
+        self.items = self._items()
+
+    def state(self) -> dict[str, Any]:
+        """Returns what the page shows: the classes, and each item with what was decided about it."""
+        classes = self.manifest.classes
+        return {
+            "classes": classes,
+            "file": str(self.file),
+            "items": [
+                {
+                    "index": item.index,
+                    "path": self.paths[item.index].encode("utf-8", "replace").decode(),
+                    "split": self._splits[item.index],
+                    "label": classes[self._labels[item.index]],
+                    "suggested": item.suggested,
+                    "reasons": item.reasons,
+                    "decision": self._decision(item.index),
+                }
+                for item in self.items
+            ],
+        }
+
+    def image(self, index: int) -> Image.Image | None:
+        """Returns the image; None: it has changed, or is gone."""
+        return self.manifest.read(self.paths[index], self.manifest.depth)
+
+    def similar(self, index: int, name: str) -> list[int]:
+        """Returns the images of the class `name` that are most similar to an image."""
+        if self._directions is None or name not in self.manifest.classes:
+            return []
+        own = np.flatnonzero(self._labels == self.manifest.classes.index(name))
+        own = own[own != index]
+        by_similarity = np.argsort(-(self._directions[own] @ self._directions[index]), kind="stable")
+        return [int(other) for other in own[by_similarity[:SIMILAR]]]
+
+    def decide(self, index: int, action: str, label: str = "") -> dict[str, str] | None:
+        """Writes what is to be done with an image; "undo" removes an earlier decision. Returns the decision.
+
+        Raises:
+            HeadstartError: there is no such image, action or class.
+            OSError: it could not be written, and nothing has changed.
+        """
+        if not 0 <= index < len(self.paths) or action not in (*ACTIONS, UNDO):
+            raise HeadstartError(f"image {index} and action {action} are not known")
+        if action == RELABEL and label not in self.manifest.classes:
+            raise HeadstartError(f"'{label}' is no class")
+        sha256, when = self._contents[index], datetime.now(UTC).isoformat(timespec="seconds")
+        of_label = label if action == RELABEL else ""
+        # Other reviews may write the same file; another tab of this one is another thread.
+        with self._turn, exclusively(self.file):
+            decided = {correction.sha256: correction for correction in self._read()}
+            if action == UNDO:
+                decided.pop(sha256, None)
+            else:
+                decided[sha256] = Correction(self.paths[index], sha256, action, of_label, when, self._run.path.name)
+            write_corrections(self.file, list(decided.values()))
+            self._decided = decided
+        return self._decision(index)
+
+    def _read(self) -> list[Correction]:
+        """Reads the file; each correction belongs to a content."""
+        if not self.file.exists():
+            return []
+        by_path = dict(zip(self.paths, self._contents, strict=True))
+        rows = read_corrections(self.file)
+        return [c if c.sha256 else c._replace(sha256=by_path.get(c.path, f"of {c.path}")) for c in rows]
+
+    def _decision(self, index: int) -> dict[str, str] | None:
+        correction = self._decided.get(self._contents[index])
+        return None if correction is None else {"action": correction.action, "label": correction.label}
+
+    def _items(self) -> list[Item]:
+        """The images by their first reason, in the order of the kinds."""
+        numbers = {path: index for index, path in enumerate(self.paths)}
+        reasons: dict[int, list[str]] = {}
+        suggested: dict[int, str] = {}
+        for kind in (self._label_issues(), self._mistakes(), self._findings()):
+            for path, reason, name in kind:
+                if (index := numbers.get(path)) is None:
+                    continue
+                reasons.setdefault(index, []).append(reason)
+                if name and name != self.manifest.classes[self._labels[index]]:
+                    suggested.setdefault(index, name)
+        return [Item(index, tuple(dict.fromkeys(of)), suggested.get(index, "")) for index, of in reasons.items()]
+
+    def _label_issues(self) -> Iterator[tuple[str, str, str]]:
+        """Yields path, reason and suggested class of the labels that the report lists as probably wrong."""
+        report = self._run.report / "report.json"
+        count = int(read_json(report).get("label_issues", {}).get("listed", 0)) if report.exists() else 0
+        for row in _rows(self._run.report / "suspicious.csv")[: min(count, MOST)]:
+            yield row["path"], f"the label is probably wrong (rank {row['rank']})", row["suggested"]
+
+    def _mistakes(self) -> Iterator[tuple[str, str, str]]:
+        """Yields the predictions that contradict the label with high probability."""
+        rows = [row for file in (self._run.test_predictions, self._run.valid_predictions) for row in _rows(file)]
+        wrong = [row for row in rows if row["prediction"] != row["label"] and float(row["probability"]) >= CONFIDENT]
+        for row in sorted(wrong, key=lambda row: -float(row["probability"]))[:MOST]:
+            yield row["path"], f"predicted as {row['prediction']} ({float(row['probability']):.0%})", row["prediction"]
+
+    def _findings(self) -> Iterator[tuple[str, str, str]]:
+        """Yields the images that the audit names."""
+        if self._run.audit.exists():
+            for finding in read_json(self._run.audit)["findings"]:
+                for path in finding["paths"][:MOST]:
+                    yield path, str(finding["kind"]), ""
+
+
+def _rows(path: Path) -> Sequence[dict[str, str]]:
+    try:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
