@@ -237,12 +237,14 @@ def review_server(settings: TrainSettings) -> "ReviewServer":
         raise HeadstartError(f"task=review needs a file to write to: leave out data.corrections={NO_CORRECTIONS}")
     path = Path(str(settings.ckpt_path))
     recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
-    manifest = open_data(settings.data).manifest
+    file = usual_file(settings.data) if settings.data.corrections is None else Path(settings.data.corrections)
+    # The first decision creates it.
+    data = settings.data if file.expanduser().exists() else replace(settings.data, corrections=NO_CORRECTIONS)
+    manifest = open_data(data).manifest
     _check_same_classes(manifest, recipe)
     store = open_store(settings.features)
     transform = EvalTransform(recipe.preprocessing).spec
     stored = None if store is None else stored_features(store, manifest.splits, transform)
-    file = usual_file(settings.data) if settings.data.corrections is None else Path(settings.data.corrections)
     return ReviewServer(Review(run_folder_of(path), manifest, stored, file.expanduser()))
 
 

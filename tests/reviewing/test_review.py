@@ -11,6 +11,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import pytest
 from conftest import ROOT, SMALL, Script, draw_classes, manifest_of
 
 from headstart.config.data import SplitSettings
+from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.corrections import FILE, read_corrections
 from headstart.errors import HeadstartError
 from headstart.features.store import Array
+from headstart.pipeline import review_server
 from headstart.reviewing import queue
 from headstart.reviewing.queue import Review
 from headstart.reviewing.server import ReviewServer
@@ -282,6 +285,20 @@ def test_program__killed_at_any_moment_has_lost_and_doubled_nothing(run: Path, f
     assert len({c.sha256 for c in rows}) == len(rows) == len(answered) == 36
     # What is left beside the file is no image, and no correction.
     assert all(path.suffix in (".csv", ".tmp") for path in flat.iterdir() if path.is_file())
+
+
+def test_program__writes_where_it_is_told_to(run: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.csv"
+    server = review_server(settings_of_run(run, file))
+    server.serve_in_thread()
+    assert decide(server, 0, "keep") == 200
+    server.close()
+    assert len(read_corrections(file)) == 1
+
+
+def settings_of_run(run: Path, file: Path) -> TrainSettings:
+    settings = check_train(read_record(RunFolder(run)))
+    return replace(settings, ckpt_path=str(RunFolder(run).best), data=replace(settings.data, corrections=str(file)))
 
 
 @pytest.mark.slow

@@ -156,7 +156,8 @@ def test_features__each_view_is_encoded_once(flat: Path, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features__are_those_of_the_epochs_images(flat: Path, tmp_path: Path, workers: int) -> None:
-    images, features = module(flat), module(flat, f"data.num_workers={workers}", store=tmp_path)
+    options = "features.views=null", f"data.num_workers={workers}"
+    images, features = module(flat, *options), module(flat, *options, store=tmp_path)
     for epoch in (0, 3):
         for (x, labels), (found, found_labels) in zip(epoch_of(images, epoch), epoch_of(features, epoch), strict=True):
             assert torch.allclose(found, images.source._encoder(x), atol=1e-6)

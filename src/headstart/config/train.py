@@ -385,6 +385,8 @@ def read_record(run: RunFolder) -> DictConfig:
     try:
         config = OmegaConf.load(run.config)
         values: Any = OmegaConf.to_container(config)
+        # Of runs that were recorded before it was there.
+        values["data"].setdefault("corrections", None)
         before, now = str(OmegaConf.select(config, "run_dir")), os.path.abspath(run.path)
         _replace_paths(values, lambda key, path: literal_text(_moved(key, plain_text(path), before, now)))
         for entry in values["callbacks"].values():
