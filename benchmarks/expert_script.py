@@ -1,4 +1,4 @@
-"""What an expert writes in 40 lines: each image is encoded once, and scikit-learn fits a logistic regression.
+"""An expert's script: each image is encoded once, and scikit-learn fits a logistic regression.
 
     python benchmarks/expert_script.py DATA [--arch ARCH] [--weights FILE] [--train N] [--valid N]
 

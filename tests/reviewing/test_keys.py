@@ -95,7 +95,7 @@ def browser(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Browser]
 
 @pytest.fixture
 def server(flat: Path, tmp_path: Path) -> Iterator[ReviewServer]:
-    """With WRONG labels to accept, to keep, or to leave out."""
+    """Serves a review of WRONG labels to accept, to keep, or to leave out."""
     run = tmp_path / "run"
     (run / "report").mkdir(parents=True)
     (run / "report" / "report.json").write_text(json.dumps({"label_issues": {"listed": WRONG}}))

@@ -39,7 +39,7 @@ def review_of(root: Path, folder: Path, features: dict[str, Array] | None = None
 
 @pytest.fixture
 def review(flat: Path, tmp_path: Path) -> Review:
-    """Of a run whose report lists two labels, and whose predictions have two confident mistakes."""
+    """A review of a run whose report lists two labels, and whose predictions have two confident mistakes."""
     run = tmp_path / "run"
     (run / "report").mkdir(parents=True)
     (run / "report" / "report.json").write_text('{"label_issues": {"listed": 2}}')
@@ -307,7 +307,7 @@ def test_program__ends_with_ctrl_c_and_the_next_training_uses_the_decisions(
 ) -> None:
     program = Program(run)
     state = ask(program.address)[1].decode()
-    assert "red/0.jpg" in state or "probably wrong" in state or "predicted as" in state or '"items": []' in state
+    assert '["blue", "green", "red"]' in state
     body = {"index": 0, "action": "relabel", "label": "red"}
     assert ask(f"{program.address}decisions", body, Origin=program.address.rsplit("/", 2)[0])[0] == 200
     program.process.send_signal(signal.SIGINT)
