@@ -20,6 +20,7 @@ from hydra import compose, initialize_config_dir
 from PIL import Image
 from sklearn.datasets import load_digits  # type: ignore[import-untyped]
 from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_limits
 from torch.nn import functional as F
 
 from headstart.auditing.report import dependent_units
@@ -287,22 +288,23 @@ def generated(folder: Path) -> Iterator[tuple[str, Path, int]]:
 
 def main(weights: Path, roots: list[Path]) -> None:
     """Replays every answer on each set."""
-    with tempfile.TemporaryDirectory() as folder:
+    # As the commands do; two threads of NumPy in each of two fits wait for each other for minutes.
+    with threadpool_limits(1, "blas"), tempfile.TemporaryDirectory() as folder:
         sets = {root.name: load(root, weights) for root in roots}
         sets |= {name: load(root, weights, side) for name, root, side in generated(Path(folder))}
-    names = list(sets)
-    results = {}
-    for number, (name, images) in enumerate(sets.items()):
-        far = sets[names[(number + 1) % len(names)]]
-        results[name] = {
-            "images": len(images.data),
-            "classes": images.data.classes,
-            "forecasts": forecasts(images),
-            "label_issues": label_issues(images),
-            "heads": heads(images),
-            "unusual": unusual(images, far),
-        }
-        print(name, results[name], flush=True)
+        names = list(sets)
+        results = {}
+        for number, (name, images) in enumerate(sets.items()):
+            far = sets[names[(number + 1) % len(names)]]
+            results[name] = {
+                "images": len(images.data),
+                "classes": images.data.classes,
+                "forecasts": forecasts(images),
+                "label_issues": label_issues(images),
+                "heads": heads(images),
+                "unusual": unusual(images, far),
+            }
+            print(name, results[name], flush=True)
     save("truth", sets=results)
 
 

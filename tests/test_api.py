@@ -22,9 +22,11 @@ from conftest import SMALL, Script, draw_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import ImageFile
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import headstart
 import headstart.api  # torch and Hydra change the process when they are imported
+from headstart.cli.main import BLAS_THREADS
 
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=2")
 
@@ -73,6 +75,23 @@ def test_train__is_what_the_command_line_does(script: Script, flat: Path) -> Non
     names = [{str(p.relative_to(of.folder)) for p in of.folder.rglob("*")} for of in (run, by_script)]
     files = [{name for name in found if "tfevents" not in name} for found in names]
     assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("given", [None, "2"])
+def test_numpy__computes_on_one_core_within_a_run(given: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    def threads() -> set[int]:
+        return {of["num_threads"] for of in threadpool_info() if of["user_api"] == "blas"}
+
+    monkeypatch.delenv(BLAS_THREADS, raising=False)
+    if given:
+        monkeypatch.setenv(BLAS_THREADS, given)
+    with threadpool_limits(2, "blas"):
+        before = dict(os.environ)
+        with headstart.api._restore_process_state():
+            assert threads() == {1 if given is None else 2}
+            assert os.environ[BLAS_THREADS] == (given or "1")
+        assert threads() == {2}
+        assert dict(os.environ) == before
 
 
 @pytest.mark.slow

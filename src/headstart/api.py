@@ -9,7 +9,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from threadpoolctl import threadpool_limits
 
 from headstart.auditing.findings import Finding
 from headstart.cli.arguments import Program
-from headstart.cli.main import TRAIN, run_program
+from headstart.cli.main import BLAS_THREADS, TRAIN, run_program
 from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.config.overrides import written_as
@@ -94,10 +95,18 @@ def _import_matplotlib() -> None:
 
 
 @contextmanager
+def _one_core_for_numpy() -> Iterator[None]:
+    """Lets NumPy compute on one core, as the commands do (see share_cores), unless the user chose how many."""
+    with nullcontext() if BLAS_THREADS in os.environ else threadpool_limits(1, "blas"):
+        yield
+
+
+@contextmanager
 def _restore_process_state() -> Iterator[None]:
-    torchs, others = (torch_settings_restored, usual_numerics), (_signals, warnings.catch_warnings)
+    numerics = (_one_core_for_numpy, torch_settings_restored, usual_numerics)
+    others = (_arguments_and_environment, _hydra, _logging, _randomness, _signals, warnings.catch_warnings)
     with ExitStack() as stack:
-        for part in (_arguments_and_environment, _hydra, _logging, _randomness, *torchs, *others):
+        for part in (*numerics, *others):
             stack.enter_context(part())
         yield
 
@@ -105,6 +114,8 @@ def _restore_process_state() -> Iterator[None]:
 @contextmanager
 def _arguments_and_environment() -> Iterator[None]:
     argv, environment = sys.argv, dict(os.environ)
+    # For libraries that are imported within the block.
+    os.environ.setdefault(BLAS_THREADS, "1")
     try:
         yield
     finally:

@@ -1,9 +1,11 @@
 """The report of a run: the page, its charts and tables."""
 
 import csv
+import html
 import json
 import re
 import runpy
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,9 +22,11 @@ from headstart.config.model import EncoderSettings
 from headstart.data.manifest import Manifest, Split
 from headstart.evaluation.predictions import Predictions, wilson_interval
 from headstart.evaluation.result import Result
+from headstart.files import write_json
 from headstart.model.checkpoint import load_classifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_map, draw_reliability
-from headstart.report.write import write_result
+from headstart.report.write import trained_again, write_result
+from headstart.run_folder import RunFolder
 
 RULE = ("data.split.train=6", "data.split.valid=3")
 NAMES = {
@@ -78,6 +82,48 @@ def test_report__needs_nothing_else(run: Path) -> None:
     assert len(sources) > 10
     assert all(source.startswith("data:image/") for source in sources)
     assert "http" not in page
+
+
+def test_report__leads_on(run: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    for section in page.split("<h2>")[1:]:
+        assert 'class="next"' in section or "<a href" in section, section[:60]
+    for link in re.findall(r'<a href="([^"]*)"', page):
+        assert (run / "report" / link).is_file(), link
+    commands = [html.unescape(of) for of in re.findall(r'class="next">[^<]*<code>([^<]*)</code>', page)]
+    checkpoint = f"ckpt_path={run}"
+    assert {"task=review", checkpoint} <= {word for of in commands for word in shlex.split(of)}
+    trained = [shlex.split(of)[2:] for of in commands if "model.head=" in of or "features.views=" in of]
+    assert len(trained) == 2
+    for arguments in trained:
+        # The command of the run with one setting changed.
+        assert f"data.root={run.parent / 'images'}" in arguments
+        assert not [of for of in arguments if of.startswith(("hydra.run.dir=", "task="))]
+        assert len([of for of in arguments if of.startswith(("model.head=", "features.views="))]) == 1
+    predicting = next(shlex.split(of) for of in commands if "predict.py" in of)
+    assert predicting[2:] == [checkpoint, "source=FILE_OR_FOLDER"]
+
+
+def test_report__every_image_has_a_caption(run: Path) -> None:
+    page = (run / "report" / "index.html").read_text()
+    figures = re.findall(r"<figure.*?</figure>", page, re.DOTALL)
+    assert sum(figure.count("<img") for figure in figures) == page.count("<img") > 10
+    for figure in figures:
+        assert re.search(r"<figcaption>\s*\S", figure), figure[-200:]
+
+
+def test_report__trained_again_is_said_only_of_one_command(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    for given, expected in (
+        (["data.root=a b", "task=train", "model.head=knn"], ["data.root=a b", "model.head=auto"]),
+        (["data.root=a", "+trainer.max_steps=3"], ["data.root=a", "+trainer.max_steps=3", "model.head=auto"]),
+        (["ckpt_path=logs/run/checkpoints/last.ckpt"], None),
+        (["-m", "model.lr=1,2"], None),
+        (["tests/report"], None),
+    ):
+        write_json(run.record, {"command": ["train.py", *given]})
+        words = shlex.split(trained_again(run, "model.head=auto"))
+        assert words == ([] if expected is None else ["python", "train.py", *expected])
 
 
 def test_report__shows_names_as_they_are(run: Path) -> None:

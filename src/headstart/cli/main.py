@@ -51,6 +51,8 @@ from headstart.program import OUTPUT, Failed, exit_on_error, is_multirun, mark_i
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]
 LET_FIRST_REPORT = 3  # seconds
+# Where it is set, it says on how many cores NumPy computes.
+BLAS_THREADS = "OPENBLAS_NUM_THREADS"
 # With these flags, options may come from elsewhere than conf/.
 OTHER_CONF = {"--config-path", "--config-dir", "--config-name", "--experimental-rerun"}
 
@@ -182,7 +184,7 @@ def share_cores() -> None:
     NumPy's threads spin while they wait for each other, and beside another program they wait long. The folds and draws
     of a report, which take longest, run in threads of headstart's own.
     """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault(BLAS_THREADS, "1")
     # All charts are files; that of a notebook, from which the program was started, need not be installed.
     os.environ["MPLBACKEND"] = "agg"
 

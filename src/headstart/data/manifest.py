@@ -122,6 +122,11 @@ class Manifest:
         except HeadstartError:
             return None
 
+    def class_of(self, path: str) -> str:
+        """Returns the class of an image of one of the splits, by its path relative to the root."""
+        split, index = self._places[path]
+        return self.classes[split.labels[index]]
+
     @cached_property
     def _places(self) -> dict[str, tuple[Split, int]]:
         return {path: (split, index) for split in self.splits.values() for index, path in enumerate(split.paths)}

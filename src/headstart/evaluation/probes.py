@@ -79,7 +79,8 @@ def fit_head(kind: str, train: Labelled, units: Array | None = None) -> tuple[Cl
 
 def scores_of(head: ClosedForm) -> Probe:
     """Returns the probe that a fitted head is."""
-    return lambda features: head(torch.from_numpy(features)).detach().numpy()
+    # A copy, because stored features are read-only, of which PyTorch warns.
+    return lambda features: head(torch.tensor(features)).detach().numpy()
 
 
 def nearest_mean(train: Labelled) -> Probe:

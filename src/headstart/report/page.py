@@ -3,7 +3,7 @@
 import contextlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -147,8 +147,8 @@ class Page:
     """What the page shows. `analysis` is None without stored features; `charts` are PNGs by name.
 
     `explained` are images of the mistakes by their indices. `source` gives what was trained on, on the page of a
-    training; `averaging` says whether the predictions are means over views of each image; `review` is the command to
-    correct labels.
+    training; `averaging` says whether the predictions are means over views of each image; `commands` are what to run
+    after reading a section, by the name by which the template asks for them.
     """
 
     manifest: Manifest
@@ -159,7 +159,7 @@ class Page:
     explained: Mapping[int, Image.Image]
     source: FeatureSource | None = None
     averaging: Averaging | None = None
-    review: str = ""
+    commands: Mapping[str, str] = field(default_factory=dict)
 
     def render(self) -> str:
         """Returns the page as HTML, which needs no other file."""
@@ -190,7 +190,11 @@ class Page:
             explained={index: image_uri(image) for index, image in self.explained.items()},
             suspicious=list(islice(suspicious(self.manifest, issues), min(SUSPICIOUS, issues.count))) if issues else [],
             labels=_labels(self.analysis) if self.analysis else None,
-            review=self.review,
+            commands=self.commands,
+            class_of=self.manifest.class_of,
+            guessing=f"{math.log(len(result.classes)):.2f}",
+            # Where a run writes it; predictions of other images are beside their report.
+            predictions_file=f"../{result.split}_predictions.csv" if self.source else "../predictions.csv",
             image_count=f"{sum(self.manifest.counts.values()):,}",
             calibration=probabilities(result),
             familiarity=familiarity(result) if math.isfinite(predictions.threshold) else None,

@@ -25,7 +25,8 @@ from torchvision.transforms.v2.functional import to_dtype, to_image
 
 from headstart.auditing.report import dependent_units
 from headstart.backbones.backbone import BackboneSource
-from headstart.config.model import has_photo_features
+from headstart.config.model import AUTO, has_photo_features
+from headstart.config.overrides import key_of
 from headstart.config.train import TrainSettings, choices, record_of
 from headstart.data.manifest import Manifest
 from headstart.data.transforms import EvalTransform
@@ -35,8 +36,9 @@ from headstart.evaluation.label_issues import suspicious
 from headstart.evaluation.predictions import Averaging, Predictions
 from headstart.evaluation.probes import Array
 from headstart.evaluation.result import Result
+from headstart.features.source import FeatureSource
 from headstart.files import REPORT, RUN, claim, read_json, remove, write_csv, write_json, write_text
-from headstart.log import command, is_first_process, log, shown
+from headstart.log import command, is_first_process, log, quoted, shown
 from headstart.machine import cpu_name
 from headstart.model.image_classifier import ImageClassifier, overlay, saliency_maps
 from headstart.report.charts import (
@@ -174,6 +176,10 @@ def warn_about_versions(run: RunFolder) -> None:
 # The report: the page, its charts as PNG, and its numbers as JSON and CSV.
 
 
+# Of each training image, in the command that leads on to more of them.
+MORE_VIEWS = 8
+
+
 def write_report(
     fitted: Fitted, predictions: dict[str, Predictions], run: RunFolder, averaging: Averaging | None
 ) -> None:
@@ -199,10 +205,33 @@ def write_report(
             analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
         draw_curves(fitted.history, fitted.best_epoch, run.curves)
         charts = {"curves": run.curves} | _draw(result, analysis, run.report)
-    review = command("train.py", ["task=review", f"ckpt_path={shown(run.path)}"])
-    page = Page(manifest, classifier.recipe, result, analysis, charts, explained.result(), source, averaging, review)
+    commands = commands_of(run, source, analysis)
+    page = Page(manifest, classifier.recipe, result, analysis, charts, explained.result(), source, averaging, commands)
     _write(page, run.report)
     add_to_tensorboard(run, charts, manifest, result, analysis)
+
+
+def commands_of(run: RunFolder, source: FeatureSource, analysis: FeatureAnalysis | None) -> dict[str, str]:
+    """Returns what to run after a training, by the sections of the page that lead to it."""
+    checkpoint, better = f"ckpt_path={shown(run.path)}", analysis and analysis.better_head()
+    return {
+        "head": trained_again(run, f"model.head={better.kind if better else AUTO}") if analysis else "",
+        "label": command("train.py", ["task=label", checkpoint, "source=UNLABELLED"]),
+        "review": command("train.py", ["task=review", checkpoint]),
+        "tensorboard": f"tensorboard --logdir {quoted(str(shown(run.path)))}",
+        "predict": command("predict.py", [checkpoint, "source=FILE_OR_FOLDER"]),
+        "views": trained_again(run, f"features.views={MORE_VIEWS}") if source.views_of(MORE_VIEWS) < MORE_VIEWS else "",
+    }
+
+
+def trained_again(run: RunFolder, change: str) -> str:
+    """Returns the command of a run with one setting changed; "": it was not trained by one command from the start."""
+    _, *arguments = read_json(run.record)["command"]
+    keys = [key_of(argument) for argument in arguments if "=" in argument]
+    if len(keys) < len(arguments) or {"ckpt_path", "data.fold"} & set(keys):
+        return ""
+    others = [a for a in arguments if key_of(a) not in ("task", "hydra.run.dir", key_of(change))]
+    return command("train.py", [*others, change])
 
 
 def write_result(classifier: ImageClassifier, manifest: Manifest, result: Result, folder: Path) -> None:
@@ -273,6 +302,7 @@ def _numbers(result: Result, analysis: FeatureAnalysis | None, averaging: Averag
         "temperature": result.predictions.temperature,
         "uncalibrated": asdict(result.uncalibrated),
         "calibrated": asdict(result.calibrated),
+        "unusual": [result.predictions.paths[index] for index in result.unusual],
         "confusions": [{"true": c.true, "predicted": c.predicted, "count": c.count} for c in result.confusions],
     }
     if (before := result.predictions.uncorrected_accuracy) is not None:

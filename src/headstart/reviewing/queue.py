@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ class Review:
         numbers = {path: index for index, path in enumerate(self.paths)}
         reasons: dict[int, list[str]] = {}
         suggested: dict[int, str] = {}
-        for kind in (self._label_issues(), self._mistakes(), self._findings()):
+        copies, others = self._findings()
+        for kind in (self._label_issues(), copies, self._unusual(), self._mistakes(), others):
             for path, reason, name in kind:
                 if (index := numbers.get(path)) is None:
                     continue
@@ -147,8 +149,7 @@ class Review:
 
     def _label_issues(self) -> Iterator[tuple[str, str, str]]:
         """Yields path, reason and suggested class of the labels that the report lists as probably wrong."""
-        report = self._run.report / "report.json"
-        count = int(read_json(report).get("label_issues", {}).get("listed", 0)) if report.exists() else 0
+        count = int(self._report.get("label_issues", {}).get("listed", 0))
         for row in _rows(self._run.report / "suspicious.csv")[: min(count, MOST)]:
             yield row["path"], f"the label is probably wrong (rank {row['rank']})", row["suggested"]
 
@@ -159,12 +160,22 @@ class Review:
         for row in sorted(wrong, key=lambda row: -float(row["probability"]))[:MOST]:
             yield row["path"], f"predicted as {row['prediction']} ({float(row['probability']):.0%})", row["prediction"]
 
-    def _findings(self) -> Iterator[tuple[str, str, str]]:
-        """Yields the images that the audit names."""
-        if self._run.audit.exists():
-            for finding in read_json(self._run.audit)["findings"]:
-                for path in finding["paths"][:MOST]:
-                    yield path, str(finding["kind"]), ""
+    def _unusual(self) -> Iterator[tuple[str, str, str]]:
+        """Yields the scored images that are unlike the training images."""
+        for path in self._report.get("unusual", ())[:MOST]:
+            yield path, "unusual: unlike the training images", ""
+
+    def _findings(self) -> tuple[list[tuple[str, str, str]], list[tuple[str, str, str]]]:
+        """Returns the images that the audit names: near duplicates, and others."""
+        found = read_json(self._run.audit)["findings"] if self._run.audit.exists() else []
+        named = [(path, str(of["kind"]), "") for of in found for path in of["paths"][:MOST]]
+        copies = [item for item in named if item[1].startswith("near duplicates")]
+        return copies, [item for item in named if not item[1].startswith("near duplicates")]
+
+    @cached_property
+    def _report(self) -> Mapping[str, Any]:
+        report = self._run.report / "report.json"
+        return read_json(report) if report.exists() else {}
 
 
 def _rows(path: Path) -> Sequence[dict[str, str]]:
