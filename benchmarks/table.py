@@ -333,6 +333,20 @@ def replace_between(path: Path, name: str, text: str) -> None:
     path.write_text(before + begin + text + end + after)
 
 
+def named_backbones_table() -> str:
+    """The backbones of conf/model, with the sentence at the top of each file."""
+    result = load("named_backbones")
+    lines = [f"Measured on {result['date']} on a core of an {result['machine']['cpu']}.", ""]
+    lines += ["| `model=` | | image size | features | rate |", "|---|---|---|---|---|"]
+    for name, row in sorted(result["backbones"].items(), key=lambda item: -item[1]["rate"]):
+        comments = [line for line in (ROOT / "conf" / "model" / f"{name}.yaml").read_text().splitlines() if line]
+        says = next(line.removeprefix("# ") for line in comments if not line.startswith("# @")).rstrip(".")
+        lines.append(
+            f"| `{name}` | {says} | {row['image_size']} | {row['width']} | {row['rate']:.2g} × |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     performance, readme, sweeps = ROOT / "docs" / "performance.md", ROOT / "README.md", ROOT / "docs" / "sweeps.md"
     replace_between(readme, "first", first_table())
@@ -347,6 +361,7 @@ def main() -> None:
     replace_between(performance, "compiled", compiled_table())
     replace_between(performance, "scale", scale_table())
     replace_between(sweeps, "trials", trials_text())
+    replace_between(ROOT / "docs" / "backbones.md", "named", named_backbones_table())
     replace_between(ROOT / "docs" / "report.md", "truth", truth_tables())
 
 

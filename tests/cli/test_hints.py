@@ -182,7 +182,7 @@ def test_train__settings_pass(typed: str, messages: list[str]) -> None:
         (TRAIN, "optimizer=sgd", "there is no setting 'optimizer': the optimizer is AdamW"),
         (TRAIN, "num_classes=10", "the class folders are the classes"),
         (TRAIN, "model=resnet", "model=resnet is not available: did you mean resnet50?"),
-        (TRAIN, "model=5", "model=5 is not available: choose one of mobilenet_v2, mobilenet_v3_small, resnet50"),
+        (TRAIN, "model=5", "model=5 is not available: choose one of clip_vit_b16, convnextv2_tiny, dinov2_base,"),
         (TRAIN, "data=foldr", "data=foldr is not available: did you mean folder?"),
         (TRAIN, "logger=wandb", "logger=wandb is not available: choose one of none, tensorboard"),
         (TRAIN, "nonsense", "nonsense is not a setting: settings are written key=value"),

@@ -63,7 +63,7 @@ from hydra.errors import ConfigCompositionException
         ("features.precision=16", "features.precision=16 is invalid: it must be one of auto, 32, bf16"),
         ("features.compile=maybe", "features.compile=maybe is invalid: it must be auto, true or false"),
         ("data=foldr", "data=foldr is not available: did you mean folder?"),
-        ("model=5", "model=5 is not available: choose one of mobilenet_v2, mobilenet_v3_small, resnet50"),
+        ("model=5", "model=5 is not available: choose one of clip_vit_b16, convnextv2_tiny, dinov2_base,"),
         ("model.lr=[1", "model.lr=[1"),
         ("model.lr=1,2", "To sweep over it, add --multirun"),
     ],
