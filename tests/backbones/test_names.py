@@ -21,7 +21,9 @@ def settings_of(*overrides: str) -> TrainSettings:
 def test_names__exist_with_their_pooling_and_size(name: str) -> None:
     settings = settings_of(f"model={name}")
     check_backbone(settings.model, settings.data)
-    says = next(line for line in (CONF / "model" / f"{name}.yaml").read_text().splitlines() if not line.startswith("# @"))
+    says = next(
+        line for line in (CONF / "model" / f"{name}.yaml").read_text().splitlines() if not line.startswith("# @")
+    )
     assert says.startswith("# ")
     assert re.search(r"licence|License", says)
     assert re.search(r"[0-9]+ M parameters", says)

@@ -184,7 +184,11 @@ def test_train__settings_pass(typed: str, messages: list[str]) -> None:
         (TRAIN, "model=resnet", "model=resnet is not available: did you mean resnet50?"),
         (TRAIN, "model=5", "model=5 is not available: choose one of clip_vit_b16, convnextv2_tiny, dinov2_base,"),
         (TRAIN, "data=foldr", "data=foldr is not available: did you mean folder?"),
-        (TRAIN, "logger=wandb", "logger=wandb is not available: choose one of none, tensorboard"),
+        (
+            TRAIN,
+            "logger=neptune",
+            "logger=neptune is not available: choose one of csv, mlflow, none, tensorboard,",
+        ),
         (TRAIN, "nonsense", "nonsense is not a setting: settings are written key=value"),
         (TRAIN, "data.root=new shots", "shots is not a setting: settings are written key=value, with quotes"),
         (TRAIN, "--colour red", "there is no setting 'colour'"),

@@ -53,6 +53,7 @@ from headstart.report.page import MISTAKES, Page
 from headstart.run_folder import RunFolder
 from headstart.text import on_one_line
 from headstart.training.fit import Fitted
+from headstart.training.trackers import TrackedRuns
 
 # The record of a run: what it was made of, where its time went, and what came out.
 
@@ -66,7 +67,8 @@ DECISIVE = {"headstart": 3, "torch": 2, "torchvision": 2, "timm": 2}
 class RunRecord(Callback):
     """Writes run.json, config.yaml and split.csv when a run starts and, at the end of a `with` block, metrics.json.
 
-    The folder is claimed first. `startup`: the seconds that the program took before it, if it does nothing else.
+    The folder is claimed first. Trackers get what metrics.json has, and the page of the report. `startup`: the seconds
+    that the program took before it, if it does nothing else.
     """
 
     def __init__(self, settings: TrainSettings, startup: float | None = None) -> None:
@@ -76,6 +78,7 @@ class RunRecord(Callback):
         self._start = time.perf_counter()
         self._stages: dict[str, float] = {} if startup is None else {"startup": startup}
         self._values: dict[str, Any] = {"started": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._tracked = TrackedRuns()
 
     def __enter__(self) -> "RunRecord":
         if is_first_process():
@@ -92,6 +95,7 @@ class RunRecord(Callback):
             self._stages[name] = self._stages.get(name, 0.0) + time.perf_counter() - start
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._tracked.loggers = trainer.loggers
         manifest = trainer.datamodule.source.manifest  # type: ignore[attr-defined]
         self.begin(trainer.strategy.root_device, manifest, pl_module.recipe.backbone)  # type: ignore[union-attr, arg-type]
 
@@ -121,14 +125,20 @@ class RunRecord(Callback):
         log.info("run folder: %s", shown(self.run.path))
 
     def __exit__(self, error: type[BaseException] | None, *details: object) -> None:
-        if error is not None:
-            return
+        try:
+            if error is None:
+                self._finish()
+        finally:
+            self._tracked.end(failed=error is not None)
+
+    def _finish(self) -> None:
         self.metrics["seconds"] = seconds = round(time.perf_counter() - self._start, 3)
         stages = self._stages | {"all": seconds + self._stages.get("startup", 0.0)}
         if is_first_process():
             rounded = {name: round(value, 3) for name, value in stages.items()}
             write_json(self.run.record, self._values | {"seconds": rounded})
             write_json(self.run.metrics, self.metrics)
+            self._tracked.add_outcome(self.metrics, self.run.page)
         log.info("finished in %.0f s", seconds)
 
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import torch
 from pytorch_lightning import Callback
@@ -117,7 +116,7 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
     """
-    with sigterm_exits_with_143(), wandb_run_of_its_own(), lightning_errors(settings):
+    with sigterm_exits_with_143(), lightning_errors(settings):
         if settings.model.head == AUTO:
             settings = with_head(settings, _chosen_head(settings, manifest, backbone))
         trainer = build_trainer(settings, callbacks)
@@ -141,24 +140,3 @@ def _chosen_head(settings: TrainSettings, manifest: Manifest, backbone: Backbone
     if settings.ckpt_path is not None:
         return str(read_checkpoint(Path(settings.ckpt_path))["hyper_parameters"]["head"])
     return choose_head(settings, manifest, backbone)
-
-
-@contextmanager
-def wandb_run_of_its_own() -> Iterator[None]:
-    """Ends the run of Weights & Biases that the block has started, so that the next training gets another one.
-
-    Lightning's WandbLogger leaves it open and, in the same process, takes any open run for its own. One that was open
-    before is the surrounding program's: it is logged to, and stays open.
-    """
-    before, failed = _open_wandb_run(), True
-    try:
-        yield
-        failed = False
-    finally:
-        run = _open_wandb_run()
-        if run is not None and run is not before:
-            run.finish(exit_code=int(failed))
-
-
-def _open_wandb_run() -> Any:
-    return getattr(sys.modules.get("wandb"), "run", None)

@@ -120,6 +120,8 @@ ASKED_FOR = ("pytorch_lightning.callbacks.model_summary", "pytorch_lightning.cal
 PROFILERS: dict[Any, Any] = {"simple": SimpleProfiler, "advanced": AdvancedProfiler, "pytorch": PyTorchProfiler}
 # What Lightning's CSVLogger replaces.
 CSV_FILES = ("metrics.csv", "hparams.yaml")
+# What Lightning's loggers need, which it does not install.
+PACKAGES = {"WandbLogger": "wandb", "MLFlowLogger": "mlflow", "CometLogger": "comet-ml", "NeptuneLogger": "neptune"}
 # What a _target_ may be. A resumed run repeats the overrides it finds in a folder, which may be somebody else's.
 TARGETS = ["pytorch_lightning.callbacks.*", "pytorch_lightning.loggers.*", "headstart.*"]
 
@@ -269,6 +271,9 @@ def _instantiate(group: str, entries: dict[str, Any]) -> dict[str, Any]:
         except HeadstartError:
             raise
         except Exception as error:
+            package = PACKAGES.get(str(entry["_target_"]).rpartition(".")[2])
+            if package and isinstance(error.__cause__ or error, ModuleNotFoundError):
+                raise HeadstartError(f"{group}.{name} needs {package}: python -m pip install {package}") from None
             raise HeadstartError(f"{group}.{name} is invalid: {_reason(error)}") from None
         if not isinstance(created[name], kind):
             raise HeadstartError(f"{group}.{name} is invalid: {entry['_target_']} is no {kind.__name__} of Lightning")
