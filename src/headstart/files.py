@@ -66,7 +66,7 @@ def check(folder: Path, kind: str, key: str = "") -> None:
         why = f"is the folder of {CALLED.get(actual, actual or 'another output')}"
     if not key:
         raise HeadstartError(f"{folder} {why}: move it elsewhere")
-    raise HeadstartError(f"{key}={folder} {why}: choose another folder, such as {key}={_free(folder / kind)}")
+    raise HeadstartError(f"{key}={folder} {why}: choose another folder, such as {key}={unused_path(folder / kind)}")
 
 
 def claim(folder: Path, kind: str, key: str = "") -> None:
@@ -145,8 +145,8 @@ def _is_empty(folder: Path) -> bool:
         return not any(is_visible(entry.name) or entry.name == HYDRAS for entry in entries)
 
 
-def _free(path: Path) -> Path:
-    """`path`, or if it exists, with the first number that makes it a new one."""
+def unused_path(path: Path) -> Path:
+    """Returns `path`, or if it exists, with the first number that makes it a new one."""
     numbered = (path.with_name(f"{path.name}-{number}") for number in itertools.count(2))
     return next(place for place in (path, *itertools.islice(numbered, 99)) if not os.path.lexists(place))
 

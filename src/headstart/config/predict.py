@@ -10,6 +10,7 @@ from headstart.config.checks import (
     auto_or_bool,
     fraction,
     one_of,
+    optional,
     optional_positive_int,
     path_field,
     positive_int,
@@ -19,6 +20,9 @@ from headstart.config.model import EncoderSettings, is_model_file
 from headstart.config.train import typed
 from headstart.errors import HeadstartError
 from headstart.run_folder import newest_run
+
+# What `sort` does with the images.
+COPY, LINK, MOVE, UNDO = "copy", "link", "move", "undo"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +49,7 @@ class PredictSettings:
     ckpt_path: str | None = path_field()
     source: Any = path_field()  # noqa: RUF009 (or a glob, or a list of them)
     output: str | None = path_field()
+    sort: str | None = optional("copy, link, move or undo", lambda v: v in (COPY, LINK, MOVE, UNDO))
     annotate: bool
     explain: bool
     labelled: bool
@@ -64,6 +69,8 @@ def check_predict(config: DictConfig) -> PredictSettings:
     Raises:
         HeadstartError: names the unknown or missing key, or the invalid value.
     """
+    if config.get("sort") == UNDO:
+        return _check_undo(config)
     if config.ckpt_path is None and OmegaConf.select(config, "model.file") is None:
         raise HeadstartError(f"ckpt_path is missing: {newest_run()}, or model=FILE.onnx|FILE.pt2 in place of ckpt_path")
     if OmegaConf.is_missing(config, "source"):
@@ -80,6 +87,20 @@ def check_predict(config: DictConfig) -> PredictSettings:
     for key, what in (("annotate", "annotated images"), ("explain", "explained images"), ("labelled", "report")):
         if getattr(settings, key) and settings.output is None:
             raise HeadstartError(f"{key}=true needs a folder for the {what}: output=DIR")
+    if settings.sort and settings.output is None:
+        raise HeadstartError(f"sort={settings.sort} needs a folder for the class folders: output=DIR")
+    if settings.sort and settings.labelled:
+        raise HeadstartError(f"sort={settings.sort} and labelled=true exclude each other: labelled images are sorted")
+    return settings
+
+
+def _check_undo(config: DictConfig) -> PredictSettings:
+    """Returns the settings of sort=undo, which needs neither images nor a model."""
+    if OmegaConf.is_missing(config, "source"):
+        config.source = ""
+    settings = typed(PredictSettings, config)
+    if settings.output is None:
+        raise HeadstartError("sort=undo needs the folder that the images were moved to: output=DIR")
     return settings
 
 

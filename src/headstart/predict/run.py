@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headstart.config.model import is_model_file
-from headstart.config.predict import PredictSettings
+from headstart.config.predict import UNDO, PredictSettings
 from headstart.errors import HeadstartError
 from headstart.export.model_file import Array, ModelFile, open_model, prepare_image, run_model
 from headstart.files import PREDICTIONS, REPORT, check
 from headstart.log import log
 from headstart.machine import core_count
+from headstart.predict.sort import check_sort, continue_sort, undo_sort
 from headstart.predict.sources import (
     Input,
     Item,
@@ -134,15 +135,21 @@ def predict(settings: PredictSettings) -> None:
     """
     if settings.output is not None:
         check(Path(settings.output), PREDICTIONS, "output")
+        if settings.sort == UNDO:
+            return undo_sort(Path(settings.output))
+        if continue_sort(settings):
+            return None
     paths = find_images(settings.source)
+    if settings.sort is not None:
+        check_sort(settings, paths)
     if settings.model.file is None:
-        _predict_with_checkpoint(settings, paths)
-        return
+        return _predict_with_checkpoint(settings, paths)
     predictor = ExportedPredictor(open_model(Path(settings.model.file), settings.accelerator))
     predictions = predictor.stream(
         paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
     )
     write(predictions, settings, paths, predictor.classes, predictor.depth)
+    return None
 
 
 def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:

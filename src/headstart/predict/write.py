@@ -16,6 +16,7 @@ from headstart.config.predict import PredictSettings
 from headstart.errors import HeadstartError, listed
 from headstart.files import PREDICTIONS, claim, csv_row, naming
 from headstart.log import is_terminal, log, shown, tracked
+from headstart.predict.sort import sort_images
 from headstart.predict.sources import UNSURE, UNUSUAL, Prediction
 from headstart.text import counted, on_one_line
 
@@ -125,7 +126,7 @@ def write(
     classes: tuple[str, ...],
     depth: int,
 ) -> list[Prediction]:
-    """Draws, prints and stores each prediction as it is made, and returns them.
+    """Draws, prints and stores each prediction as it is made, sorts the images, and returns the predictions.
 
     Args:
         predictions: those of `paths`, in this order; only their first `settings.topk` classes are written.
@@ -133,7 +134,7 @@ def write(
         depth: the bits per sample with which 16-bit images are read.
 
     Raises:
-        HeadstartError: no image could be read.
+        HeadstartError: no image could be read, or they could not be sorted.
     """
     output, topk = settings.output and Path(settings.output), min(settings.topk, len(classes))
     with ExitStack() as stack:
@@ -159,6 +160,8 @@ def write(
         log.info("%s", summary(rows, settings.source))
         log.info("one row per image: %s", shown(output / TABLE) if output else "rows=true, or output=DIR for files")
     _check(rows, settings.source)
+    if settings.sort is not None:
+        sort_images(rows, settings, classes)
     return rows
 
 
