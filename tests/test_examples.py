@@ -64,15 +64,6 @@ def test_readme__its_python_runs(photos: Path) -> None:
     assert names["run"].report.is_file()  # type: ignore[attr-defined]
 
 
-def test_batch_job__sorts_images(example: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["batch_job.py", str(example), str(photos), "sorted"])
-    runpy.run_path(str(EXAMPLES / "batch_job.py"), run_name="__main__")
-    kinds = [path for path in Path("sorted").iterdir() if path.is_dir()]
-    assert {path.name for path in kinds} <= {"sure", "doubtful"}
-    assert {path.name for kind in kinds for path in kind.iterdir()} <= {"blue", "green", "red"}
-    assert len(list(Path("sorted").rglob("*.jpg"))) == len(list(photos.rglob("*.jpg")))
-
-
 def test_fastapi__answers(example: Path, photos: Path) -> None:
     for package in ("httpx", "multipart"):
         pytest.importorskip(package)

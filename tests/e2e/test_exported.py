@@ -76,11 +76,12 @@ for name in {ABSENT}:
 sys.argv[0] = {str(ROOT / "predict.py")!r}
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-    arguments = [f"model={models['onnx']}", f"source={trained_to_export.parent / 'images'}", "output=out"]
+    arguments = [f"model={models['onnx']}", f"source={trained_to_export.parent / 'images'}", "output=out", "sort=copy"]
     command = [sys.executable, "-c", code, *arguments]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 37
+    assert len(list((tmp_path / "out").glob("*/*/*.jpg"))) == 36
 
 
 @pytest.mark.slow

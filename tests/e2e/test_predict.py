@@ -136,3 +136,21 @@ def test_topk__more_than_there_are_classes(script: Script, trained: Path, best: 
     script("predict.py", best, f"source={trained.parent / 'images' / 'red'}", "topk=50", "output=out")
     assert "label_3" in rows_of(Path("out"))[0]
     assert "label_4" not in rows_of(Path("out"))[0]
+
+
+def test_sort__moves_images_and_moves_them_back(script: Script, trained: Path, best: str) -> None:
+    shutil.copytree(trained.parent / "images", "photos")
+    Path("photos/broken.jpg").write_text("no")
+    before = {path: path.read_bytes() for path in sorted(Path("photos").rglob("*.jpg"))}
+    moved = script("predict.py", best, "source=photos", "output=photos/out", "sort=move", "min_confidence=0.6")
+    assert moved.status == 0, moved.err
+    assert "sort=move: 36 of 37 images are in photos/out: " in moved.out
+    rows = [row for row in rows_of(Path("photos/out")) if not row["error"]]
+    folders = {"unsure": "_unsure", "unusual": "_unfamiliar"}
+    for row in rows:
+        place = Path("photos/out", folders.get(row["doubt"], row["label_1"]), Path(row["path"]).relative_to("photos"))
+        assert place.read_bytes() == before[Path(row["path"])]
+        assert not Path(row["path"]).exists()
+    assert len(rows) == 36
+    assert script("predict.py", "sort=undo", "output=photos/out").out == "36 of 36 images moved back\n"
+    assert {path: path.read_bytes() for path in sorted(Path("photos").rglob("*.jpg"))} == before

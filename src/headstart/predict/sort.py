@@ -36,7 +36,7 @@ YES, NO = "yes", "no"
 # What else predict.py writes into the output.
 OTHERS = ("predictions.csv", "predictions.jsonl", "annotated", "contact_sheets", "explained", "report")
 # Why an image is not in its folder.
-UNREADABLE, IS_LINK, GONE = "they cannot be read", "symbolic links are not moved", "they are gone"
+IS_LINK, GONE = "symbolic links are not moved", "they are gone"
 IN_THE_WAY, ELSEWHERE = "another file has their name there", "an earlier sort put them into another folder there"
 # Of os.link between two disks, of files of other users, and on file systems without hard links, such as exFAT.
 NO_HARD_LINK = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
@@ -50,8 +50,12 @@ class Item(NamedTuple):
     place: Path
 
 
-# Puts an image at a place, and returns why not, or None. What was done before by a sort that was killed is not redone.
-Put = Callable[[Path, Path], str | None]
+# Puts an image at a place, unless a sort that was killed has done it. Raises FileExistsError if another file is there.
+Put = Callable[[Path, Path], None]
+
+
+class _Elsewhere(Exception):
+    """An image is in another folder of the output."""
 
 
 def check_sort(settings: PredictSettings, paths: list[Path]) -> None:
@@ -77,23 +81,17 @@ def sort_images(rows: Sequence[Prediction], settings: PredictSettings, classes: 
         HeadstartError: another process is sorting into the output.
         OSError: the disk is full, for example; the same command continues.
     """
-    output, left = Path(str(settings.output)), dict[Path, str]()
-    left |= {row.path: UNREADABLE for row in rows if not row.classes}
-    if settings.sort == MOVE:
-        left |= {row.path: IS_LINK for row in rows if row.classes and row.path.is_symlink()}
-    top, folders = _top(settings.source), class_folders(classes)
-    items = [
-        Item(row.path.absolute(), Path(_folder_of(row, folders)) / _below(row.path.absolute(), top))
-        for row in rows
-        if row.path not in left
-    ]
+    output, top, folders = Path(str(settings.output)), _top(settings.source), class_folders(classes)
+    folder_of = {row.path.absolute(): _folder_of(row, folders) for row in rows if row.classes}
+    links = {image for image in folder_of if settings.sort == MOVE and image.is_symlink()}
+    items = [Item(image, Path(of, _below(image, top))) for image, of in folder_of.items() if image not in links]
     with _alone(output):
         if settings.sort == MOVE:
             _check_free(output)
             done = _move_all(items, output)
         else:
             done = _add_all(items, output, [DOUBTFUL, UNFAMILIAR, *folders.values()], is_link=settings.sort == LINK)
-    _report(output, str(settings.sort), items, done, left)
+    _report(output, str(settings.sort), items, done, sorted(links), len(rows) - len(folder_of))
 
 
 def continue_sort(settings: PredictSettings) -> bool:
@@ -118,7 +116,7 @@ def continue_sort(settings: PredictSettings) -> bool:
     log.info("continuing a sort that was stopped: the images have been predicted")
     with _alone(output):
         done = _move_all(list(moves), output)
-    _report(output, MOVE, list(moves), done, {})
+    _report(output, MOVE, list(moves), done)
     return True
 
 
@@ -137,7 +135,7 @@ def undo_sort(output: Path) -> None:
         if not any(done):
             (output / UNDO_FILE).unlink()
     log.info("%d of %s moved back", done.count(None), counted(len(items), "image"))
-    _warn({item.image: reason for item, reason in zip(items, done, strict=True) if reason is not None})
+    _warn(items, done)
 
 
 # Where an image belongs.
@@ -202,20 +200,18 @@ def _move_all(items: list[Item], output: Path) -> list[str | None]:
 def _add_all(items: list[Item], output: Path, folders: list[str], *, is_link: bool) -> list[str | None]:
     """Copies or links images that are in none of the output's `folders`; returns as `_move_all`."""
     put, is_there = (_link, _leads_to) if is_link else (_copy, _has_content_of)
-    names = {folder: set(_files_below(output / folder)) for folder in folders if (output / folder).is_dir()}
+    present = {of: {str(path.relative_to(output / of)) for path in (output / of).rglob("*")} for of in folders}
 
-    def add(image: Path, place: Path) -> str | None:
+    def add(image: Path, place: Path) -> None:
         folder, *inner = place.relative_to(output).parts
+        name = os.path.join(*inner)
         # People may have put it where it belongs.
-        others = (output / of / Path(*inner) for of in names if of != folder and Path(*inner) in names[of])
-        return ELSEWHERE if any(is_there(other, image) for other in others) else put(image, place)
+        others = (output / of / name for of, names in present.items() if of != folder and name in names)
+        if any(is_there(other, image) for other in others):
+            raise _Elsewhere
+        put(image, place)
 
     return _put_all(items, output, add)
-
-
-def _files_below(folder: Path) -> Iterator[Path]:
-    for path, _, names in os.walk(folder):
-        yield from (Path(path, name).relative_to(folder) for name in names)
 
 
 def _put_all(items: list[Item], output: Path, put: Put) -> list[str | None]:
@@ -231,11 +227,16 @@ def _put(image: Path, place: Path, put: Put) -> str | None:
     # That of a sort which was killed.
     _temporary(place).unlink(missing_ok=True)
     try:
-        return put(image, place)
+        put(image, place)
+    except _Elsewhere:
+        return ELSEWHERE
+    except FileExistsError:
+        return IN_THE_WAY
     except FileNotFoundError:
         if os.path.lexists(image) or exists(image):
             raise
         return GONE
+    return None
 
 
 def _put_back(item: Item, output: Path) -> str | None:
@@ -255,38 +256,40 @@ def _put_back(item: Item, output: Path) -> str | None:
 # One image.
 
 
-def _move(image: Path, place: Path) -> str | None:
+def _move(image: Path, place: Path) -> None:
     """Gives a file another name, and then takes its first one away; between two disks, it is copied."""
-    if not os.path.lexists(image):
-        return None if os.path.lexists(place) else GONE
+    if not os.path.lexists(image) and os.path.lexists(place):
+        return
     try:
         os.link(image, place, follow_symlinks=False)
     except FileExistsError:
-        if not _has_content_of(place, image):
-            return IN_THE_WAY
+        # Two ways to one name are not two names.
+        is_same_name = image.name == place.name and image.parent.samefile(place.parent)
+        if is_same_name or not _has_content_of(place, image):
+            raise
     except OSError as error:
         if error.errno not in NO_HARD_LINK:
             raise
-        if (reason := _copy(image, place)) is not None:
-            return reason
+        _copy(image, place)
         _sync(place)
         _sync(place.parent)
     image.unlink(missing_ok=True)
-    return None
 
 
-def _link(image: Path, place: Path) -> str | None:
+def _link(image: Path, place: Path) -> None:
     try:
         place.symlink_to(image)
     except FileExistsError:
-        return None if _leads_to(place, image) else IN_THE_WAY
-    return None
+        if not _leads_to(place, image):
+            raise
 
 
-def _copy(image: Path, place: Path) -> str | None:
+def _copy(image: Path, place: Path) -> None:
     """Copies a file, which may be in an archive, with its times and permissions; the copy is complete or not there."""
     if os.path.lexists(place):
-        return None if _has_content_of(place, image) else IN_THE_WAY
+        if _has_content_of(place, image):
+            return
+        raise FileExistsError
     temporary = _temporary(place)
     try:
         with naming(place):
@@ -294,27 +297,21 @@ def _copy(image: Path, place: Path) -> str | None:
                 shutil.copyfileobj(source, file, 1 << 20)
             if not is_in_archive(image):
                 shutil.copystat(image, temporary)
-            return None if _name(temporary, place) else IN_THE_WAY
+            _name(temporary, place)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _name(temporary: Path, place: Path) -> bool:
-    """Gives a complete file its name; returns False if another file has it."""
+def _name(temporary: Path, place: Path) -> None:
+    """Gives a complete file its name, or raises FileExistsError if another file has it."""
     try:
         os.link(temporary, place)
-    except FileExistsError:
-        return False
     except OSError as error:
         if error.errno not in NO_HARD_LINK:
             raise
         # An empty file keeps others from taking the name.
-        try:
-            place.touch(exist_ok=False)
-        except FileExistsError:
-            return False
+        place.touch(exist_ok=False)
         temporary.replace(place)
-    return True
 
 
 def _sync(path: Path) -> None:
@@ -363,20 +360,17 @@ def _read_moves(output: Path) -> dict[Item, str]:
         return {}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         header, *rows = [*csv.reader(file)] or [[]]
-    if tuple(header) != COLUMNS or not all(len(row) == len(COLUMNS) and _is_inside(row[1]) for row in rows):
+    # A place must be in the output, whoever has changed the file.
+    if tuple(header) != COLUMNS or not all(len(row) == 3 and not {"..", "/"} & {*Path(row[1]).parts} for row in rows):
         raise HeadstartError(f"{path} is not as headstart has written it: restore it, or choose another output")
     return {Item(Path(image), Path(place)): moved for image, place, moved in rows}
 
 
-def _is_inside(place: str) -> bool:
-    return not os.path.isabs(place) and ".." not in Path(place).parts
-
-
 def _check_free(output: Path) -> None:
     """Raises HeadstartError if images have been moved into `output`: its files say where they were."""
-    if moves := _read_moves(output):
+    if kept := sum(moved != NO for moved in _read_moves(output).values()):
         raise HeadstartError(
-            f"output={output} keeps {counted(len(moves), 'image')} of a sort=move: choose another folder, such as "
+            f"output={output} keeps {counted(kept, 'image')} of a sort=move: choose another folder, such as "
             f"output={unused_path(output)}, or undo it: {_undo_command(output)}"
         )
 
@@ -398,19 +392,25 @@ def _undo_command(output: Path) -> str:
     return command("predict.py", ["sort=undo", f"output={shown(output)}"])
 
 
-def _report(output: Path, mode: str, items: list[Item], done: list[str | None], left: dict[Path, str]) -> None:
+def _report(
+    output: Path, mode: str, items: list[Item], done: list[str | None], links: Sequence[Path] = (), unreadable: int = 0
+) -> None:
     """Logs how many images are in each folder, which are not and why, and how to undo it."""
     counts = Counter(item.place.parts[0] for item, reason in zip(items, done, strict=True) if reason is None)
-    folders = listed((f"{on_one_line(name)} {count:,}" for name, count in sorted(counts.items())), MOST_FOLDERS)
-    total = counted(len(items) + len(left), "image")
-    log.info("sort=%s: %d of %s are in %s: %s", mode, counts.total(), total, shown(output), folders or "none")
-    _warn(left | {item.image: reason for item, reason in zip(items, done, strict=True) if reason is not None})
+    ordered = sorted(counts.items(), key=lambda item: (item[0] in (DOUBTFUL, UNFAMILIAR), item[0]))
+    folders = listed((f"{on_one_line(name)} {count:,}" for name, count in ordered), MOST_FOLDERS)
+    more = f"; unreadable {unreadable:,}" if unreadable else ""
+    total = counted(len(items) + len(links) + unreadable, "image")
+    log.info("sort=%s: %d of %s are in %s: %s%s", mode, counts.total(), total, shown(output), folders or "none", more)
+    _warn(items, done, links)
     if mode == MOVE and counts:
         log.info("to undo it: %s", _undo_command(output))
 
 
-def _warn(left: dict[Path, str]) -> None:
+def _warn(items: list[Item], done: list[str | None], links: Sequence[Path] = ()) -> None:
     """Warns about images that are not where they should be, by the reason."""
+    left = dict.fromkeys(links, IS_LINK)
+    left |= {item.image: reason for item, reason in zip(items, done, strict=True) if reason is not None}
     for reason in dict.fromkeys(left.values()):
         paths = [on_one_line(shown(path)) for path, why in left.items() if why == reason]
         log.warning("left as they are, because %s: %s: %s", reason, counted(len(paths), "image"), listed(paths, 3))
