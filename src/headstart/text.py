@@ -51,6 +51,26 @@ def as_file_name(text: str) -> str:
     return f"{encoded[:LONGEST].decode(errors='ignore')}-{hashlib.sha256(encoded).hexdigest()[:16]}"
 
 
+def as_file_names(texts: Iterable[str], others: Iterable[str] = ()) -> dict[str, str]:
+    """Returns the name of a file or folder for each text, which is its own on every file system.
+
+    A name that differs from that of an earlier text, or from one of the `others`, in case only is followed by a hash.
+    """
+    names, taken = dict[str, str](), set(map(_without_case, others))
+    for text in texts:
+        name = as_file_name(text)
+        while _without_case(name) in taken:
+            name += f"-{hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:8]}"
+        taken.add(_without_case(name))
+        names[text] = name
+    return names
+
+
+def _without_case(name: str) -> str:
+    """Returns what is equal for names that some file system takes for the same."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
 def visible(text: str) -> str:
     """Returns a name without case, spaces, quotes, invisible characters and ways to encode or write it."""
     text = unicodedata.normalize("NFKC", text.translate(QUOTES))

@@ -595,7 +595,10 @@ def test_classes__with_hostile_names(photos: Path, monkeypatch: pytest.MonkeyPat
         (["sort=copy"], "sort=copy needs a folder for the class folders: output=DIR"),
         (["sort=undo"], "sort=undo needs the folder that the images were moved to: output=DIR"),
         (["sort=yes"], "sort=yes is invalid: it must be copy, link, move or undo, or null"),
-        (["sort=move", "output=out", "labelled=true"], "sort=move and labelled=true exclude each other"),
+        (
+            ["sort=move", "output=out", "labelled=true"],
+            "sort=move and labelled=true, for sorted images, exclude each other",
+        ),
     ],
 )
 def test_settings__that_are_refused(overrides: list[str], sentence: str) -> None:

@@ -90,7 +90,7 @@ def check_predict(config: DictConfig) -> PredictSettings:
     if settings.sort and settings.output is None:
         raise HeadstartError(f"sort={settings.sort} needs a folder for the class folders: output=DIR")
     if settings.sort and settings.labelled:
-        raise HeadstartError(f"sort={settings.sort} and labelled=true exclude each other: labelled images are sorted")
+        raise HeadstartError(f"sort={settings.sort} and labelled=true, for sorted images, exclude each other")
     return settings
 
 

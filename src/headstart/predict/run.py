@@ -127,29 +127,30 @@ class ExportedPredictor:
 
 
 def predict(settings: PredictSettings) -> None:
-    """Writes one row per image of the source, including those that cannot be read.
+    """Writes one row per image of the source, including those that cannot be read, or continues or undoes a sort.
 
     Raises:
         HeadstartError: there is no checkpoint or model, or no image that could be read, or `output` holds the user's
-            own files.
+            own files, or images that were moved there.
     """
     if settings.output is not None:
         check(Path(settings.output), PREDICTIONS, "output")
         if settings.sort == UNDO:
-            return undo_sort(Path(settings.output))
+            undo_sort(Path(settings.output))
+            return
         if continue_sort(settings):
-            return None
+            return
     paths = find_images(settings.source)
     if settings.sort is not None:
         check_sort(settings, paths)
     if settings.model.file is None:
-        return _predict_with_checkpoint(settings, paths)
+        _predict_with_checkpoint(settings, paths)
+        return
     predictor = ExportedPredictor(open_model(Path(settings.model.file), settings.accelerator))
     predictions = predictor.stream(
         paths, topk=settings.topk, min_confidence=settings.min_confidence, batch_size=settings.data.batch_size
     )
     write(predictions, settings, paths, predictor.classes, predictor.depth)
-    return None
 
 
 def _predict_with_checkpoint(settings: PredictSettings, paths: list[Path]) -> None:

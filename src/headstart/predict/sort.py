@@ -10,7 +10,6 @@ import hashlib
 import itertools
 import os
 import shutil
-import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -26,7 +25,7 @@ from headstart.errors import HeadstartError, listed
 from headstart.files import TEMPORARY, exclusively, naming, unused_path, write_csv
 from headstart.log import command, log, shown, tracked
 from headstart.predict.sources import UNUSUAL, Prediction
-from headstart.text import as_file_name, counted, on_one_line
+from headstart.text import as_file_name, as_file_names, counted, on_one_line
 
 DOUBTFUL, UNFAMILIAR = "_unsure", "_unfamiliar"
 # Where sort=move writes what it does, before it does it.
@@ -142,24 +141,8 @@ def undo_sort(output: Path) -> None:
 
 
 def class_folders(classes: Sequence[str]) -> dict[str, str]:
-    """Returns the name of each class's folder, which is its own on every file system, whatever the classes are called.
-
-    A name that is another one's, or headstart's own, but for its case, is followed by a hash.
-    """
-    folders: dict[str, str] = {}
-    taken = set(map(_without_case, (DOUBTFUL, UNFAMILIAR, UNDO_FILE, *OTHERS)))
-    for name in classes:
-        folder = as_file_name(name)
-        while _without_case(folder) in taken:
-            folder += f"-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
-        taken.add(_without_case(folder))
-        folders[name] = folder
-    return folders
-
-
-def _without_case(name: str) -> str:
-    """Returns what is equal for names that some file system takes for the same."""
-    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+    """Returns the name of each class's folder, which is its own whatever the classes are called."""
+    return as_file_names(classes, (DOUBTFUL, UNFAMILIAR, UNDO_FILE, *OTHERS))
 
 
 def _folder_of(row: Prediction, folders: dict[str, str]) -> str:
