@@ -20,7 +20,7 @@ from headstart.auditing.report import (
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.data import NO_CORRECTIONS
-from headstart.config.model import AUTO, RECIPE, EncoderSettings
+from headstart.config.model import AUTO, BUNDLE, RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, TrainSettings
 from headstart.data.corrections import usual_file
 from headstart.data.image_info import deep_samples
@@ -37,14 +37,14 @@ from headstart.features.store import Array, open_store, stored_features
 from headstart.files import REPORT, RUN, check, claim
 from headstart.log import command, log, shown
 from headstart.machine import startup_seconds, training_device
-from headstart.model.checkpoint import check_loadable, load_classifier, read_checkpoint
+from headstart.model.checkpoint import HELD, check_loadable, load_classifier, read_checkpoint
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe, check_unchanged, warn_about_other_data
 from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.reviewing.queue import Review
-from headstart.run_folder import RunFolder, checkpoint_file, run_folder_of
+from headstart.run_folder import RunFolder, checkpoint_file, is_ensemble, run_folder_of
 from headstart.training.callbacks.history import read_history
 from headstart.training.fit import Fitted, fit
 from headstart.training.trainer import build_trainer, lightning_errors
@@ -132,6 +132,8 @@ def _try_augmentation(settings: TrainSettings) -> None:
 
 def _check_resumable(checkpoint: dict[str, Any], settings: TrainSettings) -> None:
     """Checks what Recipe.check_resumable finds when the data are known, as far as it does not depend on them."""
+    if HELD in checkpoint:
+        raise HeadstartError(f"{settings.ckpt_path} is a bundle, which cannot be resumed: use last.ckpt of its run")
     recipe = checkpoint["hyper_parameters"]
     saved = recipe | {"backbone arch": recipe["backbone"]["arch"], "backbone pooling": recipe["backbone"]["pooling"]}
     given = {"backbone arch": settings.model.arch, "backbone pooling": settings.model.pooling, "seed": settings.seed}
@@ -275,7 +277,8 @@ def export(settings: TrainSettings) -> bool:
     Raises:
         HeadstartError: it could not be exported, or a file differs from it.
     """
-    # It takes seconds to import.
+    # They take seconds to import.
+    from headstart.export.bundle import write_bundle
     from headstart.export.write import export as write
 
     # In the best trial's own folder, if it is in that of a sweep.
@@ -283,7 +286,12 @@ def export(settings: TrainSettings) -> bool:
     exact = EncoderSettings(precision="32", compile=False)
     run = run_folder_of(path)
     folder = run if run.record.exists() else RunFolder(path.parent)
-    write(load_classifier(path, exact, settings.model.weights), folder, settings.export)
+    if settings.export.format == BUNDLE:
+        write_bundle(path, Path(settings.export.path or folder.bundle), settings.model.weights)
+    elif is_ensemble(path):
+        raise HeadstartError(f"{path} is an ensemble, of which only a bundle can be exported: set export.format=bundle")
+    else:
+        write(load_classifier(path, exact, settings.model.weights), folder, settings.export)
     return True
 
 

@@ -53,6 +53,7 @@ class RunFolder:
     output = _File("output.txt")  # the messages of a trial
     traceback = _File("traceback.txt")
     compared = _File("compare.csv")  # the backbones that were compared
+    bundle = _File("model.ckpt")  # the best checkpoint with the backbone's weights
     test = _File("test")  # the run that tests the best trial of a sweep
 
     def exported(self, file_format: str, precision: str, takes: str) -> Path:
@@ -178,8 +179,9 @@ def _runs(name: Literal["best", "last"]) -> list[Path]:
 
 
 def run_folder_of(checkpoint: Path) -> RunFolder:
-    """Returns the folder of the run that wrote `checkpoint`."""
-    return RunFolder(checkpoint.absolute().parent.parent)
+    """Returns the folder of the run that wrote `checkpoint`, which is in it, as a bundle is, or in checkpoints/."""
+    folder = RunFolder(checkpoint.absolute().parent)
+    return folder if isfile(folder.record) else RunFolder(folder.path.parent)
 
 
 def is_ensemble(checkpoint: Path) -> bool:

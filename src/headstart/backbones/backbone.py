@@ -2,8 +2,8 @@
 
 import hashlib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from headstart.config.model import BackboneSettings, has_photo_features
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
 from headstart.log import log
+
+State = Mapping[str, Tensor]  # a state_dict
 
 
 @dataclass(frozen=True)
@@ -166,8 +168,13 @@ class Backbone(nn.Module):
 
 def state_sha256(module: nn.Module) -> str:
     """Returns the SHA-256 of the parameters and persistent buffers of `module` by name, whatever file they are from."""
+    return tensors_sha256(module.state_dict())
+
+
+def tensors_sha256(tensors: State) -> str:
+    """Returns the SHA-256 of `tensors`, by name."""
     total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         total.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
@@ -237,30 +244,59 @@ def preprocessing_of(model: BackboneSettings, data: PreprocessingSettings) -> Pr
     return overridden(_provider_of(model.arch).preset(model.arch, model.weights), data)
 
 
-def restore_backbone(source: BackboneSource, preprocessing: Preprocessing, *, moved_to: str | None) -> Backbone:
-    """Returns the backbone that a checkpoint names; if `moved_to` is a file, its weights come from there.
+def restore_backbone(
+    source: BackboneSource, preprocessing: Preprocessing, *, moved_to: str | None, held: State | None = None
+) -> Backbone:
+    """Returns the backbone that a checkpoint names.
+
+    Its weights are `held`, those in the checkpoint itself, if it is a bundle. Otherwise they come from the file
+    `moved_to`, if it is one, or from where they were in training.
 
     Raises:
         HeadstartError: the weights could not be loaded, or are not those the checkpoint was trained with.
     """
     provider = _provider_of(source.arch)
-    choice = Choice(source.arch, _weights_to_restore(source, moved_to), source.pooling, preprocessing.image_size)
+    if held is not None:
+        _check_sha256(tensors_sha256(held), source, "in the bundle")
+    choice = _choice_to_restore(source, moved_to, preprocessing.image_size, is_held=held is not None)
     network = provider.load(choice, source.seed)
+    if held is not None:
+        network = _filled(network, held, source)
     backbone = Backbone(network, preprocessing, source.arch, source.pooling, source.seed, provider.find_stages)
-    restored = backbone.source
-    if restored.sha256 != source.sha256:
-        origin = restored.weights or f"random, from seed {source.seed}"
-        raise HeadstartError(
-            f"the backbone's weights ({origin}) are not those of the checkpoint: it was trained with SHA-256 "
-            f"{source.sha256[:16]}…, these have {restored.sha256[:16]}…"
-        )
+    _check_sha256(backbone.source.sha256, source, network.weights or f"random, from seed {source.seed}")
     return backbone
 
 
-def check_source(source: BackboneSource, *, moved_to: str | None) -> None:
+def check_source(source: BackboneSource, *, moved_to: str | None, is_held: bool = False) -> None:
     """Raises HeadstartError, as `restore_backbone` would, for all that can be known without a download."""
-    choice = Choice(source.arch, _weights_to_restore(source, moved_to), source.pooling)
-    _provider_of(source.arch).check(choice)
+    _provider_of(source.arch).check(_choice_to_restore(source, moved_to, None, is_held=is_held))
+
+
+def _check_sha256(found: str, source: BackboneSource, origin: str) -> None:
+    if found != source.sha256:
+        raise HeadstartError(
+            f"the backbone's weights ({origin}) are not those of the checkpoint: it was trained with SHA-256 "
+            f"{source.sha256[:16]}…, these have {found[:16]}…"
+        )
+
+
+def _filled(network: Network, held: State, source: BackboneSource) -> Network:
+    """Returns the network with the weights that a bundle holds, which have the name that they had in training."""
+    try:
+        network.module.load_state_dict(held)
+    except RuntimeError:
+        raise HeadstartError(
+            f"{network.library} does not build model.arch={source.arch} as {source.library} did, with which it was "
+            "trained: install that version"
+        ) from None
+    return replace(network, weights=source.weights)
+
+
+def _choice_to_restore(
+    source: BackboneSource, moved_to: str | None, image_size: int | None, *, is_held: bool
+) -> Choice:
+    weights = source.weights if is_held else _weights_to_restore(source, moved_to)
+    return Choice(source.arch, weights, source.pooling, image_size, reads_weights=not is_held)
 
 
 def _weights_to_restore(source: BackboneSource, moved_to: str | None) -> str | None:

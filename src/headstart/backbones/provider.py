@@ -21,13 +21,15 @@ class Choice:
     random ones.
 
     `pooling` makes features from what the last layer outputs: "default" (the network's own), "cls", "avg" or "cls+avg".
-    `image_size` in pixels; None: that of the preset.
+    `image_size` in pixels; None: that of the preset. Without `reads_weights`, the network is built as it is with these
+    weights, whose file may be gone, but its tensors are random.
     """
 
     arch: str
     weights: str | None
     pooling: str = "default"
     image_size: int | None = None
+    reads_weights: bool = True
 
 
 @dataclass(frozen=True)

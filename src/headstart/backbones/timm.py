@@ -2,11 +2,13 @@
 
 import logging
 import math
+import os
 import re
 import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from textwrap import shorten
 from typing import Any, cast
 from urllib.parse import urlsplit
@@ -50,10 +52,11 @@ def load(choice: Choice, seed: int) -> Network:
     Raises:
         HeadstartError: there is no such model, its weights could not be loaded, or it rejects the image size.
     """
+    choice = _buildable(choice)
     preprocessing = preset(choice.arch, choice.weights)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        module = _pooled(_build(choice), choice).eval()
+        module = _pooled(_build(choice, downloads=choice.reads_weights), choice).eval()
     width = _width(module, choice.image_size or preprocessing.image_size, choice)
     origin, guess = choice.weights, None
     if choice.weights is not None:
@@ -66,6 +69,7 @@ def load(choice: Choice, seed: int) -> Network:
 
 def check(choice: Choice) -> None:
     """Raises HeadstartError if `load` would fail, apart from what only a download can show."""
+    choice = _buildable(choice)
     preset(choice.arch, choice.weights)
     has_file = choice.weights is not None and file_of(choice.weights) is not None
     if has_file or choice.pooling != "default" or choice.image_size is not None:
@@ -110,6 +114,21 @@ def find_stages(module: nn.Module, images: Tensor) -> list[list[str]]:
 
 
 PROVIDER = Provider(check, preset, load, find_stages)
+
+
+def _buildable(choice: Choice) -> Choice:
+    """Returns the choice without a weights file that need not be read.
+
+    Raises:
+        HeadstartError: the weights need not be read, but the architecture would have to be, from beside them.
+    """
+    if choice.reads_weights:
+        return choice
+    if choice.arch.removeprefix(PREFIX).startswith((LOCAL, REMOTE)):
+        raise HeadstartError(
+            f"model.arch={choice.arch} is described by a file beside its weights, so it cannot be built from a bundle"
+        )
+    return replace(choice, weights=None) if os.sep in str(choice.weights) else choice
 
 
 def _name(arch: str, weights: str | None) -> str:

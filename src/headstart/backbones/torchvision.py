@@ -44,18 +44,18 @@ def load(choice: Choice, seed: int) -> Network:
     module = build_classifier(arch, seed)
     name, width = cut(module)
     path, origin, guess = None, weights, None
-    if weights == BUNDLED:
+    if weights == BUNDLED and choice.reads_weights:
         path, preprocessing = bundled_weights(arch)
     else:
         preprocessing, guess = _published_preset(arch, weights)
-        if weights is not None:
+        if weights is not None and choice.reads_weights:
             path, origin = _find_file(arch, weights)
     if path is not None:
         misfit = f"model.weights={origin} does not fit model.arch={arch}"
         module.load_state_dict(fitting_state(module, path, misfit, without=f"{name}."), strict=False)
-        if hasattr(module, "transform_input"):
-            # GoogLeNet's and Inception's weights come from another library and expect its normalization.
-            cast(Any, module).transform_input = True
+    if weights is not None and hasattr(module, "transform_input"):
+        # GoogLeNet's and Inception's weights come from another library and expect its normalization.
+        cast(Any, module).transform_input = True
     pooled, width = _pooled(module, width, choice)
     return Network(pooled, width, name, origin, LIBRARY, preprocessing, guess)
 

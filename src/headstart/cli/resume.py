@@ -77,6 +77,8 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
     if path is None or "export" in given(arguments, "task"):
         # An export takes nothing but the checkpoint.
         return arguments
+    if is_ensemble(path):
+        raise HeadstartError(f"ckpt_path={path} is an ensemble, which only predict.py, embed and task=export take")
     run = run_folder_of(path)
     if not run.config.is_file():
         _check_has_data(run, arguments)
@@ -103,8 +105,6 @@ def _checkpoint_of(arguments: list[str]) -> Path | None:
         return None
     if not os.path.lexists(path):
         raise HeadstartError(f"ckpt_path={path} does not exist")
-    if is_ensemble(Path(path)):
-        raise HeadstartError(f"ckpt_path={path} is an ensemble, which only predict.py and embed take")
     return Path(path)
 
 

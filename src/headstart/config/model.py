@@ -204,6 +204,9 @@ class ReviewSettings:
 # The section `export`: what task=export writes.
 
 FORMATS = ("onnx", "pt2")
+# A checkpoint with the backbone's weights, for headstart itself, and the suffix of each format's files.
+BUNDLE = "bundle"
+SUFFIXES = {"onnx": ".onnx", "pt2": ".pt2", BUNDLE: ".ckpt"}
 PRECISIONS = ("float32", "float16", "int8")
 # "model": a batch of images of the network's size; "any": one image of any size.
 INPUTS = ("model", "any")
@@ -215,12 +218,12 @@ ONNX_ONLY = {"precision": PRECISIONS[1:], "input": INPUTS[1:]}
 
 @dataclass(frozen=True)
 class ExportSettings:
-    """The keys that say what is exported: to which format, "all" meaning both, and to which file.
+    """The keys that say what is exported: to which format, "all" meaning those of other runtimes, and to which file.
 
     `path` null is a file in the run's folder. `precision` is that of the weights and of the backbone's computation.
     """
 
-    format: str = one_of(*FORMATS, "all")
+    format: str = one_of(*FORMATS, BUNDLE, "all")
     precision: str = one_of(*PRECISIONS)
     input: str = one_of(*INPUTS)
     path: str | None = path_field()
@@ -244,9 +247,9 @@ class ExportSettings:
         if self.path is None:
             return
         if self.format == "all":
-            raise HeadstartError("export.path names one file: set export.format=onnx or pt2")
-        if not self.path.lower().endswith(f".{self.format}"):
-            raise HeadstartError(f"export.path={self.path} must end in .{self.format}, as export.format={self.format}")
+            raise HeadstartError("export.path names one file: set export.format=onnx, pt2 or bundle")
+        if not self.path.lower().endswith(suffix := SUFFIXES[self.format]):
+            raise HeadstartError(f"export.path={self.path} must end in {suffix}, as export.format={self.format}")
 
 
 def is_model_file(path: str) -> bool:

@@ -1,8 +1,9 @@
-"""Checkpoints and ensembles of them: small, plain values, without the frozen weights."""
+"""Checkpoints, ensembles and bundles of them: plain values, and only in bundles the frozen weights."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,50 +19,119 @@ from headstart.files import read_json
 from headstart.log import log
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe
+from headstart.run_folder import is_ensemble
+
+# Where a bundle holds the weights of its backbone, as they were before any fine-tuning, and the bundle of an ensemble
+# the checkpoints of its members.
+HELD, MEMBERS = "backbone", "members"
+# What of a checkpoint a bundle holds: the rest is for resuming.
+KEPT = ("hyper_parameters", "state_dict", "versions", "epoch")
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Returns the contents of one of headstart's checkpoints, read without running code.
 
     Raises:
-        HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, or one of another version.
+        HeadstartError: the file is missing, damaged, unsafe, not a headstart checkpoint, one of another version, or the
+            bundle of an ensemble.
     """
-    checkpoint = read_safely(path)
+    checkpoint, *others = read_members(path)
+    if others:
+        raise HeadstartError(f"{path} is the bundle of an ensemble, which only predict.py and embed take")
+    return checkpoint
+
+
+def read_members(path: Path) -> list[dict[str, Any]]:
+    """Returns the checkpoints in the file `path`: one, or if it is the bundle of an ensemble, those of its members.
+
+    Raises:
+        HeadstartError: as `read_checkpoint`.
+    """
+    content = read_safely(path)
     try:
-        _check_version(checkpoint, path)
-        Recipe.from_dict(checkpoint["hyper_parameters"])
+        members: list[dict[str, Any]] = content.get(MEMBERS) or [content]
+        for checkpoint in members:
+            _check_version(checkpoint, path)
+            Recipe.from_dict(checkpoint["hyper_parameters"])
+            if not all(isinstance(tensor, Tensor) for tensor in checkpoint.get(HELD, {}).values()):
+                raise TypeError
     except (AttributeError, IndexError, KeyError, TypeError):
         raise HeadstartError(f"{path} is not a checkpoint written by headstart's train.py") from None
-    return checkpoint
+    return members
 
 
 def check_loadable(path: Path, moved_to: str | None) -> None:
     """Raises HeadstartError, as `load_classifier` would, for all that can be known without a download."""
-    recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
-    check_source(recipe.backbone, moved_to=moved_to)
+    for checkpoint in chain.from_iterable(map(read_members, checkpoints_of(path))):
+        recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
+        check_source(recipe.backbone, moved_to=moved_to, is_held=HELD in checkpoint)
 
 
-def load_classifier(
-    path: Path, features: EncoderSettings, moved_to: str | None, frozen: Iterable[Backbone] = ()
-) -> ImageClassifier:
+def load_classifier(path: Path, features: EncoderSettings, moved_to: str | None) -> ImageClassifier:
     """Returns the classifier in the checkpoint `path`, in eval mode, its backbone run as `features` says.
 
     A precision of "auto" is the one it was trained with, which is 32 if the backbone was trained too. If `moved_to` is
-    a file, the backbone's weights come from there. If one of the `frozen` backbones is the checkpoint's, it is used.
+    a file, the backbone's weights come from there, unless the checkpoint is a bundle, which holds them.
 
     Raises:
         HeadstartError: as `read_checkpoint`, or the backbone's weights are missing or different.
     """
-    checkpoint = read_checkpoint(path)
+    return _classifier_in(read_checkpoint(path), features, moved_to, frozen=())
+
+
+def _classifier_in(
+    checkpoint: dict[str, Any], features: EncoderSettings, moved_to: str | None, frozen: Iterable[Backbone]
+) -> ImageClassifier:
+    """Returns the classifier; if one of the `frozen` backbones is its own, it is used."""
     recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
-    backbone = next((other for other in frozen if _is_of(other, recipe)), None)
-    if backbone is None:
-        backbone = restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to)
+    backbone = next((other for other in frozen if _is_of(other, recipe)), None) or _backbone_of(checkpoint, moved_to)
     _warn_about_other_versions(checkpoint, recipe, backbone)
     trained_with = recipe.precision if recipe.finetune.first_epoch is None else "32"
     precision = trained_with if features.precision == "auto" else features.precision
     features = EncoderSettings(precision=precision, compile=features.compile)
     return ImageClassifier(backbone, recipe, features).restore(checkpoint).eval()
+
+
+def _backbone_of(checkpoint: dict[str, Any], moved_to: str | None) -> Backbone:
+    """Returns the backbone as it was before any fine-tuning."""
+    recipe = Recipe.from_dict(checkpoint["hyper_parameters"])
+    return restore_backbone(recipe.backbone, recipe.preprocessing, moved_to=moved_to, held=checkpoint.get(HELD))
+
+
+def bundle_of(path: Path, moved_to: str | None) -> dict[str, Any]:
+    """Returns what a bundle of a checkpoint, or of an ensemble with the record `path`, holds.
+
+    That is what predictions, tests and reports need of it, and the backbone's weights. Members with the same backbone
+    share its tensors, which torch.save writes once.
+
+    Raises:
+        HeadstartError: as `load_classifier`.
+    """
+    weights: dict[str, dict[str, Tensor]] = {}
+    members = []
+    for checkpoint in chain.from_iterable(map(read_members, checkpoints_of(path))):
+        sha256 = checkpoint["hyper_parameters"]["backbone"]["sha256"]
+        if sha256 not in weights:
+            weights[sha256] = dict(_backbone_of(checkpoint, moved_to).network.state_dict())
+        kept = {key: checkpoint[key] for key in KEPT if key in checkpoint}
+        members.append(kept | {HELD: weights[sha256]})
+    return {MEMBERS: members} if len(members) > 1 else members[0]
+
+
+def save(content: dict[str, Any], path: Path) -> None:
+    """Writes a checkpoint to `path`.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:
+            # On a full disk, or when it is interrupted, torch.save complains about a position in the file.
+            cause = error.__context__
+            is_cause = isinstance(cause, OSError | KeyboardInterrupt | SystemExit)
+            raise cause if is_cause and cause is not None else error from None
 
 
 def _is_of(backbone: Backbone, recipe: Recipe) -> bool:
@@ -177,10 +247,19 @@ def load_ensemble(checkpoints: Iterable[Path], features: EncoderSettings, moved_
         HeadstartError: as `load_classifier`.
     """
     members: list[ImageClassifier] = []
-    for path in checkpoints:
+    for checkpoint in chain.from_iterable(map(read_members, checkpoints)):
         frozen = [member.backbone for member in members if member.recipe.finetune.first_epoch is None]
-        members.append(load_classifier(path, features, moved_to, frozen))
+        members.append(_classifier_in(checkpoint, features, moved_to, frozen))
     return Ensemble(members)
+
+
+def checkpoints_of(path: Path) -> list[Path]:
+    """Returns the checkpoints of what `checkpoint_file` returned: itself, or those of an ensemble's members.
+
+    Raises:
+        HeadstartError: the record of the ensemble is missing or damaged.
+    """
+    return members_in(path) if is_ensemble(path) else [path]
 
 
 def members_in(record: Path) -> list[Path]:

@@ -22,7 +22,7 @@ from headstart.errors import HeadstartError
 from headstart.evaluation.probes import Array
 from headstart.features.encoder import map_batches, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
-from headstart.model.checkpoint import Ensemble, load_ensemble, members_in
+from headstart.model.checkpoint import Ensemble, checkpoints_of, load_ensemble
 from headstart.model.image_classifier import ImageClassifier, saliency_maps
 from headstart.predict.sources import (
     Input,
@@ -39,7 +39,7 @@ from headstart.predict.sources import (
     rejoin,
     separate,
 )
-from headstart.run_folder import checkpoint_file, is_ensemble
+from headstart.run_folder import checkpoint_file
 
 # Tensors of images, stacked, one for each view and preprocessing.
 Images = list[Tensor]
@@ -320,7 +320,7 @@ def load_predictor(
     use_one_thread_after_fork()
     device = _choose_device(accelerator)
     path = checkpoint_file(Path(checkpoint).expanduser(), "best")
-    paths = members_in(path) if is_ensemble(path) else [path]
+    paths = checkpoints_of(path)
     files = [LoadedFile.at(member) for member in paths if member.is_file()]
     with usual_numerics():
         ensemble = load_ensemble(paths, EncoderSettings(precision=precision, compile=compile), weights)

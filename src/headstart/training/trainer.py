@@ -26,7 +26,7 @@ from headstart.config.train import TrainSettings
 from headstart.errors import HeadstartError
 from headstart.files import is_own, replacing, write_text
 from headstart.machine import check_accelerator, fault_of_machine
-from headstart.model.checkpoint import read_checkpoint
+from headstart.model.checkpoint import read_checkpoint, save
 from headstart.processes import world_size
 from headstart.run_folder import RunFolder
 from headstart.training.callbacks.best_and_last import BestAndLast, BestOnly
@@ -133,14 +133,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if isinstance(path, io.BytesIO):
             torch.save(checkpoint, path)
             return
-        with replacing(Path(path)) as temporary, temporary.open("wb") as file:
-            try:
-                torch.save(checkpoint, file)
-            except RuntimeError as error:
-                # On a full disk, or when it is interrupted, torch.save complains about a position in the file.
-                cause = error.__context__
-                is_cause = isinstance(cause, OSError | KeyboardInterrupt | SystemExit)
-                raise cause if is_cause and cause is not None else error from None
+        with replacing(Path(path)) as temporary:
+            save(checkpoint, temporary)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: Any = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
