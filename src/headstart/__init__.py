@@ -5,7 +5,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headstart.api import Ensemble, Leaderboard, Run, audit, review, sweep, train
+    from headstart.api import Ensemble, Leaderboard, Run, audit, demo, review, sweep, train
     from headstart.auditing.findings import Finding
     from headstart.errors import HeadstartError
     from headstart.predict.predictor import Predictor
@@ -28,6 +28,7 @@ __all__ = [
     "Predictor",
     "Run",
     "audit",
+    "demo",
     "load",
     "review",
     "sweep",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 # Imported when they are used, because torch takes seconds.
 _MODULES = {
-    **dict.fromkeys(("Ensemble", "Leaderboard", "Run", "audit", "review", "sweep", "train"), "headstart.api"),
+    **dict.fromkeys(("Ensemble", "Leaderboard", "Run", "audit", "demo", "review", "sweep", "train"), "headstart.api"),
     "Finding": "headstart.auditing.findings",
     "HeadstartError": "headstart.errors",
     "Prediction": "headstart.predict.sources",

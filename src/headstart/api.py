@@ -41,6 +41,7 @@ from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, checkpo
 
 if TYPE_CHECKING:
     # It needs the extra `review`.
+    from headstart.reviewing.demo import DemoServer
     from headstart.reviewing.server import ReviewServer
 
 # Running a program of the command line inside another one, which is left as it was.
@@ -343,6 +344,27 @@ def review(run: str | PathLike[str] | Run) -> "ReviewServer":
     path = checkpoint_file(folder, "best")
     settings = check_train(read_record(run_folder_of(path)))
     return review_server(replace(settings, ckpt_path=str(path))).serve_in_thread()
+
+
+def demo(run: str | PathLike[str] | Run, **options: Any) -> "DemoServer":
+    """Serves a page on which images are predicted, as `headstart demo RUN` does, in a thread.
+
+    Args:
+        run: a run, a checkpoint, or the folder of a run, a sweep or an ensemble.
+        options: those of `headstart.load`.
+
+    Returns:
+        The server; its `address` is that of the page, and `close()` ends it.
+
+    Raises:
+        HeadstartError: what the command line would have ended with.
+
+    Example:
+        >>> headstart.demo(run).address
+    """
+    from headstart.pipeline import demo_server
+
+    return demo_server(run.folder if isinstance(run, Run) else Path(run), **options).serve_in_thread()
 
 
 def audit(data: str | PathLike[str], *overrides: str, **keywords: Any) -> list[Finding]:

@@ -1,6 +1,7 @@
 """The tasks of train.py, each from the data to what it writes; training first."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from headstart.auditing.report import (
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.data import NO_CORRECTIONS
 from headstart.config.model import AUTO, BUNDLE, RECIPE, EncoderSettings
-from headstart.config.train import EVALUATING, TrainSettings
+from headstart.config.train import EVALUATING, WITHOUT_DATA, TrainSettings
 from headstart.data.corrections import usual_file
 from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
@@ -51,6 +52,7 @@ from headstart.training.trainer import build_trainer, lightning_errors
 
 if TYPE_CHECKING:
     # It needs the extra `review`.
+    from headstart.reviewing.demo import DemoServer
     from headstart.reviewing.server import ReviewServer
 
 
@@ -103,15 +105,15 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             setting of the trainer, a callback or a logger.
     """
     evaluates = settings.task in EVALUATING
-    if settings.task not in ("audit", "export", "review"):
+    if settings.task not in ("audit", "review", *WITHOUT_DATA):
         with lightning_errors(settings):
             build_trainer(settings)
     if settings.ckpt_path is not None:
         path = checkpoint_file(Path(settings.ckpt_path), "best" if evaluates else "last")
         settings = replace(settings, ckpt_path=str(path))
-        if settings.task != "export":
+        if settings.task not in WITHOUT_DATA:
             warn_about_versions(run_folder_of(path))
-        if settings.task in ("test", "report", "export"):
+        if settings.task in ("test", "report", *WITHOUT_DATA):
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
             _check_resumable(read_checkpoint(path), settings)
@@ -231,10 +233,8 @@ def review(settings: TrainSettings) -> bool:
 
 def review_server(settings: TrainSettings) -> "ReviewServer":
     """Returns the server of that page; raises as `review`."""
-    try:
+    with _extra("review"):
         from headstart.reviewing.server import ReviewServer
-    except ModuleNotFoundError as error:
-        raise HeadstartError(f'task=review needs {error.name}: pip install "headstart[review]"') from None
     if settings.data.corrections == NO_CORRECTIONS:
         raise HeadstartError(f"task=review needs a file to write to: leave out data.corrections={NO_CORRECTIONS}")
     path = Path(str(settings.ckpt_path))
@@ -248,6 +248,48 @@ def review_server(settings: TrainSettings) -> "ReviewServer":
     transform = EvalTransform(recipe.preprocessing).spec
     stored = None if store is None else stored_features(store, manifest.splits, transform)
     return ReviewServer(Review(run_folder_of(path), manifest, stored, file.expanduser()))
+
+
+def demo(settings: TrainSettings) -> bool:
+    """Serves the page on which images are predicted with the checkpoint `settings.ckpt_path`, until Ctrl-C.
+
+    Raises:
+        HeadstartError: the extra `review` is not installed, or the checkpoint could not be loaded.
+    """
+    server = demo_server(
+        Path(str(settings.ckpt_path)),
+        accelerator=training_device(settings.trainer).type,
+        precision=settings.features.precision,
+        compile=settings.features.compile,
+        weights=settings.model.weights,
+    )
+    server.announce(opens_browser=settings.review.browser)
+    server.serve()
+    return True
+
+
+def demo_server(checkpoint: Path, **options: Any) -> "DemoServer":
+    """Returns the server of that page, for a checkpoint, a run's folder, or an ensemble's.
+
+    Args:
+        options: those of headstart.predict.predictor.load_predictor.
+
+    Raises:
+        HeadstartError: as `demo`.
+    """
+    with _extra("demo"):
+        from headstart.reviewing.demo import DemoServer, demo_of
+
+    return DemoServer(demo_of(checkpoint, **options))
+
+
+@contextmanager
+def _extra(task: str) -> Iterator[None]:
+    """Lets an import that the extra `review` is missing for end in one sentence."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise HeadstartError(f'task={task} needs {error.name}: pip install "headstart[review]"') from None
 
 
 def audit(settings: TrainSettings) -> bool:
@@ -301,6 +343,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "test": test,
     "report": report,
     "review": review,
+    "demo": demo,
     "audit": audit,
     "compare": compare,
     "export": export,

@@ -269,4 +269,4 @@ def test_rejected__before_the_first_trial(swept: Swept, script: Script, argument
 def test_rejected__to_train_or_test_it_again(swept: Swept, script: Script) -> None:
     result = script("train.py", "task=test", f"ckpt_path={swept.sweep.ensemble}")
     assert result.status == 1
-    assert "is an ensemble, which only predict.py, embed and task=export take" in result.err
+    assert "is an ensemble, which only predict.py, embed, task=demo and task=export take" in result.err

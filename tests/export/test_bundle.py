@@ -151,7 +151,9 @@ def test_bundle__of_an_ensemble_has_their_backbone_once(
     assert answers(path, trained.parent / "images" / "red") == expected
     assert len(headstart.load(path).ensemble) == 3
     result = script("train.py", "task=export", f"ckpt_path={path}")
-    assert result.err == f"error: {path} is the bundle of an ensemble, which only predict.py and embed take\n"
+    assert (
+        result.err == f"error: {path} is the bundle of an ensemble, which only predict.py, embed and task=demo take\n"
+    )
     result = script("train.py", "task=export", f"ckpt_path={record.parent}")
     assert result.err.endswith("is an ensemble, of which only a bundle can be exported: set export.format=bundle\n")
 

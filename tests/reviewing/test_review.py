@@ -7,8 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -18,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL, Script, draw_classes, manifest_of
+from local_pages import ask, origin_of
 
 from headstart.config.data import SplitSettings
 from headstart.config.train import TrainSettings, check_train, read_record
@@ -121,21 +120,6 @@ def server(review: Review) -> Iterator[ReviewServer]:
     server = ReviewServer(review).serve_in_thread()
     yield server
     server.close()
-
-
-def ask(address: str, body: Any = None, **headers: str) -> tuple[int, bytes, Any]:
-    """The status, the content and the headers of an answer; a POST if there is a `body`."""
-    content = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(address, content, {k.replace("_", "-"): v for k, v in headers.items()})
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return answer.status, answer.read(), answer.headers
-    except urllib.error.HTTPError as error:
-        return error.code, error.read(), error.headers
-
-
-def origin_of(server: ReviewServer) -> str:
-    return server.address.rsplit("/", 2)[0]
 
 
 def decide(server: ReviewServer, index: Any, action: str, label: str = "", **headers: str) -> int:
@@ -323,7 +307,8 @@ def test_program__ends_with_ctrl_c_and_the_next_training_uses_the_decisions(
 
 def test_error__without_the_extra(run: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "headstart.reviewing.server")
+    for name in ("server", "local"):
+        monkeypatch.delitem(sys.modules, f"headstart.reviewing.{name}")
     result = script("train.py", "task=review", f"ckpt_path={run}")
     assert result.status == 1
     assert result.err == 'error: task=review needs uvicorn: pip install "headstart[review]"\n'

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from headstart.cli.arguments import expand_home, flags
 from headstart.config import CONF, GROUPS, options_of
 from headstart.config.overrides import given, key_of, value_of, written_as
-from headstart.config.train import EVALUATING, INTO_RUN, OF_RUN, read_record
+from headstart.config.train import EVALUATING, INTO_RUN, OF_RUN, WITHOUT_DATA, read_record
 from headstart.errors import HeadstartError
 from headstart.files import read_json
 from headstart.log import log
@@ -74,11 +74,12 @@ def with_settings_of_run(arguments: list[str]) -> list[str]:
         HeadstartError: there is no such file, or its run's settings are gone and `arguments` do not say which data.
     """
     path = _checkpoint_of(arguments)
-    if path is None or "export" in given(arguments, "task"):
-        # An export takes nothing but the checkpoint.
+    if path is None or not set(WITHOUT_DATA).isdisjoint(given(arguments, "task")):
         return arguments
     if is_ensemble(path):
-        raise HeadstartError(f"ckpt_path={path} is an ensemble, which only predict.py, embed and task=export take")
+        raise HeadstartError(
+            f"ckpt_path={path} is an ensemble, which only predict.py, embed, task=demo and task=export take"
+        )
     run = run_folder_of(path)
     if not run.config.is_file():
         _check_has_data(run, arguments)

@@ -196,7 +196,7 @@ class EvaluationSettings:
 
 @dataclass(frozen=True)
 class ReviewSettings:
-    """The section `review`: whether task=review opens its page in a browser."""
+    """The section `review`: whether task=review and task=demo open their page in a browser."""
 
     browser: bool
 

@@ -134,11 +134,13 @@ def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 # The settings of train.py, and their check as a whole.
 
-TASKS = ("train", "test", "report", "review", "audit", "compare", "export")
+TASKS = ("train", "test", "report", "review", "demo", "audit", "compare", "export")
 # Tasks that use a checkpoint as it is.
-EVALUATING = ("test", "report", "review", "export")
+EVALUATING = ("test", "report", "review", "demo", "export")
 # Those of them that have no run folder of their own.
-INTO_RUN = ("report", "review", "export")
+INTO_RUN = ("report", "review", "demo", "export")
+# Those of them that take nothing but the checkpoint, which may be an ensemble.
+WITHOUT_DATA = ("demo", "export")
 # What of the trainer closed-form heads ignore: they have one epoch, with no steps of an optimizer.
 TRAINER: dict[str, Any] = {
     "max_epochs": 1,

@@ -61,6 +61,11 @@ def read_rgb(path: str | Path, depth: int = FULL_DEPTH, sha256: str | None = Non
         raise UnreadableImage(f"{path} cannot be read as an image: {error.strerror}", fault_of(error)) from error
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
         raise HeadstartError(f"{path} was changed after the images were checked: run the command again")
+    return rgb_in(content, path, depth)
+
+
+def rgb_in(content: bytes, path: str | Path, depth: int = FULL_DEPTH) -> Image.Image:
+    """Returns the image in the `content` of `path`, as `read_rgb` does."""
     return decode(path, content, lambda image: upright_rgb(within_limit(image), depth))
 
 

@@ -37,7 +37,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     checkpoint, *others = read_members(path)
     if others:
-        raise HeadstartError(f"{path} is the bundle of an ensemble, which only predict.py and embed take")
+        raise HeadstartError(f"{path} is the bundle of an ensemble, which only predict.py, embed and task=demo take")
     return checkpoint
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from headstart.config.predict import EmbedSettings
-from headstart.config.train import check_train, read_record
+from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.images import read_image_file
+from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_imap
@@ -16,6 +17,7 @@ from headstart.evaluation.probes import Array
 from headstart.features.store import features_by_content, open_store
 from headstart.files import PREDICTIONS, check, claim, replacing, write_csv
 from headstart.log import log
+from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor, predictor_of
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
@@ -62,17 +64,28 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
         return {}
     try:
         settings = check_train(read_record(run))
-        root, store = Path(settings.data.root).resolve(), open_store(settings.features)
-        if store is None or not any(path.resolve().is_relative_to(root) for path in paths):
+        root = Path(settings.data.root).resolve()
+        if not any(path.resolve().is_relative_to(root) for path in paths):
             return {}
-        splits = prepare_data(settings.data, settings.data.seed).manifest.splits
+        _, known = stored_of_run(classifier, settings)
     # The data may have changed since, or be gone; then all images are encoded.
     except (HeadstartError, OSError):
         return {}
-    transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
-    known = features_by_content(store, splits, transform.spec, backbone)
     contents = dict(zip(paths, thread_imap(_content_of, paths), strict=True)) if known else {}
     return {path: known[sha256] for path, sha256 in contents.items() if sha256 in known}
+
+
+def stored_of_run(classifier: ImageClassifier, settings: TrainSettings) -> tuple[Manifest, dict[str, Array]]:
+    """Returns the images of a run, and their stored features of `classifier`, by the SHA-256 of their files.
+
+    Raises:
+        HeadstartError: the run stored no features, or its images are gone.
+    """
+    if (store := open_store(settings.features)) is None:
+        raise HeadstartError("the run stored no features (features.cache=false)")
+    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
+    return manifest, features_by_content(store, manifest.splits, transform.spec, backbone)
 
 
 def _content_of(path: Path) -> str | None:

@@ -27,7 +27,7 @@ from headstart.data.folders import (
     open_folder,
     walk,
 )
-from headstart.data.images import Note, note_of, read_rgb, upright_rgb
+from headstart.data.images import Note, note_of, read_rgb, rgb_in, upright_rgb
 from headstart.data.preprocessing import Samples, other_depth
 from headstart.errors import HeadstartError, UnreadableImage, listed
 from headstart.log import log
@@ -186,9 +186,9 @@ def _readable(folders: Iterable[Folder]) -> Iterator[Folder]:
             yield folder
 
 
-# Images to predict: files, or images in memory.
+# Images to predict: files, their contents, or images in memory.
 
-Input = Path | Image.Image
+Input = Path | bytes | Image.Image
 Result = TypeVar("Result")
 # Reads an image, upright and in RGB, given the depth of 16-bit samples.
 Read = Callable[[int], Image.Image]
@@ -201,14 +201,15 @@ Mark = tuple[str | None, Note | None]
 def inputs_of(source: Any) -> list[Input]:
     """Returns the images of `source`: a file, folder or glob, an image, an array of one or several, or a list of these.
 
-    Images are PIL's, uint8 arrays (H×W, H×W×3 or N×H×W×3) or uint8 tensors (3×H×W or N×3×H×W).
+    Images are PIL's, the content of a file (bytes), uint8 arrays (H×W, H×W×3 or N×H×W×3) or uint8 tensors (3×H×W or
+    N×3×H×W).
 
     Raises:
         HeadstartError: there are none, or something is none of these.
     """
     if isinstance(source, str | Path):
         return list(find_images(str(source)))
-    if isinstance(source, Image.Image):
+    if isinstance(source, bytes | Image.Image):
         return [source]
     if isinstance(source, np.ndarray) or _is_tensor(source):
         return list(map(_image_of, source if source.ndim == 4 else [source]))
@@ -229,7 +230,10 @@ def read_input(given: Input, index: int, use: Callable[[Read], Result]) -> Item[
 
     def read(depth: int) -> Image.Image:
         nonlocal note
-        image = read_rgb(given, depth) if isinstance(given, Path) else upright_rgb(given, depth)
+        if isinstance(given, Image.Image):
+            image = upright_rgb(given, depth)
+        else:
+            image = read_rgb(given, depth) if isinstance(given, Path) else rgb_in(given, str(name), depth)
         note = note_of(image)
         return image
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from io import FileIO
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from headstart.config.data import AUTO
 from headstart.config.predict import PredictSettings
@@ -95,14 +96,20 @@ class FileWriter:
         missing = [None] * 2 * (self._topk - len(ranked))
         self._csv.write(self._csv_head + csv_row([path, error, *chain(*ranked), *missing, familiar, doubt]))
         self._csv_head = ""
-        line = {
-            "path": path,
-            "error": error,
-            "predictions": [{"label": name, "prob": float(p)} for name, p in ranked],
-            "familiar": familiar and float(familiar),
-            "doubt": doubt,
-        }
-        self._json.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._json.write(json.dumps(as_json(prediction), ensure_ascii=False) + "\n")
+
+
+def as_json(prediction: Prediction) -> dict[str, Any]:
+    """Returns what a line of predictions.jsonl says of a prediction, numbers with six digits."""
+    ranked = zip(prediction.classes, prediction.probabilities, strict=True)
+    familiar = prediction.familiarity
+    return {
+        "path": str(prediction.path),
+        "error": prediction.error,
+        "predictions": [{"label": name, "prob": float(f"{p:.6g}")} for name, p in ranked],
+        "familiar": None if familiar is None else float(f"{familiar:.6g}"),
+        "doubt": prediction.doubt,
+    }
 
 
 @contextmanager

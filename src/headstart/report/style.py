@@ -260,9 +260,9 @@ def png_uri(path: Path) -> str:
     return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def image_uri(image: Image.Image) -> str:
-    """Returns the image as a data URI, reduced to at most SIDE pixels wide and high."""
-    image.thumbnail((SIDE, SIDE))
+def image_uri(image: Image.Image, side: int = SIDE) -> str:
+    """Returns the image as a data URI, reduced to at most `side` pixels wide and high."""
+    image.thumbnail((side, side))
     content = io.BytesIO()
     image.save(content, "JPEG", quality=80)
     return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,1 +1,1 @@
-"""The local page on which labels are reviewed."""
+"""Local pages: labels are reviewed, and images tried."""
