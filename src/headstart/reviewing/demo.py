@@ -138,7 +138,7 @@ def demo_of(checkpoint: Path, **options: Any) -> Demo:
     Raises:
         HeadstartError: as `load_predictor`.
     """
-    path = checkpoint_file(checkpoint, "best")
+    path = checkpoint_file(checkpoint.expanduser(), "best")
     predictor = load_predictor(path, **options)
     training: TrainingImages | str
     try:
