@@ -341,9 +341,7 @@ def named_backbones_table() -> str:
     for name, row in sorted(result["backbones"].items(), key=lambda item: -item[1]["rate"]):
         comments = [line for line in (ROOT / "conf" / "model" / f"{name}.yaml").read_text().splitlines() if line]
         says = next(line.removeprefix("# ") for line in comments if not line.startswith("# @")).rstrip(".")
-        lines.append(
-            f"| `{name}` | {says} | {row['image_size']} | {row['width']} | {row['rate']:.2g} × |"
-        )
+        lines.append(f"| `{name}` | {says} | {row['image_size']} | {row['width']} | {row['rate']:.2g} × |")
     return "\n".join(lines)
 
 
