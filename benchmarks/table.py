@@ -314,6 +314,21 @@ def views_table() -> str:
     return grid("views", tuple(kinds), cells) + "\n"
 
 
+# Heads of the table on images chosen to be labelled next.
+LABELLED = ("wins", "mean gain", "lowest mean gain of a round", "accuracy at first", "chosen", "random")
+
+
+def labelling_table() -> str:
+    """How much more images that task=label chooses teach than random ones."""
+    found = load("active_learning")
+    cells = {}
+    for name, of in found["sets"].items():
+        ours, random = of["accuracy"]["chosen"], of["accuracy"]["random"]
+        last = [decimal(value) for value in (ours[0], ours[-1], random[-1])]
+        cells[name] = [f"{of['wins']} of {found['seeds']}", f"{of['area']:+.3f}", f"{of['worst_round']:+.3f}", *last]
+    return f"Measured on {found['date']}.\n\n{grid('accuracy', LABELLED, cells)}\n"
+
+
 def unusual_row(found: dict[str, Any]) -> list[str]:
     known = {key: decimal(value) if "AUROC" in key else f"{value:.1%}" for key, value in found.items()}
     return [known.get(key, "") for key in UNUSUAL]
@@ -361,6 +376,7 @@ def main() -> None:
     replace_between(sweeps, "trials", trials_text())
     replace_between(ROOT / "docs" / "backbones.md", "named", named_backbones_table())
     replace_between(ROOT / "docs" / "report.md", "truth", truth_tables())
+    replace_between(ROOT / "docs" / "labelling.md", "labelling", labelling_table())
 
 
 if __name__ == "__main__":

@@ -17,12 +17,13 @@ PROGRAMS = {
     "report": "write a run's report again: headstart report RUN",
     "review": "correct labels that look wrong, in a browser: headstart review RUN",
     "demo": "predict images in a browser: headstart demo RUN",
+    "label": "choose the images to label next, and label them: headstart label RUN IMAGES",
     "export": "write a run for other runtimes: headstart export RUN",
     "predict": "predict the classes of images: headstart predict RUN IMAGES",
     "embed": "write the features of images: headstart embed RUN IMAGES output=DIR",
 }
 # Commands that are train.py with this task.
-TASKS = ("audit", "compare", "test", "report", "review", "demo", "export")
+TASKS = ("audit", "compare", "test", "report", "review", "label", "demo", "export")
 USAGE = "usage: headstart COMMAND key=value …\n\n" + "".join(
     f"  headstart {name:<8} {says}\n" for name, says in PROGRAMS.items()
 )

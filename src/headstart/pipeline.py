@@ -35,7 +35,7 @@ from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
 from headstart.features.source import encode_unaugmented
 from headstart.features.store import Array, open_store, stored_features
-from headstart.files import REPORT, RUN, check, claim
+from headstart.files import PREDICTIONS, REPORT, RUN, check, claim
 from headstart.log import command, log, shown
 from headstart.machine import startup_seconds, training_device
 from headstart.model.checkpoint import HELD, check_loadable, load_classifier, read_checkpoint
@@ -44,8 +44,10 @@ from headstart.model.recipe import Recipe, check_unchanged, warn_about_other_dat
 from headstart.processes import first_on_node_first, from_first, rank
 from headstart.report.audit_page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
+from headstart.reviewing.labelling import Labelling, decided_contents, find_unlabelled, rank_unlabelled, write_ranking
 from headstart.reviewing.queue import Review
 from headstart.run_folder import RunFolder, checkpoint_file, is_ensemble, run_folder_of
+from headstart.text import counted
 from headstart.training.callbacks.history import read_history
 from headstart.training.fit import Fitted, fit
 from headstart.training.trainer import build_trainer, lightning_errors
@@ -105,7 +107,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
             setting of the trainer, a callback or a logger.
     """
     evaluates = settings.task in EVALUATING
-    if settings.task not in ("audit", "review", *WITHOUT_DATA):
+    if settings.task not in ("audit", "review", "label", *WITHOUT_DATA):
         with lightning_errors(settings):
             build_trainer(settings)
     if settings.ckpt_path is not None:
@@ -113,7 +115,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
         settings = replace(settings, ckpt_path=str(path))
         if settings.task not in WITHOUT_DATA:
             warn_about_versions(run_folder_of(path))
-        if settings.task in ("test", "report", *WITHOUT_DATA):
+        if settings.task in ("test", "report", "label", *WITHOUT_DATA):
             check_loadable(path, settings.model.weights)
         elif settings.task == "train":
             _check_resumable(read_checkpoint(path), settings)
@@ -235,19 +237,63 @@ def review_server(settings: TrainSettings) -> "ReviewServer":
     """Returns the server of that page; raises as `review`."""
     with _extra("review"):
         from headstart.reviewing.server import ReviewServer
-    if settings.data.corrections == NO_CORRECTIONS:
-        raise HeadstartError(f"task=review needs a file to write to: leave out data.corrections={NO_CORRECTIONS}")
     path = Path(str(settings.ckpt_path))
     recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
-    file = usual_file(settings.data) if settings.data.corrections is None else Path(settings.data.corrections)
-    # The first decision creates it.
-    data = settings.data if file.expanduser().exists() else replace(settings.data, corrections=NO_CORRECTIONS)
-    manifest = open_data(data).manifest
+    file, data = _data_to_correct(settings)
+    manifest = data.manifest
     _check_same_classes(manifest, recipe)
     store = open_store(settings.features)
     transform = EvalTransform(recipe.preprocessing).spec
     stored = None if store is None else stored_features(store, manifest.splits, transform)
-    return ReviewServer(Review(run_folder_of(path), manifest, stored, file.expanduser()))
+    return ReviewServer(Review(run_folder_of(path), manifest, stored, file))
+
+
+def _data_to_correct(settings: TrainSettings) -> tuple[Path, PreparedData]:
+    """Returns the file with corrections, which the first decision creates, and the data with those that there are."""
+    if settings.data.corrections == NO_CORRECTIONS:
+        raise HeadstartError(
+            f"task={settings.task} needs a file to write to: leave out data.corrections={NO_CORRECTIONS}"
+        )
+    given = settings.data.corrections
+    file = usual_file(settings.data) if given is None else Path(given).expanduser()
+    data = settings.data if file.exists() else replace(settings.data, corrections=NO_CORRECTIONS)
+    return file, open_data(data)
+
+
+def label(settings: TrainSettings) -> bool:
+    """Writes which images of `label.source` to label next, and serves the page to label them on, until Ctrl-C.
+
+    Raises:
+        HeadstartError: no image is left to label, or as in `test`.
+    """
+    labelling = choose_labels(settings)
+    if not settings.label.serve:
+        return True
+    try:
+        from headstart.reviewing.server import ReviewServer
+    except ModuleNotFoundError:
+        log.info('to label them on a page: pip install "headstart[review]"')
+        return True
+    server = ReviewServer(labelling)
+    server.announce(opens_browser=settings.review.browser)
+    server.serve()
+    return True
+
+
+def choose_labels(settings: TrainSettings) -> Labelling:
+    """Writes which images to label next into the folder of the run; raises as `label`."""
+    path = Path(str(settings.ckpt_path))
+    run = run_folder_of(path)
+    check(run.label_next, PREDICTIONS)
+    file, data = _data_to_correct(settings)
+    classifier = load_classifier(path, settings.features, settings.model.weights)
+    _check_same_classes(data.manifest, classifier.recipe)
+    pool = find_unlabelled(settings.label.source, data)
+    classifier = classifier.to(training_device(settings.trainer))
+    ranking = rank_unlabelled(settings, classifier, data, pool, decided_contents(file))
+    write_ranking(ranking, run.label_next)
+    log.info("%s to label next: %s", counted(len(ranking.choices), "image"), shown(run.label_next / "label_next.csv"))
+    return Labelling(run, ranking, file)
 
 
 def demo(settings: TrainSettings) -> bool:
@@ -343,6 +389,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
     "test": test,
     "report": report,
     "review": review,
+    "label": label,
     "demo": demo,
     "audit": audit,
     "compare": compare,

@@ -54,6 +54,7 @@ class RunFolder:
     traceback = _File("traceback.txt")
     compared = _File("compare.csv")  # the backbones that were compared
     bundle = _File("model.ckpt")  # the best checkpoint with the backbone's weights
+    label_next = _File("label_next")  # the images to label next
     test = _File("test")  # the run that tests the best trial of a sweep
 
     def exported(self, file_format: str, precision: str, takes: str) -> Path:

@@ -68,13 +68,13 @@ def test_folds__groups_are_in_one_fold(flat: Path) -> None:
 
 def test_pool__is_the_same_for_all_folds(flat: Path) -> None:
     found = [prepare(flat, fold).manifest.splits for fold in range(4)]
-    pools = [splits["train"].stored for splits in found] + [splits["valid"].stored for splits in found]
+    pools = [pool for splits in found for name in ("train", "valid") for pool in splits[name].stored]
     assert len({pool.fingerprint for pool in pools}) == 1
     for splits in found:
         for name in ("train", "valid"):
             split = splits[name]
-            assert [split.stored.paths[split.place(index)] for index in range(len(split))] == [*split.paths]
-        assert splits["test"].stored is splits["test"]
+            assert [split.stored[0].paths[split.place(index)] for index in range(len(split))] == [*split.paths]
+        assert splits["test"].stored == (splits["test"],)
 
 
 def test_pool__keeps_images_that_are_dropped(flat: Path) -> None:
@@ -82,7 +82,7 @@ def test_pool__keeps_images_that_are_dropped(flat: Path) -> None:
     shutil.copyfile(flat / manifest.splits["test"].paths[0], flat / manifest.splits["train"].paths[0])
     dropped = prepare(flat, 0, "data.on_leak=drop").manifest
     assert len(dropped.dropped) == 1
-    assert len(dropped.splits["train"].stored) == 30
+    assert len(dropped.splits["train"].stored[0]) == 30
     assert len(dropped.splits["train"]) + len(dropped.splits["valid"]) == 29
 
 

@@ -75,7 +75,8 @@ def test_features__are_those_of_the_images_without_a_store(folds: Folds) -> None
     for fold, split, augmented in ((1, "train", True), (2, "valid", False)):
         features = folds.features(fold, split, augmented=augmented)
         dataset = ImageDataset(
-            prepare_data(settings(folds.root, fold).data, seed=0).manifest.splits[split], features._dataset.transform
+            prepare_data(settings(folds.root, fold).data, seed=0).manifest.splits[split],
+            features.pools[0]._dataset.transform,
         )
         images = torch.stack([image for image, _ in dataset.__getitems__([(3, i) for i in range(len(dataset))])])
         expected = folds.encoder(images)
@@ -96,11 +97,11 @@ def test_stored_features__of_the_splits_of_a_fold(folds: Folds) -> None:
 
 
 def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> None:
-    before = folds.features(0, "train", augmented=True).key(0)
+    before = folds.features(0, "train", augmented=True).pools[0].key(0)
     assert "readings" not in before.values
     image = Image.fromarray(np.random.default_rng(0).random((40, 40)).astype(np.float32))
     image.save(next((folds.root / "red").iterdir()), "TIFF")
-    after = folds.features(0, "train", augmented=True).key(0)
+    after = folds.features(0, "train", augmented=True).pools[0].key(0)
     assert after.values["readings"] == ["floating-point samples, of which 1 is white"]
     assert after.folder != before.folder
 
@@ -108,6 +109,6 @@ def test_key__names_the_unusual_ways_in_which_images_are_read(folds: Folds) -> N
 @pytest.mark.parametrize("setting", [(ImageFile, "LOAD_TRUNCATED_IMAGES", True), (Image, "MAX_IMAGE_PIXELS", 1000)])
 def test_key__has_the_settings_of_pillow(folds: Folds, monkeypatch: pytest.MonkeyPatch, setting: Any) -> None:
     features = folds.features(0, "train", augmented=False)
-    before = features.key(0)
+    before = features.pools[0].key(0)
     monkeypatch.setattr(*setting)
-    assert features.key(0).folder != before.folder
+    assert features.pools[0].key(0).folder != before.folder

@@ -224,7 +224,7 @@ def test_unaugmented__need_a_store(flat: Path) -> None:
 
 def keys(data: ImageDataModule) -> dict[str, str]:
     """The folder in the store of each split."""
-    return {name: features.key(1).folder for name, features in data.source._features.items()}
+    return {name: features.pools[0].key(1).folder for name, features in data.source._features.items()}
 
 
 def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_path: Path) -> None:

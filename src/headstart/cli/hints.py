@@ -254,7 +254,7 @@ def understood(arguments: list[str], program: Program) -> list[str]:
         return arguments
     right = [override for _, corrected in tokens for override in corrected]
     completed = _with_data(right, read) if program.trains else _with_source(right)
-    completed = _with_archs(completed, read)
+    completed = _with_unlabelled(_with_archs(completed, read), read)
     _check_unambiguous(completed, read, program)
     new = [override for override in completed if override in read or override not in arguments]
     log.info("read as: %s", " ".join(map(quoted, dict.fromkeys(new))))
@@ -290,8 +290,9 @@ def _corrected(token: Token, program: Program, arguments: list[str]) -> list[str
         return [f"ckpt_path={value}"]
     if program.name == "predict" and key == "model":
         return [_override(token, key, value)]
-    if (of_task := f"export.{key}") in program.known and "export" in given(arguments, "task"):
-        return [f"{of_task}={value}"]
+    for task in ("export", "label"):
+        if (of_task := f"{task}.{key}") in program.known and task in given(arguments, "task"):
+            return [f"{of_task}={value}"]
     if (overrides := translated(key, value, program)) is not None:
         return overrides
     return _with_meant_key(token, key, value, program)
@@ -365,9 +366,18 @@ def _with_archs(overrides: list[str], read: list[str]) -> list[str]:
     return [*kept, f"model.archs=[{','.join(names)}]"] if names else kept
 
 
-def _with_source(overrides: list[str]) -> list[str]:
+def _with_unlabelled(overrides: list[str], read: list[str]) -> list[str]:
+    """Makes the folders of images that were `read` those to label, for task=label: the run says what its data are."""
+    if "label" not in given(overrides, "task"):
+        return overrides
+    folders = {f"data.root={value}": f"label.source={value}" for value in given(read, "data.root")}
+    kept = [folders.get(override, override) for override in overrides if not (folders and override == "data=folder")]
+    return _with_source(kept, "label.source")
+
+
+def _with_source(overrides: list[str], key: str = "source") -> list[str]:
     """Joins all sources to one."""
-    sources = [override.partition("=")[2] for override in overrides if key_of(override) == "source"]
-    others = [override for override in overrides if key_of(override) != "source"]
+    sources = [override.partition("=")[2] for override in overrides if key_of(override) == key]
+    others = [override for override in overrides if key_of(override) != key]
     source = sources[0] if len(sources) == 1 else written_as(sources)
-    return [*others, f"source={source}"] if sources else others
+    return [*others, f"{key}={source}"] if sources else others

@@ -201,6 +201,15 @@ class ReviewSettings:
     browser: bool
 
 
+@dataclass(frozen=True, kw_only=True)
+class LabelSettings:
+    """The section `label`: of which images task=label chooses `count` to label next, and whether it serves a page."""
+
+    source: Any = path_field()  # noqa: RUF009 (or a glob, or a list of them)
+    count: int = positive_int()
+    serve: bool
+
+
 # The section `export`: what task=export writes.
 
 FORMATS = ("onnx", "pt2")

@@ -31,6 +31,7 @@ from headstart.config.model import (
     ExportSettings,
     FeatureSettings,
     FinetuneSettings,
+    LabelSettings,
     ModelSettings,
     ReviewSettings,
     SweepSettings,
@@ -134,11 +135,11 @@ def _fields_of(schema: type) -> dict[str, tuple[Any, str]]:
 
 # The settings of train.py, and their check as a whole.
 
-TASKS = ("train", "test", "report", "review", "demo", "audit", "compare", "export")
+TASKS = ("train", "test", "report", "review", "label", "demo", "audit", "compare", "export")
 # Tasks that use a checkpoint as it is.
-EVALUATING = ("test", "report", "review", "demo", "export")
+EVALUATING = ("test", "report", "review", "label", "demo", "export")
 # Those of them that have no run folder of their own.
-INTO_RUN = ("report", "review", "demo", "export")
+INTO_RUN = ("report", "review", "label", "demo", "export")
 # Those of them that take nothing but the checkpoint, which may be an ensemble.
 WITHOUT_DATA = ("demo", "export")
 # What of the trainer closed-form heads ignore: they have one epoch, with no steps of an optimizer.
@@ -177,8 +178,9 @@ class TrainSettings:
     evaluation: EvaluationSettings
     augment: AugmentSettings
     export: ExportSettings
-    # Runs that were recorded before it was there have none.
+    # Runs that were recorded before they were there have none.
     review: ReviewSettings = field(default_factory=lambda: ReviewSettings(browser=True))
+    label: LabelSettings = field(default_factory=lambda: LabelSettings(source=None, count=50, serve=True))
 
     @property
     def finds_near_duplicates(self) -> bool:
@@ -217,6 +219,8 @@ def check_train(config: DictConfig) -> TrainSettings:
         raise HeadstartError(f"task={settings.task} needs {newest_run()}")
     if settings.task == "export":
         settings.export.check()
+    if settings.task == "label" and settings.label.source is None:
+        raise HeadstartError("label.source is missing: the images without labels, label.source=FILE|DIR|GLOB")
     _check_comparison(settings)
     return replace(settings, callbacks=with_modes(settings.callbacks))
 
@@ -348,7 +352,7 @@ def literals(values: Any) -> Any:
 
 
 # Paths that a run reads, which must not depend on the folder that a program is started in.
-PATHS = sorted(keys_with("path", TrainSettings) - {"ckpt_path", "export.path"})
+PATHS = sorted(keys_with("path", TrainSettings) - {"ckpt_path", "export.path", "label.source"})
 # How Hydra calls a section of a run's settings: this, and the option of conf/ which it was made from.
 OF_RUN = "_run_"
 # What reading a file that somebody has changed may raise.

@@ -1,18 +1,20 @@
-"""corrections.csv: labels that were corrected, and images that were left out, after somebody looked at them.
+"""corrections.csv: labels that were corrected, and images that were left out or added, after somebody looked at them.
 
 The images themselves are never touched. A correction belongs to the content of a file: one that was moved or renamed
-keeps its own, and one that was changed since loses it.
+keeps its own, and one that was changed since loses it. An image that is added is read where it is.
 """
 
 import csv
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from headstart.config.checks import nearest
 from headstart.config.data import NO_CORRECTIONS, DataSettings
-from headstart.data.image_info import ImageInfo
+from headstart.data.folders import exists
+from headstart.data.image_info import MISSING, ImageInfo
 from headstart.data.scan import Sample, Scan
 from headstart.errors import HeadstartError, listed
 from headstart.files import write_csv
@@ -20,13 +22,17 @@ from headstart.log import log
 
 # The name of the file that is found beside the images.
 FILE = "corrections.csv"
-RELABEL, KEEP, LEAVE_OUT = ACTIONS = "relabel", "keep", "leave_out"
+RELABEL, KEEP, LEAVE_OUT, ADD = ACTIONS = "relabel", "keep", "leave_out", "add"
 REQUIRED = ("path", "action")
 COLUMNS = ("path", "sha256", "action", "label", "when", "run")
 
 
 class Correction(NamedTuple):
-    """One row: what to do with the image of this content or, without a SHA-256, of this path."""
+    """One row: what to do with the image of this content or, without a SHA-256, of this path.
+
+    The path is relative to the root of the images. That of an image to add is absolute, or relative to the folder of
+    the file that the row is in.
+    """
 
     path: str
     sha256: str
@@ -37,19 +43,24 @@ class Correction(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Corrections:
+    """The rows of `file`. `added` are those that add an image, each with the path by which it becomes a sample."""
+
+    file: Path
+    rows: Sequence[Correction]
+    added: Mapping[Correction, str]
+
+
+@dataclass(frozen=True)
 class Matched:
     """The corrections by the paths of the images, and those that are not used: of which files, by the reason."""
 
-    file: Path
     by_path: Mapping[str, Correction] = field(default_factory=dict)
     unused: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def describe(self) -> str:
-        """Returns how many labels were corrected and images left out, and which corrections are not used."""
-        counts = {action: sum(c.action == action for c in self.by_path.values()) for action in ACTIONS}
-        parts = [f"labels corrected: {counts[RELABEL]}", f"images left out: {counts[LEAVE_OUT]}"]
-        parts += [f"not used, {reason}: {listed(paths)}" for reason, paths in self.unused.items() if paths]
-        return f"{self.file}: {'; '.join(parts)}"
+    def count(self, action: str) -> int:
+        """Returns how many images the action is for."""
+        return sum(correction.action == action for correction in self.by_path.values())
 
 
 def usual_file(settings: DataSettings) -> Path:
@@ -96,30 +107,66 @@ def write_corrections(path: Path, corrections: Sequence[Correction]) -> None:
     write_csv(path, COLUMNS, corrections)
 
 
-def apply_corrections(scan: Scan, infos: Mapping[str, ImageInfo], path: Path) -> Scan:
-    """Returns the scan with the corrections in the file at `path`, in place of what its samples were before.
+def load_corrections(settings: DataSettings, root: Path) -> Corrections | None:
+    """Returns the corrections of the images in `root`, which `settings` describe; None: there is no file with any.
 
     Raises:
-        HeadstartError: the file is invalid, or names a class that the images do not have.
+        HeadstartError: as `read_corrections`.
     """
-    classes = {name for names in scan.classes.values() for name in names}
-    corrections = read_corrections(path)
-    for correction in corrections:
-        if correction.action == RELABEL and correction.label not in classes:
+    if (file := corrections_file(settings)) is None:
+        return None
+    rows = read_corrections(file)
+    added = {row: _sample_path(row.path, file.parent, root) for row in rows if row.action == ADD}
+    return Corrections(file, rows, added)
+
+
+def apply_corrections(scan: Scan, infos: Mapping[str, ImageInfo], corrections: Corrections) -> Scan:
+    """Returns the scan with its corrections, in place of what its samples were before.
+
+    Added images are in train only, so that what other splits measure can be compared. Their features are stored with
+    those of the same run that they were labelled for: `Scan.added` has its name.
+
+    Args:
+        infos: what is known about the samples of the scan, and about the images to add.
+
+    Raises:
+        HeadstartError: a correction names a class that the images do not have.
+    """
+    path, classes = corrections.file, {name for names in scan.classes.values() for name in names}
+    for correction in corrections.rows:
+        if correction.action in (RELABEL, ADD) and correction.label not in classes:
             raise HeadstartError(
                 f"{path}: the label '{correction.label}' of {correction.path} is no class of {scan.root}"
                 f"{nearest(correction.label, sorted(classes))}"
             )
-    matched = _matched(path, corrections, {s.path: infos[s.path].sha256 for s in scan.samples if s.path in infos})
-    samples = [_corrected(sample, matched.by_path.get(sample.path)) for sample in scan.samples]
+    added = _to_add(corrections, infos, {infos[sample.path].sha256 for sample in scan.samples})
+    before = (*scan.samples, *(Sample("train", c.label, path) for path, c in added.by_path.items()))
+    others = [correction for correction in corrections.rows if correction.action != ADD]
+    matched = _matched(path, others, {sample.path: infos[sample.path].sha256 for sample in before})
+    samples = [_corrected(sample, matched.by_path.get(sample.path)) for sample in before]
     left_out = {path: f"left out by {FILE}" for path, c in matched.by_path.items() if c.action == LEAVE_OUT}
     return replace(
         scan,
         samples=tuple(sample for sample in samples if sample is not None),
-        uncorrected=scan.samples,
+        uncorrected=before,
+        added={path: correction.run for path, correction in added.by_path.items()},
         left_out=scan.left_out | left_out,
-        table_notes=(*scan.table_notes, matched.describe()),
+        table_notes=(*scan.table_notes, _description(path, matched, added)),
     )
+
+
+def _description(file: Path, matched: Matched, added: Matched) -> str:
+    """How many labels were corrected, images left out and added, and which corrections are not used."""
+    parts = [f"labels corrected: {matched.count(RELABEL)}", f"images left out: {matched.count(LEAVE_OUT)}"]
+    parts += [f"images added: {added.count(ADD)}"] * bool(added.by_path)
+    for of in (matched, added):
+        parts += [f"not used, {reason}: {listed(paths)}" for reason, paths in of.unused.items() if paths]
+    return f"{file}: {'; '.join(parts)}"
+
+
+def _sample_path(path: str, folder: Path, root: Path) -> str:
+    """The path of an image to add, as those of samples are: relative to the root if it was written so, or absolute."""
+    return path if os.path.realpath(folder) == os.path.realpath(root) else os.path.abspath(folder / path)
 
 
 def _header(path: Path) -> list[str]:
@@ -132,15 +179,38 @@ def _header(path: Path) -> list[str]:
 
 def _correction(path: Path, line: int, row: Mapping[str, str | None]) -> Correction:
     correction = Correction(*((row.get(name) or "") for name in COLUMNS))
+    if "\0" in correction.path:
+        raise HeadstartError(f"{path}, line {line}: the path has a NUL character, which no file has")
     if correction.action not in ACTIONS:
         raise HeadstartError(f"{path}, line {line}: the action '{correction.action}' is none of {listed(ACTIONS)}")
-    if correction.action == RELABEL and not correction.label:
-        raise HeadstartError(f"{path}, line {line}: {correction.path} is to be relabelled, and the label is missing")
+    if correction.action in (RELABEL, ADD) and not correction.label:
+        what = "relabelled" if correction.action == RELABEL else "added"
+        raise HeadstartError(f"{path}, line {line}: {correction.path} is to be {what}, and the label is missing")
     return correction
 
 
+def _to_add(corrections: Corrections, infos: Mapping[str, ImageInfo], known: Collection[str]) -> Matched:
+    """Finds the images to add that can be, and are not among the `known` contents of the data."""
+    unused: dict[str, list[str]] = {"changed since": [], "gone": [], "unreadable": [], "in the data": []}
+    places: dict[str, dict[str, Correction]] = {}
+    for correction, path in corrections.added.items():
+        info = infos[path]
+        if info.fault is not None:
+            unused["gone" if info.fault == MISSING else "unreadable"].append(correction.path)
+        elif correction.sha256 not in ("", info.sha256):
+            unused["changed since"].append(correction.path)
+        elif info.sha256 in known:
+            unused["in the data"].append(correction.path)
+        else:
+            places.setdefault(info.sha256, {})[path] = correction
+    contradictory = [of for of in places.values() if len({correction.label for correction in of.values()}) > 1]
+    unused["contradictory"] = [correction.path for of in contradictory for correction in of.values()]
+    # Copies of one image are added once.
+    return Matched(dict(min(of.items()) for of in places.values() if of not in contradictory), unused)
+
+
 def _matched(file: Path, corrections: Sequence[Correction], contents: Mapping[str, str]) -> Matched:
-    """Finds the images of the corrections among `contents`, the SHA-256 of the paths."""
+    """Finds the images of the corrections in `file` among `contents`, the SHA-256 of the paths."""
     places: dict[str, list[str]] = {}
     for path, sha256 in contents.items():
         places.setdefault(sha256, []).append(path)
@@ -151,7 +221,8 @@ def _matched(file: Path, corrections: Sequence[Correction], contents: Mapping[st
         paths = places.get(correction.sha256, []) if correction.sha256 else by_name
         for path in paths:
             of_path.setdefault(path, []).append(correction)
-        if not paths:
+        # An image that was left out when it might have been added is not missed.
+        if not paths and not (correction.action == LEAVE_OUT and exists(file.parent / correction.path)):
             unused["changed since" if by_name else "gone"].append(correction.path)
     chosen = {}
     for path, several in of_path.items():
@@ -159,7 +230,7 @@ def _matched(file: Path, corrections: Sequence[Correction], contents: Mapping[st
             chosen[path] = several[0]
         else:
             unused["contradictory"].append(path)
-    return Matched(file, chosen, unused)
+    return Matched(chosen, unused)
 
 
 def _corrected(sample: Sample, correction: Correction | None) -> Sample | None:

@@ -149,10 +149,11 @@ class ImageDataset(Dataset[tuple[Tensor, int]]):
         label = IGNORED if index == PADDING else self.split.labels[index]
         return self.transform(image, view, self.split.place(index)), label
 
-    def of_stored(self) -> "ImageDataset":
-        """Returns the dataset of all images whose features are stored together with those of the split."""
-        stored = self.split.stored
-        return self if stored is self.split else ImageDataset(stored, self.transform, self._decoded.max_bytes)
+    def of_stored(self) -> list["ImageDataset"]:
+        """Returns a dataset for each pool of images whose features are stored together; the split has some of them."""
+        if not self.split.pools:
+            return [self]
+        return [ImageDataset(pool, self.transform, self._decoded.max_bytes) for pool in self.split.pools]
 
     def _read(self, index: int) -> Image.Image:
         return self.split.read(index, self.transform.depth)

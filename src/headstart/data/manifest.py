@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,8 @@ from headstart.files import write_csv
 
 # The splits that folds are drawn from: in cross-validation, each fold is the valid split once.
 POOL = ("train", "valid")
+# What the features of images that corrections add are stored under.
+ADDED = "added"
 
 
 @dataclass(frozen=True)
@@ -32,15 +35,16 @@ class Split:
 
     `readings` are the unusual ways in which some of them are read: features are stored by content and by these.
 
-    With folds, the split is a part of a `pool`, train and valid together, in which its images have the indices `rows`;
-    with corrections, of what it was before them. `stored_as` is the name of the pool.
+    With folds, the split is a part of a pool, train and valid together; with corrections, of what it was before them,
+    and of the images that these add. In all its `pools` in turn, its images have the indices `rows`. `stored_as` is the
+    name of a pool.
     """
 
     root: Path
     paths: tuple[str, ...]
     labels: tuple[int, ...]
     contents: tuple[str, ...]
-    pool: "Split | None" = None
+    pools: tuple["Split", ...] = ()
     rows: tuple[int, ...] = ()
     readings: tuple[str, ...] = ()
     stored_as: str = ""
@@ -57,22 +61,38 @@ class Split:
         return read_rgb(self.root / self.paths[index], depth, self.contents[index] or None)
 
     @property
-    def stored(self) -> "Split":
-        """The images whose features are stored together: all of the pool, if there is one."""
-        return self if self.pool is None else self.pool
+    def stored(self) -> tuple["Split", ...]:
+        """The images whose features are stored, together for each pool if there are any."""
+        return self.pools or (self,)
 
     def place(self, index: int) -> int:
-        """Returns the index in `stored` of an image of the split."""
-        return index if self.pool is None else self.rows[index]
+        """Returns the index of an image of the split in that of `stored` which it is in."""
+        if not self.pools:
+            return index
+        row = self.rows[index]
+        for pool in self.pools:
+            if row < len(pool):
+                break
+            row -= len(pool)
+        return row
 
-    def own(self, values: Array) -> Array:
-        """Returns the rows (N) of the split, of an array with one row for each image of `stored`."""
-        return values if self.pool is None else values[list(self.rows)]
+    def own(self, values: Sequence[Array]) -> Array:
+        """Returns the rows (N) of the split, of arrays with one row for each image of each of `stored`."""
+        if not self.pools:
+            return values[0]
+        rows, start = np.array(self.rows, int), 0
+        own = np.empty((len(rows), *values[0].shape[1:]), np.result_type(*values))
+        for of_pool in values:
+            inside = (rows >= start) & (rows < start + len(of_pool))
+            own[inside] = of_pool[rows[inside] - start]
+            start += len(of_pool)
+        return own
 
     @property
     def uncorrected(self) -> tuple[int, ...]:
         """The labels before corrections."""
-        return self.labels if self.pool is None else tuple(self.pool.labels[row] for row in self.rows)
+        labels = [label for pool in self.pools for label in pool.labels]
+        return tuple(labels[row] for row in self.rows) if self.pools else self.labels
 
     @cached_property
     def fingerprint(self) -> str:
@@ -197,27 +217,39 @@ def build_manifest(
         name: _split(scan, [s for s in samples if s.split == name and s.path not in removed], labels, infos)
         for name in scan.classes
     }
-    before = sorted(scan.uncorrected or samples, key=lambda sample: labels[sample.class_name])
+    uncorrected = sorted(scan.uncorrected or samples, key=lambda sample: labels[sample.class_name])
+    before = [sample for sample in uncorrected if sample.path not in scan.added]
+    added = dict.fromkeys(splits, ()) | {"train": _added_pools(scan, uncorrected, labels, infos)}
     if scan.fold is not None:
         # Also those dropped: which ones these are may depend on the fold.
         pool = [sample for sample in before if sample.split in POOL and sample.path not in {*skipped}]
         pool.sort(key=lambda sample: (labels[sample.class_name], sample.path))
-        splits |= _pooled({name: splits[name] for name in POOL}, _split(scan, pool, labels, infos), "folds")
-    for name in [name for name, split in splits.items() if scan.uncorrected and split.pool is None]:
+        of_folds = replace(_split(scan, pool, labels, infos), stored_as="folds")
+        splits |= {name: _in_pools(splits[name], of_folds, *added[name]) for name in POOL}
+    for name in [name for name, split in splits.items() if scan.uncorrected and not split.pools]:
         pool = [sample for sample in before if sample.split == name and sample.path not in removed]
-        splits |= _pooled({name: splits[name]}, _split(scan, pool, labels, infos), name)
+        of_split = replace(_split(scan, pool, labels, infos), stored_as=name)
+        splits[name] = _in_pools(splits[name], of_split, *added[name])
     return Manifest(
         scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes, scan.groups or {}
     )
 
 
-def _pooled(splits: dict[str, Split], pool: Split, name: str) -> dict[str, Split]:
-    """Returns the splits as parts of `pool`, whose features are stored under `name`."""
-    rows = {path: row for row, path in enumerate(pool.paths)}
-    return {
-        split: replace(of_split, pool=pool, rows=tuple(rows[path] for path in of_split.paths), stored_as=name)
-        for split, of_split in splits.items()
-    }
+def _added_pools(
+    scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dict[str, ImageInfo]
+) -> tuple[Split, ...]:
+    """A pool for each batch of images that corrections add: because of a new one, no other image is encoded again."""
+    batches: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if sample.path in scan.added:
+            batches.setdefault(scan.added[sample.path], []).append(sample)
+    return tuple(replace(_split(scan, batches[name], labels, infos), stored_as=ADDED) for name in sorted(batches))
+
+
+def _in_pools(split: Split, *pools: Split) -> Split:
+    """Returns the split as a part of `pools`."""
+    rows = {path: row for row, path in enumerate(path for pool in pools for path in pool.paths)}
+    return replace(split, pools=pools, rows=tuple(rows[path] for path in split.paths))
 
 
 def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dict[str, ImageInfo]) -> Split:
@@ -233,12 +265,15 @@ def _split(scan: Scan, samples: list[Sample], labels: dict[str, int], infos: dic
 def assign_fold(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
     """Returns the scan with the images of train and valid assigned anew: those of `fold` to valid, others to train.
 
-    Folds are stratified by class. Copies of an image are in one fold, and so are the images of one group.
+    Folds are stratified by class. Copies of an image are in one fold, and so are the images of one group. Images that
+    corrections add are in no fold, but always in train.
 
     Raises:
         HeadstartError: there are fewer images, or groups, than folds.
     """
-    of_pool = sorted((s for s in scan.samples if s.split in POOL), key=lambda s: (s.class_name, s.path))
+    added = [sample for sample in scan.samples if sample.path in scan.added]
+    drawn = (s for s in scan.samples if s.split in POOL and s.path not in scan.added)
+    of_pool = sorted(drawn, key=lambda s: (s.class_name, s.path))
     usable = [sample for sample in of_pool if infos[sample.path].fault is None]
     folds = dict(zip(usable, _folds(scan, usable, infos, fold.count).tolist(), strict=True))
     pool = [s._replace(split="valid" if folds.get(s) == fold.index else "train") for s in of_pool]
@@ -249,7 +284,7 @@ def assign_fold(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
         samples=tuple(
             sample
             for split in scan.classes
-            for sample in (pool if split in POOL else scan.samples)
+            for sample in ([*pool, *added] if split in POOL else scan.samples)
             if sample.split == split
         ),
         fold=fold,

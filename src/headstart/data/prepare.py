@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
-from headstart.data.corrections import apply_corrections, corrections_file
+from headstart.data.corrections import apply_corrections, load_corrections
 from headstart.data.image_info import MISSING, ImageInfo, deep_samples, inspect_images, odd_depths
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, assign_fold, build_manifest, check_trainable
@@ -67,9 +67,12 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
         HeadstartError: the folder is not laid out as one of images.
     """
     scan = scan_images(settings, seed)
-    infos = inspect_images(scan.root, [sample.path for sample in scan.samples])
-    if (file := corrections_file(settings)) is not None:
-        scan = apply_corrections(scan, infos, file)
+    corrections = load_corrections(settings, scan.root)
+    added = corrections.added.values() if corrections is not None else ()
+    infos = inspect_images(scan.root, list(dict.fromkeys([*(sample.path for sample in scan.samples), *added])))
+    if corrections is not None:
+        scan = apply_corrections(scan, infos, corrections)
+        infos = {sample.path: infos[sample.path] for sample in scan.uncorrected}
     if settings.folds is not None and settings.fold is not None:
         scan = assign_fold(scan, infos, Fold(settings.fold, settings.folds))
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)

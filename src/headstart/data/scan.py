@@ -114,7 +114,8 @@ class Scan:
     `left_out` are all other files, with the reason unless the name says it; `unlabelled` are folders of splits without
     class folders, `unreadable` folders that cannot be entered, with the reason; `problems` are those of the table.
     `groups` are those of the paths that have one; None: there are no groups. `table_notes` are those about the table,
-    and about corrections; `uncorrected` are the samples before these, and empty if there are none.
+    and about corrections; `uncorrected` are the samples before these, and empty if there are none. `added` are the
+    paths of the images that corrections add to train, each with the batch in which its features are stored.
     """
 
     root: Path
@@ -133,6 +134,7 @@ class Scan:
     fold: Fold | None = None
     table_notes: tuple[str, ...] = ()
     uncorrected: tuple[Sample, ...] = ()
+    added: Mapping[str, str] = field(default_factory=dict)
 
     def place_of(self, split: str) -> str:
         """Returns what a message calls a split that is given, or where the others were drawn from."""

@@ -1,7 +1,8 @@
 """(split, view) → features: read from the store, or encoded now and stored. The only way from an image to its features.
 
-`SplitFeatures` has the views of one split. `FeatureSource` has all splits of a manifest, and batches of them for
-training and evaluation: of features or, where these are not stored, of images.
+`SplitFeatures` has the views of one split, from `PoolFeatures`, which has those of images that are stored together.
+`FeatureSource` has all splits of a manifest, and batches of them for training and evaluation: of features or, where
+these are not stored, of images.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -52,10 +53,10 @@ FEW_VIEWS = 2
 
 
 class SplitFeatures:
-    """Gives the features of `dataset`, a split under one transform; a fold's are stored with those of all folds.
+    """Gives the features of `dataset`, a split under one transform, which are stored with those of its pools.
 
     Args:
-        split: its name, for progress bars and the folder in the store.
+        split: its name.
         num_workers: processes that decode, or "auto": see headstart.data.workers.
     """
 
@@ -69,20 +70,15 @@ class SplitFeatures:
         num_workers: int | str,
     ) -> None:
         self._own = dataset.split.own
-        self._dataset = dataset.of_stored()
-        self._split = split
-        self._name = dataset.split.stored_as or split
-        self._encoder = encoder
-        self._store = store
-        self._num_workers = num_workers
-        # The (view, index) of what this process encodes: every `world_size`-th block of ENCODING_BATCH.
-        indices = range(len(self._dataset))
-        self._share = [(0, i) for i in indices if i // ENCODING_BATCH % world_size() == rank()]
+        # The split's own images first; a fold's are stored with those of all folds.
+        self.pools = [
+            PoolFeatures(pool, pool.split.stored_as if number else split, encoder, store, num_workers)
+            for number, pool in enumerate(dataset.of_stored())
+        ]
         self._latest: tuple[int, Array] | None = None
-        self._later = 0
 
     def encode_view(self, view: int, later: int = 0) -> Array:
-        """Returns the features (N, embedding_dim) of one view in the samples' order, memory-mapped unless of a fold.
+        """Returns the features (N, embedding_dim) of one view in the samples' order, memory-mapped unless of a pool.
 
         Several processes must call it together: each encodes a share of what is missing. The progress bar shows the
         time that these images take, and the `later` ones that the run may still encode after them.
@@ -91,15 +87,39 @@ class SplitFeatures:
             HeadstartError: they do not see the same store as the first process of their machine.
         """
         if self._latest is None or self._latest[0] != view:
-            self._later = later
-            self._latest = view, self._own(self._read_or_encode(view))
+            self._latest = view, self._own([pool.encode_view(view, later) for pool in self.pools])
         return self._latest[1]
 
     def close(self) -> None:
         """Ends the worker processes; the garbage collector would wait seconds for them."""
+        for pool in self.pools:
+            pool.close()
+
+
+class PoolFeatures:
+    """Gives the features of `dataset`, images that are stored together, of the split `split`: see `SplitFeatures`."""
+
+    def __init__(
+        self, dataset: ImageDataset, split: str, encoder: Encoder, store: FeatureStore, num_workers: int | str
+    ) -> None:
+        self._dataset = dataset
+        self._split = split
+        self._name = dataset.split.stored_as or split
+        self._encoder = encoder
+        self._store = store
+        self._num_workers = num_workers
+        # The (view, index) of what this process encodes: every `world_size`-th block of ENCODING_BATCH.
+        indices = range(len(self._dataset))
+        self._share = [(0, i) for i in indices if i // ENCODING_BATCH % world_size() == rank()]
+        self._later = 0
+
+    def close(self) -> None:
+        """As that of SplitFeatures."""
         self.__dict__.pop("_loader", None)
 
-    def _read_or_encode(self, view: int) -> Array:
+    def encode_view(self, view: int, later: int) -> Array:
+        """As that of SplitFeatures; always memory-mapped."""
+        self._later = later
         if not self._store.has(self.key(view), view):
             self._encoder.warm_up(self._dataset.transform.image_size)
         if world_size() == 1:

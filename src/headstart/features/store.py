@@ -209,17 +209,20 @@ def stored_features(
 
     Only of backbones whose key says that they have features for photographs.
     """
-    keys = {name: _keys(store, split, {"transform": transform}) for name, split in splits.items()}
+    pools = {pool.fingerprint: pool for split in splits.values() for pool in split.stored}
     of_backbone: dict[str, dict[str, Array]] = {}
-    for name, keys_of_split in keys.items():
-        for key in keys_of_split:
+    for data, pool in pools.items():
+        for key in _keys(store, pool, {"transform": transform}):
             if not key.values["backbone"]["has_photo_features"]:
                 continue
             shared = {part: value for part, value in key.values.items() if part not in ("data", "readings")}
             rest = json.dumps(shared, sort_keys=True)
             if (matrix := store.read(key, view=0)) is not None:
-                of_backbone.setdefault(rest, {})[name] = splits[name].own(matrix)
-    return next((features for features in of_backbone.values() if len(features) == len(splits)), None)
+                of_backbone.setdefault(rest, {})[data] = matrix
+    complete = next((features for features in of_backbone.values() if len(features) == len(pools)), None)
+    if complete is None:
+        return None
+    return {name: split.own([complete[pool.fingerprint] for pool in split.stored]) for name, split in splits.items()}
 
 
 def features_by_content(
@@ -227,16 +230,16 @@ def features_by_content(
 ) -> dict[str, Array]:
     """Returns the stored features (embedding_dim) of each image, by the SHA-256 of its file."""
     features: dict[str, Array] = {}
-    for split in splits.values():
-        for key in _keys(store, split, {"transform": transform, "backbone": backbone}):
+    for pool in (pool for split in splits.values() for pool in split.stored):
+        for key in _keys(store, pool, {"transform": transform, "backbone": backbone}):
             if (matrix := store.read(key, view=0)) is not None:
-                features |= dict(zip(split.stored.contents, matrix, strict=True))
+                features |= dict(zip(pool.contents, matrix, strict=True))
     return features
 
 
-def _keys(store: FeatureStore, split: Split, values: dict[str, Any]) -> list[Key]:
-    """Returns the keys of a split's images, read as they are today and with the settings of this process."""
-    keys = store.find(values | {"data": split.stored.fingerprint})
-    readings = {"readings": list(split.stored.readings)} if split.stored.readings else {}
+def _keys(store: FeatureStore, pool: Split, values: dict[str, Any]) -> list[Key]:
+    """Returns the keys of a pool's images, read as they are today and with the settings of this process."""
+    keys = store.find(values | {"data": pool.fingerprint})
+    readings = {"readings": list(pool.readings)} if pool.readings else {}
     optional = readings | decoding()
     return [key for key in keys if {part: key.values[part] for part in OPTIONAL & key.values.keys()} == optional]

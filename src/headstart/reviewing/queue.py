@@ -1,4 +1,4 @@
-"""Which images of a run should be looked at, in which order and why, and what was decided about them."""
+"""Images to look at, in which order and why, and what was decided about them: of a run, those that may be wrong."""
 
 import csv
 import threading
@@ -12,9 +12,18 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from headstart.data.corrections import ACTIONS, RELABEL, Correction, read_corrections, write_corrections
+from headstart.data.corrections import (
+    ADD,
+    KEEP,
+    LEAVE_OUT,
+    RELABEL,
+    Correction,
+    read_corrections,
+    write_corrections,
+)
 from headstart.data.manifest import Manifest
 from headstart.errors import HeadstartError
+from headstart.evaluation.probes import unit_rows
 from headstart.features.store import Array
 from headstart.files import exclusively, read_json
 from headstart.run_folder import RunFolder
@@ -24,6 +33,8 @@ CONFIDENT = 0.9
 # Images of each kind, and similar images of each class.
 MOST, SIMILAR = 200, 5
 UNDO = "undo"
+# The label of images that have none.
+UNKNOWN = -1
 
 
 @dataclass(frozen=True)
@@ -35,14 +46,19 @@ class Item:
     suggested: str
 
 
-class Review:
-    """The images of a run that should be looked at, and the decisions, each of which is written at once.
+class Queue:
+    """Images to look at, and the decisions about them, each of which is written at once.
+
+    `actions` are what is decided here: corrections with other actions stay as they are.
 
     Args:
-        manifest: all images, with the corrections that there are.
+        run: what the decisions are from.
+        manifest: all images that are shown, with the corrections that there are.
         features: those (N, d) of each split, by which images are similar; None: they are not known.
         file: the corrections that decisions are written to.
     """
+
+    actions: tuple[str, ...]
 
     def __init__(self, run: RunFolder, manifest: Manifest, features: Mapping[str, Array] | None, file: Path) -> None:
         self.manifest, self.file, self._run = manifest, file, run
@@ -56,25 +72,26 @@ class Review:
         self._labels = np.array([label for _, _, label, _ in samples])
         self._directions: Array | None = None
         if features is not None:
-            rows = np.concatenate([np.asarray(features[name], np.float32) for name in manifest.splits])
-            self._directions = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+            self._directions = unit_rows(
+                np.concatenate([np.asarray(features[name], np.float32) for name in manifest.splits])
+            )
         self._turn = threading.Lock()
         with exclusively(file):
-            self._decided = {correction.sha256: correction for correction in self._read()}
-        self.items = self._items()
+            self._decided, _ = self._read()
+        self.items: list[Item] = []
 
     def state(self) -> dict[str, Any]:
         """Returns what the page shows: the classes, and each item with what was decided about it."""
-        classes = self.manifest.classes
         return {
-            "classes": classes,
+            "classes": self.manifest.classes,
             "file": str(self.file),
+            "actions": self.actions,
             "items": [
                 {
                     "index": item.index,
                     "path": self.paths[item.index].encode("utf-8", "replace").decode(),
                     "split": self._splits[item.index],
-                    "label": classes[self._labels[item.index]],
+                    "label": self._label_of(item.index),
                     "suggested": item.suggested,
                     "reasons": item.reasons,
                     "decision": self._decision(item.index),
@@ -103,34 +120,55 @@ class Review:
             HeadstartError: there is no such image, action or class.
             OSError: it could not be written, and nothing has changed.
         """
-        if not 0 <= index < len(self.paths) or action not in (*ACTIONS, UNDO):
+        if not 0 <= index < len(self.paths) or action not in (*self.actions, UNDO):
             raise HeadstartError(f"image {index} and action {action} are not known")
-        if action == RELABEL and label not in self.manifest.classes:
+        if action in (RELABEL, ADD) and label not in self.manifest.classes:
             raise HeadstartError(f"'{label}' is no class")
         sha256, when = self._contents[index], datetime.now(UTC).isoformat(timespec="seconds")
-        of_label = label if action == RELABEL else ""
+        of_label = label if action in (RELABEL, ADD) else ""
         # Other reviews may write the same file; another tab of this one is another thread.
         with self._turn, exclusively(self.file):
-            decided = {correction.sha256: correction for correction in self._read()}
+            decided, others = self._read()
             if action == UNDO:
                 decided.pop(sha256, None)
             else:
-                decided[sha256] = Correction(self.paths[index], sha256, action, of_label, when, self._run.path.name)
-            write_corrections(self.file, list(decided.values()))
+                path = self._written_path(index)
+                decided[sha256] = Correction(path, sha256, action, of_label, when, self._run.path.name)
+            write_corrections(self.file, [*others, *decided.values()])
             self._decided = decided
         return self._decision(index)
 
-    def _read(self) -> list[Correction]:
-        """Reads the file; each correction belongs to a content."""
-        if not self.file.exists():
-            return []
-        by_path = dict(zip(self.paths, self._contents, strict=True))
-        rows = read_corrections(self.file)
-        return [c if c.sha256 else c._replace(sha256=by_path.get(c.path, f"of {c.path}")) for c in rows]
+    def _written_path(self, index: int) -> str:
+        """The path of an image in a correction."""
+        return self.paths[index]
+
+    def _read(self) -> tuple[dict[str, Correction], list[Correction]]:
+        """Reads the file: the decisions by the content that each belongs to, and corrections with other actions."""
+        rows = read_corrections(self.file) if self.file.exists() else []
+        by_path = {self._written_path(index): content for index, content in enumerate(self._contents)}
+        decided = (row for row in rows if row.action in self.actions)
+        own = (row._replace(sha256=row.sha256 or by_path.get(row.path, "")) for row in decided)
+        # What belongs to a path that is not shown stays as it is.
+        of_content = {row.sha256 or f"of {row.path}": row for row in own}
+        return of_content, [row for row in rows if row.action not in self.actions]
 
     def _decision(self, index: int) -> dict[str, str] | None:
         correction = self._decided.get(self._contents[index])
         return None if correction is None else {"action": correction.action, "label": correction.label}
+
+    def _label_of(self, index: int) -> str:
+        label = int(self._labels[index])
+        return "" if label == UNKNOWN else self.manifest.classes[label]
+
+
+class Review(Queue):
+    """The images of a run whose label may be wrong, or that the audit names."""
+
+    actions = (RELABEL, KEEP, LEAVE_OUT)
+
+    def __init__(self, run: RunFolder, manifest: Manifest, features: Mapping[str, Array] | None, file: Path) -> None:
+        super().__init__(run, manifest, features, file)
+        self.items = self._items()
 
     def _items(self) -> list[Item]:
         """The images by their first reason, in the order of the kinds."""

@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from headstart.errors import HeadstartError
 from headstart.reviewing.local import LocalServer, as_jpeg, body_of, is_foreign, page
-from headstart.reviewing.queue import Review
+from headstart.reviewing.queue import Queue
 
 # Bytes of a decision.
 MOST_BYTES = 4096
@@ -19,11 +19,11 @@ MOST_BYTES = 4096
 class ReviewServer(LocalServer):
     """Serves a review."""
 
-    def __init__(self, review: Review) -> None:
+    def __init__(self, review: Queue) -> None:
         super().__init__("review", _routes(review))
 
 
-def _routes(review: Review) -> list[Route]:
+def _routes(review: Queue) -> list[Route]:
     def show(request: Request) -> Response:
         return page(request, "review.html.jinja", state=review.state())
 
@@ -50,12 +50,12 @@ def _routes(review: Review) -> list[Route]:
     ]
 
 
-def _index(request: Request, review: Review) -> int | None:
+def _index(request: Request, review: Queue) -> int | None:
     index = int(request.path_params["index"])
     return index if index < len(review.paths) else None
 
 
-def _decide(review: Review, content: bytes) -> Response:
+def _decide(review: Queue, content: bytes) -> Response:
     try:
         given: Any = json.loads(content)
         index, action, label = int(given["index"]), str(given["action"]), str(given.get("label", ""))
