@@ -277,7 +277,8 @@ def test_error__all_are_labelled(run: Path) -> None:
 
 def test_without_the_extra__the_files_are_written(run: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    monkeypatch.delitem(sys.modules, "headstart.reviewing.server")
+    for module in ("server", "local"):
+        monkeypatch.delitem(sys.modules, f"headstart.reviewing.{module}", raising=False)
     result = script("train.py", "task=label", f"ckpt_path={run}", f"source={run.parent / 'pool'}")
     assert result.status == 0, result.err
     assert 'to label them on a page: pip install "headstart[review]"' in result.out
