@@ -315,7 +315,7 @@ def views_table() -> str:
 
 
 # Heads of the table on images chosen to be labelled next.
-LABELLED = ("wins", "mean gain", "lowest mean gain of a round", "accuracy at first", "chosen", "random")
+LABELLED = ("wins", "mean gain", "lowest mean gain of a round", "accuracy at first", "chosen", "random", "labels saved")
 
 
 def labelling_table() -> str:
@@ -324,8 +324,10 @@ def labelling_table() -> str:
     cells = {}
     for name, of in found["sets"].items():
         ours, random = of["accuracy"]["chosen"], of["accuracy"]["random"]
+        gains = [f"{of[key]:+.3f}" for key in ("area", "worst_round")]
         last = [decimal(value) for value in (ours[0], ours[-1], random[-1])]
-        cells[name] = [f"{of['wins']} of {found['seeds']}", f"{of['area']:+.3f}", f"{of['worst_round']:+.3f}", *last]
+        saved = f"{of['images_saved']} of {found['rounds'] * found['count']}"
+        cells[name] = [f"{of['wins']} of {found['seeds']}", *gains, *last, saved]
     return f"Measured on {found['date']}.\n\n{grid('accuracy', LABELLED, cells)}\n"
 
 

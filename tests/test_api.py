@@ -22,7 +22,7 @@ from conftest import SMALL, Script, draw_classes
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from PIL import ImageFile
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits  # type: ignore[import-untyped]
 
 import headstart
 import headstart.api  # torch and Hydra change the process when they are imported

@@ -43,7 +43,7 @@ from hydra.errors import ConfigCompositionException
         ("trainer.max_epochs=0", "trainer.max_epochs=0 is invalid: it must be a positive integer, or -1"),
         ("trainer.max_epochs=2.5", "trainer.max_epochs=2.5 is invalid"),
         ("seed=-1", "seed=-1 is invalid: it must be a non-negative integer"),
-        ("task=tran", "task=tran is invalid: it must be one of train, test, report, review, demo, audit"),
+        ("task=tran", "task=tran is invalid: it must be one of train, test, report, review, label, demo, audit"),
         ("task=test", "task=test needs ckpt_path="),
         ("data.split.train=0", "data.split.train=0 is invalid: it must be a count (60) or a fraction (0.7)"),
         ("data.split.train=1.0", "data.split.train=1.0 is invalid"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import COLOURS, SMALL, Script, draw, draw_classes
-from test_review import ask, origin_of
+from local_pages import ask, origin_of
 
 from headstart.config.model import LabelSettings
 from headstart.config.train import TrainSettings, check_train, read_record
