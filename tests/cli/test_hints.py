@@ -240,10 +240,7 @@ def test_folder_called_like_a_task(folder: Path) -> None:
         ("task=compare photos vgg11 vgg13", "task=compare data=folder data.root=photos 'model.archs=[vgg11,vgg13]'"),
         ("task=export a.ckpt format=pt2", "task=export ckpt_path=a.ckpt export.format=pt2"),
         ("task=label a.ckpt photos count=5", "task=label ckpt_path=a.ckpt label.count=5 label.source=photos"),
-        (
-            "task=label a.ckpt source=new --serve=false",
-            "task=label ckpt_path=a.ckpt label.serve=false label.source=new",
-        ),
+        ("task=label a.ckpt source=a --serve=false", "task=label ckpt_path=a.ckpt label.serve=false label.source=a"),
         ("task=export a.ckpt --precision int8", "task=export ckpt_path=a.ckpt export.precision=int8"),
         ("dataset=shapes", "data=shapes"),
         ("a.ckpt lr=1e-4", "ckpt_path=a.ckpt model.lr=1e-4"),

@@ -156,7 +156,7 @@ NOT_SWEPT = {
     **dict.fromkeys(("sweep.over", "sweep.fixed", "run_dir"), "set by train.py itself"),
     **dict.fromkeys(("ckpt_path", "task", "model.archs"), "rejected in a sweep"),
     **dict.fromkeys(("export.format", "export.precision", "export.input", "export.path"), "of another task"),
-    "review.browser": "of another task",
+    **dict.fromkeys(("review.browser", "label.source", "label.count", "label.serve"), "of another task"),
     **dict.fromkeys(
         ("callbacks.early_stopping._target_", "callbacks.checkpoint._target_", "callbacks.ema._target_"),
         "another class has other keys",
