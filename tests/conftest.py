@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 import numpy as np
 import pytest
 import torch
+from composed_once import compose_once
 from fork_server import ForkServer
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
@@ -186,6 +187,14 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.delenv("HEADSTART_CACHE", raising=False)
         patch.setenv("XDG_CACHE_HOME", str(folder))
         yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def composes_once() -> Iterator[None]:
+    """To compose a configuration takes as long as to check it, or to train with it for an epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        compose_once(patch)
+        yield
 
 
 @pytest.fixture(autouse=True)

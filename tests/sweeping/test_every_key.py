@@ -35,7 +35,7 @@ BASE = (
 )
 CSV = "data=csv data.csv=ROOT/a.csv data.columns.split=null data.split.train=0.5 data.split.valid=0.3"
 SHAPES = "data=shapes data.root=ROOT/../shapes data.per_class=12 data.split.train=5 data.split.valid=3"
-TUNED = "finetune=full model.arch=shufflenet_v2_x0_5"
+TUNED = "finetune=full model.arch=timm/test_resnet"
 
 
 @dataclass(frozen=True)
@@ -295,14 +295,35 @@ def runner(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
     HydraConfig.instance().cfg = None
 
 
+# Keys that change a result, by their group; the others are told apart by nothing, and tried together.
+CHANGING = {key: pair for key, pair in PAIRS.items() if pair.no_effect is not True}
+HARMLESS = {key: pair for key, pair in PAIRS.items() if pair.no_effect is True}
+
+
+def override_of(key: str) -> str:
+    return f"++{key}={PAIRS[key].other}"
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("key", PAIRS)
-def test_sweep_over_each_key__trials_equal_runs_of_their_own(runner: Runner, key: str) -> None:
-    pair = PAIRS[key]
-    first, second = tuple(pair.given.split()), (*pair.given.split(), f"++{key}={pair.other}")
-    # The latest trial of the test before is mostly the first of this one.
-    found = [runner.latest_trial(*first), runner.trial(*second), runner.trial(*first)]
+@pytest.mark.parametrize("group", dict.fromkeys(key.partition(".")[0] for key in CHANGING))
+def test_sweep_over_each_key__trials_equal_runs_of_their_own(runner: Runner, group: str) -> None:
+    for key, pair in ((key, pair) for key, pair in CHANGING.items() if key.partition(".")[0] == group):
+        first = tuple(pair.given.split())
+        second = (*first, override_of(key))
+        # The latest trial of the key before is mostly the first of this one.
+        found = [runner.latest_trial(*first), runner.trial(*second), runner.trial(*first)]
+        alone, other = runner.alone(*first), runner.alone(*second)
+        assert found == [alone, other, alone], key
+        assert pair.no_effect is None or alone != other, key
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", dict.fromkeys(pair.given for pair in HARMLESS.values()))
+def test_sweep_over_harmless_keys__trials_equal_a_run_without_them(runner: Runner, given: str) -> None:
+    first, keys = tuple(given.split()), [key for key, pair in HARMLESS.items() if pair.given == given]
     alone = runner.alone(*first)
-    other = alone if pair.no_effect else runner.alone(*second)
-    assert found == [alone, other, alone]
-    assert pair.no_effect is not False or alone != other
+    found = [runner.trial(*first), runner.trial(*first, *map(override_of, keys)), runner.trial(*first)]
+    if found != [alone] * 3:
+        # One of them is to blame.
+        assert {key: runner.trial(*first, override_of(key)) for key in keys} == dict.fromkeys(keys, alone)
+    assert found == [alone] * 3
