@@ -4,7 +4,6 @@ import csv
 import json
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 from conftest import SMALL, Script
@@ -15,10 +14,6 @@ pytestmark = pytest.mark.slow
 RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01", "trainer.max_epochs=4")
 
 
-def slow(override: str) -> Any:
-    return pytest.param((override,), marks=pytest.mark.slow)
-
-
 def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[dict[str, float]], str]:
     result = script("train.py", f"data.root={root}", *SMALL, *RULE, f"hydra.run.dir={run}", *overrides)
     assert result.status == 0, result.err
@@ -26,9 +21,7 @@ def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[
     return [{name: float(value) for name, value in row.items()} for row in rows], result.err
 
 
-@pytest.mark.parametrize(
-    "more", [(), *(slow(override) for override in ("data.num_workers=2", "data.batch_size=5", "features.views=2"))]
-)
+@pytest.mark.parametrize("more", [(), ("data.num_workers=2", "data.batch_size=5", "features.views=3")])
 def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
     exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}", *more)
     cold, _ = train(script, flat, tmp_path / "cold", *exact)

@@ -67,6 +67,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return run
 
 
+EMA = ("callbacks=ema",)
 MIXED = ("finetune.mixup=0.2", "finetune.cutmix=1.0", "model.label_smoothing=0.1")
 
 
@@ -74,12 +75,11 @@ MIXED = ("finetune.mixup=0.2", "finetune.cutmix=1.0", "model.label_smoothing=0.1
 @pytest.mark.parametrize(
     ("done", "more"),
     [
-        pytest.param(1, (), id="1", marks=pytest.mark.slow),
+        pytest.param(1, (), id="1"),
         pytest.param(2, (), id="2"),
-        pytest.param(3, (), id="3", marks=pytest.mark.slow),
-        pytest.param(1, ("callbacks=ema",), id="1-ema", marks=pytest.mark.slow),
-        pytest.param(2, ("callbacks=ema",), id="2-ema", marks=pytest.mark.slow),
-        pytest.param(2, MIXED, id="2-mixed", marks=pytest.mark.slow),
+        pytest.param(3, (), id="3"),
+        pytest.param(1, EMA, id="1-ema"),
+        pytest.param(2, (*EMA, *MIXED), id="2-ema-mixed"),
     ],
 )
 def test_gradual__resumed_ends_like_an_uninterrupted_run(
@@ -94,7 +94,7 @@ def test_gradual__resumed_ends_like_an_uninterrupted_run(
         if trainer.current_epoch == done:
             raise KeyboardInterrupt
 
-    options = (*GRADUAL, *more, "trainer.max_epochs=4", "callbacks.early_stopping=null")
+    options = (*GRADUAL, *more, "model.arch=timm/test_resnet", "trainer.max_epochs=4", "callbacks.early_stopping=null")
     whole = uninterrupted(options)
     with monkeypatch.context() as patch:
         patch.setattr(History, "on_train_epoch_start", interrupt)
