@@ -56,13 +56,8 @@ WORKS = {
     "sync_batchnorm": ["true"],
     "enable_autolog_hparams": ["false"],
 }
-# What is trained, and for how long, depends on none of these.
-TOGETHER = (
-    *("accelerator", "strategy", "devices", "num_nodes", "min_epochs", "min_steps", "max_time", "log_every_n_steps"),
-    *("num_sanity_val_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary", "deterministic"),
-    *("gradient_clip_val", "gradient_clip_algorithm", "benchmark", "detect_anomaly", "barebones", "sync_batchnorm"),
-    *("enable_autolog_hparams", "inference_mode"),
-)
+# With which others change nothing, or leave nothing to be changed.
+ALONE = ("fast_dev_run", "overfit_batches", "max_epochs", "max_steps")
 REJECTED = {
     "strategy": ["ddp_spawn", "fsdp", "nonsense"],
     "num_nodes": ["2", "0"],
@@ -99,12 +94,11 @@ def pairs(table: dict[str, list[str]]) -> list[str]:
 
 
 def runs() -> list[list[str]]:
-    """The values of each argument, in as few runs as they can be told apart in."""
-    together = [
-        {key: WORKS[key][n : n + 1] for key in TOGETHER} for n in range(max(len(WORKS[key]) for key in TOGETHER))
-    ]
-    alone = {key: values for key, values in WORKS.items() if key not in TOGETHER}
-    return [*map(pairs, together), *([override] for override in pairs(alone))]
+    """The values of each argument, in as few runs as it has values."""
+    together = {key: values for key, values in WORKS.items() if key not in ALONE}
+    count = max(map(len, together.values()))
+    rows = [pairs({key: values[n : n + 1] for key, values in together.items()}) for n in range(count)]
+    return [*rows, *([override] for override in pairs({key: WORKS[key] for key in ALONE}))]
 
 
 def test_table__has_every_argument() -> None:
@@ -176,11 +170,11 @@ UNUSABLE = {
 
 
 # Those of which there can be one, or which change the weights, have a run of their own.
-ALONE = ("RichProgressBar", "TQDMProgressBar", "WeightAveraging")
+SINGLE = ("RichProgressBar", "TQDMProgressBar", "WeightAveraging")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("names", [[name for name in CALLBACKS if name not in ALONE], *([name] for name in ALONE)])
+@pytest.mark.parametrize("names", [[name for name in CALLBACKS if name not in SINGLE], *([name] for name in SINGLE)])
 def test_callback__works(script: Script, flat: Path, tmp_path: Path, names: list[str]) -> None:
     run, overrides = tmp_path / "run", list[str]()
     for name in names:
