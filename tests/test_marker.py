@@ -72,24 +72,29 @@ COMMANDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
-@pytest.mark.parametrize("place", ["named", "current folder", "link"])
 def test_command__leaves_the_users_files_as_they_are(
-    command: tuple[str, ...], place: str, forks: ForkServer, trained: Path, mine: Path, tmp_path: Path
+    command: tuple[str, ...],
+    script: Script,
+    trained: Path,
+    mine: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     (tmp_path / "link").symlink_to("mine")
-    named = {"named": str(mine), "current folder": ".", "link": str(tmp_path / "link")}[place]
-    script, *arguments = (
-        part.format(mine=named, images=trained.parent / "images", run=trained) if "{" in part else part
-        for part in command
-    )
     before = content_of(mine)
-    done = forks.run(str(ROOT / script), *arguments, folder=mine if place == "current folder" else tmp_path)
-    assert done.returncode == 1, done.stdout
-    assert len(done.stderr.splitlines()) == 1
-    key = "output" if script == "predict.py" else "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
-    assert done.stderr.startswith(f"error: {key}={named} is not empty, and headstart did not make it: choose another ")
-    assert content_of(mine) == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"mine", "link"}
+    for named, folder in ((str(mine), tmp_path), (".", mine), (str(tmp_path / "link"), tmp_path)):
+        monkeypatch.chdir(folder)
+        name, *arguments = (
+            part.format(mine=named, images=trained.parent / "images", run=trained) if "{" in part else part
+            for part in command
+        )
+        done = script(name, *arguments)
+        assert done.status == 1, done.out
+        assert len(done.err.splitlines()) == 1
+        key = "output" if name == "predict.py" else "hydra.sweep.dir" if "-m" in arguments else "hydra.run.dir"
+        assert done.err.startswith(f"error: {key}={named} is not empty, and headstart did not make it: choose another ")
+        assert content_of(mine) == before
+        assert {path.name for path in tmp_path.iterdir()} <= {"mine", "link", "work"}
 
 
 @pytest.mark.slow
