@@ -24,7 +24,7 @@ for package in ("onnx", "onnxscript", "onnxruntime", "timm"):
     pytest.importorskip(package)
 pytestmark = pytest.mark.slow
 # An export takes time for each block: these are torchvision's networks with fewer blocks of each kind. MobileNetV2 is
-# exported as deep as it is, for rounding adds up.
+# exported as deep as it is, for rounding adds up; but not for PyTorch itself, which rounds as the classifier does.
 SHALLOW: dict[str, Callable[[], nn.Module]] = {
     "resnet50": partial(ResNet, Bottleneck, [1, 1, 1, 1]),
     "efficientnet_b0": partial(EfficientNet, [MBConvConfig(1, 3, 1, 32, 16, 1), MBConvConfig(6, 5, 2, 16, 24, 2)], 0.2),
@@ -34,7 +34,7 @@ SHALLOW: dict[str, Callable[[], nn.Module]] = {
 
 
 @pytest.mark.parametrize("arch", [*SHALLOW, "mobilenet_v2", "timm/tf_mobilenetv3_small_minimal_100"])
-def test_export__both_formats(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export__is_as_the_classifier(arch: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if arch in SHALLOW:
         monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: SHALLOW[name]())
     settings = settings_of(
@@ -42,7 +42,8 @@ def test_export__both_formats(arch: str, tmp_path: Path, monkeypatch: pytest.Mon
         *("data.image_size=64", "data.resize_size=64"),
     )
     classifier = fitted(load_backbone(settings.model, settings.data, seed=0))
-    paths = export(classifier, RunFolder(tmp_path), ExportSettings("all", "float32", "model", None))
+    formats = "onnx" if arch == "mobilenet_v2" else "all"
+    paths = export(classifier, RunFolder(tmp_path), ExportSettings(formats, "float32", "model", None))
     for path in paths:
         compared = open_model(path).info.compared
         assert compared is not None

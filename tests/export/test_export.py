@@ -1,5 +1,6 @@
 """Files of a tiny classifier give what the classifier gives, in either runtime and at any batch size."""
 
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 from tiny_classifier import CLASSES, SIZES, images, padded, squashed, tiny_classifier
 
+import headstart.export.onnx
 from headstart.config.model import EncoderSettings, ExportSettings
 from headstart.errors import HeadstartError
 from headstart.export import write
 from headstart.export.model_file import open_model
+from headstart.export.onnx import to_onnx
 from headstart.export.write import Difference, export, trace
 from headstart.files import RUN, mark
 from headstart.model.checkpoint import Ensemble
@@ -24,6 +27,8 @@ from headstart.run_folder import MARKER, RunFolder
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+# To export takes seconds.
+pytestmark = pytest.mark.slow
 
 
 def exported(classifier: ImageClassifier, folder: Path, **settings: Any) -> list[Path]:
@@ -56,12 +61,12 @@ def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
         assert_same(path, tiny_classifier())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic"])
-@pytest.mark.parametrize("name", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
-def test_export__every_head(head: str, name: str, tmp_path: Path) -> None:
+def test_export__every_head(head: str, tmp_path: Path) -> None:
     classifier = tiny_classifier(head)
-    (path,) = exported(classifier, tmp_path, format=name)
-    assert_same(path, classifier)
+    for path in exported(classifier, tmp_path, format="all"):
+        assert_same(path, classifier)
 
 
 def test_export__says_what_it_is(tiny: list[Path]) -> None:
@@ -124,14 +129,25 @@ def test_int8__needs_training_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sizes", [SIZES, squashed(), padded(), replace(SIZES, interpolation="nearest", image_size=17)])
-def test_any_size__resizes_as_pillow(tmp_path: Path, sizes: Any) -> None:
-    classifier = tiny_classifier(sizes=sizes)
-    (path,) = exported(classifier, tmp_path, input="any")
-    info = open_model(path).info
-    assert (path.name, info.input) == ("model.any.onnx", "any")
-    assert info.compared is not None
-    assert info.compared["probability"] < 0.01
+def test_any_size__resizes_as_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Networks for images of one size differ in what is put before them only.
+    networks: dict[int, Any] = {}
+
+    def trace_once(classifier: ImageClassifier, *, half: bool) -> int:
+        size = classifier.recipe.preprocessing.image_size
+        if size not in networks:
+            networks[size] = to_onnx(trace(classifier, half=half))
+        return size
+
+    monkeypatch.setattr(write, "trace", trace_once)
+    monkeypatch.setattr(headstart.export.onnx, "to_onnx", lambda size: copy.deepcopy(networks[size]))
+    every = (SIZES, squashed(), padded(), replace(SIZES, interpolation="nearest", image_size=17))
+    for number, sizes in enumerate(every):
+        (path,) = exported(tiny_classifier(sizes=sizes), tmp_path / str(number), input="any")
+        info = open_model(path).info
+        assert (path.name, info.input) == ("model.any.onnx", "any")
+        assert info.compared is not None
+        assert info.compared["probability"] < 0.01, sizes
 
 
 def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
