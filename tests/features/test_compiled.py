@@ -7,11 +7,12 @@ import signal
 import threading
 import time
 import weakref
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from fork_server import ForkServer
+from fork_server import ForkServer, Process
 from torch import Tensor, nn
 
 from headstart.features import compiled
@@ -36,7 +37,8 @@ SCRIPT = f"""
 import sys
 sys.path += {[str(folder) for folder in Path(__file__).parents[:2]]}
 import test_compiled
-test_compiled.program_of(test_compiled.tiny(0))
+for precision in ("32", "bf16"):
+    test_compiled.program_of(test_compiled.tiny(0), precision)
 print("done")
 """
 
@@ -57,11 +59,41 @@ def program_of(network: nn.Module, precision: str = "32") -> CompiledModel:
     return compiled_program(network, example(), precision, IDENTITY)
 
 
+@dataclass(frozen=True)
+class Made:
+    """Programs that two processes have made together, after a third was killed while it compiled, and what they said.
+
+    To compile takes many seconds: all tests use these.
+    """
+
+    cache: Path
+    said: list[str]
+
+    def program(self, precision: str) -> Path:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HEADSTART_CACHE", str(self.cache))
+            return program_path(IDENTITY | {"shape": list(example().shape), "precision": precision})
+
+
 @pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """That of tiny(0)."""
-    work = tmp_path_factory.mktemp("library")
-    return compiled._compile_in(work, compiled._InPrecision(tiny(0), "32").eval(), example())
+def made(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    (folder / "compile.py").write_text(SCRIPT)
+
+    def start() -> Process:
+        environment = os.environ | {"HEADSTART_CACHE": str(folder / "cache")}
+        return forks.start(str(folder / "compile.py"), folder=folder, environment=environment)
+
+    process = start()
+    while not list(folder.glob("cache/**/*.work/*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    # At any moment of it.
+    time.sleep(time.time() % 3)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    both = [start() for _ in range(2)]
+    return Made(folder / "cache", [process.communicate(timeout=300)[0] for process in both])
 
 
 @pytest.fixture
@@ -73,16 +105,16 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def compilations(monkeypatch: pytest.MonkeyPatch, cache: Path, library: Path) -> list[Path]:
+def compilations(monkeypatch: pytest.MonkeyPatch, cache: Path, made: Made) -> list[Path]:
     """Lists where something is compiled; whatever it is, the result is the program of tiny(0)."""
-    made = []
+    works = []
 
     def copy(work: Path, network: nn.Module, images: Tensor) -> Path:
-        made.append(work)
-        return Path(shutil.copy(library, work))
+        works.append(work)
+        return Path(shutil.copy(made.program("32"), work))
 
     monkeypatch.setattr(compiled, "_compile_in", copy)
-    return made
+    return works
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -180,7 +212,9 @@ def test_program__that_gives_other_numbers_is_not_used(
     assert files(cache) == []
 
 
-def test_program__in_bf16(cache: Path) -> None:
+def test_program__in_bf16(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEADSTART_CACHE", str(made.cache))
+    monkeypatch.setattr(compiled, "_compile", lambda *_: pytest.fail("it was kept"))
     network = tiny(0)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = network(example())
@@ -225,17 +259,6 @@ def test_disk_full_at_last__the_network_runs_uncompiled(
     assert files(cache) == []
 
 
-def test_killed_while_compiling__the_next_process_compiles(cache: Path, forks: ForkServer, tmp_path: Path) -> None:
-    script = tmp_path / "compile.py"
-    script.write_text(SCRIPT)
-    process = forks.start(str(script))
-    while not list(cache.glob("*.work/*")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    # At any moment of it.
-    time.sleep(time.time() % 3)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    both = [forks.start(str(script)) for _ in range(2)]
-    assert [process.communicate(timeout=300)[0] for process in both] == ["done\n", "done\n"]
-    assert files(cache) == [".sha256", ".so"]
+def test_killed_while_compiling__the_next_process_compiles(made: Made) -> None:
+    assert made.said == ["done\n", "done\n"]
+    assert files(made.program("32").parent) == [".sha256", ".sha256", ".so", ".so"]
