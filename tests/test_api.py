@@ -243,29 +243,35 @@ def raise_warnings(stack: ExitStack, patch: pytest.MonkeyPatch) -> None:
     warnings.simplefilter("error")
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "setting",
-    [
+# Those that could hide each other are not in one group.
+Setting = Callable[[ExitStack, pytest.MonkeyPatch], object]
+SETTINGS: dict[str, tuple[Setting, ...]] = {
+    "numbers": (
         use_float64,
         lambda stack, patch: stack.enter_context(torch.device("meta")),
-        lambda stack, patch: stack.enter_context(torch.autocast("cpu", torch.bfloat16)),
-        lambda stack, patch: stack.enter_context(torch.inference_mode()),
-        lambda stack, patch: stack.enter_context(torch.no_grad()),
         lambda stack, patch: stack.enter_context(np.errstate(all="raise")),
         lambda stack, patch: patch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", True),
         raise_warnings,
-    ],
-    ids=["float64", "device", "autocast", "inference", "no_grad", "errstate", "truncated", "warnings"],
-)
+    ),
+    "inference": (
+        lambda stack, patch: stack.enter_context(torch.autocast("cpu", torch.bfloat16)),
+        lambda stack, patch: stack.enter_context(torch.inference_mode()),
+    ),
+    "no_grad": (lambda stack, patch: stack.enter_context(torch.no_grad()),),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_settings_of_the_surrounding_program__change_no_figure(
     plain: tuple[Path, dict[str, float], list[float]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    setting: Callable[[ExitStack, pytest.MonkeyPatch], object],
+    settings: tuple[Setting, ...],
 ) -> None:
     images, metrics, probabilities = plain
     with ExitStack() as stack:
-        setting(stack, monkeypatch)
+        for setting in settings:
+            setting(stack, monkeypatch)
         found = trained_on(images, tmp_path / "run")
     assert found == (metrics, probabilities)

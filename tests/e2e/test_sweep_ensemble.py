@@ -214,7 +214,7 @@ def test_rerun__completes_a_half_written_ensemble(
 
 def test_other_backbones_and_sizes__work_too(swept: Swept, script: Script) -> None:
     # Of half of the trials, the backbone is trained too, in the second epoch.
-    values = ("model.arch=mobilenet_v3_small,shufflenet_v2_x0_5", "data.image_size=32,24", "finetune.rest=null,1")
+    values = ("model.arch=timm/test_resnet,squeezenet1_1", "data.image_size=32,24", "finetune.rest=null,1")
     base = [of for of in swept.base if not of.startswith(("data.image_size", "model.arch", "model.weights"))]
     more = ("model.weights=null", "model.lr=0.01", "hydra.sweep.dir=sweep", "sweep.ensemble=8")
     result = script("train.py", *base, "-m", *values, *more)
