@@ -1,7 +1,7 @@
 """Hydra reads and merges the files of conf/ once per choice of them, which otherwise takes most of a short test.
 
 What a command line itself says, `key=value`, is applied to a copy, by Hydra as ever. Files that have changed, and
-folders of a test's own, are read again; so is everything for a run that is resumed, whose settings are no files.
+folders of a test's own, are read again; what a resumed run takes from the one before, which is no file, is merged anew.
 """
 
 import copy
@@ -36,10 +36,8 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
         return copy.deepcopy(loaded[key])
 
     def choose_once(repo: Any, config_name: Any, overrides: Overrides, **more: Any) -> Any:
-        if _has_settings_of_runs():
-            return choose(repo, config_name, overrides, **more)
         choices = overrides.override_choices, overrides.append_group_defaults, overrides.deletions
-        key = repr((config_name, choices, more, _sources(repo)))
+        key = repr((config_name, choices, more, _settings_of_runs(), _sources(repo)))
         if key not in chosen:
             result = choose(repo, config_name, overrides, **more)
             chosen[key] = copy.deepcopy((result, _without_values(overrides)))
@@ -49,7 +47,7 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
         return result
 
     def merge_once(loader: ConfigLoaderImpl, defaults: Any, repo: Any) -> Any:
-        if _has_settings_of_runs():
+        if _settings_of_runs():
             return merge(loader, defaults, repo)
         key = repr((defaults, _sources(repo)))
         if key not in merged:
@@ -65,9 +63,10 @@ def _without_values(overrides: Overrides) -> dict[str, Any]:
     return {name: value for name, value in vars(overrides).items() if name != "config_overrides"}
 
 
-def _has_settings_of_runs() -> bool:
-    groups = (options for options in ConfigStore.instance().repo.values() if isinstance(options, dict))
-    return any(name.startswith(OF_RUN) for options in groups for name in options)
+def _settings_of_runs() -> list[str]:
+    """The names of what stands for files: the settings of a run that is resumed, which are others each time."""
+    groups = {group: of for group, of in ConfigStore.instance().repo.items() if isinstance(of, dict)}
+    return sorted(f"{group}/{name}" for group, of in groups.items() for name in of if name.startswith(OF_RUN))
 
 
 def _sources(repo: Any) -> list[Any]:
