@@ -267,8 +267,10 @@ def test_compilation__that_fails_leaves_features_usable(
         assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize(("views", "count"), [("null", 20), ("auto", FEW_VIEWS), ("3", 3)])
-@pytest.mark.parametrize("epochs", [1, 1000, -1])
+@pytest.mark.parametrize(
+    ("epochs", "views", "count"),
+    [(1, "null", 20), (1000, "null", 20), (-1, "auto", FEW_VIEWS), (1, "auto", FEW_VIEWS), (1000, "3", 3)],
+)
 def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, epochs: int, views: str, count: int
 ) -> None:
