@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 import logging
 import os
 import runpy
@@ -52,10 +53,18 @@ COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
 
 def draw(path: Path, colour: tuple[int, int, int], seed: int, size: tuple[int, int] = (48, 40)) -> None:
     """An image of one colour with noise, in the format of its extension."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(drawn(colour, seed, size, path.suffix.lower()))
+
+
+@functools.cache
+def drawn(colour: tuple[int, int, int], seed: int, size: tuple[int, int], suffix: str) -> bytes:
+    """The content of such an image: most tests draw the same ones."""
     noise = np.random.default_rng(seed).normal(0, 40, (size[1], size[0], 3))
     pixels = (np.array(colour) + noise).clip(0, 255).astype(np.uint8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
+    content = io.BytesIO()
+    Image.fromarray(pixels).save(content, Image.registered_extensions()[suffix])
+    return content.getvalue()
 
 
 def draw_classes(folder: Path, count: int, first_seed: int = 0) -> Path:

@@ -1,5 +1,7 @@
 """A clean folder of images, and one function per fault that the audit finds."""
 
+import functools
+import io
 import os
 import shutil
 from collections.abc import Callable
@@ -16,15 +18,22 @@ Expected = tuple[str, tuple[str, ...]]
 
 def photo(path: Path, seed: int, size: tuple[int, int] = (60, 48), mode: str = "RGB") -> Path:
     """An image with as many colours as a photograph, different for each seed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_photographed(seed, size, mode, path.suffix.lower()))
+    return path
+
+
+@functools.cache
+def _photographed(seed: int, size: tuple[int, int], mode: str, suffix: str) -> bytes:
+    """The content of such an image: most tests need the same ones."""
     generator = np.random.default_rng(seed)
     pixels = generator.integers(0, 256, (4, 5, 3), dtype=np.uint8)
     smooth = np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC), int)
     # Fine detail, as a sharp photograph has.
     image = Image.fromarray((smooth + generator.integers(-9, 10, smooth.shape)).clip(0, 255).astype(np.uint8))
-    image = image.convert(mode)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, quality=90)
-    return path
+    content = io.BytesIO()
+    image.convert(mode).save(content, Image.registered_extensions()[suffix], quality=90)
+    return content.getvalue()
 
 
 def clean(root: Path) -> Path:

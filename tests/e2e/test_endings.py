@@ -34,14 +34,18 @@ def train(*arguments: str) -> str:
     return shlex.join(["python", str(ROOT / "train.py"), *SMALL, *RULE, *arguments])
 
 
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_classes(tmp_path_factory.mktemp("many"), 60)
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -9)]
 )
 def test_predict__stopped_keeps_the_rows(
-    forks: ForkServer, trained: Path, tmp_path: Path, number: signal.Signals, status: int
+    forks: ForkServer, trained: Path, many: Path, tmp_path: Path, number: signal.Signals, status: int
 ) -> None:
-    source = draw_classes(tmp_path / "images", 60)
-    arguments = [f"ckpt_path={trained}", f"source={source}", "output=out", "annotate=true", "data.batch_size=1"]
+    arguments = [f"ckpt_path={trained}", f"source={many}", "output=out", "annotate=true", "data.batch_size=1"]
     process = forks.start(str(ROOT / "predict.py"), *arguments, folder=tmp_path)
     shown = [process.stdout.readline() for _ in range(3)]
     process.send_signal(number)
