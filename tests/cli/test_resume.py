@@ -181,7 +181,7 @@ def test_read_record__data_moves_with_the_run_only_from_a_common_folder(tmp_path
 
 def in_folder(settings: TrainSettings, folder: str) -> TrainSettings:
     """`settings` of the run in another folder, without its checkpoint."""
-    moved = {key: value | {"save_dir": folder} for key, value in settings.logger.items() if value}
+    moved = {key: value | {"save_dir": folder} for key, value in settings.logger.items() if "save_dir" in (value or {})}
     return replace(settings, run_dir=folder, ckpt_path=None, logger=settings.logger | moved)
 
 
