@@ -1,14 +1,16 @@
 """The tasks of train.py, each from the data to what it writes; training first."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from headstart.auditing.findings import find_problems, in_order
+from headstart.auditing.grouping import preparation
 from headstart.auditing.report import (
     COMPARED,
     TOO_MANY,
@@ -17,10 +19,11 @@ from headstart.auditing.report import (
     find_from_features,
     findings_table,
     missing_groups,
+    movable_splits,
     write_audit,
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
-from headstart.config.data import NO_CORRECTIONS
+from headstart.config.data import NEAR_DUPLICATES, NO_CORRECTIONS
 from headstart.config.model import AUTO, BUNDLE, RECIPE, EncoderSettings
 from headstart.config.train import EVALUATING, WITHOUT_DATA, TrainSettings
 from headstart.data.corrections import usual_file
@@ -67,10 +70,12 @@ def train(settings: TrainSettings) -> dict[str, float]:
     Raises:
         HeadstartError: the data, the weights, the checkpoint or a setting is invalid.
     """
+    load = cache(lambda: load_backbone(settings.model, settings.data, seed=settings.seed))
     with RunRecord(settings, startup_seconds()) as record:
         with record.stage("data"):
-            with first_on_node_first():
-                data = open_data(settings.data)
+            # Encoding is shared by all processes: none may wait for the first one.
+            with nullcontext() if settings.data.group == NEAR_DUPLICATES else first_on_node_first():
+                data = open_data(settings.data, preparation(settings, load=load))
             if from_first(data.manifest.fingerprint) != data.manifest.fingerprint:
                 raise HeadstartError(
                     f"process {rank() + 1} finds other images in {data.manifest.root} than the first: copy the same to "
@@ -78,7 +83,7 @@ def train(settings: TrainSettings) -> dict[str, float]:
                 )
             audit = AuditReport(settings, data, compares=settings.finds_near_duplicates)
         with record.stage("model"), first_on_node_first():
-            backbone = load_backbone(settings.model, settings.data, seed=settings.seed)
+            backbone = load()
         with record.stage("fit"):
             fitted = fit(settings, data.manifest, backbone, [record, audit])
         with record.stage("test"):
@@ -257,7 +262,7 @@ def _data_to_correct(settings: TrainSettings) -> tuple[Path, PreparedData]:
     given = settings.data.corrections
     file = usual_file(settings.data) if given is None else Path(given).expanduser()
     data = settings.data if file.exists() else replace(settings.data, corrections=NO_CORRECTIONS)
-    return file, open_data(data)
+    return file, open_data(data, preparation(settings))
 
 
 def label(settings: TrainSettings) -> bool:
@@ -340,9 +345,9 @@ def _extra(task: str) -> Iterator[None]:
 
 def audit(settings: TrainSettings) -> bool:
     """Shows what is wrong with the data, and writes audit.json and split.csv. Returns whether there are no errors."""
-    data = open_data(settings.data, inspect_data)
+    data = open_data(settings.data, preparation(settings, inspect_data))
     features, compared = _features_to_compare(settings, data.manifest)
-    more = find_from_features(data.manifest.splits, features) if features is not None else []
+    more = find_from_features(data.manifest.splits, features, movable_splits(data.scan)) if features is not None else []
     findings = in_order(find_problems(data) + more + missing_groups(data.manifest, more))
     run = RunFolder(Path(settings.run_dir))
     claim(run.path, RUN, "hydra.run.dir")
@@ -399,7 +404,7 @@ TASKS: Mapping[str, Callable[[TrainSettings], object]] = {
 
 def _data_for(classifier: ImageClassifier, settings: TrainSettings) -> PreparedData:
     """Returns the data that `settings` describe, for a classifier that was trained on the same classes."""
-    data = open_data(settings.data)
+    data = open_data(settings.data, preparation(settings))
     warn_about_other_data(classifier.recipe.data_fingerprint, data.manifest.fingerprint)
     _check_same_classes(data.manifest, classifier.recipe)
     if (reason := other_depth(deep_samples(data.infos), classifier.recipe.preprocessing.depth)) is not None:

@@ -96,7 +96,7 @@ def test_corrections__that_fit_no_image_are_counted_and_named(flat: Path, tmp_pa
     shutil.copy(flat / "red" / "4.jpg", flat / "red" / "0.jpg")
     (flat / "red" / "1.jpg").unlink()
     manifest = manifest_of(flat, f"data.corrections={file}")
-    assert manifest.notes[-1] == (
+    assert manifest.notes[0] == (
         f"{file}: labels corrected: 1; images left out: 0; not used, changed since: red/0.jpg; "
         "not used, gone: red/1.jpg; not used, contradictory: red/2.jpg"
     )

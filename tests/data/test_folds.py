@@ -77,13 +77,14 @@ def test_pool__is_the_same_for_all_folds(flat: Path) -> None:
         assert splits["test"].stored == (splits["test"],)
 
 
-def test_pool__keeps_images_that_are_dropped(flat: Path) -> None:
-    manifest = prepare(flat, 0).manifest
-    shutil.copyfile(flat / manifest.splits["test"].paths[0], flat / manifest.splits["train"].paths[0])
-    dropped = prepare(flat, 0, "data.on_leak=drop").manifest
+def test_pool__keeps_images_that_are_dropped(split_folders: Path) -> None:
+    manifest = prepare(split_folders, 0).manifest
+    copy, path = split_folders / manifest.splits["train"].paths[0], split_folders / manifest.splits["test"].paths[0]
+    shutil.copyfile(path, copy)
+    dropped = prepare(split_folders, 0, "data.on_leak=drop").manifest
     assert len(dropped.dropped) == 1
-    assert len(dropped.splits["train"].stored[0]) == 30
-    assert len(dropped.splits["train"]) + len(dropped.splits["valid"]) == 29
+    assert len(dropped.splits["train"].stored[0]) == 36
+    assert len(dropped.splits["train"]) + len(dropped.splits["valid"]) == 35
 
 
 def test_error__class_with_fewer_images_than_folds(flat: Path) -> None:

@@ -1,7 +1,7 @@
 """The audit: what the features add to its findings, near duplicates, and the written report."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import astuple, dataclass
 from functools import reduce
 from itertools import groupby, pairwise
@@ -12,10 +12,13 @@ import numpy as np
 from pytorch_lightning import Callback, LightningModule, Trainer
 
 from headstart.auditing.findings import MISSING_GROUPS, MISSING_VALUE, Finding, find_problems, in_order
+from headstart.config.data import NEAR_DUPLICATES
 from headstart.config.train import TrainSettings
 from headstart.data.folders import MADE, listed
 from headstart.data.manifest import Manifest, Split
 from headstart.data.prepare import PreparedData
+from headstart.data.scan import Scan
+from headstart.data.splits import joined
 from headstart.evaluation.probes import MOST_TRAINED, Array, unit_rows
 from headstart.files import write_json
 from headstart.log import is_first_process, log, render_table
@@ -76,13 +79,16 @@ class Nearest:
         return dict(zip(map(tuple, pairs.tolist()), self.best[first].tolist(), strict=True))
 
 
-def find_from_features(splits: dict[str, Split], features: dict[str, Array]) -> list[Finding]:
+def find_from_features(
+    splits: dict[str, Split], features: dict[str, Array], movable: Collection[str] = ()
+) -> list[Finding]:
     """Returns the near duplicates, the most similar first, and the outliers of all splits.
 
-    `features` (N, embedding_dim) are unaugmented, in the order of each split's samples.
+    `features` (N, embedding_dim) are unaugmented, in the order of each split's samples. Findings of near duplicates in
+    two of the `movable` splits say which setting keeps them together.
     """
     images = _pooled(splits, features)
-    return [*sorted(_near_duplicates(images), key=lambda finding: finding.kind), *_outliers(images)]
+    return [*sorted(_near_duplicates(images, movable), key=lambda finding: finding.kind), *_outliers(images)]
 
 
 def _pooled(splits: dict[str, Split], features: dict[str, Array]) -> Pooled:
@@ -105,17 +111,39 @@ def dependent_units(manifest: Manifest, features: dict[str, Array]) -> dict[str,
     """
     if sum(manifest.counts.values()) > MOST_TRAINED:
         return manifest.units
-    # Imported here because it takes a quarter of a second.
-    from scipy.sparse import coo_array  # type: ignore[import-untyped]
-    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+    return _by_split(manifest, _with_pairs(manifest, _pooled(manifest.splits, features)))
 
-    known = np.concatenate([manifest.units[name] for name in manifest.splits])
-    first, second = np.array([*_pairs(_pooled(manifest.splits, features))], int).reshape(-1, 2).T
-    count = int(known.max()) + 1
-    edges = coo_array((np.ones(len(first)), (known[first], known[second])), (count, count))
-    units = connected_components(edges, directed=False)[1][known]
+
+def _by_split(manifest: Manifest, values: Array) -> dict[str, Array]:
+    """The values (N) of all images in turn, by split."""
     ends = np.cumsum([len(split) for split in manifest.splits.values()])[:-1]
-    return dict(zip(manifest.splits, np.split(units, ends), strict=True))
+    return dict(zip(manifest.splits, np.split(values, ends), strict=True))
+
+
+def alike_units(manifest: Manifest, features: dict[str, Array]) -> dict[str, Array]:
+    """Returns the units (N) of each split's images, as `Manifest.units`, with all near duplicates in the same one.
+
+    Unlike `dependent_units`, it does not depend on which images are in which split: of whatever unit is put into one
+    split, `find_from_features` finds nothing across splits.
+    """
+    images = _pooled(manifest.splits, features)
+    known, count = _with_pairs(manifest, images), len(images.units)
+    for rows in _tiles(slice(0, count), ROWS):
+        for columns in _tiles(slice(rows.start, count), COLUMNS):
+            first, second = np.nonzero(images.units[rows] @ images.units[columns].T >= SIMILAR)
+            known = joined(known, rows.start + first, columns.start + second)
+    return _by_split(manifest, known)
+
+
+def _with_pairs(manifest: Manifest, images: Pooled) -> Array:
+    """The units (N) of all images in turn, as the manifest has them, with the pairs that are listed in the same one."""
+    first, second = np.array([*_pairs(images)], int).reshape(-1, 2).T
+    return joined(np.concatenate([manifest.units[name] for name in manifest.splits]), first, second)
+
+
+def movable_splits(scan: Scan) -> tuple[str, ...]:
+    """Returns the splits that data.group=near_duplicates would draw otherwise; none if there are groups already."""
+    return scan.drawn if scan.groups is None and not scan.by_features else ()
 
 
 def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]:
@@ -130,7 +158,7 @@ def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]
     return [Finding(MISSING_GROUPS, (), says)]
 
 
-def _near_duplicates(images: Pooled) -> Iterator[Finding]:
+def _near_duplicates(images: Pooled, movable: Collection[str]) -> Iterator[Finding]:
     """Yields pairs of similar images, the most similar first; exact duplicates are left out."""
     for (first, second), similarity in sorted(_pairs(images).items(), key=lambda item: -item[1]):
         is_same_class = images.labels[first] == images.labels[second]
@@ -141,7 +169,10 @@ def _near_duplicates(images: Pooled) -> Iterator[Finding]:
             "near duplicates within a split": is_same_class and not is_across,
         }
         paths = images.paths[first], images.paths[second]
-        yield from (Finding(kind, paths, f"similarity {similarity:.3f}") for kind, holds in kinds.items() if holds)
+        says = f"similarity {similarity:.3f}"
+        if is_across and {images.splits[first], images.splits[second]} <= {*movable}:
+            says += f"; data.group={NEAR_DUPLICATES} keeps them in one split"
+        yield from (Finding(kind, paths, says) for kind, holds in kinds.items() if holds)
 
 
 def _pairs(images: Pooled) -> dict[tuple[int, int], float]:
@@ -226,7 +257,7 @@ class AuditReport(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._compares:
             features = trainer.datamodule.source.unaugmented()  # type: ignore[attr-defined]
-            more = find_from_features(self._data.manifest.splits, features)
+            more = find_from_features(self._data.manifest.splits, features, movable_splits(self._data.scan))
             more += missing_groups(self._data.manifest, more)
             log_findings([f for f in in_order(more) if f.severity == "error" or f.kind == MISSING_GROUPS])
             write_audit(self._path, self._data, in_order(self._findings + more), COMPARED)

@@ -26,6 +26,8 @@ RESIZE_MODES = ("crop", "pad", "squash")
 AUTO = "auto"
 # In place of the file with corrections: none, not even the one beside the images.
 NO_CORRECTIONS = "none"
+# In place of a column or a pattern of groups: images that look almost the same to the backbone are one.
+NEAR_DUPLICATES = "near_duplicates"
 # The key of the fold of a cross-validation, over which a sweep averages.
 FOLD = "data.fold"
 
@@ -104,7 +106,8 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
 
     `layout` says what the folders in it are: splits or classes; auto recognizes it, or is an error if it may be either.
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
-    a regular expression finds in a path. Of `folds`, `fold` is the valid split.
+    a regular expression finds in a path; with NEAR_DUPLICATES, images whose features are almost the same. Of `folds`,
+    `fold` is the valid split.
 
     `corrections` is a file with corrected labels; null: corrections.csv beside the images, if there is one.
 

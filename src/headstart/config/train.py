@@ -12,7 +12,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException, ValidationError
 
 from headstart.config.checks import non_negative_int, one_of, path_field, suggestion, violations
-from headstart.config.data import DATASETS, FOLD, NO_CORRECTIONS, DataSettings
+from headstart.config.data import DATASETS, FOLD, NEAR_DUPLICATES, NO_CORRECTIONS, DataSettings
 from headstart.config.lightning import (
     check_entries,
     check_trainer,
@@ -184,10 +184,15 @@ class TrainSettings:
 
     @property
     def finds_near_duplicates(self) -> bool:
-        """Whether images are compared by their features, which takes a frozen backbone trained on photographs."""
+        """Whether a training compares images by their features."""
         wanted = self.data.near_duplicates is not False and not self.trainer.get("fast_dev_run")
+        return wanted and self.can_compare
+
+    @property
+    def can_compare(self) -> bool:
+        """Whether features show which images are alike, which takes a frozen backbone trained on photographs."""
         is_able = self.finetune.first_epoch is None and has_photo_features(self.model.weights)
-        return wanted and is_able and self.features.cache
+        return is_able and self.features.cache
 
 
 def check_train(config: DictConfig) -> TrainSettings:
@@ -222,6 +227,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     if settings.task == "label" and settings.label.source is None:
         raise HeadstartError("label.source is missing: the images without labels, label.source=FILE|DIR|GLOB")
     _check_comparison(settings)
+    _check_grouping(settings)
     return replace(settings, callbacks=with_modes(settings.callbacks))
 
 
@@ -306,6 +312,21 @@ def _check_comparison(settings: TrainSettings) -> None:
         raise HeadstartError("task=compare needs model.archs=[ARCH,ARCH@WEIGHTS,…], such as [resnet50,mobilenet_v2]")
     if not settings.features.cache or settings.finetune.first_epoch is not None:
         raise HeadstartError("task=compare needs features.cache=true and finetune=none: it compares frozen features")
+
+
+def _check_grouping(settings: TrainSettings) -> None:
+    """Raises HeadstartError if images are to be grouped by their features, but there are none, or several of each."""
+    if settings.data.group != NEAR_DUPLICATES:
+        return
+    if not settings.can_compare:
+        raise HeadstartError(
+            f"data.group={NEAR_DUPLICATES} needs features.cache=true, finetune=none, and model.weights other than null "
+            "and bundled, because it compares features of photographs"
+        )
+    if settings.task == "compare":
+        raise HeadstartError(
+            f"data.group={NEAR_DUPLICATES} is invalid with task=compare, because each backbone would find other groups"
+        )
 
 
 def _check_finetuning(settings: TrainSettings) -> None:

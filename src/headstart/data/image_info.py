@@ -1,5 +1,6 @@
 """What is known about an image file from its content alone; each content is decoded once, and the result cached."""
 
+import base64
 import hashlib
 import json
 import os
@@ -46,9 +47,11 @@ from headstart.files import CACHE, cache_folder, mark_if_empty, write_text
 
 Array = np.ndarray[Any, np.dtype[Any]]
 # Increased when the same content would give another ImageInfo.
-VERSION = 7
+VERSION = 8
 # Pixels are sampled on a grid of this many by this many.
 GRID = 32
+# The edges of a thumbnail, in pixels.
+THUMBNAIL = 8
 # The short edge, in pixels, at which sharpness is measured.
 EDGE = 224
 # Channels of a grayscale JPEG differ by no more than this, of 256 levels, because of compression noise.
@@ -68,6 +71,8 @@ class ImageInfo:
     `dominant` the share of the most frequent one (similar ones counted together). `darkest` and `brightest` are the 5th
     and the 95th percentile of the brightness, from 0 to 255; `sharpness` is the standard deviation of the brightness's
     Laplacian, relative to its own, at a short edge of EDGE pixels or less.
+
+    `thumbnail` is the whole image in RGB at THUMBNAIL × THUMBNAIL pixels, as `decode_thumbnail` reads it.
 
     `reading` says how its pixels are read if not in the usual way, `hidden` is the share of them that transparency
     hides although there is something. `damage` says what seems to be damaged.
@@ -91,6 +96,7 @@ class ImageInfo:
     darkest: int = 0
     brightest: int = 255
     sharpness: float = 1.0
+    thumbnail: str = ""
     reading: str = ""
     hidden: float = 0.0
     damage: str = ""
@@ -185,7 +191,8 @@ def _look(image: Image.Image) -> dict[str, Any]:
     # The whole file is decoded, at the smallest scale that its format offers and that is large enough.
     image.draft("RGB", (EDGE, EDGE))
     within_limit(image).load()
-    seen = _seen(upright_rgb(image), form)
+    rgb = upright_rgb(image)
+    seen = _seen(rgb, form) | {"thumbnail": _thumbnail(rgb)}
     if (samples := highest_samples(image)) is not None:
         at = {str(d): _seen(upright_rgb(image, d), form) | {"clipped": clipped_share(image, d)} for d in DEPTHS}
         seen |= samples._asdict() | {"at": at}
@@ -207,6 +214,16 @@ def _seen(rgb: Image.Image, form: str) -> dict[str, Any]:
     pixels = np.asarray(rgb.resize((GRID, GRID), Image.Resampling.NEAREST))
     gray = f"the lower {share:.0%} of it are gray, as where data were missing" if (share := gray_rows(pixels)) else ""
     return _colours(pixels) | brightness | {"damage": gray}
+
+
+def _thumbnail(rgb: Image.Image) -> str:
+    pixels = rgb.resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX).tobytes()
+    return base64.b64encode(pixels).decode()
+
+
+def decode_thumbnail(text: str) -> Array:
+    """Returns the pixels (THUMBNAIL, THUMBNAIL, 3) of an image's thumbnail, uint8."""
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(THUMBNAIL, THUMBNAIL, 3)
 
 
 def _frames(image: Image.Image) -> int:

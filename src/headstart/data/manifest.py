@@ -14,14 +14,12 @@ from headstart.data.folders import left_out_summary, listed
 from headstart.data.image_info import ImageInfo
 from headstart.data.images import read_rgb
 from headstart.data.preprocessing import FULL_DEPTH
-from headstart.data.scan import Fold, Sample, Scan
+from headstart.data.scan import POOL, Fold, Sample, Scan
 from headstart.data.splits import SPLITS, Array, grouped_folds, units_of
 from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded
 from headstart.files import write_csv
 
-# The splits that folds are drawn from: in cross-validation, each fold is the valid split once.
-POOL = ("train", "valid")
 # What the features of images that corrections add are stored under.
 ADDED = "added"
 
@@ -35,9 +33,9 @@ class Split:
 
     `readings` are the unusual ways in which some of them are read: features are stored by content and by these.
 
-    With folds, the split is a part of a pool, train and valid together; with corrections, of what it was before them,
-    and of the images that these add. In all its `pools` in turn, its images have the indices `rows`. `stored_as` is the
-    name of a pool.
+    With folds, the split is a part of a pool, train and valid together; where near duplicates are grouped, of all
+    images; with corrections, of what it was before them, and of the images that these add. In all its `pools` in turn,
+    its images have the indices `rows`. `stored_as` is the name of a pool.
     """
 
     root: Path
@@ -113,8 +111,8 @@ class Manifest:
 
     `left_out` are other files in the folder, with the reason unless the name says it; `skipped` and `dropped` are
     images that a policy removed, because they are unreadable or also in another split. `origins` say where each split
-    is from, `notes` what the user should know about it. `groups` are those of the paths that have one. Of the samples
-    of 16-bit files, the lower `depth` bits are used.
+    is from, `notes` what the user should know about it. `groups` are those of the paths that have one; `copies` has the
+    same value for all copies of an image. Of the samples of 16-bit files, the lower `depth` bits are used.
     """
 
     root: Path
@@ -126,6 +124,7 @@ class Manifest:
     origins: dict[str, str]
     notes: tuple[str, ...]
     groups: dict[str, str] = field(default_factory=dict)
+    copies: dict[str, str] = field(default_factory=dict)
     depth: int = FULL_DEPTH
 
     @cached_property
@@ -164,7 +163,7 @@ class Manifest:
 
     @cached_property
     def units(self) -> dict[str, Array]:
-        """A number (N) for each image of each split, the same for images of one group and for equal contents.
+        """A number (N) for each image of each split, the same for images of one group and for copies.
 
         Such images depend on each other: they do not count as several in an interval or a test.
         """
@@ -172,7 +171,9 @@ class Manifest:
         paths = [path for split in every for path in split.paths]
         # Files that were not fingerprinted are all different.
         contents = [
-            content or path for split in every for path, content in zip(split.paths, split.contents, strict=True)
+            self.copies.get(path, content or path)
+            for split in every
+            for path, content in zip(split.paths, split.contents, strict=True)
         ]
         ends = np.cumsum([len(split) for split in every])[:-1]
         return dict(zip(self.splits, np.split(units_of(paths, self.groups, contents), ends), strict=True))
@@ -220,18 +221,27 @@ def build_manifest(
     uncorrected = sorted(scan.uncorrected or samples, key=lambda sample: labels[sample.class_name])
     before = [sample for sample in uncorrected if sample.path not in scan.added]
     added = dict.fromkeys(splits, ()) | {"train": _added_pools(scan, uncorrected, labels, infos)}
-    if scan.fold is not None:
+    if scan.pooled:
         # Also those dropped: which ones these are may depend on the fold.
-        pool = [sample for sample in before if sample.split in POOL and sample.path not in {*skipped}]
+        pool = [sample for sample in before if sample.split in scan.pooled and sample.path not in {*skipped}]
         pool.sort(key=lambda sample: (labels[sample.class_name], sample.path))
-        of_folds = replace(_split(scan, pool, labels, infos), stored_as="folds")
-        splits |= {name: _in_pools(splits[name], of_folds, *added[name]) for name in POOL}
+        of_all = replace(_split(scan, pool, labels, infos), stored_as="images" if scan.by_features else "folds")
+        splits |= {name: _in_pools(splits[name], of_all, *added[name]) for name in scan.pooled}
     for name in [name for name, split in splits.items() if scan.uncorrected and not split.pools]:
         pool = [sample for sample in before if sample.split == name and sample.path not in removed]
         of_split = replace(_split(scan, pool, labels, infos), stored_as=name)
         splits[name] = _in_pools(splits[name], of_split, *added[name])
     return Manifest(
-        scan.root, classes, splits, scan.left_out, skipped, dropped, scan.origins, scan.notes, scan.groups or {}
+        scan.root,
+        classes,
+        splits,
+        scan.left_out,
+        skipped,
+        dropped,
+        scan.origins,
+        scan.notes,
+        groups=scan.groups or {},
+        copies=scan.copies,
     )
 
 
@@ -293,7 +303,8 @@ def assign_fold(scan: Scan, infos: dict[str, ImageInfo], fold: Fold) -> Scan:
 
 def _folds(scan: Scan, samples: list[Sample], infos: dict[str, ImageInfo], count: int) -> Array:
     """The fold (N) of each image."""
-    paths, contents = [sample.path for sample in samples], [infos[sample.path].sha256 for sample in samples]
+    paths = [sample.path for sample in samples]
+    contents = [scan.copies.get(path, infos[path].sha256) for path in paths]
     if (units := len(np.unique(units_of(paths, scan.groups or {}, contents)))) < count:
         what = "groups of images" if scan.groups is not None else "different images"
         raise HeadstartError(f"data.folds={count} needs as many {what}: train and valid together have {units}")
@@ -340,10 +351,7 @@ def _why_one_class(scan: Scan) -> str:
 
 def _pools(scan: Scan) -> list[list[str]]:
     """The splits, those together that share class folders."""
-    drawn = [split for split in scan.classes if split not in scan.given]
-    shared = ["train", *drawn] if drawn and scan.given else drawn
-    if scan.fold is not None:
-        shared = [split for split in scan.classes if split in {*POOL, *drawn}]
+    shared = [*scan.drawn]
     return [[split] for split in scan.classes if split not in shared] + ([shared] if shared else [])
 
 

@@ -1,14 +1,16 @@
 """From the settings under `data` to what a run trains on."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from headstart.config.data import DataSettings
+from headstart.data.copies import find_copies
 from headstart.data.corrections import apply_corrections, load_corrections
 from headstart.data.image_info import MISSING, ImageInfo, deep_samples, inspect_images, odd_depths
 from headstart.data.labels import CONFLICTS, INCOMPLETE, Problem
 from headstart.data.manifest import Manifest, assign_fold, build_manifest, check_trainable
 from headstart.data.preprocessing import FULL_DEPTH, used_depth
-from headstart.data.scan import Fold, Scan, scan_images
+from headstart.data.scan import Fold, Scan, keep_copies_together, scan_images
 from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded
 from headstart.log import log
@@ -23,14 +25,18 @@ class PreparedData:
     infos: dict[str, ImageInfo]
 
 
-def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
-    """Returns what can be trained on, after `on_unreadable` and `on_leak` were applied.
+# Returns a value for each image by path that has near duplicates: the same for all of these.
+FindAlike = Callable[[Manifest], dict[str, str]]
+
+
+def prepare_data(settings: DataSettings, seed: int, alike: FindAlike | None = None) -> PreparedData:
+    """Returns what can be trained on, after `on_unreadable` and `on_leak` were applied; `alike` as in `inspect_data`.
 
     Raises:
         HeadstartError: the folder is not laid out as one of images, a policy forbids training on it, or a class lacks
             images.
     """
-    data = inspect_data(settings, seed)
+    data = inspect_data(settings, seed, alike)
     scan, infos, skipped = data.scan, data.infos, data.manifest.skipped
     _check_rows(scan, settings.on_unreadable)
     elsewhere = {infos[path].sha256 for split, _, path in scan.samples if split != "train"}
@@ -60,8 +66,10 @@ def prepare_data(settings: DataSettings, seed: int) -> PreparedData:
     return PreparedData(manifest, scan, infos)
 
 
-def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
+def inspect_data(settings: DataSettings, seed: int, alike: FindAlike | None = None) -> PreparedData:
     """Returns every usable image, whether or not it can be trained on.
+
+    `alike` says which images stay in one split besides copies, given all images in splits that do without it.
 
     Raises:
         HeadstartError: the folder is not laid out as one of images.
@@ -70,11 +78,20 @@ def inspect_data(settings: DataSettings, seed: int) -> PreparedData:
     corrections = load_corrections(settings, scan.root)
     added = corrections.added.values() if corrections is not None else ()
     infos = inspect_images(scan.root, list(dict.fromkeys([*(sample.path for sample in scan.samples), *added])))
+    own = {sample.path: infos[sample.path] for sample in scan.samples}
+    scan = keep_copies_together(scan, find_copies(own))
+    if alike is not None:
+        scan = keep_copies_together(scan, alike(_inspected(settings, scan, own).manifest))
     if corrections is not None:
         scan = apply_corrections(scan, infos, corrections)
         infos = {sample.path: infos[sample.path] for sample in scan.uncorrected}
     if settings.folds is not None and settings.fold is not None:
         scan = assign_fold(scan, infos, Fold(settings.fold, settings.folds))
+    return _inspected(settings, scan, infos)
+
+
+def _inspected(settings: DataSettings, scan: Scan, infos: dict[str, ImageInfo]) -> PreparedData:
+    """The usable images of a scan, as they are seen at the depth that suits them."""
     without_label = dict.fromkeys(p.path for p in scan.problems if p.path and p.path not in infos)
     unusable = dict.fromkeys(path for *_, path in scan.samples if infos[path].fault is not None)
     skipped = (*scan.unreadable, *without_label, *unusable)

@@ -5,13 +5,13 @@ import os
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from torchvision.datasets import ImageFolder
 
-from headstart.config.data import DataSettings, SplitSettings
+from headstart.config.data import NEAR_DUPLICATES, DataSettings, SplitSettings
 from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
@@ -87,6 +87,10 @@ EXCLUDED = "data.exclude"
 USUAL_NAMES = {"train": ("train",), "valid": ("valid", "val", "validation"), "test": ("test",)}
 
 
+# The splits that folds are drawn from: in cross-validation, each fold is the valid split once.
+POOL = ("train", "valid")
+
+
 class Sample(NamedTuple):
     """One image; `path` is a POSIX path relative to the root."""
 
@@ -113,9 +117,10 @@ class Scan:
 
     `left_out` are all other files, with the reason unless the name says it; `unlabelled` are folders of splits without
     class folders, `unreadable` folders that cannot be entered, with the reason; `problems` are those of the table.
-    `groups` are those of the paths that have one; None: there are no groups. `table_notes` are those about the table,
-    and about corrections; `uncorrected` are the samples before these, and empty if there are none. `added` are the
-    paths of the images that corrections add to train, each with the batch in which its features are stored.
+    `groups` are those of the paths that have one; None: there are no groups. `copies` has the same value for all copies
+    of an image, as `find_copies` returns them, or, `by_features`, for near duplicates. `table_notes` are those about
+    the table, and about corrections; `uncorrected` are the samples before these, and empty if there are none. `added`
+    are the paths of the images that corrections add to train, each with the batch in which its features are stored.
     """
 
     root: Path
@@ -131,6 +136,8 @@ class Scan:
     csv: Path | None = None
     problems: tuple[Problem, ...] = ()
     groups: dict[str, str] | None = None
+    copies: dict[str, str] = field(default_factory=dict)
+    by_features: bool = False
     fold: Fold | None = None
     table_notes: tuple[str, ...] = ()
     uncorrected: tuple[Sample, ...] = ()
@@ -141,6 +148,19 @@ class Scan:
         if self.csv is not None:
             return f"the {split} split in {self.csv}" if split in self.given else str(self.csv)
         return str(self.folders[split] if split in self.given else self.root)
+
+    @property
+    def pooled(self) -> tuple[str, ...]:
+        """The splits whose features are stored together, because an image may be in another of them next time."""
+        return (*self.classes,) if self.by_features else POOL if self.fold is not None else ()
+
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """The splits that headstart drew, train included where others were drawn from it."""
+        others = {split for split in self.classes if split not in self.given}
+        if others or self.fold is not None:
+            others |= {"train"} if self.fold is None else {*POOL}
+        return tuple(split for split in self.classes if split in others)
 
     @property
     def origins(self) -> dict[str, str]:
@@ -172,6 +192,9 @@ def scan_images(settings: DataSettings, seed: int) -> Scan:
     Raises:
         HeadstartError: the folder or the table cannot be read as one of images.
     """
+    if settings.group == NEAR_DUPLICATES:
+        # They are found later, by the features of the images.
+        return replace(scan_images(replace(settings, group=None), seed), by_features=True)
     if settings.csv is not None:
         return scan_csv(settings, Path(settings.csv).expanduser(), seed)
     return scan_folder(settings.root, settings.split, seed, settings.layout, settings.group, settings.exclude)
@@ -254,6 +277,24 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
     )
 
 
+def keep_copies_together(scan: Scan, copies: dict[str, str]) -> Scan:
+    """Returns the scan with its `copies`, of which those in splits that were drawn are in one split each.
+
+    Without copies among them, the draw stays as it is, and so do the splits that are given.
+    """
+    scan, drawn = replace(scan, copies=copies), scan.drawn
+    if not any(sample.path in copies for sample in scan.samples if sample.split in drawn):
+        return scan
+    pool = "train" if scan.given else ""
+    origins = {split: pool if split in drawn else split for split in scan.classes}
+    images = {origins[split]: {name: list[str]() for name in names} for split, names in scan.classes.items()}
+    for split, class_name, path in scan.samples:
+        images[origins[split]][class_name].append(path)
+    ordered = {split: {name: sorted(paths) for name, paths in of.items()} for split, of in images.items()}
+    classes, samples = _drawn(ordered, scan.rule, scan.seed, scan.groups, copies)
+    return replace(scan, classes=classes, samples=samples)
+
+
 def _without(patterns: Sequence[str], images: dict[str, Images]) -> tuple[dict[str, Images], dict[str, str]]:
     """`images` without those that match one of the glob patterns, and these, each with the reason."""
     regexes = {pattern: re.compile(fnmatch.translate(pattern.lower())) for pattern in patterns}
@@ -280,10 +321,14 @@ def _without(patterns: Sequence[str], images: dict[str, Images]) -> tuple[dict[s
 
 
 def _drawn(
-    images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+    images: dict[str, Images],
+    rule: SplitSettings,
+    seed: int,
+    groups: Mapping[str, str] | None,
+    copies: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, tuple[str, ...]], tuple[Sample, ...]]:
     """The classes of each split, and all samples, after the splits that are not given were drawn."""
-    drawn = split_images(images, rule, seed, groups)
+    drawn = split_images(images, rule, seed, groups, copies)
     classes = {split: tuple(of_split) for split, of_split in drawn.items()}
     return classes, tuple(
         Sample(split, class_name, path)
@@ -313,5 +358,9 @@ def _notes(scan: Scan) -> Iterator[str]:
         count = sum(sample.split == "valid" for sample in scan.samples)
         used = "1 image of train is" if count == 1 else f"{count} images of train are"
         yield f"no valid split: {used} used for it ({scan.origins['valid']})"
+    if sets := [scan.copies[s.path] for s in scan.samples if s.split in scan.drawn and s.path in scan.copies]:
+        count = len(set(sets))
+        what = "near duplicates" if scan.by_features else "copies"
+        yield f"{what} are kept in one split: {len(sets)} files of {count} image{'s' if count > 1 else ''}"
     if scan.groups is not None:
         yield f"groups: {len(set(scan.groups.values()))}"

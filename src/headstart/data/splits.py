@@ -3,6 +3,7 @@
 import hashlib
 import random
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,40 +29,47 @@ Images = dict[str, list[str]]  # the images of each class, as sorted POSIX paths
 
 
 def split_images(
-    images: dict[str, Images], rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+    images: dict[str, Images],
+    rule: SplitSettings,
+    seed: int,
+    groups: Mapping[str, str] | None,
+    copies: Mapping[str, str] | None = None,
 ) -> dict[str, Images]:
     """Returns the images of each class by split, after those under "" were split by `rule`.
 
     Where there are splits, but no valid one, it is a share of train. Images whose paths have the same of `groups` stay
-    in one split.
+    in one split, and so do those that have the same of `copies`.
 
     Raises:
         HeadstartError: the two values of the rule contradict each other, or are counts where there are groups.
     """
+    copies = copies or {}
     if "" in images:
-        return _split_by_rule(images[""], rule, seed, groups)
+        return _split_by_rule(images[""], rule, seed, groups, copies)
     if "valid" in images:
         return images
     if groups is not None:
-        drawn = _split_groups(images["train"], groups, rule, 1 - rule.valid, seed)
+        drawn = _split_groups(images["train"], groups, copies, rule, 1 - rule.valid, seed)
     else:
         parts = {c: split_off_valid(paths, rule.valid, seed=seed, class_name=c) for c, paths in images["train"].items()}
         drawn = {"train": {c: parts[c][0] for c in parts}, "valid": {c: parts[c][1] for c in parts}}
+        drawn = _with_copies_together(drawn, copies)
     return drawn | {split: of_split for split, of_split in images.items() if split not in drawn}
 
 
 def _split_by_rule(
-    paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None
+    paths: Images, rule: SplitSettings, seed: int, groups: Mapping[str, str] | None, copies: Mapping[str, str]
 ) -> dict[str, Images]:
     if rule.conflict is not None:
         raise HeadstartError(rule.conflict)
     if groups is not None:
-        return _split_groups(paths, groups, rule, rule.train, seed)
+        return _split_groups(paths, groups, copies, rule, rule.train, seed)
     parts = {c: split_class(paths[c], rule.train, rule.valid, seed=seed, class_name=c) for c in paths}
     images = {split: {c: parts[c][split] for c in paths} for split in SPLITS}
     # Fractions have a test split even if all classes are too small for it.
     has_test = rule.train + rule.valid < 1 - 1e-9 if isinstance(rule.train, float) else any(images["test"].values())
-    return images if has_test else {split: images[split] for split in ("train", "valid")}
+    images = images if has_test else {split: images[split] for split in ("train", "valid")}
+    return _with_copies_together(images, copies)
 
 
 def split_class(names: list[str], train: float, valid: float, *, seed: int, class_name: str) -> dict[str, list[str]]:
@@ -92,8 +100,59 @@ def split_off_valid(names: list[str], share: float, *, seed: int, class_name: st
     return sorted(names[max(0, count) :]), sorted(names[: max(0, count)])
 
 
+def _with_copies_together(drawn: dict[str, Images], copies: Mapping[str, str]) -> dict[str, Images]:
+    """The same draw, changed so that all copies of an image are in one split; without copies, it stays as it is."""
+    if not copies:
+        return drawn
+    placed: dict[str, str] = {}  # the splits of sets of copies
+    split_of: dict[str, str] = {}
+    for name in drawn["train"]:
+        origins = {path: split for split, of_split in drawn.items() for path in of_split[name]}
+        placed |= (own := _place_copies(origins, copies, placed))
+        split_of |= {path: own.get(copies.get(path, path), split) for path, split in origins.items()}
+    every = {name: sorted(path for of_split in drawn.values() for path in of_split[name]) for name in drawn["train"]}
+    return {
+        split: {name: [path for path in paths if split_of[path] == split] for name, paths in every.items()}
+        for split in drawn
+    }
+
+
+def _place_copies(origins: Mapping[str, str], copies: Mapping[str, str], placed: Mapping[str, str]) -> dict[str, str]:
+    """The split of each set of copies in a class of which `origins` is a draw; an image without copies is a set, too.
+
+    A set stays in the split that its first image was drawn for or, if that has no room for all of it, goes into the
+    next one that has; sets that are also in another class have been `placed`. So every split keeps its number of images
+    as nearly as large sets allow, and at least one. Where there are fewer sets than splits, nothing is moved.
+    """
+    sets: dict[str, list[str]] = {}
+    for path in sorted(origins):
+        sets.setdefault(copies.get(path, path), []).append(path)
+    room = Counter(origins.values())
+    if len(sets) < len(room):
+        return {}
+    found = {key: placed[key] for key in sets.keys() & placed.keys()}
+    for key, split in found.items():
+        room[split] -= len(sets[key])
+    empty = room.keys() - set(found.values())
+    # Large ones first: single images fill up what these leave.
+    waiting = sorted(sets.keys() - found.keys(), key=lambda key: (-len(sets[key]), sets[key][0]))
+    for place, key in enumerate(waiting):
+        wanted = [origins[sets[key][0]], *room]
+        allowed = [split for split in wanted if len(waiting) - place > len(empty) or split in empty]
+        with_room = [split for split in allowed if room[split] >= len(sets[key])]
+        found[key] = split = with_room[0] if with_room else max(allowed, key=lambda split: room[split])
+        room[split] -= len(sets[key])
+        empty -= {split}
+    return found
+
+
 def _split_groups(
-    images: Images, groups: Mapping[str, str], rule: SplitSettings, train: float, seed: int
+    images: Images,
+    groups: Mapping[str, str],
+    copies: Mapping[str, str],
+    rule: SplitSettings,
+    train: float,
+    seed: int,
 ) -> dict[str, Images]:
     """The images of each class by split, the share `train` to train. An image without a group is one of its own."""
     if isinstance(rule.train, int) or isinstance(rule.valid, int):
@@ -108,7 +167,8 @@ def _split_groups(
         return dict.fromkeys(shares, images)
     paths, names = zip(*labelled, strict=True)
     labels = np.unique(names, return_inverse=True)[1]
-    parts = share_out(labels, units_of(paths, groups, paths), list(shares.values()), seed)
+    units = units_of(paths, groups, [copies.get(path, path) for path in paths])
+    parts = share_out(labels, units, list(shares.values()), seed)
     drawn: dict[str, Images] = {split: {name: [] for name in images} for split in shares}
     for (path, name), part in zip(labelled, parts.tolist(), strict=True):
         drawn[[*shares][part]][name].append(path)
@@ -174,6 +234,22 @@ def units_of(paths: Sequence[str], groups: Mapping[str, str], contents: Sequence
     tops = [top(f"content {content}") for content in contents]
     _, units = np.unique(tops, return_inverse=True)
     return units
+
+
+def joined(units: Array, first: Array, second: Array) -> Array:
+    """Returns the units (N), numbers from 0, after those of each image of `first` and the same one of `second` (pairs)
+    became one.
+    """
+    if not len(first):
+        return units
+    # Imported here because it takes a quarter of a second.
+    from scipy.sparse import coo_array  # type: ignore[import-untyped]
+    from scipy.sparse.csgraph import connected_components  # type: ignore[import-untyped]
+
+    count = int(units.max()) + 1
+    edges = coo_array((np.ones(len(first)), (units[first], units[second])), (count, count))
+    merged: Array = connected_components(edges, directed=False)[1][units]
+    return merged
 
 
 def share_out(labels: Array, units: Array, shares: Sequence[float], seed: int) -> Array:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from headstart.auditing.grouping import preparation
 from headstart.config.predict import EmbedSettings
 from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.images import read_image_file
 from headstart.data.manifest import Manifest
-from headstart.data.prepare import prepare_data
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_imap
 from headstart.errors import HeadstartError
@@ -83,7 +83,7 @@ def stored_of_run(classifier: ImageClassifier, settings: TrainSettings) -> tuple
     """
     if (store := open_store(settings.features)) is None:
         raise HeadstartError("the run stored no features (features.cache=false)")
-    manifest = prepare_data(settings.data, settings.data.seed).manifest
+    manifest = preparation(settings)(settings.data, settings.data.seed).manifest
     transform, backbone = EvalTransform(classifier.recipe.preprocessing), classifier.recipe.backbone.identity()
     return manifest, features_by_content(store, manifest.splits, transform.spec, backbone)
 

@@ -13,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
+from headstart.auditing.grouping import preparation
 from headstart.config.data import FOLD
 from headstart.config.model import EncoderSettings
 from headstart.config.overrides import key_of, parsed_override, shortened
@@ -208,7 +209,7 @@ def _predict(
     folder: EnsembleFolder, members: tuple[Member, ...], settings: TrainSettings, trained_on: str
 ) -> tuple[tuple[str, ...], list[dict[str, Predictions]]]:
     """Returns the classes, and each member's predictions of the valid and the test split."""
-    manifest = open_data(settings.data).manifest
+    manifest = open_data(settings.data, preparation(settings)).manifest
     if manifest.fingerprint != trained_on:
         raise HeadstartError("the images have changed since the trials were trained: run the same command again")
     features = EncoderSettings(precision="auto", compile=settings.features.compile)

@@ -7,6 +7,7 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from headstart.auditing.grouping import preparation
 from headstart.auditing.report import AuditReport
 from headstart.backbones.backbone import Backbone, check_backbone, load_backbone
-from headstart.config.data import LoadingSettings, PreprocessingSettings
+from headstart.config.data import NEAR_DUPLICATES, LoadingSettings, PreprocessingSettings
 from headstart.config.model import BackboneSettings
 from headstart.config.overrides import values_of_trial
 from headstart.config.train import TrainSettings, check_sweep, check_train
@@ -161,14 +163,16 @@ def shared_data(settings: TrainSettings) -> PreparedData:
     """Returns the data that `settings` describe."""
     # They are prepared from the key itself, so that they cannot depend on a setting that it does not have.
     unused: dict[str, Any] = dict.fromkeys(_names(LoadingSettings) | _names(PreprocessingSettings))
-    own = replace(settings.data, **unused)
+    is_split_by_features = settings.data.group == NEAR_DUPLICATES
+    own = settings.data if is_split_by_features else replace(settings.data, **unused)
 
     def prepare() -> PreparedData:
         # What can be checked without data comes first.
         check_backbone(settings.model, settings.data)
-        return open_data(own)
+        return open_data(own, preparation(settings, load=partial(shared_backbone, settings)))
 
-    return _shared("data", asdict(own), prepare)
+    features = [asdict(_part(settings.model, BackboneSettings)), asdict(settings.features), settings.seed]
+    return _shared("data", [asdict(own), *(features if is_split_by_features else [])], prepare)
 
 
 def shared_backbone(settings: TrainSettings) -> Backbone:
