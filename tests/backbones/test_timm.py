@@ -100,6 +100,7 @@ def test_stages__of_a_family_without_groups_are_by_size() -> None:
     assert len(backbone("timm/poolformer_s12").stages) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "width"), MAIN.items())
 def test_embedding_dim__is_that_of_the_features(family: str, width: int) -> None:
     found = provider.load(Choice(f"timm/{family}", None), 0)
@@ -261,6 +262,7 @@ def test_pooling__that_does_not_suit(arch: str, pooling: str, reason: str) -> No
         provider.check(Choice(arch, None, pooling))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", [VIT, "timm/swin_tiny_patch4_window7_224", RESNET])
 def test_image_size__of_models_for_one_size_too(arch: str) -> None:
     found = provider.load(Choice(arch, None, image_size=96), 0)

@@ -112,7 +112,8 @@ def test_generated__removes_what_a_killed_process_left_and_nothing_else(mine: bo
             make_shapes(settings(tmp_path / "shapes"), seed=0)
         assert (left / "1.png").exists()
     else:
-        make_shapes(settings(tmp_path / "shapes"), seed=0)
+        few = ("data.per_class=2", "data.split.train=1", "data.split.valid=1")
+        make_shapes(settings(tmp_path / "shapes", *few), seed=0)
         assert [path.name for path in tmp_path.iterdir()] == ["shapes"]
         assert kind_of(tmp_path / "shapes") is None
 

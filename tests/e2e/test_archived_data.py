@@ -11,6 +11,8 @@ from conftest import SMALL, Result, Script, draw_classes
 
 from headstart.files import read_json
 
+pytestmark = pytest.mark.slow
+
 RULE = ("data.split.train=6", "data.split.valid=3")
 
 

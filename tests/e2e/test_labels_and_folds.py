@@ -9,6 +9,8 @@ from conftest import SMALL, Script
 
 from headstart.files import read_json
 
+pytestmark = pytest.mark.slow
+
 OF_CSV = tuple("data=csv" if override == "data=folder" else override for override in SMALL)
 
 

@@ -14,6 +14,8 @@ from headstart.features.encoder import Encoder
 from headstart.features.source import FeatureSource
 from headstart.model.classifier import Classifier
 
+pytestmark = pytest.mark.slow
+
 SPLITS = ("valid", "test")
 
 

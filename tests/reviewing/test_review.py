@@ -224,7 +224,7 @@ def test_two_tabs_and_two_reviews__lose_nothing(review: Review, flat: Path, tmp_
 
 @pytest.fixture
 def run(script: Script, flat: Path, tmp_path: Path) -> Path:
-    options = (f"data.root={flat}", *SMALL, "data.split.train=6", "data.split.valid=3", "report=full")
+    options = (f"data.root={flat}", *SMALL, "data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
     result = script("train.py", *options, f"hydra.run.dir={tmp_path / 'trained'}")
     assert result.status == 0, result.err
     return tmp_path / "trained"
