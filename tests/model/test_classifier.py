@@ -71,6 +71,9 @@ def test_predict_proba__is_the_exponential_of_predict_log_proba() -> None:
         assert torch.allclose(probabilities.sum(1), torch.ones(4))
         assert torch.equal(probabilities, classifier.predict_log_proba(x).exp())
     assert torch.equal(classifier.predict_log_proba(features), classifier(features))
+    # At any other temperature, of the scores divided by it.
+    classifier.temperature.fill_(0.5)
+    torch.testing.assert_close(classifier.predict_proba(features), (classifier(features) / 0.5).softmax(1))
 
 
 def test_train__the_head_learns_while_the_backbone_stays_frozen() -> None:

@@ -198,9 +198,10 @@ def page_of(run: Path, classes: int, folder: Path) -> str:
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs chromium")
 @pytest.mark.slow
 def test_page__fits_any_screen(run: Path, tmp_path: Path) -> None:
-    pages = {classes: page_of(run, classes, tmp_path / str(classes)) for classes in NAMES}
+    pages = {str(classes): page_of(run, classes, tmp_path / str(classes)) for classes in NAMES}
+    pages["run"] = (run / "report" / "index.html").read_text()
     frames = []
-    for name, page in {"run": (run / "report" / "index.html").read_text(), **pages}.items():
+    for name, page in pages.items():
         # The title becomes the width in pixels of what sticks out.
         measure = "const e = document.documentElement; document.title = e.scrollWidth - e.clientWidth"
         (tmp_path / f"{name}.html").write_text(page.replace("</body>", f"<script>{measure}</script></body>"))
