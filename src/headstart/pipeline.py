@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from PIL import Image
 
 from headstart.auditing.findings import find_problems, in_order
@@ -37,7 +38,7 @@ from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
 from headstart.features.source import encode_unaugmented
-from headstart.features.store import Array, open_store, stored_features
+from headstart.features.store import Array, features_by_content, open_store, stored_features
 from headstart.files import PREDICTIONS, REPORT, RUN, check, claim
 from headstart.log import command, log, shown
 from headstart.machine import startup_seconds, training_device
@@ -247,10 +248,18 @@ def review_server(settings: TrainSettings) -> "ReviewServer":
     file, data = _data_to_correct(settings)
     manifest = data.manifest
     _check_same_classes(manifest, recipe)
-    store = open_store(settings.features)
-    transform = EvalTransform(recipe.preprocessing).spec
-    stored = None if store is None else stored_features(store, manifest.splits, transform)
-    return ReviewServer(Review(run_folder_of(path), manifest, stored, file))
+    return ReviewServer(Review(run_folder_of(path), manifest, _features_of(recipe, settings, manifest), file))
+
+
+def _features_of(recipe: Recipe, settings: TrainSettings, manifest: Manifest) -> dict[str, Array] | None:
+    """Returns the features of each split that a run of this recipe has stored; None: not of all images."""
+    if (store := open_store(settings.features)) is None:
+        return None
+    transform, backbone = EvalTransform(recipe.preprocessing).spec, recipe.backbone.identity()
+    known = features_by_content(store, manifest.splits, transform, backbone)
+    if not all(content in known for split in manifest.splits.values() for content in split.contents):
+        return None
+    return {name: np.stack([known[content] for content in of.contents]) for name, of in manifest.splits.items()}
 
 
 def _data_to_correct(settings: TrainSettings) -> tuple[Path, PreparedData]:

@@ -70,7 +70,9 @@ def test_near_duplicates__are_in_one_split_for_every_seed_and_encoded_once(able:
         data = opened(settings_of(*able, GROUP, f"seed={seed}"))
         assert all(len(splits) == 1 for splits in splits_of_pairs(data))
         assert [*data.manifest.class_counts] == [14] * 3
-        assert data.manifest.splits["train"].stored[0].fingerprint == first.manifest.splits["test"].stored[0].fingerprint
+        assert (
+            data.manifest.splits["train"].stored[0].fingerprint == first.manifest.splits["test"].stored[0].fingerprint
+        )
     assert stored(able) == {file}
 
 

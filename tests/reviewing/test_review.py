@@ -276,6 +276,8 @@ def test_program__writes_where_it_is_told_to(run: Path, tmp_path: Path) -> None:
     server = review_server(settings_of_run(run, file))
     server.serve_in_thread()
     assert decide(server, 0, "keep") == 200
+    # Whatever the backbone: by the features that the run has stored.
+    assert len(json.loads(ask(f"{server.address}similar/0?class=red")[1])) == 5
     server.close()
     assert len(read_corrections(file)) == 1
 
