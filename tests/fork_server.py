@@ -1,9 +1,8 @@
 """Processes of the scripts that start in a moment: forked from one that has imported what they need.
 
 Each is a process of its own, with its arguments, folder, environment and pipes, and runs the script from its beginning
-to the end of the interpreter, as `python SCRIPT` does; only the imports have been done. Programs whose environment is
-read by an import, such as those of torchrun, are not for it. Shells and terminals start them too, by the stand-in for
-`python` in `ForkServer.folder`.
+to the end of the interpreter, as `python SCRIPT` does; only the imports have been done. Shells, terminals and torchrun
+start them too, by the stand-in for `python` in `ForkServer.folder`.
 """
 
 import gc
@@ -193,6 +192,9 @@ def _become(folder: str, environment: dict[str, str], out: int, err: int) -> Non
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # It has read the environment when it was imported.
+    rank_zero = importlib.import_module("lightning_fabric.utilities.rank_zero")
+    rank_zero.rank_zero_only.rank = rank_zero._get_rank() or 0
     # Of the kind of the new files: the old ones were opened on what the server has.
     sys.stdout = os.fdopen(1, "w", -1 if "PYTHONUNBUFFERED" not in environment else 1, closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)

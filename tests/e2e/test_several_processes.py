@@ -51,17 +51,6 @@ class Job:
         assert done.returncode == 0, done.stderr
         return RunFolder(self.folder / run)
 
-    def start_anew(self, command: list[str], **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment(**environment),
-            cwd=self.folder,
-            start_new_session=True,
-        )
-
 
 @pytest.fixture(scope="module")
 def job(tmp_path_factory: pytest.TempPathFactory, forks: ForkServer) -> Job:
@@ -111,10 +100,14 @@ def test_two_processes__finetuning(job: Job) -> None:
 
 
 def test_torchrun__one_folder(job: Job, alone: RunFolder) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python"]
     place = job.folder / "torchrun"
     place.mkdir()
-    command = [*torchrun, *job.command("", "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=4")]
+    command = [
+        *torchrun,
+        job.forks.python,
+        *job.command("", "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=4"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=job.environment(), cwd=place)
     assert done.returncode == 0, done.stderr
     (metrics,) = place.rglob("metrics.json")
@@ -128,8 +121,10 @@ def assert_same_on_two_machines(job: Job, alone: RunFolder, name: str, variables
     place = job.folder / name
     place.mkdir()
     arguments = job.command("", "trainer=ddp", "trainer.accelerator=cpu", "data.batch_size=4")
-    command = [sys.executable, *arguments, f"hydra.run.dir={place}/${{unique_name:}}"]
-    for number, process in enumerate([job.start_anew(command, **of_one) for of_one in variables]):
+    command = [*arguments, f"hydra.run.dir={place}/${{unique_name:}}"]
+    environments = [job.environment(**of_one) for of_one in variables]
+    processes = [job.forks.start(*command, folder=job.folder, environment=of_one) for of_one in environments]
+    for number, process in enumerate(processes):
         out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         assert bool(out) == (number == 0), "only the first process reports"

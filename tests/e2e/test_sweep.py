@@ -369,7 +369,7 @@ def test_failing__every_trial(script: Script, base: tuple[str, ...], sweep: tupl
 def test_killed__the_same_command_continues_the_sweep(
     script: Script, forks: ForkServer, tmp_path: Path, base: tuple[str, ...]
 ) -> None:
-    command = (*base, "-m", "model.lr=0.01,0.003,0.001", "trainer.max_epochs=8")
+    command = (*base, "-m", "model.lr=0.01,0.003,0.001", "trainer.max_epochs=5")
     folder, completed = end_after(forks, 1, signal.SIGKILL, *command)
     assert {row["folder"] for row in board(folder)} <= set(completed)
     assert 1 <= len(completed) < 3
