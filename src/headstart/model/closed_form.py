@@ -421,7 +421,7 @@ class LogisticFits:
             return float(value), slope.ravel().astype(np.float64)
 
         initial = np.zeros(shape) if start is None else np.vstack(start) / units
-        options = {"maxiter": 200, "ftol": 1e-7, "gtol": 1e-5}
+        options = {"maxiter": 200, "ftol": 1e-8, "gtol": 1e-5}
         best = minimize(loss, initial.ravel(), jac=True, method="L-BFGS-B", options=options).x
         found = best.reshape(shape) * units
         return found[:-1].astype(np.float32), found[-1].astype(np.float32)
