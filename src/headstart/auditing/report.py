@@ -84,8 +84,8 @@ def find_from_features(
 ) -> list[Finding]:
     """Returns the near duplicates, the most similar first, and the outliers of all splits.
 
-    `features` (N, embedding_dim) are unaugmented, in the order of each split's samples. Findings of near duplicates in
-    two of the `movable` splits say which setting keeps them together.
+    `features` (N, embedding_dim) are unaugmented, in the order of each split's samples. The first finding of near
+    duplicates in two of the `movable` splits says which setting keeps such pairs together.
     """
     images = _pooled(splits, features)
     return [*sorted(_near_duplicates(images, movable), key=lambda finding: finding.kind), *_outliers(images)]
@@ -160,6 +160,7 @@ def missing_groups(manifest: Manifest, findings: list[Finding]) -> list[Finding]
 
 def _near_duplicates(images: Pooled, movable: Collection[str]) -> Iterator[Finding]:
     """Yields pairs of similar images, the most similar first; exact duplicates are left out."""
+    advice = f"; data.group={NEAR_DUPLICATES} keeps such pairs in one split"
     for (first, second), similarity in sorted(_pairs(images).items(), key=lambda item: -item[1]):
         is_same_class = images.labels[first] == images.labels[second]
         is_across = images.splits[first] != images.splits[second]
@@ -171,7 +172,8 @@ def _near_duplicates(images: Pooled, movable: Collection[str]) -> Iterator[Findi
         paths = images.paths[first], images.paths[second]
         says = f"similarity {similarity:.3f}"
         if is_across and {images.splits[first], images.splits[second]} <= {*movable}:
-            says += f"; data.group={NEAR_DUPLICATES} keeps them in one split"
+            # Said once.
+            says, advice = says + advice, ""
         yield from (Finding(kind, paths, says) for kind, holds in kinds.items() if holds)
 
 
