@@ -359,7 +359,7 @@ def named_backbones_table() -> str:
         comments = [line for line in (ROOT / "conf" / "model" / f"{name}.yaml").read_text().splitlines() if line]
         says = next(line.removeprefix("# ") for line in comments if not line.startswith("# @")).rstrip(".")
         lines.append(f"| `{name}` | {says} | {row['image_size']} | {row['width']} | {row['rate']:.2g} × |")
-    return "\n".join(lines)
+    return "\n".join([*lines, ""])
 
 
 def main() -> None:

@@ -50,6 +50,11 @@ class Pair:
     no_effect: bool | None = False
 
 
+def _keys_of_loggers(*names: str) -> list[str]:
+    files = [OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml") for name in names]
+    return [f"logger.{name}.{key}" for file in files for name, entry in file.items() for key in entry]
+
+
 def same(other: str, given: str = "") -> Pair:
     return Pair(other, given, no_effect=True)
 
@@ -72,7 +77,8 @@ PAIRS: dict[str, Pair] = {
     "data.split.valid": Pair("2"),
     "data.seed": Pair("1"),
     "data.on_unreadable": Pair("error"),
-    "data.on_leak": Pair("drop"),
+    # Copies are in one split anyway, if headstart draws it.
+    "data.on_leak": same("drop"),
     "data.depth": Pair("8"),
     "data.max_pixels": Pair("1000"),
     "data.csv": Pair("ROOT/b.csv", CSV),
@@ -162,6 +168,7 @@ NOT_SWEPT = {
         "another class has other keys",
     ),
     "logger.tensorboard._target_": "another class has other keys",
+    **dict.fromkeys(_keys_of_loggers("csv", "wandb", "mlflow"), "another logger's"),
     **dict.fromkeys(("callbacks", "logger"), "their entries are swept"),
     **dict.fromkeys(("trainer.devices", "trainer.num_nodes", "trainer.strategy"), "a trial runs in one process"),
     **dict.fromkeys(("trainer.barebones", "trainer.enable_checkpointing", "trainer.model_registry"), "rejected"),

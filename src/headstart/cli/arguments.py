@@ -4,6 +4,7 @@ import functools
 import os
 import re
 import secrets
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -282,6 +283,12 @@ def shared_name() -> str:
     return from_first(unique_name())
 
 
+def choices_page() -> str:
+    """Returns the options of each group of conf/ for the help page, a paragraph per group."""
+    lines = (f"{group}: {', '.join(options_of(group))}" for group in GROUPS if options_of(group))
+    return "\n".join(textwrap.fill(line, 80, subsequent_indent="    ", break_on_hyphens=False) for line in lines)
+
+
 def register_resolvers() -> None:
     """Registers the resolvers that conf/ uses, for a new run."""
     shared_name.cache_clear()
@@ -295,6 +302,7 @@ def register_resolvers() -> None:
         "unique_name": shared_name,
         "trial_name": trial,
         "direction": lambda objective: f"{metric_of(objective).direction}imize",
+        "choices": choices_page,
     }
     for key, resolver in resolvers.items():
         OmegaConf.register_resolver(key, resolver, replace=True)
