@@ -51,8 +51,8 @@ class Pair:
 
 
 def _keys_of_loggers(*names: str) -> list[str]:
-    files = [OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml") for name in names]
-    return [f"logger.{name}.{key}" for file in files for name, entry in file.items() for key in entry]
+    files = {name: OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml") for name in names}
+    return [f"logger.{name}.{key}" for name, file in files.items() for key in file[name]]
 
 
 def same(other: str, given: str = "") -> Pair:
