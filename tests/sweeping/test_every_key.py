@@ -51,8 +51,9 @@ class Pair:
 
 
 def _keys_of_loggers(*names: str) -> list[str]:
-    files = {name: OmegaConf.load(ROOT / "conf" / "logger" / f"{name}.yaml") for name in names}
-    return [f"logger.{name}.{key}" for name, file in files.items() for key in file[name]]
+    paths = {name: ROOT / "conf" / "logger" / f"{name}.yaml" for name in names}
+    entries: dict[str, dict[str, Any]] = {name: dict(OmegaConf.load(path))[name] for name, path in paths.items()}
+    return [f"logger.{name}.{key}" for name, entry in entries.items() for key in entry]
 
 
 def same(other: str, given: str = "") -> Pair:
