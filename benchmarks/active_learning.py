@@ -32,7 +32,7 @@ Choose = Callable[[Labelled, Array, Labelled, int], Array]
 
 
 def choosing(near: float) -> Choose:
-    """What task=label chooses, if images are near duplicates from this similarity on."""
+    """Returns what task=label chooses, where `near` is the similarity from which on images are near duplicates."""
 
     def choose(pool: Labelled, probabilities: Array, labelled: Labelled, seed: int) -> Array:
         choices = choose_next(pool.features, probabilities, labelled.features, count=COUNT, seed=seed, near=near)

@@ -70,7 +70,7 @@ def _settings_of_runs() -> list[str]:
 
 
 def _sources(repo: Any) -> list[Any]:
-    """What the result depends on besides its arguments: where configurations come from, and the files there."""
+    """Returns what the result depends on besides its arguments: where configurations come from, and the files there."""
     sources: list[Any] = []
     for source in repo.get_sources():
         files: list[Path] = []

@@ -52,7 +52,7 @@ def settings_of(source: str | Path | list[str], mode: str | None, output: str = 
 
 
 def predicted(path: Path) -> Prediction:
-    """What the file's name says."""
+    """Predicts the class that the file's name says."""
     words = path.stem.split()
     if "broken" in words:
         return Prediction(path, error=f"{path} cannot be read")

@@ -114,11 +114,11 @@ class PoolFeatures:
         self._later = 0
 
     def close(self) -> None:
-        """As that of SplitFeatures."""
+        """Ends the worker processes, as `SplitFeatures.close` does."""
         self.__dict__.pop("_loader", None)
 
     def encode_view(self, view: int, later: int) -> Array:
-        """As that of SplitFeatures; always memory-mapped."""
+        """Returns the features (N, embedding_dim) of one view, memory-mapped; see `SplitFeatures.encode_view`."""
         self._later = later
         if not self._store.has(self.key(view), view):
             self._encoder.warm_up(self._dataset.transform.image_size)

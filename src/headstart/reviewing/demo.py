@@ -17,6 +17,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 from headstart.config.train import check_train, read_record
 from headstart.data.manifest import Manifest
 from headstart.errors import HeadstartError
+from headstart.evaluation.probes import unit_rows
 from headstart.features.store import Array
 from headstart.log import log
 from headstart.model.image_classifier import overlay
@@ -75,9 +76,8 @@ def training_images(predictor: Predictor, checkpoint: Path) -> TrainingImages:
     if not rows:
         raise HeadstartError("no features of them are stored")
     features = np.stack([np.asarray(known[split.contents[row]], np.float32) for row in rows])
-    directions = features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
     labels = [manifest.classes[split.labels[row]] for row in rows]
-    return TrainingImages(manifest, [split.paths[row] for row in rows], labels, directions)
+    return TrainingImages(manifest, [split.paths[row] for row in rows], labels, unit_rows(features))
 
 
 class Demo:

@@ -187,7 +187,7 @@ class Labelling(Queue):
         ]
 
     def decide(self, index: int, action: str, label: str = "") -> dict[str, str] | None:
-        """As `Queue.decide`, for the images to label alone; the others are only shown."""
+        """Writes what is to be done with an image to label, as `Queue.decide` does; the others are only shown."""
         if index not in {item.index for item in self.items}:
             raise HeadstartError(f"image {index} is not one to label")
         return super().decide(index, action, label)
