@@ -2,13 +2,15 @@
 
 from collections.abc import Iterable
 
+from headstart.text import named
+
 
 class HeadstartError(Exception):
     """An error of the user's: what is wrong, where, and what to do, in one sentence."""
 
     def __init__(self, message: str) -> None:
         # A DataLoader worker re-raises its error with the whole traceback as the message; the sentence comes last.
-        super().__init__(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip())
+        super().__init__(named(message.rsplit(f"{type(self).__name__}: ", 1)[-1].strip()))
 
 
 class UnreadableImage(HeadstartError):

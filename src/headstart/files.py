@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -286,6 +286,23 @@ def sha256_of(path: Path) -> str:
     """Returns the SHA-256 of the file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def make_room(
+    paths: Iterable[Path], max_bytes: int, newest: Path, delete: Callable[[Path], object] = Path.unlink
+) -> None:
+    """Deletes those of the files `paths` that were not used for longest, until the rest fits; never `newest`."""
+    stats: dict[Path, os.stat_result] = {}
+    for path in paths:
+        # Other processes delete files meanwhile.
+        with suppress(FileNotFoundError):
+            stats[path] = path.stat()
+    size = sum(stat.st_size for stat in stats.values())
+    for path in sorted(stats.keys() - {newest}, key=lambda path: stats[path].st_mtime):
+        if size > max_bytes:
+            size -= stats[path].st_size
+            with suppress(FileNotFoundError):
+                delete(path)
 
 
 def exclusively(path: Path) -> FileLock:

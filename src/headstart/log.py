@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar, cast
 
 from headstart.machine import place_in_job
-from headstart.text import columns
+from headstart.text import columns, named
 
 # Commands in messages: quoted, so that they can be pasted into a shell.
 
@@ -194,7 +194,7 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         prefix = f"{record.levelname.lower()}: " if record.levelno >= logging.WARNING else ""
-        return f"{prefix}{record.getMessage()}"
+        return f"{prefix}{named(record.getMessage())}"
 
 
 class _Console(logging.Handler):

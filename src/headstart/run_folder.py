@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from headstart.errors import HeadstartError, listed
+from headstart.text import is_url
 
 # Where runs and sweeps are, unless the user chooses another folder.
 LOGS = Path("logs")
@@ -120,6 +121,11 @@ def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
     Raises:
         HeadstartError: the folder holds none; or there is no such run, or more than one.
     """
+    if is_url(path):
+        # Imported here because most checkpoints are not remote.
+        from headstart.data.storage import local
+
+        path = local(path)
     if not isdir(path):
         return path if lexists(path) or path.suffix in SUFFIXES else _checkpoint_named(str(path), name)
     if checkpoint := checkpoint_in(path, name):

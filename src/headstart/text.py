@@ -21,8 +21,9 @@ NUMBER = re.compile(r"(\d+)(\.0*)?")
 
 
 def on_one_line(text: object) -> str:
-    """Returns the text with line breaks and other control characters as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in str(text))
+    """Returns the text with line breaks and other control characters as escapes, and `named`."""
+    text = named(str(text))
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def columns(text: str) -> int:
@@ -98,3 +99,29 @@ def with_odd_character(name: str, others: Iterable[str]) -> str:
     odd = next((c for c in name if not c.isascii() and c not in common), None)
     said = f" (with U+{ord(odd):04X} {unicodedata.name(odd, '')}".rstrip() + ")" if odd is not None else ""
     return f"'{on_one_line(name)}'{said}"
+
+
+# URLs, and what messages and records call the places of what they lead to.
+
+# Two letters at least: "C:" is a drive. As a Path, "://" becomes ":/".
+URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
+
+
+def is_url(place: object) -> bool:
+    """Whether `place` is the URL of something remote."""
+    return URL.match(str(place)) is not None
+
+
+_called: dict[str, str] = {}
+
+
+def call(place: str, name: str) -> None:
+    """Lets `named` call the path `place`, and what is in it, by `name`, as `name/ant/1.jpg`."""
+    _called[place] = name.rstrip("/")
+
+
+def named(text: str) -> str:
+    """Returns `text` with the names of the places in it."""
+    for place, name in _called.items():
+        text = text.replace(place, name)
+    return text

@@ -23,6 +23,7 @@ from headstart.evaluation.probes import MOST_TRAINED, Array, unit_rows
 from headstart.files import write_json
 from headstart.log import is_first_process, log, render_table
 from headstart.run_folder import RunFolder
+from headstart.text import named
 
 # What features say: which images look almost like another one (cropped, scaled, compressed again, the next of a burst),
 # and which are unlike the rest of their class.
@@ -302,7 +303,7 @@ def write_audit(path: Path, data: PreparedData, findings: list[Finding], compare
     scan = data.scan
     counts = Counter((sample.split, sample.class_name) for sample in scan.samples)
     content = {
-        "root": str(scan.root),
+        "root": named(str(scan.root)),
         "clean": all(finding.severity != "error" for finding in findings),
         "images": {split: {name: counts[split, name] for name in names} for split, names in scan.classes.items()},
         "splits": scan.origins,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headstart.data.preprocessing import Preprocessing
+from headstart.data.storage import local
 from headstart.errors import HeadstartError
 
 
@@ -314,7 +315,7 @@ def file_of(weights: str) -> Path | None:
     Raises:
         HeadstartError: it looks like a file, which does not exist.
     """
-    path = Path(weights).expanduser()
+    path = local(weights)
     if path.exists():
         return path
     if path.suffix or os.sep in weights:

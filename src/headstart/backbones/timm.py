@@ -37,6 +37,7 @@ from headstart.config.checks import similar
 from headstart.config.model import BUNDLED, DEFAULT
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
+from headstart.text import named
 
 PREFIX = "timm/"
 # Before a folder or a repository, which hold a model's configuration beside its weights.
@@ -62,7 +63,7 @@ def load(choice: Choice, seed: int) -> Network:
     if choice.weights is not None:
         config = _config(choice.arch, choice.weights)
         file = file_of(choice.weights)
-        origin = str(file.resolve()) if file else config.get("tag") or DEFAULT
+        origin = named(str(file.resolve())) if file else config.get("tag") or DEFAULT
         guess = f"timm's {_name(choice.arch, choice.weights)}" if file else None
     return Network(module, width, "classifier", origin, LIBRARY, preprocessing, guess)
 

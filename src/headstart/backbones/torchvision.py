@@ -28,6 +28,7 @@ from headstart.config.model import BUNDLED, DEFAULT
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError, listed
 from headstart.files import sha256_of
+from headstart.text import named
 
 CLASSIFIER_WIDTH = 1000
 LIBRARY = f"torchvision {torchvision.__version__}"
@@ -175,11 +176,11 @@ def _names(arch: str) -> list[str]:
 
 
 def _find_file(arch: str, weights: str) -> tuple[Path, str]:
-    """Returns the file, downloaded if necessary, and the name or absolute path that identifies it."""
+    """Returns the file, downloaded if necessary, and the name, the absolute path or the URL that identifies it."""
     if weights in _names(arch):
         return _download(weights, torchvision.models.get_model_weights(arch)[weights].url), weights
     if (path := file_of(weights)) is not None:
-        return path, str(path.resolve())
+        return path, named(str(path.resolve()))
     raise HeadstartError(
         f"model.weights={weights} is neither a file nor {BUNDLED} nor the name of torchvision weights for {arch}: "
         f"{listed(_names(arch))}"

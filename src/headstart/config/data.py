@@ -28,6 +28,8 @@ AUTO = "auto"
 NO_CORRECTIONS = "none"
 # In place of a column or a pattern of groups: images that look almost the same to the backbone are one.
 NEAR_DUPLICATES = "near_duplicates"
+# The value of data.layout for a folder of WebDataset's shards.
+SHARDS = "shards"
 # The key of the fold of a cross-validation, over which a sweep averages.
 FOLD = "data.fold"
 
@@ -102,9 +104,10 @@ class LoadingSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(PreprocessingSettings, LoadingSettings):
-    """A folder of images. `maker`, one of DATASETS, creates it on first use; null: it is the user's own.
+    """A folder of images, or its URL, of whose files at most `cache_gb` are kept.
 
-    `layout` says what the folders in it are: splits or classes; auto recognizes it, or is an error if it may be either.
+    `maker`, one of DATASETS, creates it on first use; null: it is the user's own. `layout` says what is in it: folders
+    of splits or of classes, or tar shards; auto recognizes which folders, or is an error if it may be either.
     With `csv`, a table says it instead. Images with the same `group` stay in one split: a column of the table, or what
     a regular expression finds in a path; with NEAR_DUPLICATES, images whose features are almost the same. Of `folds`,
     `fold` is the valid split.
@@ -120,7 +123,8 @@ class DataSettings(PreprocessingSettings, LoadingSettings):
 
     maker: str | None
     root: str = path_field()
-    layout: str = one_of("auto", "splits", "classes")
+    cache_gb: float = non_negative()
+    layout: str = one_of("auto", "splits", "classes", SHARDS)
     split: SplitSettings
     seed: int = non_negative_int()
     on_unreadable: str = one_of("error", "skip")

@@ -41,6 +41,7 @@ from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.machine import place_in_job
 from headstart.run_folder import RunFolder, newest_run
+from headstart.text import is_url, named
 
 # From Hydra's DictConfig to typed settings.
 
@@ -383,8 +384,8 @@ DAMAGED = (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError, Attribut
 def record_of(settings: TrainSettings) -> str:
     """Returns the text of config.yaml: all settings, resolved, with absolute paths."""
     values = asdict(settings)
-    _replace_paths(values, lambda key, path: os.path.abspath(os.path.expanduser(path)))
-    values["ckpt_path"] = values["ckpt_path"] and os.path.abspath(values["ckpt_path"])
+    _replace_paths(values, lambda key, path: path if is_url(path) else os.path.abspath(os.path.expanduser(path)))
+    values["ckpt_path"] = values["ckpt_path"] and named(os.path.abspath(values["ckpt_path"]))
     return OmegaConf.to_yaml(OmegaConf.create(literals(values)))
 
 
@@ -413,7 +414,7 @@ def read_record(run: RunFolder) -> DictConfig:
         config = OmegaConf.load(run.config)
         values: Any = OmegaConf.to_container(config)
         # Of runs that were recorded before it was there.
-        values["data"].setdefault("corrections", None)
+        values["data"] = {"corrections": None, "cache_gb": 20} | values["data"]
         before, now = str(OmegaConf.select(config, "run_dir")), os.path.abspath(run.path)
         _replace_paths(values, lambda key, path: literal_text(_moved(key, plain_text(path), before, now)))
         for entry in values["callbacks"].values():

@@ -1,4 +1,4 @@
-"""Images inside ZIP and TAR files, read as if they lay in a folder; nothing is unpacked or written."""
+"""Images inside ZIP and TAR files, or in the listing of a remote folder, read as if they lay in a folder."""
 
 import bz2
 import errno
@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
+from headstart.data import storage
+from headstart.data.storage import Listing, Remote
 from headstart.errors import HeadstartError
 from headstart.files import ForkSafeLock
 
@@ -42,7 +44,10 @@ class Member(NamedTuple):
 
 
 # Folders by name, files, and None for what is neither, such as a link.
-Tree = dict[str, "Tree | Member | None"]
+Tree = dict[str, "Tree | Member | Remote | None"]
+
+
+FILES = (Member, Remote)
 
 
 class Entry(NamedTuple):
@@ -55,8 +60,9 @@ class Entry(NamedTuple):
 
 
 class Archive:
-    """The archive at `path`. Its list of files is read once; it is opened for each file, so that any process and any
-    thread can read it.
+    """The archive, or listing, at `path`.
+
+    Its list of files is read once; it is opened for each file, so that any process and any thread can read it.
 
     Raises:
         HeadstartError: it is damaged or incomplete, or cannot be read in place.
@@ -67,11 +73,12 @@ class Archive:
         self.path = path
         with open(path, "rb") as file:
             self.stamp = _stamp(os.fstat(file.fileno()))
-            self._top = _tree(members_of(path, file))
+            self._listing = _listing_in(file)
+            self._top = _tree(self._listing.files.items() if self._listing else members_of(path, file))
 
-    def node(self, inner: str) -> Tree | Member | None:
+    def node(self, inner: str) -> Tree | Member | Remote | None:
         """Returns the folder or the file at a path in the archive; None: there is neither."""
-        node: Tree | Member | None = self._top
+        node: Tree | Member | Remote | None = self._top
         for part in _parts(posixpath.normpath(inner)):
             node = node.get(part) if isinstance(node, dict) else None
         return node
@@ -85,21 +92,31 @@ class Archive:
         folder = self.node(inner)
         if not isinstance(folder, dict):
             raise _error(errno.ENOENT if folder is None else errno.ENOTDIR)
-        return [Entry(name, isinstance(node, dict), isinstance(node, Member)) for name, node in sorted(folder.items())]
+        return [Entry(name, isinstance(node, dict), isinstance(node, FILES)) for name, node in sorted(folder.items())]
 
     def read(self, inner: str) -> bytes:
         """Returns the content of a file.
 
         Raises:
             OSError: there is no such file, or it is damaged, or the archive has been changed.
+            HeadstartError: it is remote and cannot be fetched.
         """
         member = self.node(inner)
+        if isinstance(member, Remote) and self._listing is not None:
+            return storage.fetch(member, self._listing.most)
         if not isinstance(member, Member):
             raise _error(errno.ENOENT if member is None else errno.EISDIR)
         with open(self.path, "rb") as file:
             if _stamp(os.fstat(file.fileno())) != self.stamp:
                 raise OSError(errno.ESTALE, f"{self.path} has been changed since its files were listed: start again")
             return _read_member(file, member)
+
+
+def _listing_in(file: IO[bytes]) -> Listing | None:
+    """The listing of a remote folder that a file is; None: it is none."""
+    is_one = storage.is_listing(file.read(BLOCK))
+    file.seek(0)
+    return storage.read_listing(file) if is_one else None
 
 
 # The archives that this process has listed, by path.
@@ -121,7 +138,8 @@ def is_archive(path: str) -> bool:
     """Whether a file is an archive, by its content, also one that cannot be read in place."""
     try:
         with open(path, "rb") as file:
-            return _kind_of(file.read(BLOCK)) is not None
+            start = file.read(BLOCK)
+            return storage.is_listing(start) or _kind_of(start) is not None
     except OSError:
         return False
 
@@ -246,7 +264,7 @@ def _decompressed(content: bytes, member: Member) -> bytes:
     return bz2.BZ2Decompressor().decompress(content, member.size)
 
 
-def _tree(members: Iterable[tuple[str, Member | None]]) -> Tree:
+def _tree(members: Iterable[tuple[str, Member | Remote | None]]) -> Tree:
     """The folders in an archive, as when it is unpacked.
 
     Of several files with one name, the last one counts; "/" at the start of a name, and "." and ".." in it, are left

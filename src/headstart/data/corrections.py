@@ -16,9 +16,11 @@ from headstart.config.data import NO_CORRECTIONS, DataSettings
 from headstart.data.folders import exists
 from headstart.data.image_info import MISSING, ImageInfo
 from headstart.data.scan import Sample, Scan
+from headstart.data.storage import is_remote
 from headstart.errors import HeadstartError, listed
 from headstart.files import write_csv
 from headstart.log import log
+from headstart.text import is_url
 
 # The name of the file that is found beside the images.
 FILE = "corrections.csv"
@@ -64,7 +66,13 @@ class Matched:
 
 
 def usual_file(settings: DataSettings) -> Path:
-    """Returns where the corrections of `settings.root` are, unless `data.corrections` says it: beside the images."""
+    """Returns where the corrections of `settings.root` are, unless `data.corrections` says it: beside the images.
+
+    Raises:
+        HeadstartError: they are remote.
+    """
+    if is_url(settings.root):
+        raise HeadstartError(f"{settings.root} is not written to: say where to write with data.corrections=FILE")
     root = Path(settings.root).expanduser()
     return (root if root.is_dir() else root.parent) / FILE
 
@@ -75,6 +83,8 @@ def corrections_file(settings: DataSettings) -> Path | None:
         return None
     if settings.corrections is not None:
         return Path(settings.corrections).expanduser()
+    if is_remote(settings.root):
+        return None
     found = usual_file(settings)
     if not found.is_file() or (settings.csv is not None and found.samefile(Path(settings.csv).expanduser())):
         return None

@@ -6,17 +6,21 @@ import io
 import mimetypes
 import os
 import stat
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import IO, NamedTuple
 
 from PIL import Image
 
-from headstart.data.archives import Entry, Member, Tree, in_archive, is_archive, open_archive
+from headstart.data.archives import FILES, Entry, Member, Tree, in_archive, is_archive, open_archive
+from headstart.data.storage import AT_ONCE, Remote, is_remote
 from headstart.errors import HeadstartError
 from headstart.files import is_visible
+from headstart.log import tracked
 from headstart.run_folder import MARKER
 from headstart.text import counted
 
@@ -44,7 +48,7 @@ def size_of(path: Place) -> int:
         status = os.stat(path)
     except NotADirectoryError:
         member = _node(path, as_listed=True)
-        return member.size if isinstance(member, Member) else 0
+        return member.size if isinstance(member, FILES) else 0
     if not stat.S_ISDIR(status.st_mode) and not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is not a regular file, but a pipe, a socket or a device")
     return status.st_size
@@ -64,6 +68,39 @@ def open_file(path: Place) -> IO[bytes]:
             raise
         archive, inner = place
         return io.BytesIO(open_archive(archive, as_listed=True).read(inner))
+
+
+def read_ahead(paths: Iterable[Path]) -> Iterator[Path]:
+    """Yields `paths`; of those that are remote, the contents of the next ones are being fetched meanwhile.
+
+    Raises:
+        HeadstartError: a remote one cannot be fetched.
+    """
+    with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="fetch") as pool:
+        ahead: deque[tuple[Path, Future[bytes] | None]] = deque()
+        try:
+            for path in paths:
+                ahead.append((path, pool.submit(read_file, path) if is_remote(path) else None))
+                if len(ahead) > 2 * AT_ONCE:
+                    yield _once_fetched(*ahead.popleft())
+            while ahead:
+                yield _once_fetched(*ahead.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def fetch_all(paths: Sequence[Path]) -> None:
+    """Fetches the contents of those that are remote, as `read_ahead` does, so that they are kept."""
+    if remote := [path for path in paths if is_remote(path)]:
+        deque(tracked(read_ahead(remote), "fetching images", len(remote)), maxlen=0)
+
+
+def _once_fetched(path: Path, content: Future[bytes] | None) -> Path:
+    # One that is not there is for the reader to judge.
+    with suppress(OSError):
+        if content is not None:
+            content.result()
+    return path
 
 
 def list_folder(path: Place) -> list[Entry]:
@@ -109,7 +146,7 @@ def is_file(path: Place) -> bool:
     """Whether `path` is a file, but no archive, or a file in an archive."""
     if os.path.isfile(path):
         return not is_archive(os.fspath(path))
-    return isinstance(_node(path), Member)
+    return isinstance(_node(path), FILES)
 
 
 def is_in_archive(path: Place) -> bool:
@@ -117,7 +154,7 @@ def is_in_archive(path: Place) -> bool:
     return in_archive(path) is not None
 
 
-def _node(path: Place, *, as_listed: bool = False) -> Tree | Member | None:
+def _node(path: Place, *, as_listed: bool = False) -> Tree | Member | Remote | None:
     place = in_archive(path)
     return open_archive(place[0], as_listed=as_listed).node(place[1]) if place is not None else None
 

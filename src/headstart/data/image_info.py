@@ -17,7 +17,7 @@ import PIL
 from PIL import Image
 from PIL.ImageFile import ImageFile
 
-from headstart.data.folders import exists
+from headstart.data.folders import exists, read_ahead
 from headstart.data.images import (
     PNG_START,
     TRANSPOSED,
@@ -117,7 +117,8 @@ def inspect_images(root: Path, paths: list[str]) -> dict[str, ImageInfo]:
     cache = cache_folder() / "audit" / f"{name}-{place}.jsonl"
     head = {"version": VERSION, "pillow": PIL.__version__, "pixels": Image.MAX_IMAGE_PIXELS} | decoding()
     known = _read_cache(cache, head)
-    infos = dict(zip(paths, thread_imap(lambda path: _info(root / path, known), paths), strict=True))
+    files = read_ahead(root / path for path in paths)
+    infos = dict(zip(paths, thread_imap(lambda path: _info(path, known), files), strict=True))
     # What earlier inspections found of contents that are gone is forgotten.
     current = {info.sha256: info for info in infos.values() if info.sha256}
     if current != known:

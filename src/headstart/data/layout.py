@@ -91,7 +91,7 @@ def find_layout(top: Folder, choice: str) -> Layout:
 
 def split_names(names: list[str]) -> dict[str, str]:
     """Returns the split of each of the names of sibling folders that stand for one."""
-    words = {name: _words(name) for name in names}
+    words = {name: words_of(name) for name in names}
     # As "seg" in seg_train and seg_test.
     shared = {word for word, count in Counter(w for of_name in words.values() for w in of_name).items() if count > 1}
     named = {}
@@ -107,8 +107,8 @@ def split_names(names: list[str]) -> dict[str, str]:
     return {name: other if split == "held out" else split for name, split in named.items()}
 
 
-def _words(name: str) -> set[str]:
-    """ "trainImages2" → {"train", "images"}, "testset" → {"test", "set"}."""
+def words_of(name: str) -> set[str]:
+    """Returns the words in a name: "trainImages2" → {"train", "images"}, "testset" → {"test", "set"}."""
     spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
     spaced = re.sub(r"h[eo]ld[\W_]*out", "holdout", spaced.lower())
     return {part for word in re.findall(r"[^\W\d_]+", spaced) for part in _parts(word)}
@@ -264,7 +264,7 @@ def _is_part(name: str) -> bool:
 
 
 def _is_filler(name: str) -> bool:
-    words = _words(name)
+    words = words_of(name)
     return bool(words) and words <= FILLERS
 
 

@@ -11,15 +11,17 @@ from typing import Any, NamedTuple
 
 from torchvision.datasets import ImageFolder
 
-from headstart.config.data import NEAR_DUPLICATES, DataSettings, SplitSettings
+from headstart.config.data import NEAR_DUPLICATES, SHARDS, DataSettings, SplitSettings
 from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
 from headstart.data.labels import Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
+from headstart.data.shards import read_shards
 from headstart.data.splits import Images, groups_by_path, split_images
 from headstart.errors import HeadstartError
 from headstart.log import command, log
 from headstart.run_folder import MARKER
+from headstart.text import named
 
 # Extensions by which a message suggests an archive, which is recognized by its content.
 ARCHIVES = (".zip", ".tar")
@@ -146,8 +148,8 @@ class Scan:
     def place_of(self, split: str) -> str:
         """Returns what a message calls a split that is given, or where the others were drawn from."""
         if self.csv is not None:
-            return f"the {split} split in {self.csv}" if split in self.given else str(self.csv)
-        return str(self.folders[split] if split in self.given else self.root)
+            return named(f"the {split} split in {self.csv}" if split in self.given else str(self.csv))
+        return named(str(self.folders[split] if split in self.given else self.root))
 
     @property
     def pooled(self) -> tuple[str, ...]:
@@ -187,7 +189,7 @@ class Scan:
 
 
 def scan_images(settings: DataSettings, seed: int) -> Scan:
-    """Reads which images `settings` name, by folders or by a table. No file is changed.
+    """Reads which images `settings` name, by folders, a table or shards. No file is changed.
 
     Raises:
         HeadstartError: the folder or the table cannot be read as one of images.
@@ -197,6 +199,8 @@ def scan_images(settings: DataSettings, seed: int) -> Scan:
         return replace(scan_images(replace(settings, group=None), seed), by_features=True)
     if settings.csv is not None:
         return scan_csv(settings, Path(settings.csv).expanduser(), seed)
+    if settings.layout == SHARDS:
+        return scan_shards(settings, seed)
     return scan_folder(settings.root, settings.split, seed, settings.layout, settings.group, settings.exclude)
 
 
@@ -273,6 +277,31 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
         csv=path,
         problems=tuple(problem for problem in labels.problems if problem.path not in excluded),
         groups=labels.groups,
+        table_notes=labels.notes,
+    )
+
+
+def scan_shards(settings: DataSettings, seed: int) -> Scan:
+    """Reads the WebDataset shards in `settings.root`, which are not unpacked.
+
+    Raises:
+        HeadstartError: as `read_shards`, or the folder cannot be read.
+    """
+    root = Path(settings.root)
+    check_root(root)
+    labels = read_shards(root, settings.columns.label)
+    images, excluded = _without(settings.exclude, labels.images)
+    groups = groups_by_path(settings.group, _paths(images)) if settings.group is not None else None
+    return Scan(
+        root,
+        settings.split,
+        seed,
+        *_drawn(images, settings.split, seed, groups),
+        left_out=excluded,
+        given=tuple(split for split in labels.images if split),
+        csv=root,
+        problems=labels.problems,
+        groups=groups,
         table_notes=labels.notes,
     )
 

@@ -26,6 +26,7 @@ from headstart.config.train import read_record
 from headstart.data.images import read_rgb
 from headstart.data.layout import root_of
 from headstart.data.preprocessing import network_input
+from headstart.data.storage import local
 from headstart.data.transforms import EvalTransform
 from headstart.datasets.shapes import TEN_CLASSES, draw_image
 from headstart.errors import HeadstartError, UnreadableImage
@@ -138,7 +139,7 @@ def split_samples(run: RunFolder, split: str, depth: int) -> Samples:
         HeadstartError: the run is not finished, or none of its images is where it was.
     """
     try:
-        root = Path(read_record(run).data.root)
+        root = local(read_record(run).data.root)
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, ValueError, KeyError, TypeError, HeadstartError):

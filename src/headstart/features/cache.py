@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TypeVar
 
+from headstart import files
 from headstart.files import TEMPORARY, replacing, sha256_of, write_text
 from headstart.log import log
 
@@ -67,16 +68,7 @@ def keep(path: Path, write: Callable[[Path], object]) -> None:
 
 def make_room(paths: Iterable[Path], max_bytes: int, newest: Path) -> None:
     """Deletes those of the kept files `paths` that were not used for longest, until the rest fits; never `newest`."""
-    stats: dict[Path, os.stat_result] = {}
-    for path in paths:
-        # Other processes delete files meanwhile.
-        with suppress(FileNotFoundError):
-            stats[path] = path.stat()
-    size = sum(stat.st_size for stat in stats.values())
-    for path in sorted(stats.keys() - {newest}, key=lambda path: stats[path].st_mtime):
-        if size > max_bytes:
-            size -= stats[path].st_size
-            delete(path)
+    files.make_room(paths, max_bytes, newest, delete)
 
 
 def delete(path: Path) -> None:

@@ -10,6 +10,7 @@ from headstart.config.predict import EmbedSettings
 from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.images import read_image_file
 from headstart.data.manifest import Manifest
+from headstart.data.storage import local
 from headstart.data.transforms import EvalTransform
 from headstart.data.workers import thread_imap
 from headstart.errors import HeadstartError
@@ -21,6 +22,7 @@ from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor, predictor_of
 from headstart.predict.sources import find_images
 from headstart.run_folder import checkpoint_file, run_folder_of
+from headstart.text import named
 
 
 def embed(settings: EmbedSettings) -> None:
@@ -64,7 +66,7 @@ def _known_features(predictor: Predictor, checkpoint: Path, paths: list[Path]) -
         return {}
     try:
         settings = check_train(read_record(run))
-        root = Path(settings.data.root).resolve()
+        root = local(settings.data.root).resolve()
         if not any(path.resolve().is_relative_to(root) for path in paths):
             return {}
         _, known = stored_of_run(classifier, settings)
@@ -99,7 +101,7 @@ def _write(paths: list[Path], matrix: Array, output: Path) -> Path:
     """Writes features.npy, and index.csv with the row, the path and the folder of each image."""
     with replacing(output / "features.npy") as temporary, temporary.open("wb") as file:
         np.save(file, matrix)
-    rows = ((row, path, path.parent.name) for row, path in enumerate(paths))
+    rows = ((row, named(str(path)), path.parent.name) for row, path in enumerate(paths))
     write_csv(output / "index.csv", ("row", "path", "folder"), rows)
     return output / "features.npy"
 
@@ -110,7 +112,10 @@ def _write_parquet(paths: list[Path], matrix: Array, output: Path) -> Path:
     from pyarrow import parquet
 
     # Parquet holds UTF-8 only, so other bytes of file names become replacement characters.
-    names = [[str(part).encode("utf-8", "replace").decode() for part in (path, path.parent.name)] for path in paths]
+    names = [
+        [str(part).encode("utf-8", "replace").decode() for part in (named(str(path)), path.parent.name)]
+        for path in paths
+    ]
     columns = {"path": [path for path, _ in names], "folder": [folder for _, folder in names], "features": list(matrix)}
     with replacing(output / "features.parquet") as temporary:
         parquet.write_table(pyarrow.table(columns), temporary)

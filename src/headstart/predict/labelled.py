@@ -9,6 +9,7 @@ import torch
 from headstart.data.folders import is_folder
 from headstart.data.layout import open_root
 from headstart.data.manifest import Manifest, Split
+from headstart.data.storage import local
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import Predictions
 from headstart.evaluation.result import Result
@@ -29,7 +30,7 @@ def true_classes(source: str | Path, paths: list[Path], classes: Sequence[str]) 
         HeadstartError: `source` is not a folder, or an image is in no folder, or in one that is not named as a class of
             the checkpoint.
     """
-    folder = Path(source).expanduser()
+    folder = local(source)
     if not is_folder(folder):
         raise HeadstartError(f"labelled=true needs a folder of class folders: source={source} is none")
     root = open_root(folder).path

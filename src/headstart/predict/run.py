@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.config.model import is_model_file
 from headstart.config.predict import UNDO, PredictSettings
+from headstart.data.storage import local
 from headstart.errors import HeadstartError
 from headstart.export.model_file import Array, ModelFile, open_model, prepare_image, run_model
 from headstart.files import PREDICTIONS, REPORT, check
@@ -52,7 +53,7 @@ def load(path: str | Path, *, accelerator: str = "auto", **options: Any) -> "Pre
     Example:
         >>> headstart.load("logs/RUN").predict("photo.jpg")[0].label
     """
-    path = Path(path).expanduser()
+    path = local(path)
     if not is_model_file(str(path)):
         from headstart.predict.predictor import load_predictor
 

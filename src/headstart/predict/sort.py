@@ -21,6 +21,7 @@ from filelock import Timeout
 
 from headstart.config.predict import LINK, MOVE, PredictSettings
 from headstart.data.folders import exists, is_file, is_folder, is_in_archive, open_file, read_file, size_of
+from headstart.data.storage import local
 from headstart.errors import HeadstartError, listed
 from headstart.files import TEMPORARY, exclusively, naming, unused_path, write_csv
 from headstart.log import command, log, shown, tracked
@@ -156,7 +157,7 @@ def _top(source: Any) -> Path:
     if isinstance(source, list):
         return Path(os.path.commonpath([_top(one) for one in source]))
     # Not os.path.abspath: what ".." leads to after a link, only the system knows.
-    path = Path(source).expanduser().absolute()
+    path = local(source).absolute()
     if is_folder(path):
         return path
     return path.parent if is_file(path) else Path(*itertools.takewhile(lambda part: not has_magic(part), path.parts))

@@ -21,6 +21,7 @@ from headstart.data.folders import (
     MADE,
     SECOND_LINK,
     Folder,
+    fetch_all,
     is_file,
     is_folder,
     left_out_summary,
@@ -29,8 +30,10 @@ from headstart.data.folders import (
 )
 from headstart.data.images import Note, note_of, read_rgb, rgb_in, upright_rgb
 from headstart.data.preprocessing import Samples, other_depth
+from headstart.data.storage import local
 from headstart.errors import HeadstartError, UnreadableImage, listed
 from headstart.log import log
+from headstart.text import is_url
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -109,7 +112,7 @@ def find_images(source: str | list[str]) -> list[Path]:
     """
     if isinstance(source, list):
         return list(dict.fromkeys(path for one in source for path in find_images(one)))
-    path = Path(source).expanduser()
+    path = local(source)
     if is_file(path):
         return [path]
     images, left_out = _in_folder(path) if is_folder(path) else _matching(path)
@@ -123,6 +126,7 @@ def find_images(source: str | list[str]) -> list[Path]:
         raise HeadstartError(f"source={source} holds no images: {left_out_summary(left_out)}")
     if left_out:
         log.info("%s: %s", source, left_out_summary(left_out))
+    fetch_all(images)
     return sorted(images)
 
 
@@ -218,7 +222,7 @@ def inputs_of(source: Any) -> list[Input]:
     inputs: list[Input] = []
     for item in source:
         # A path in a list is a file; if it does not exist, its prediction says so.
-        inputs += [Path(item)] if isinstance(item, str | Path) else inputs_of(item)
+        inputs += [local(item) if is_url(item) else Path(item)] if isinstance(item, str | Path) else inputs_of(item)
     if not inputs:
         raise HeadstartError("there are no images to predict")
     return inputs

@@ -19,7 +19,7 @@ from headstart.files import PREDICTIONS, claim, csv_row, naming
 from headstart.log import is_terminal, log, shown, tracked
 from headstart.predict.sort import sort_images
 from headstart.predict.sources import UNSURE, UNUSUAL, Prediction
-from headstart.text import counted, on_one_line
+from headstart.text import counted, named, on_one_line
 
 TABLE = "predictions.csv"
 
@@ -90,7 +90,7 @@ class FileWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Adds one row to each file."""
-        path, error, doubt = str(prediction.path), prediction.error, prediction.doubt
+        path, error, doubt = named(str(prediction.path)), prediction.error, prediction.doubt
         ranked = [(name, f"{p:.6g}") for name, p in zip(prediction.classes, prediction.probabilities, strict=True)]
         familiar = None if prediction.familiarity is None else f"{prediction.familiarity:.6g}"
         missing = [None] * 2 * (self._topk - len(ranked))
@@ -104,7 +104,7 @@ def as_json(prediction: Prediction) -> dict[str, Any]:
     ranked = zip(prediction.classes, prediction.probabilities, strict=True)
     familiar = prediction.familiarity
     return {
-        "path": str(prediction.path),
+        "path": named(str(prediction.path)),
         "error": prediction.error,
         "predictions": [{"label": name, "prob": float(f"{p:.6g}")} for name, p in ranked],
         "familiar": None if familiar is None else float(f"{familiar:.6g}"),
