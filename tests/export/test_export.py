@@ -54,6 +54,15 @@ def assert_same(path: Path, classifier: ImageClassifier) -> None:
         np.testing.assert_allclose(familiarity, scores, atol=1e-5)
 
 
+def test_export__is_read_by_openvino(tiny: list[Path]) -> None:
+    openvino = pytest.importorskip("openvino")
+    model, classifier = openvino.compile_model(openvino.convert_model(tiny[0]), "CPU"), tiny_classifier()
+    for count in (1, 3):
+        with torch.no_grad():
+            expected = classifier.predict_proba(classifier.embed(images(count, seed=count)))
+        np.testing.assert_allclose(model(images(count, seed=count).numpy())["probabilities"], expected, atol=1e-4)
+
+
 def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
     assert [path.name for path in tiny] == ["model.onnx", "model.pt2"]
     assert sorted(tiny[0].parent.iterdir()) == tiny

@@ -73,6 +73,7 @@ PAIRS: dict[str, Pair] = {
     "data.std": Pair("[0.1,0.2,0.3]"),
     "data.resize_mode": Pair("squash"),
     "data.root": Pair("ROOT/../uneven"),
+    "data.cache_gb": same("1"),
     "data.layout": same("classes"),
     "data.split.train": Pair("4"),
     "data.split.valid": Pair("2"),

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from headstart.data.archives import Entry, open_archive
-from headstart.data.folders import is_image_name, read_file
+from headstart.data.folders import image_extensions, read_file
 from headstart.data.labels import INCOMPLETE, Labels, Problem
 from headstart.data.layout import SPLIT_OF, open_root, words_of
 from headstart.data.splits import Images
+from headstart.data.storage import is_remote
 from headstart.errors import HeadstartError
+from headstart.files import is_visible
 from headstart.text import counted, on_one_line
 
 SUFFIX, CLASS, VALUES = ".tar", "cls", "json"
@@ -39,8 +41,11 @@ def read_shards(root: Path, column: str) -> Labels:
         column: the key of the label in a .json file, where there is no .cls file.
 
     Raises:
-        HeadstartError: there are no shards or no labelled images in them, one is damaged, or only some have a split.
+        HeadstartError: there are no shards or no labelled images in them, one is damaged or remote, or only some have a
+            split.
     """
+    if is_remote(root):
+        raise HeadstartError(f"data.root={root}: shards are read from local files, so download them first")
     paths = [folder.path / name for folder in open_root(root).tree[0] for name in folder.files]
     shards = sorted(path for path in paths if path.suffix.lower() == SUFFIX)
     if not shards:
@@ -73,8 +78,7 @@ def _split_of(path: Path) -> str:
 
 def _samples(shard: Path, place: str, column: str) -> Iterator[_Sample]:
     """Yields the images of a shard. What comes before the first dot of a file's name is the key of its sample."""
-    archive = open_archive(str(shard))
-    folders = [""]
+    archive, extensions, folders = open_archive(str(shard)), image_extensions(), [""]
     while folders:
         inner = folders.pop()
         entries = archive.entries(inner)
@@ -85,9 +89,9 @@ def _samples(shard: Path, place: str, column: str) -> Iterator[_Sample]:
                 key, _, extension = entry.name.partition(".")
                 samples[key][extension.lower()] = entry
         for of_key in samples.values():
-            for entry in of_key.values():
+            for extension, entry in of_key.items():
                 # Hidden files do not count, nor does a second image, such as KEY.mask.png.
-                if is_image_name(entry.name) and entry.name.count(".") == 1:
+                if f".{extension}" in extensions and is_visible(entry.name):
                     label, says = _label_of(archive.read, inner, of_key, column)
                     yield _Sample(f"{place}/{inner}{entry.name}", label, says)
 

@@ -139,11 +139,12 @@ def split_samples(run: RunFolder, split: str, depth: int) -> Samples:
         HeadstartError: the run is not finished, or none of its images is where it was.
     """
     try:
-        root = local(read_record(run).data.root)
+        data = read_record(run).data.root
         with run.split.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             names = [row["path"] for row in csv.DictReader(file) if row["split"] == split]
     except (OSError, ValueError, KeyError, TypeError, HeadstartError):
         raise HeadstartError(f"{run.path} is not the folder of a finished run") from None
+    root = local(data)
     base, count, images = root_of(root, names), min(len(names), MOST), []
     for place in range(count):
         with suppress(UnreadableImage):
