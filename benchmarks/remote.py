@@ -43,7 +43,11 @@ def serve(folder: Path, address: "multiprocessing.Queue[str]") -> None:
     def answer(method: str, path: str, headers: dict[str, str]) -> Answer:
         key, query = unquote(urlsplit(path).path).strip("/").partition("/")[2], parse_qs(urlsplit(path).query)
         if "list-type" not in query:
-            return (200, {"ETag": f'"{key}"'}, (folder / key.removeprefix("photos/")).read_bytes()) if key in sizes else (404, {}, b"")
+            return (
+                (200, {"ETag": f'"{key}"'}, (folder / key.removeprefix("photos/")).read_bytes())
+                if key in sizes
+                else (404, {}, b"")
+            )
         after = query.get("continuation-token", [""])[0]
         keys = [name for name in sorted(sizes) if name.startswith(query.get("prefix", [""])[0]) and name > after]
         page = keys[: min(PAGE, int(query.get("max-keys", [PAGE])[0]))]

@@ -14,7 +14,7 @@ from torchvision.datasets import ImageFolder
 from headstart.config.data import NEAR_DUPLICATES, SHARDS, DataSettings, SplitSettings
 from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
-from headstart.data.labels import Problem, read_labels
+from headstart.data.labels import Labels, Problem, read_labels
 from headstart.data.layout import check_root, find_layout, open_root, root_of
 from headstart.data.shards import read_shards
 from headstart.data.splits import Images, groups_by_path, split_images
@@ -266,19 +266,7 @@ def scan_csv(settings: DataSettings, path: Path, seed: int) -> Scan:
             f"the files that {path} names, such as {paths[0]}, are not in data.root={root}: set "
             + (f"data.root={path.parent}, {where}" if exists(path.parent / paths[0]) else where)
         )
-    images, excluded = _without(settings.exclude, labels.images)
-    return Scan(
-        root,
-        settings.split,
-        seed,
-        *_drawn(images, settings.split, seed, labels.groups),
-        left_out=excluded,
-        given=tuple(split for split in labels.images if split),
-        csv=path,
-        problems=tuple(problem for problem in labels.problems if problem.path not in excluded),
-        groups=labels.groups,
-        table_notes=labels.notes,
-    )
+    return _labelled(settings, seed, root, path, labels)
 
 
 def scan_shards(settings: DataSettings, seed: int) -> Scan:
@@ -290,18 +278,24 @@ def scan_shards(settings: DataSettings, seed: int) -> Scan:
     root = Path(settings.root)
     check_root(root)
     labels = read_shards(root, settings.columns.label)
+    if settings.group is not None:
+        labels = replace(labels, groups=groups_by_path(settings.group, _paths(labels.images)))
+    return _labelled(settings, seed, root, root, labels)
+
+
+def _labelled(settings: DataSettings, seed: int, root: Path, source: Path, labels: Labels) -> Scan:
+    """The scan of images whose labels are from a table, or a folder of shards, `source`."""
     images, excluded = _without(settings.exclude, labels.images)
-    groups = groups_by_path(settings.group, _paths(images)) if settings.group is not None else None
     return Scan(
         root,
         settings.split,
         seed,
-        *_drawn(images, settings.split, seed, groups),
+        *_drawn(images, settings.split, seed, labels.groups),
         left_out=excluded,
         given=tuple(split for split in labels.images if split),
-        csv=root,
-        problems=labels.problems,
-        groups=groups,
+        csv=source,
+        problems=tuple(problem for problem in labels.problems if problem.path not in excluded),
+        groups=labels.groups,
         table_notes=labels.notes,
     )
 

@@ -65,7 +65,7 @@ _written = 0
 
 
 class Remote(NamedTuple):
-    """A file in a listing: its URL, its size in bytes, and what changes with its content, such as an ETag."""
+    """Names a file in a listing: its URL, its size in bytes, and what changes with its content, such as an ETag."""
 
     url: str
     size: int
@@ -73,7 +73,7 @@ class Remote(NamedTuple):
 
 
 class Listing(NamedTuple):
-    """What is in a folder: its files by the path in it. At most `most` bytes of contents are kept."""
+    """Says what is in a folder: its files by the path in it. At most `most` bytes of contents are kept."""
 
     url: str
     most: int
@@ -257,7 +257,7 @@ def _size(info: dict[str, Any]) -> int:
 
 
 def _version(info: dict[str, Any]) -> str:
-    """What changes with the content of a file, as its storage calls it; "" if it does not say."""
+    """Returns what changes with the content of a file, whatever its storage calls it; "" if it has nothing."""
     names = ("ETag", "etag", "md5Hash", "generation", "blob_id", "LastModified", "last_modified", "mtime", "created")
     return next((str(info[name]).strip('"') for name in names if info.get(name)), "")
 
@@ -281,7 +281,7 @@ def _system(url: str) -> Any:
 
 
 def _options(protocol: str) -> dict[str, Any]:
-    """What a file system is opened with: timeouts, and nothing that it would do twice."""
+    """Returns what a file system is opened with: timeouts, and no requests that are not needed."""
     if protocol == "s3":
         config = {"connect_timeout": SILENCE, "read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}
         # Several requests for one object would begin with one for its size.
