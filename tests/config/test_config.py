@@ -119,5 +119,5 @@ def test_heavy_imports__not_for_help_and_config_errors(arguments: list[str], tmp
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "hydra" in imported
-    assert not imported & {"torch", "torchvision", "pytorch_lightning", "matplotlib", "numpy"}
+    assert not imported & {"torch", "torchvision", "pytorch_lightning", "matplotlib", "numpy", "fsspec"}
     assert after.ru_utime - before.ru_utime < 3, "of the CPU, however busy it is: about one second"

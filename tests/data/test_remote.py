@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 from archived import zip_of
-from conftest import COLOURS, draw, settings_of
+from conftest import COLOURS, SMALL, Script, draw, settings_of
 from remote_servers import Answer, Server, before, serving, serving_folder
 
 from headstart import text
@@ -231,6 +232,34 @@ def test_sources_of_predictions(bucket: Server, photos: Path) -> None:
     )
     with pytest.raises(HeadstartError, match="s3://bucket/nothing does not exist"):
         find_images("s3://bucket/nothing")
+
+
+@pytest.mark.slow
+def test_a_run_on_remote_images_records_their_url_and_no_secret(
+    bucket: Server, trained: Path, script: Script, tmp_path: Path
+) -> None:
+    (tmp_path / "web").mkdir()
+    shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "web" / "best.ckpt")
+    run, small = tmp_path / "run", [option for option in SMALL if not option.startswith("report")]
+    done = script("train.py", *small, "data.root=s3://bucket/photos", f"hydra.run.dir={run}")
+    assert done.status == 0, done.err
+    assert "s3://bucket/photos: 3 classes" in done.out
+    # Another process of another user, with a cache of its own.
+    new_process()
+    shutil.rmtree(tmp_path / "cache")
+    again = script("train.py", f"ckpt_path={run}", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'again'}")
+    assert again.status == 0, again.err
+    with serving_folder(tmp_path / "web") as server:
+        new_process()
+        images = "source=s3://bucket/photos/red"
+        predicted = script("predict.py", f"ckpt_path={server.url}/best.ckpt", images, "output=out", "sort=copy")
+    assert predicted.status == 0, predicted.err
+    assert "s3://bucket/photos/red/red 0+ä.jpg" in Path("out/predictions.csv").read_text()
+    assert len([*Path("out").glob("*/*.jpg")]) == PER_CLASS
+    for path in (path for folder in (run, tmp_path / "again", Path("out")) for path in folder.rglob("*")):
+        content = path.read_bytes() if path.is_file() else b""
+        assert SECRET.encode() not in content, path
+        assert b"/cache/remote" not in content, path
 
 
 def test_googles_storage(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
