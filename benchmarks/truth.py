@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch.nn import functional as F
 
-from headstart.auditing.report import dependent_units
+from headstart.auditing.report import with_near_duplicates
 from headstart.backbones.backbone import load_backbone
 from headstart.cli.arguments import for_hydra, register_resolvers
 from headstart.config.train import TrainSettings, check_train
@@ -82,7 +82,7 @@ def load(root: Path, weights: Path, side: int | None = None) -> Images:
     manifest = prepare_data(settings.data, settings.data.seed).manifest
     backbone = load_backbone(settings.model, settings.data, seed=0)
     stored = encode_unaugmented(settings, manifest, backbone)
-    units = dependent_units(manifest, stored)
+    units = with_near_duplicates(manifest, stored).units
     return Images(
         Labelled(
             np.concatenate([np.asarray(stored[name], np.float32) for name in manifest.splits]),

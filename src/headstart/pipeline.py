@@ -21,11 +21,12 @@ from headstart.auditing.report import (
     findings_table,
     missing_groups,
     movable_splits,
+    with_near_duplicates,
     write_audit,
 )
 from headstart.backbones.backbone import check_backbone, load_backbone, preprocessing_of
 from headstart.config.data import NEAR_DUPLICATES, NO_CORRECTIONS
-from headstart.config.model import AUTO, BUNDLE, RECIPE, EncoderSettings
+from headstart.config.model import AUTO, BUNDLE, RECIPE, TRAINED, EncoderSettings
 from headstart.config.train import EVALUATING, WITHOUT_DATA, TrainSettings
 from headstart.data.corrections import usual_file
 from headstart.data.image_info import deep_samples
@@ -86,7 +87,13 @@ def train(settings: TrainSettings) -> dict[str, float]:
         with record.stage("model"), first_on_node_first():
             backbone = load()
         with record.stage("fit"):
-            fitted = fit(settings, data.manifest, backbone, [record, audit])
+            manifest = data.manifest
+            if settings.finds_near_duplicates and settings.model.head not in TRAINED:
+                # Heads that are chosen, or fitted, by leaving out images leave out near duplicates with them.
+                manifest = with_near_duplicates(manifest, encode_unaugmented(settings, manifest, backbone))
+            fitted = fit(settings, manifest, backbone, [record, audit])
+            if settings.finds_near_duplicates:
+                fitted.source.manifest = with_near_duplicates(manifest, fitted.source.unaugmented())
         with record.stage("test"):
             views = settings.evaluation.views
             predictions, averaging = predict_views(fitted.classifier, fitted.source, ("valid", "test"), views)
@@ -195,6 +202,9 @@ def test(settings: TrainSettings) -> dict[str, float]:
         AuditReport(settings, data, compares=False).begin()
         with record.stage("test"):
             source = classifier.to(device).feature_source(settings, data.manifest)
+            stored = _features_of(classifier.recipe, settings, data.manifest)
+            if settings.finds_near_duplicates and stored is not None:
+                source.manifest = with_near_duplicates(data.manifest, stored)
             views = settings.evaluation.views
             splits = ("test",) if views == 1 else ("valid", "test")
             predictions, averaging = predict_views(classifier, source, splits, views)
@@ -220,6 +230,8 @@ def report(settings: TrainSettings) -> bool:
     classifier = load_classifier(path, settings.features, settings.model.weights)
     data = _data_for(classifier, settings)
     source = classifier.to(training_device(settings.trainer)).feature_source(settings, data.manifest)
+    if settings.finds_near_duplicates:
+        source.manifest = with_near_duplicates(data.manifest, source.unaugmented())
     predictions, averaging = predict_views(classifier, source, ("valid", "test"), settings.evaluation.views)
     claim(run.path, RUN)
     fitted = Fitted(classifier, source, read_history(run.history), read_checkpoint(path)["epoch"] + 1)

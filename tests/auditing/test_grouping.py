@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from conftest import SMALL, Script, settings_of
 from faulty import photo
 from PIL import Image
 
+from headstart import pipeline
 from headstart.auditing.grouping import preparation
 from headstart.auditing.report import alike_units, find_from_features
 from headstart.config.train import TrainSettings
@@ -18,6 +20,8 @@ from headstart.data.manifest import Manifest, Split
 from headstart.data.prepare import PreparedData
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError
+from headstart.training import fit as training
+from headstart.training.fit import Fitted
 
 CLASSES = ("ant", "bee", "cat")
 GROUP = "data.group=near_duplicates"
@@ -85,6 +89,33 @@ def test_near_duplicates__depend_on_each_other(able: tuple[str, ...]) -> None:
     }
     assert all(units[path] == units[path.replace("-crop", "")] for path in units)
     assert len({*units.values()}) == 48
+
+
+@pytest.mark.parametrize("head", ["knn", "mlp"])
+def test_near_duplicates__count_as_one_in_heads_and_intervals_without_groups(
+    head: str, able: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits: list[tuple[Manifest, Fitted]] = []
+
+    def fit(settings: TrainSettings, manifest: Manifest, *others: Any) -> Fitted:
+        fits.append((manifest, training.fit(settings, manifest, *others)))
+        return fits[-1][1]
+
+    monkeypatch.setattr(pipeline, "fit", fit)
+    options = (*able, f"model.head={head}", "trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}")
+    metrics = pipeline.train(settings_of(*options, "data.near_duplicates=true"))
+    ((manifest, fitted),) = fits
+
+    def is_one_unit(manifest: Manifest, split: str) -> list[bool]:
+        units = dict(zip(manifest.splits[split].paths, manifest.units[split].tolist(), strict=True))
+        pairs = [(path, path.replace("-crop", "")) for path in units if "-crop" in path]
+        return [units[first] == units[second] for first, second in pairs if second in units]
+
+    # What a head is fitted with, where it leaves out images; and what intervals are computed with.
+    assert is_one_unit(manifest, "train")
+    assert all(is_one_unit(manifest, "train")) == (head == "knn")
+    assert all(is_one_unit(fitted.source.manifest, "train"))
+    assert "valid/acc" in metrics
 
 
 @pytest.mark.parametrize("rule", [("data.folds=4", "data.fold=2"), ("data.split.train=11", "data.split.valid=4")])

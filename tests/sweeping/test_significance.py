@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest  # type: ignore[import-untyped]
 
-from headstart.files import write_csv
+from headstart.evaluation.predictions import Predictions
 from headstart.run_folder import SweepFolder
 from headstart.sweeping.leaderboard import Tie, find_tie
 from headstart.sweeping.trial_record import Trial, over_seeds
@@ -18,11 +19,15 @@ def trial(name: str, acc: float = 0.9, **values: str) -> Trial:
     return Trial(name, values, None, {"valid/acc": acc}, 1.0, "", "")
 
 
-def write(sweep: SweepFolder, name: str, wrong: range, images: int = IMAGES) -> None:
-    """Valid predictions of a trial, wrong about the images `wrong`."""
-    rows = [(f"{i}.jpg", "ant", "bee" if i in wrong else "ant", "0.9", 1) for i in range(images)]
-    path = sweep.trial(name).valid_predictions
-    write_csv(path, ("path", "label", "prediction", "probability", "rank of true class"), rows)
+def write(sweep: SweepFolder, name: str, wrong: range, images: int = IMAGES, unit: int = 1) -> None:
+    """Valid predictions of a trial, wrong about the images `wrong`, of which each `unit` depend on each other."""
+    predicted = torch.tensor([[0.1, 0.9] if i in wrong else [0.9, 0.1] for i in range(images)])
+    Predictions(
+        tuple(f"{i}.jpg" for i in range(images)),
+        torch.zeros(images, dtype=torch.long),
+        predicted.log(),
+        units=np.arange(images) // unit,
+    ).write(sweep.trial(name).valid_predictions, ("ant", "bee"))
 
 
 @pytest.mark.parametrize(("worse", "ranks"), [(range(6), 3), (range(7), 1)])
@@ -46,8 +51,7 @@ def test_tie__images_of_a_group_count_as_one(tmp_path: Path) -> None:
     write(sweep, "b", range(12))
     pair = [trial("a"), trial("b")]
     assert find_tie(sweep, pair) == Tie(1, IMAGES)
-    rows = [(f"{i}.jpg", "ant", "valid", f"patient {i // 4}") for i in range(IMAGES)]
-    write_csv(sweep.trial("a").split, ("path", "class", "split", "group"), rows)
+    write(sweep, "a", range(0), unit=4)
     assert find_tie(sweep, pair) == Tie(2, IMAGES)
 
 

@@ -7,7 +7,7 @@ from functools import partial
 
 import numpy as np
 
-from headstart.auditing.report import alike_units
+from headstart.auditing.report import alike_units, copies_of
 from headstart.backbones.backbone import Backbone, load_backbone
 from headstart.config.data import NEAR_DUPLICATES, DataSettings
 from headstart.config.train import TrainSettings
@@ -47,15 +47,10 @@ def _find_alike(settings: TrainSettings, load: Callable[[], Backbone], manifest:
         return manifest.copies
     manifest = replace(manifest, splits=splits)
     by_split = alike_units(manifest, encode_unaugmented(settings, manifest, load()))
-    units = np.concatenate([by_split[name] for name in splits]).tolist()
-    images = [
-        image for split in splits.values() for image in zip(split.paths, split.contents, split.labels, strict=True)
-    ]
-    counts, names = Counter(units), dict[int, str]()
-    for (_, content, _), unit in sorted(zip(images, units, strict=True)):
-        names.setdefault(unit, content)
-    _warn_about_large(manifest, Counter((unit, label) for (*_, label), unit in zip(images, units, strict=True)))
-    return {path: names[unit] for (path, *_), unit in zip(images, units, strict=True) if counts[unit] > 1}
+    units = np.concatenate([by_split[name] for name in splits])
+    labels = [label for split in splits.values() for label in split.labels]
+    _warn_about_large(manifest, Counter(zip(units.tolist(), labels, strict=True)))
+    return copies_of(manifest, units)
 
 
 def _warn_about_large(manifest: Manifest, counts: Counter[tuple[int, int]]) -> None:

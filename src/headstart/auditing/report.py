@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import reduce
 from itertools import groupby, pairwise
 from operator import or_
@@ -105,14 +105,29 @@ def _pooled(splits: dict[str, Split], features: dict[str, Array]) -> Pooled:
     )
 
 
-def dependent_units(manifest: Manifest, features: dict[str, Array]) -> dict[str, Array]:
-    """Returns the units (N) of each split's images, as `Manifest.units`, with near duplicates in the same one.
+def with_near_duplicates(manifest: Manifest, features: dict[str, Array]) -> Manifest:
+    """Returns the manifest, with near duplicates among the images that have `features` (N, d) in one of its `units`.
 
-    Of many images, which would take minutes to compare, they are those of the manifest.
+    Of many images, which would take minutes to compare, it is the same one.
     """
-    if sum(manifest.counts.values()) > MOST_TRAINED:
-        return manifest.units
-    return _by_split(manifest, _with_pairs(manifest, _pooled(manifest.splits, features)))
+    part = replace(manifest, splits={name: manifest.splits[name] for name in features})
+    if sum(part.counts.values()) > MOST_TRAINED:
+        return manifest
+    units = _with_pairs(part, _pooled(part.splits, features))
+    return replace(manifest, copies=manifest.copies | copies_of(part, units))
+
+
+def copies_of(manifest: Manifest, units: Array) -> dict[str, str]:
+    """Returns a value for each image by path that is not alone in its unit (N): the same for all in it."""
+    images = [
+        (path, content or path)
+        for split in manifest.splits.values()
+        for path, content in zip(split.paths, split.contents, strict=True)
+    ]
+    counts, names = Counter(units.tolist()), dict[int, str]()
+    for (_, content), unit in sorted(zip(images, units.tolist(), strict=True)):
+        names.setdefault(unit, content)
+    return {path: names[unit] for (path, _), unit in zip(images, units.tolist(), strict=True) if counts[unit] > 1}
 
 
 def _by_split(manifest: Manifest, values: Array) -> dict[str, Array]:
@@ -124,8 +139,8 @@ def _by_split(manifest: Manifest, values: Array) -> dict[str, Array]:
 def alike_units(manifest: Manifest, features: dict[str, Array]) -> dict[str, Array]:
     """Returns the units (N) of each split's images, as `Manifest.units`, with all near duplicates in the same one.
 
-    Unlike `dependent_units`, it does not depend on which images are in which split: of whatever unit is put into one
-    split, `find_from_features` finds nothing across splits.
+    Unlike `with_near_duplicates`, it does not depend on which images are in which split: of whatever unit is put into
+    one split, `find_from_features` finds nothing across splits.
     """
     images = _pooled(manifest.splits, features)
     known, count = _with_pairs(manifest, images), len(images.units)

@@ -139,14 +139,21 @@ class Predictions:
         return (by_rank == self.labels[:, None]).int().argmax(1) + 1
 
     def write(self, path: Path, classes: tuple[str, ...]) -> None:
-        """Writes a CSV with one row per sample: path, label, prediction, its probability, and the true class's rank."""
+        """Writes a CSV with one row per sample: path, label, prediction, its probability, and the true class's rank.
+
+        Where samples depend on each other, the column "unit" has the same number for these.
+        """
         predicted, confidence = self.log_probs.argmax(1), self.calibrated.amax(1).exp()
         columns = (self.labels.tolist(), predicted.tolist(), confidence.tolist(), self.true_ranks().tolist())
         rows = (
             (name, classes[label], classes[prediction], f"{probability:.6g}", rank)
             for name, label, prediction, probability, rank in zip(self.paths, *columns, strict=True)
         )
-        write_csv(path, ("path", "label", "prediction", "probability", "rank of true class"), rows)
+        header = "path", "label", "prediction", "probability", "rank of true class"
+        if self.units is None or len(np.unique(self.units)) == len(self.units):
+            write_csv(path, header, rows)
+        else:
+            write_csv(path, (*header, "unit"), ((*row, unit) for row, unit in zip(rows, self.units, strict=True)))
 
 
 def mean_of(predictions: Sequence[Predictions]) -> Predictions:

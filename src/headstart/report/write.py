@@ -23,9 +23,8 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 from torchvision.transforms.v2.functional import to_dtype, to_image
 
-from headstart.auditing.report import dependent_units
 from headstart.backbones.backbone import BackboneSource
-from headstart.config.model import AUTO, has_photo_features
+from headstart.config.model import AUTO
 from headstart.config.overrides import key_of
 from headstart.config.train import TrainSettings, choices, record_of
 from headstart.data.manifest import Manifest
@@ -210,9 +209,7 @@ def write_report(
     with ThreadPoolExecutor(1) as beside:
         explained = beside.submit(explain_mistakes, classifier, manifest, result)
         if features is not None:
-            alike = has_photo_features(classifier.recipe.backbone.weights)
-            units = dependent_units(manifest, features) if alike else manifest.units
-            analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], units)
+            analysis = analyze_features(classifier, manifest, features, result, predictions["valid"], manifest.units)
         draw_curves(fitted.history, fitted.best_epoch, run.curves)
         charts = {"curves": run.curves} | _draw(result, analysis, run.report)
     commands = commands_of(run, source, analysis)

@@ -199,7 +199,7 @@ def _make(
     metrics = {name: value for split, of in mean.items() for name, value in of.metrics(split).items()}
     valid = mean["valid"], of_members[0]["valid"]
     own, of_best = ((of.log_probs.argmax(1) == of.labels).numpy() for of in valid)
-    score = EnsembleScore(members, metrics, len(own), float(of_best.mean()), mcnemar(own, of_best))
+    score = EnsembleScore(members, metrics, len(own), float(of_best.mean()), mcnemar(own, of_best, valid[0].units))
     write_json(folder.metrics, score.metrics)
     write_json(folder.record, asdict(score))
     return score

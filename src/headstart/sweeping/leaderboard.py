@@ -92,13 +92,14 @@ def _ranks(trials: list[Trial]) -> list[int]:
 def find_tie(sweep: SweepFolder, trials: Sequence[Trial]) -> Tie | None:
     """Compares each completed trial with the first one; `trials` are ranked. None: they were scored on other images.
 
-    The p-values are corrected for the number of trials. Images of one group count as one.
+    The p-values are corrected for the number of trials. Images of one unit, such as a group, count as one.
     """
     first = _correct(sweep, trials[0])
     if first is None:
         return None
-    groups, p_values = _groups(sweep, trials[0]), []
-    units = np.unique([groups.get(place[0], f"\0{place[0]}") for place in first], return_inverse=True)[1]
+    rows, p_values = _rows(sweep.trial(trials[0].folder).valid_predictions) or [], []
+    unit_of = {(row["path"], row["label"]): row.get("unit", row["path"]) for row in rows}
+    units = np.unique([unit_of[place] for place in first], return_inverse=True)[1]
     for trial in trials[1:]:
         other = _correct(sweep, trial) if trial.reason is None else None
         if other is None or other.keys() != first.keys():
@@ -115,12 +116,6 @@ def _correct(sweep: SweepFolder, trial: Trial) -> dict[tuple[str, str], bool] | 
     if rows is None:
         return None
     return {(row["path"], row["label"]): row["label"] == row["prediction"] for row in rows}
-
-
-def _groups(sweep: SweepFolder, trial: Trial) -> dict[str, str]:
-    """Returns the group of each image that has one, by its path."""
-    rows = _rows(sweep.trial(trial.folder).split) or []
-    return {row["path"]: row["group"] for row in rows if row.get("group")}
 
 
 def _rows(path: Path) -> list[dict[str, str]] | None:
