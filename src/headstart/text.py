@@ -104,7 +104,7 @@ def with_odd_character(name: str, others: Iterable[str]) -> str:
 # URLs, and what messages and records call the places of what they lead to.
 
 # Two letters at least: "C:" is a drive. As a Path, "://" becomes ":/".
-URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
+URL = re.compile(r"(?!file:)([a-z][a-z0-9+.-]+):/+(?=[^/])", re.IGNORECASE)
 
 
 def is_url(place: object) -> bool:

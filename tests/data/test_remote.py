@@ -326,6 +326,8 @@ def test_hugging_faces_datasets(photos: Path, monkeypatch: pytest.MonkeyPatch) -
         ("https://127.0.0.1/a.zip?X-Amz-Signature=12ab", "https://127.0.0.1/a.zip has a password or a signature"),
         ("https://a.blob.core.windows.net/c/a.zip?sv=2&sig=12ab", "has a password or a signature"),
         ("nothing://bucket/photos", "nothing://bucket/photos cannot be read: Protocol not known: nothing"),
+        ("az://bucket/photos", "az://bucket/photos cannot be read: Install adlfs"),
+        ("file:///nothing/photos", "data.root=file:/nothing/photos does not exist"),
         ("http://127.0.0.1:9/images.zip", "http://127.0.0.1:9/images.zip cannot be reached .*start again later"),
     ],
 )

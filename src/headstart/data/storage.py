@@ -10,6 +10,7 @@ import glob
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import time
@@ -274,8 +275,9 @@ def _system(url: str) -> Any:
             system = fsspec.filesystem(
                 protocol, skip_instance_cache=True, use_listings_cache=False, **_options(protocol)
             )
-            # s3fs would try five times whatever is tried again here.
+            # s3fs would try five times whatever is tried again here. What libraries log, the sentence says.
             system.retries = 1
+            logging.getLogger(PACKAGES.get(protocol, protocol)).setLevel(logging.CRITICAL)
             _systems[key] = system
         return _systems[key]
 
@@ -299,7 +301,8 @@ def _attempt(operation: Callable[[], Result], url: str) -> Result:
     Raises:
         HeadstartError: it failed for another reason, or too often.
     """
-    for wait in (*WAITS, None):
+    # gcsfs does not let itself be told to try once, and takes half a minute.
+    for wait in (*(WAITS[:1] if url.startswith("gs:") else WAITS), None):
         try:
             return operation()
         except HeadstartError:
@@ -338,8 +341,7 @@ def _may_pass(error: Exception) -> bool:
 def _sentence(error: Exception, url: str) -> str:
     protocol = url.partition("://")[0]
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, ImportError):
-        package = PACKAGES.get(protocol, reason)
+    if isinstance(error, ImportError) and (package := PACKAGES.get(protocol)):
         return f"{url} needs {package}, which is not installed: python -m pip install {package}"
     if isinstance(error, FileNotFoundError) or _status(error) == 404:
         return f"{url} does not exist"
