@@ -75,6 +75,18 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
         assert of.accuracy < 0.5, of.kind
 
 
+def test_cross_validated__is_the_same_whatever_was_drawn_before() -> None:
+    data = clusters(40, 5, spread=2.0)
+    inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        losses.append([of.log_loss for of in cross_validated(RECIPE, *inputs, epochs=3, batch_size=16)])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert losses[0] == losses[1]
+
+
 @pytest.mark.slow
 def test_cross_validated__without_a_limit_of_epochs_ends_where_the_losses_do_not_fall() -> None:
     data = clusters(40, 5, spread=4.0)

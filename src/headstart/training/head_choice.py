@@ -103,7 +103,10 @@ def cross_validated(
             scores[kind] = head.fit(features, labels, torch.from_numpy(folds))
         else:
             of_epochs = _by_epoch(replace(recipe, head=kind), features, labels, folds, batch_size)
-            scores[kind] = _best_epoch(islice(of_epochs, epochs), labels)
+            # Dropout must not depend on what was drawn before.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(derive_seed("heads", recipe.seed))
+                scores[kind] = _best_epoch(islice(of_epochs, epochs), labels)
     # Of the probabilities. Their sum will do, because Candidate.of normalizes it.
     scores[MEAN] = torch.logaddexp(*(scores[kind].double().log_softmax(1) for kind in ("mlp", "ridge")))
     return [Candidate.of(kind, scores[kind], labels) for kind in PREFERRED]
