@@ -94,7 +94,7 @@ def _closed_form(kind: str, recipe: Recipe, embedding_dim: int) -> list[nn.Modul
 class MlpAndRidge(nn.Module):
     """Features (N, d) → scores (N, classes) of an MLP; in eval mode, log-probabilities, with ridge regression's.
 
-    The two make different mistakes, so the mean of their probabilities is right more often than either. Training does
+    The two make different mistakes, so the mean of their probabilities is usually better than either. Training does
     not see the mean: it trains the MLP as `model.head=mlp` does. `ridge` is fitted before the first epoch.
     """
 
