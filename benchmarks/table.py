@@ -211,7 +211,7 @@ def trials_text() -> str:
     )
 
 
-HEADS = ("mlp", "linear", "logistic", "ridge", "knn", "auto")
+HEADS = ("mlp", "linear", "logistic", "ridge", "knn", "mean", "auto")
 # Heads of the tables on whether answers come true.
 FORECASTS = ("situations", "coverage of the 90 % interval", "its width", "bias", "mean error", 'of "no change"')
 LABELS = ("listed of clean ones", "5 % swapped", "estimate", "listed", "precision", "recall", "in the first tenth")

@@ -7,6 +7,7 @@ scikit-learn and generated shapes at three sizes. cleanlab is compared with wher
 import argparse
 import importlib.util
 import itertools
+import math
 import multiprocessing
 import tempfile
 from collections.abc import Iterator
@@ -47,7 +48,7 @@ DRAWS, SEEDS = 12, 3
 COUNTS = (5, 10, 20, 40, 80)  # training images per class
 SWAPPED = (0.0, 0.02, 0.05, 0.1)
 EPOCHS, BATCH = 20, 32
-HEADS = ("mlp", "linear", "logistic", "ridge", "knn")
+HEADS = ("mlp", "linear", "logistic", "ridge", "knn", "mean")
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,9 @@ def heads(images: Images) -> dict[str, Any]:
 
 def fitted(recipe: Recipe, kind: str, train: Images, valid: Images, other: tuple[Images, ...]) -> list[torch.Tensor]:
     """Returns the log-probabilities of `other` images by a head fitted to `train`, of the best epoch on `valid`."""
+    if kind == "mean":
+        both = (fitted(recipe, part, train, valid, other) for part in ("mlp", "ridge"))
+        return [torch.logaddexp(*pair) - math.log(2) for pair in zip(*both, strict=True)]
     inputs = [torch.from_numpy(of.data.features) for of in (train, valid, *other)]
     labels = [torch.from_numpy(of.data.labels) for of in (train, valid)]
     if kind not in ("mlp", "linear"):

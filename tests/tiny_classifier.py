@@ -10,7 +10,7 @@ from headstart.backbones.provider import Network, find_stages
 from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.model.closed_form import ClosedForm
-from headstart.model.image_classifier import ImageClassifier
+from headstart.model.image_classifier import ImageClassifier, MlpAndRidge
 from headstart.model.recipe import Recipe
 
 SIZES = Preprocessing(resize_size=24, image_size=16, mean=(0.5, 0.4, 0.3), std=(0.2, 0.3, 0.4))
@@ -60,8 +60,9 @@ def fitted(backbone: Backbone, head: str = "mlp") -> ImageClassifier:
     labels = torch.arange(12) % 3
     darkness = torch.tensor([1, 2, 3])[labels][:, None, None, None]
     features = classifier.embed(images(12, size=backbone.preprocessing.image_size) // darkness)
-    if isinstance(layer := classifier.head[0], ClosedForm):
-        layer.fit(features, labels)
+    layer = classifier.head[0]
+    if isinstance(part := layer.ridge if isinstance(layer, MlpAndRidge) else layer, ClosedForm):
+        part.fit(features, labels)
     classifier.temperature.fill_(0.7)
     classifier.familiarity.observe(features, labels)
     classifier.familiarity.fit_means(*classifier.familiarity.observed)

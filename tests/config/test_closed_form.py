@@ -9,7 +9,7 @@ from headstart.errors import HeadstartError
 DATA = (*SMALL, "data.root=x")
 
 
-@pytest.mark.parametrize("head", ["ridge", "knn", "logistic"])
+@pytest.mark.parametrize("head", ["ridge", "knn", "logistic", "mean"])
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -42,8 +42,9 @@ def test_closed_form__has_one_epoch_whatever_the_trainer_says(head: str) -> None
     assert settings.trainer.items() >= TRAINER.items()
 
 
-def test_trained__has_the_epochs_of_the_trainer() -> None:
-    assert settings_of(*DATA, "model.head=linear").trainer["max_epochs"] == 3
+@pytest.mark.parametrize("head", ["linear", "mean"])
+def test_trained__has_the_epochs_of_the_trainer(head: str) -> None:
+    assert settings_of(*DATA, f"model.head={head}").trainer["max_epochs"] == 3
 
 
 def test_head__another_one_is_an_error() -> None:

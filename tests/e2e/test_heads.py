@@ -22,7 +22,7 @@ BASELINES = {"ridge": "ridge regression", "knn": "nearest neighbours", "logistic
 CLOSED_FORM = tuple(BASELINES)
 
 
-@pytest.fixture(scope="module", params=["linear", *CLOSED_FORM])
+@pytest.fixture(scope="module", params=["linear", "mean", *CLOSED_FORM])
 def head(request: pytest.FixtureRequest) -> str:
     kind: str = request.param
     return kind
@@ -130,9 +130,10 @@ def test_auto__needs_stored_features_of_a_frozen_backbone(script: Script, images
 
 
 def test_sweep__over_all_heads(script: Script, flat: Path) -> None:
-    result = script("train.py", "-m", f"data.root={flat}", *BUNDLED, "model.head=mlp,linear,ridge,knn,logistic,auto")
+    heads = "model.head=mlp,linear,ridge,knn,logistic,mean,auto"
+    result = script("train.py", "-m", f"data.root={flat}", *BUNDLED, heads)
     assert result.status == 0, result.err
-    assert "6 trials, 0 of them failed" in result.out
+    assert "7 trials, 0 of them failed" in result.out
     (folder,) = Path("logs").iterdir()
     rows = {row["model.head"]: row for row in csv.DictReader((folder / "leaderboard.csv").open())}
     assert {head for head, row in rows.items() if row["best_epoch"] == "1"} >= set(CLOSED_FORM)

@@ -71,7 +71,7 @@ def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic", "mean"])
 def test_export__every_head(head: str, tmp_path: Path) -> None:
     classifier = tiny_classifier(head)
     for path in exported(classifier, tmp_path, format="all"):

@@ -1,4 +1,7 @@
-"""Closed-form heads: one epoch, on the unaugmented view, and the same contract as for trained heads."""
+"""Closed-form heads: one epoch, on the unaugmented view, and the same contract as for trained heads.
+
+Also the mean of the mlp, which is trained, and ridge, which is fitted first.
+"""
 
 import json
 from dataclasses import replace
@@ -12,8 +15,9 @@ from conftest import SMALL, Script, manifest_of, settings_of
 from headstart.backbones.backbone import load_backbone
 from headstart.metrics import compute_metrics
 from headstart.model.checkpoint import load_classifier, read_checkpoint
+from headstart.model.classifier import Classifier
 from headstart.model.closed_form import ClosedForm, Ridge
-from headstart.model.image_classifier import build_head
+from headstart.model.image_classifier import MlpAndRidge, build_head
 from headstart.training.fit import Fitted, fit
 
 RULE = ("data.split.train=6", "data.split.valid=3")
@@ -67,7 +71,7 @@ def test_fit__restores_from_its_checkpoint(flat: Path, tmp_path: Path, head: str
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic"])
+@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic", "mean"])
 def test_fit__without_stored_features_is_the_same(flat: Path, tmp_path: Path, head: str) -> None:
     stored, not_stored = (
         fitted(flat, tmp_path / f"run {cache}", f"model.head={head}", f"features.cache={cache}").metrics()
@@ -93,6 +97,24 @@ def test_fit__is_the_same_whatever_the_trainer_does(flat: Path, tmp_path: Path, 
     for number, more in enumerate(WHATEVER):
         other = layer_of(fitted(flat, tmp_path / str(number), f"model.head={head}", *more))
         torch.testing.assert_close(other(features), expected, rtol=1e-4, atol=1e-4, msg=" ".join(more))
+
+
+def test_mean__is_of_the_mlp_and_the_ridge_of_their_own_runs(flat: Path, tmp_path: Path) -> None:
+    mean, mlp, ridge = (fitted(flat, tmp_path / kind, f"model.head={kind}") for kind in ("mean", "mlp", "ridge"))
+    losses = [[row["train/loss"] for row in run.history] for run in (mean, mlp)]
+    assert losses[0] == losses[1]
+    last = [torch.load(tmp_path / kind / "checkpoints" / "last.ckpt")["state_dict"] for kind in ("mean", "mlp")]
+    assert all(torch.equal(last[0][f"head.0.mlp.{key}"], last[1][f"head.{key}"]) for key in ("0.weight", "3.weight"))
+    layer = mean.classifier.head[0].eval()
+    assert isinstance(layer, MlpAndRidge)
+    for name, buffer in layer_of(ridge).named_buffers():
+        assert torch.equal(buffer, layer.ridge.get_buffer(name)), name
+    # The valid split is predicted by the mean.
+    features = torch.tensor(mean.source.unaugmented()["valid"])
+    with torch.no_grad():
+        probs = (layer.mlp(features).softmax(1) + layer.ridge(features).softmax(1)) / 2
+    expected = compute_metrics(probs.log(), torch.tensor(mean.source.manifest.splits["valid"].labels), "valid")
+    assert mean.metrics()["valid/loss"] == pytest.approx(float(expected["valid/loss"]), rel=1e-4)
 
 
 def metrics_of(run: Path) -> dict[str, Any]:
@@ -132,3 +154,29 @@ def test_resume__a_run_that_was_interrupted_before_the_fit(
     resumed = script("train.py", f"ckpt_path={tmp_path / 'part'}", f"hydra.run.dir={tmp_path / 'resumed'}")
     assert resumed.status == 0, resumed.err
     assert metrics_of(tmp_path / "resumed") == metrics_of(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_resume__of_a_mean_does_not_fit_its_ridge_again(
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = (f"data.root={flat}", *SMALL, *RULE, "model.head=mean")
+    whole = ("trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'whole'}")
+    assert script("train.py", *arguments, *whole).status == 0
+
+    begin = Classifier.on_train_epoch_start
+
+    def interrupt(classifier: Classifier) -> None:
+        if classifier.current_epoch == 2:
+            raise KeyboardInterrupt
+        begin(classifier)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "on_train_epoch_start", interrupt)
+        part = ("trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'part'}")
+        assert script("train.py", *arguments, *part).status == 130
+    monkeypatch.setattr(Ridge, "fit", lambda *_: pytest.fail("it was fitted already"))
+    resumed = script("train.py", f"ckpt_path={tmp_path / 'part'}", f"hydra.run.dir={tmp_path / 'resumed'}")
+    assert resumed.status == 0, resumed.err
+    assert metrics_of(tmp_path / "resumed") == metrics_of(tmp_path / "whole")
+    assert (tmp_path / "resumed" / "history.csv").read_bytes() == (tmp_path / "whole" / "history.csv").read_bytes()

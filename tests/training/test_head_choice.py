@@ -56,6 +56,8 @@ def test_cross_validated__every_head_predicts_what_it_was_not_fitted_to() -> Non
         inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(200)
         found = cross_validated(RECIPE, *inputs, epochs=20, batch_size=16)
         assert [of.kind for of in found] == list(PREFERRED)
+        probs = {of.kind: np.exp(-of.losses) for of in found}
+        np.testing.assert_allclose(probs["mean"], (probs["mlp"] + probs["ridge"]) / 2)
         for of in found:
             assert of.accuracy > accuracy, of.kind
     # As often as by chance, where there is nothing to learn.
@@ -71,6 +73,18 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
     inputs = torch.from_numpy(features[units]), torch.from_numpy(labels[units])
     for of in cross_validated(RECIPE, *inputs, units, epochs=5, batch_size=16):
         assert of.accuracy < 0.5, of.kind
+
+
+def test_cross_validated__is_the_same_whatever_was_drawn_before() -> None:
+    data = clusters(40, 5, spread=2.0)
+    inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
+    losses = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        state = torch.get_rng_state()
+        losses.append([of.log_loss for of in cross_validated(RECIPE, *inputs, epochs=3, batch_size=16)])
+        assert torch.equal(torch.get_rng_state(), state)
+    assert losses[0] == losses[1]
 
 
 @pytest.mark.slow
@@ -95,11 +109,12 @@ def test_cross_validated__a_head_whose_losses_are_nan_is_not_chosen() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("head", ["mlp", "mean"])
 def test_resumed__keeps_the_head_that_was_chosen(
-    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: str
 ) -> None:
     options = (f"data.root={flat}", *SMALL, "data.split.train=6", "data.split.valid=3", "model.head=auto")
-    monkeypatch.setattr(fit, "choose_head", lambda *arguments: "mlp")
+    monkeypatch.setattr(fit, "choose_head", lambda *arguments: head)
     for run, epochs in (("whole", 4), ("part", 2)):
         arguments = (f"trainer.max_epochs={epochs}", f"hydra.run.dir={tmp_path / run}")
         assert script("train.py", *options, *arguments).status == 0

@@ -30,7 +30,7 @@ OPTIONS = (
     *("data.balance=loss", "data.balance=sampler"),
     *("model.label_smoothing=0.3", "model.dropout=0.2", "model.weight_decay=0.01"),
     *("model.schedule=cosine", "model.schedule=onecycle model.warmup=0.3", "model.warmup=0.3"),
-    *("model.head=linear model.lr=0.3", "model.head=ridge", "model.head=knn"),
+    *("model.head=linear model.lr=0.3", "model.head=ridge", "model.head=knn", "model.head=mean"),
     *("callbacks=ema", "callbacks.early_stopping.patience=2", "callbacks.checkpoint.monitor=valid/acc"),
     *("finetune=full model.lr=0.02", GRADUAL, f"{GRADUAL} finetune.mixup=0.2", f"{GRADUAL} finetune.cutmix=0.2"),
     *("augment=none", "augment=light", "features.cache=false", "features.views=2", "data.batch_size=5"),
@@ -101,7 +101,7 @@ def keys(option: str) -> set[str]:
 
 def is_refused(pair: frozenset[str]) -> bool:
     """Whether one sentence says that they contradict each other."""
-    is_closed_form = any(option in ("model.head=ridge", "model.head=knn") for option in pair)
+    is_closed_form = any(option in ("model.head=ridge", "model.head=knn", "model.head=mean") for option in pair)
     return is_closed_form and any(option.startswith(("data.balance", "finetune", "callbacks=ema")) for option in pair)
 
 
@@ -141,7 +141,7 @@ def test_options__are_as_good_together_as_each_alone(images: Path, tmp_path: Pat
 
 def test_options__that_contradict_each_other(images: Path, tmp_path: Path) -> None:
     for pair in REFUSED:
-        with pytest.raises(HeadstartError, match=r"model.head=(ridge|knn)"):
+        with pytest.raises(HeadstartError, match=r"model.head=(ridge|knn|mean)"):
             trained(images, tmp_path, *pair)
 
 
@@ -163,7 +163,8 @@ def test_ema__looks_back_over_a_tenth_of_the_steps_so_far_at_most(steps: int, de
 
 
 @pytest.mark.parametrize(
-    "option", ["model.head=mlp", "model.head=ridge", "model.head=knn", "trainer.limit_val_batches=1"]
+    "option",
+    ["model.head=mlp", "model.head=ridge", "model.head=knn", "model.head=mean", "trainer.limit_val_batches=1"],
 )
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_features_that_are_not_finite__are_named_whatever_the_head(

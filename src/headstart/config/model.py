@@ -26,8 +26,9 @@ BUNDLED = "bundled"
 # What it calls those that the architecture's library names first.
 DEFAULT = "default"
 POOLINGS = ("default", "cls", "avg", "cls+avg")
-# Values of `model.head`: those trained step by step, those fitted at once, and the one that chooses among them.
-TRAINED, CLOSED_FORM, AUTO = ("mlp", "linear"), ("ridge", "knn", "logistic"), "auto"
+# Values of `model.head`: those trained step by step, those fitted at once, the mean of mlp and ridge, and the one that
+# chooses among them.
+TRAINED, CLOSED_FORM, MEAN, AUTO = ("mlp", "linear"), ("ridge", "knn", "logistic"), "mean", "auto"
 SCHEDULES = ("constant", "cosine", "onecycle")
 
 
@@ -51,7 +52,7 @@ class ModelSettings(BackboneSettings):
     label_smoothing: float = fraction()
     schedule: str = one_of(*SCHEDULES)
     warmup: float = fraction(" of the steps")
-    head: str = one_of(*TRAINED, *CLOSED_FORM, AUTO)
+    head: str = one_of(*TRAINED, *CLOSED_FORM, MEAN, AUTO)
     archs: list[str] | None
 
 

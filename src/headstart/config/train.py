@@ -26,6 +26,7 @@ from headstart.config.model import (
     BUNDLED,
     CLOSED_FORM,
     DEFAULT,
+    MEAN,
     AugmentSettings,
     EvaluationSettings,
     ExportSettings,
@@ -214,7 +215,7 @@ def check_train(config: DictConfig) -> TrainSettings:
     check_trainer(settings.trainer)
     trainer = with_processes(settings.trainer, settings.task)
     settings = replace(settings, trainer=trainer)
-    if settings.model.head in (*CLOSED_FORM, AUTO):
+    if settings.model.head in (*CLOSED_FORM, MEAN, AUTO):
         _check_closed_form(settings, trainer)
         settings = with_head(settings, settings.model.head)
     _check_finetuning(settings)
@@ -239,25 +240,25 @@ def with_head(settings: TrainSettings, head: str) -> TrainSettings:
 
 
 def _check_closed_form(settings: TrainSettings, trainer: dict[str, Any]) -> None:
-    """Raises HeadstartError for what a closed-form head, or model.head=auto, rules out: steps, several processes."""
+    """Raises HeadstartError for what a closed-form head rules out, also as a part of mean or a choice of auto."""
     head, balance = settings.model.head, settings.data.balance
     if head == AUTO and not settings.features.cache:
         raise HeadstartError("model.head=auto needs features.cache=true: it compares heads on stored features")
     if settings.finetune.first_epoch is not None:
         raise HeadstartError(
-            f"model.head={head} needs finetune=none, because it is closed-form, computed from the features of "
-            "a frozen backbone: set model.head=mlp or linear to train the backbone too"
+            f"model.head={head} needs finetune=none, because closed-form heads are computed from the features "
+            "of a frozen backbone: set model.head=mlp or linear to train the backbone too"
         )
     if balance != "none":
         raise HeadstartError(
-            f"data.balance={balance} is invalid with model.head={head}, which has no training steps to weight: set "
-            "data.balance=none, or model.head=mlp or linear"
+            f"data.balance={balance} is invalid with model.head={head}, because closed-form heads have no training "
+            "steps to weight: set data.balance=none, or model.head=mlp or linear"
         )
     for name, entry in settings.callbacks.items():
         if str((entry or {}).get("_target_")).rpartition(".")[2] in AVERAGES:
             raise HeadstartError(
-                f"callbacks.{name} is invalid with model.head={head}, which is closed-form and has no weights to "
-                f"average: set callbacks=default or callbacks.{name}=null"
+                f"callbacks.{name} is invalid with model.head={head}, because closed-form heads have no weights "
+                f"to average: set callbacks=default or callbacks.{name}=null"
             )
     several = _several_processes(trainer)
     for key, instead in (("devices", 1), ("num_nodes", 1), ("strategy", "auto")):

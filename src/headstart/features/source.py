@@ -311,11 +311,25 @@ class FeatureSource:
         Raises:
             ValueError: there is no store.
         """
+        if self._store is None:
+            raise ValueError("features need a store")
         self._prepare()
-        plain = self._features_of("train", ImageDataset(self.manifest.splits["train"], self._plain))
-        found = {name: of_split.encode_view(0) for name, of_split in (self._features | {"train": plain}).items()}
-        plain.close()
-        return found
+        splits = self._features.items()
+        return {name: self.unaugmented_train() if name == "train" else split.encode_view(0) for name, split in splits}
+
+    def unaugmented_train(self) -> Array:
+        """Returns `unaugmented` of the train split alone; without a store, it is encoded now."""
+        self._prepare()
+        dataset = ImageDataset(self.manifest.splits["train"], self._plain)
+        if self._store is None:
+            self._encoder.warm_up(self._plain.image_size)
+            loader = self._image_loader("train", dataset, self._in_order("train"), kept=False)
+            batches = map_batches(lambda batch: self._encoder(batch[0]).detach().cpu(), loader, self._encoder.device)
+            return torch.cat(list(batches)).numpy()
+        features = self._features_of("train", dataset)
+        matrix = features.encode_view(0)
+        features.close()
+        return matrix
 
     def epoch_loader(self, split: str, epoch: int, *, later: int = 0) -> Loader:
         """Returns this process's share of train or valid in `epoch`, train in an order of its own.

@@ -25,6 +25,7 @@ from headstart.model.image_classifier import (
     ENCODER,
     STATES,
     ImageClassifier,
+    MlpAndRidge,
     drop_as_one_process,
     seed_dropout,
 )
@@ -155,6 +156,17 @@ class Classifier(ImageClassifier, LightningModule):
 
     def on_fit_start(self) -> None:
         self.backbone.unfreeze(0, batch_norm=False)
+
+    def fit_ridge(self, features: Tensor, labels: Tensor, units: Tensor) -> None:
+        """Fits the ridge regression of `model.head=mean` to unaugmented features (N, d), as ClosedFormClassifier would.
+
+        It is to be called before the first epoch. A resumed run has it from its checkpoint.
+        """
+        self._check_features(features)
+        layer = self.head[0]
+        assert isinstance(layer, MlpAndRidge)
+        layer.ridge.fit(features, labels, units)
+        log.info("%s: %s, chosen by predicting each training image from the others", self.recipe.head, layer.setting)
 
     def configure_optimizers(self) -> OptimizerLRScheduler | None:
         """Returns AdamW; all parameter groups exist from the start, of stages unfrozen later too."""

@@ -1,5 +1,6 @@
 """Images → log-probabilities: backbone, head, temperature; how familiar an image is, and what was looked at."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -14,14 +15,14 @@ from torchvision.ops import StochasticDepth
 from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.model import EncoderSettings
+from headstart.config.model import MEAN, EncoderSettings
 from headstart.config.train import TrainSettings
 from headstart.data.dataset import IGNORED
 from headstart.data.manifest import Manifest
 from headstart.data.splits import derive_seed
 from headstart.features.encoder import Encoder
 from headstart.features.source import FeatureSource
-from headstart.model.closed_form import CLOSED_FORM_HEADS, ClosedForm, scale
+from headstart.model.closed_form import CLOSED_FORM_HEADS, ClosedForm, Ridge, scale
 from headstart.model.recipe import Recipe
 from headstart.processes import rank, world_size
 
@@ -73,8 +74,8 @@ def build_head(recipe: Recipe, embedding_dim: int) -> nn.Sequential:
 
 
 def setting_of(head: nn.Sequential) -> str:
-    """Returns what a closed-form head chose when it was fitted, in words; "" for one that is trained."""
-    return head[0].setting if isinstance(head[0], ClosedForm) else ""
+    """Returns what a closed-form head chose when it was fitted, in words; "" for one that is only trained."""
+    return head[0].setting if isinstance(head[0], ClosedForm | MlpAndRidge) else ""
 
 
 def _mlp(recipe: Recipe, embedding_dim: int) -> list[nn.Module]:
@@ -90,11 +91,41 @@ def _closed_form(kind: str, recipe: Recipe, embedding_dim: int) -> list[nn.Modul
     return [CLOSED_FORM_HEADS[kind](embedding_dim, len(recipe.classes))]
 
 
+class MlpAndRidge(nn.Module):
+    """Features (N, d) → scores (N, classes) of an MLP; in eval mode, log-probabilities, with ridge regression's.
+
+    The two make different mistakes, so the mean of their probabilities is usually better than either. Training does
+    not see the mean: it trains the MLP as `model.head=mlp` does. `ridge` is fitted before the first epoch.
+    """
+
+    def __init__(self, recipe: Recipe, embedding_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(*_mlp(recipe, embedding_dim))
+        self.ridge = Ridge(embedding_dim, len(recipe.classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        scores = self.mlp(features)
+        if self.training:
+            return scores
+        by_ridge = F.log_softmax(self.ridge(features), dim=1)
+        return torch.logaddexp(F.log_softmax(scores, dim=1), by_ridge) - math.log(2)
+
+    def evidence(self, features: Tensor) -> Tensor:
+        """Returns the sums (N, classes) of both scores, whose gradients do not vanish where the two are sure."""
+        return self.mlp(features) + self.ridge(features)
+
+    @property
+    def setting(self) -> str:
+        """Returns the setting that ridge regression chose, in words."""
+        return f"{self.ridge.setting} of ridge"
+
+
 # The layers that give the scores, for each value of `model.head`.
 SCORES: dict[str, Callable[[Recipe, int], list[nn.Module]]] = {
     "mlp": _mlp,
     "linear": lambda recipe, embedding_dim: [nn.Linear(embedding_dim, len(recipe.classes))],
     **{kind: partial(_closed_form, kind) for kind in CLOSED_FORM_HEADS},
+    MEAN: lambda recipe, embedding_dim: [MlpAndRidge(recipe, embedding_dim)],
 }
 
 
@@ -255,7 +286,8 @@ def saliency_maps(classifier: ImageClassifier, images: Tensor, classes: Tensor) 
     """
     backbone, images = classifier.backbone, images.to(classifier.encoder.device)
     # What precedes LogSoftmax, whose gradient vanishes where it is sure.
-    scores_of = classifier.head[:-1]
+    head = classifier.head
+    scores_of = head[0].evidence if isinstance(head[0], MlpAndRidge) else head[:-1]
     layer = _last_feature_map(backbone, images[:1])
     with torch.enable_grad(), torch.inference_mode(False):
         if layer is None:

@@ -10,15 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from pytorch_lightning import Callback
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.model import AUTO
+from headstart.config.model import AUTO, MEAN
 from headstart.config.train import TrainSettings, with_head
 from headstart.data.manifest import Manifest
 from headstart.features.source import FeatureSource
 from headstart.log import log
+from headstart.machine import training_device
 from headstart.metrics import Row, full_names
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import Classifier, ClosedFormClassifier, build_classifier
@@ -111,7 +113,7 @@ class Fitted:
 def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbacks: list[Callback]) -> Fitted:
     """Trains a new head for the classes of `manifest`, and the backbone as far as `settings.finetune` says.
 
-    A closed-form head is computed instead.
+    A closed-form head is computed instead, and the ridge regression of model.head=mean first.
 
     Raises:
         HeadstartError: the checkpoint does not fit, Lightning rejected a setting, or the training diverged.
@@ -125,6 +127,10 @@ def fit(settings: TrainSettings, manifest: Manifest, backbone: Backbone, callbac
         if isinstance(classifier, ClosedFormClassifier):
             classifier.order = torch.tensor(source.train_order())
             classifier.units = torch.from_numpy(manifest.units["train"])
+        if classifier.recipe.head == MEAN and settings.ckpt_path is None:
+            classifier.encoder.to(training_device(settings.trainer))
+            features, labels = source.unaugmented_train().astype(np.float32), np.array(manifest.splits["train"].labels)
+            classifier.fit_ridge(*map(torch.from_numpy, (features, labels, manifest.units["train"])))
         with cores_for_head(classifier, settings.data.batch_size), skip_cuda_probe():
             trainer.fit(classifier, ImageDataModule(settings, source), ckpt_path=settings.ckpt_path)
     (history,) = (callback for callback in trainer.callbacks if isinstance(callback, History))  # type: ignore[attr-defined]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headstart.backbones.backbone import Backbone
-from headstart.config.model import CLOSED_FORM
+from headstart.config.model import CLOSED_FORM, MEAN
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
 from headstart.data.splits import Array, derive_seed, unit_folds
@@ -28,8 +28,9 @@ from headstart.model.recipe import Recipe, recipe_of
 
 # Images that decide; more would take minutes.
 MOST_IMAGES = 4000
-# The first that is as good as the best is chosen: logistic regression is the usual head on frozen features.
-PREFERRED = ("logistic", "ridge", "linear", "mlp", "knn")
+# The first that is as good as the best is chosen. Two heads that make different mistakes are seldom worse together than
+# either alone; of the others, logistic regression is the usual head on frozen features.
+PREFERRED = (MEAN, "logistic", "ridge", "linear", "mlp", "knn")
 # Standard errors by which a mean log-loss is worse by more than chance, and epochs without a lower one.
 LIMIT, PATIENCE = 1.645, 5
 
@@ -94,17 +95,21 @@ def cross_validated(
         epochs, batch_size: of the heads that are trained step by step.
     """
     folds = unit_folds(labels.numpy(), units, recipe.seed)
-    candidates = []
-    for kind in PREFERRED:
+    scores: dict[str, Tensor] = {}
+    for kind in (kind for kind in PREFERRED if kind != MEAN):
         if kind in CLOSED_FORM:
             head = CLOSED_FORM_HEADS[kind](features.shape[1], len(recipe.classes))
             # A fold is left out as a unit is.
-            scores = head.fit(features, labels, torch.from_numpy(folds))
+            scores[kind] = head.fit(features, labels, torch.from_numpy(folds))
         else:
             of_epochs = _by_epoch(replace(recipe, head=kind), features, labels, folds, batch_size)
-            scores = _best_epoch(islice(of_epochs, epochs), labels)
-        candidates.append(Candidate.of(kind, scores, labels))
-    return candidates
+            # Dropout must not depend on what was drawn before.
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(derive_seed("heads", recipe.seed))
+                scores[kind] = _best_epoch(islice(of_epochs, epochs), labels)
+    # Of the probabilities. Their sum will do, because Candidate.of normalizes it.
+    scores[MEAN] = torch.logaddexp(*(scores[kind].double().log_softmax(1) for kind in ("mlp", "ridge")))
+    return [Candidate.of(kind, scores[kind], labels) for kind in PREFERRED]
 
 
 def best_of(candidates: list[Candidate], units: Array) -> Candidate:
@@ -112,7 +117,7 @@ def best_of(candidates: list[Candidate], units: Array) -> Candidate:
 
     Images of the same of `units` (N) count as one.
     """
-    best = min(candidates, key=lambda candidate: candidate.log_loss)
+    best = min(candidates, key=lambda candidate: np.nan_to_num(candidate.log_loss, nan=np.inf))
     return next(c for c in candidates if c is best or not _is_worse(c, best, units))
 
 
