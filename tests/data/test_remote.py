@@ -18,6 +18,7 @@ from remote_servers import Answer, Server, before, serving, serving_folder
 from headstart import text
 from headstart.config.data import DataSettings
 from headstart.data import storage
+from headstart.data.folders import read_file
 from headstart.data.prepare import PreparedData
 from headstart.data.storage import local
 from headstart.datasets import open_data
@@ -39,7 +40,6 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def new_process() -> None:
-    storage._located.cache_clear()
     storage._systems.clear()
     text._called.clear()
 
@@ -115,6 +115,26 @@ def test_a_second_process_fetches_nothing_but_the_list(bucket: Server) -> None:
     assert samples(open_data(settings("s3://bucket/photos/"))) == before
     # With a slash it is another URL, of the same contents.
     assert fetched(bucket) == 0
+
+
+def test_a_process_that_runs_for_long_sees_new_objects(bucket: Server, moto: str, photos: Path) -> None:
+    import boto3
+
+    before = find_images("s3://bucket/photos/red")
+    content = (photos / "red" / "red 1+ä.jpg").read_bytes()
+    boto3.client("s3", endpoint_url=moto).put_object(Bucket="bucket", Key="photos/red/new.jpg", Body=content)
+    after = find_images("s3://bucket/photos/red")
+    assert [path.name for path in after if path not in before] == ["new.jpg"]
+    assert after[0].parent == before[0].parent
+
+
+def test_files_without_a_version_are_fetched_by_every_run() -> None:
+    memory = storage._system("memory://photos")
+    for content in (b"first", b"other"):
+        memory.pipe_file("/photos/a.txt", content)
+        # Of MemoryFileSystem, it is the time.
+        memory.store["/photos/a.txt"].created = None
+        assert read_file(local("memory://photos") / "a.txt") == content
 
 
 @pytest.mark.parametrize("how", [500, 503, "reset", "truncated"])

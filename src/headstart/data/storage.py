@@ -5,7 +5,6 @@ listing is read in place like an archive (`archives.py`), so that nothing else k
 of one of its files. Messages and records call such paths by their URL (`headstart.text.named`).
 """
 
-import functools
 import glob
 import hashlib
 import itertools
@@ -13,6 +12,7 @@ import json
 import logging
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -82,7 +82,7 @@ class Listing(NamedTuple):
 
 
 def local(place: str | os.PathLike[str], gigabytes: float = DEFAULT_GB) -> Path:
-    """Returns `place` as a path; of a URL, that of a copy or a listing as it is now, once per process.
+    """Returns `place` as a path; of a URL, that of a copy or a listing as it is now.
 
     In storage with folders, the URL may end with a glob.
 
@@ -103,7 +103,6 @@ def local(place: str | os.PathLike[str], gigabytes: float = DEFAULT_GB) -> Path:
     return _located(f"{protocol}://{'/'.join(named_parts)}", gigabytes).joinpath(*parts[len(named_parts) :])
 
 
-@functools.cache
 def _located(url: str, gigabytes: float) -> Path:
     _check_no_secrets(url)
     parts = urlsplit(url)
@@ -112,6 +111,8 @@ def _located(url: str, gigabytes: float) -> Path:
     place = folder.joinpath(f"{parts.scheme}:", parts.netloc, *names)
     call(str(place), url)
     with exclusively(folder):
+        # What an earlier call has seen may have changed: notebooks and servers run for days.
+        _attempt(lambda: _system(url).invalidate_cache(), url)
         info = _attempt(lambda: _system(url).info(url), url)
         if info["type"] == "directory":
             _list(url, place, int(gigabytes * 1e9))
@@ -146,7 +147,8 @@ def _list(url: str, place: Path, most: int) -> None:
     found = _attempt(lambda: system.find(url, detail=True), url)
     top = str(system._strip_protocol(url)).strip("/")
     rows = [
-        (name.strip("/").removeprefix(top).strip("/"), _size(info), _version(info))
+        # Without a version, it is another file each time.
+        (name.strip("/").removeprefix(top).strip("/"), _size(info), _version(info) or secrets.token_hex(8))
         for name, info in sorted(found.items())
         # The consoles of object storage make empty objects for folders.
         if info["type"] == "file" and not name.endswith("/")
