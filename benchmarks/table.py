@@ -31,9 +31,20 @@ def rows(results: Path) -> list[Row]:
         (f"sweep of {sweep['trials']} trials, nothing cached", *in_seconds(sweep), ratio(sweep["ratio"])),
         *warm_sweep(sweep),
         ("prediction, 1,000 images", *in_seconds(predict), ratio(predict["ratio"])),
+        *many_predictions(results),
         ("encoding, fraction of the peak matmul throughput", "", "", f"{encode['fraction_of_matrix_rate']:.0%}"),
         *fractions_of_limits(sweep),
     ]
+
+
+def many_predictions(results: Path) -> list[Row]:
+    """Empty where they were not measured."""
+    if not (results / "predict_many.json").exists():
+        return []
+    many = load("predict_many", results)
+    name = f"prediction, {many['images']:,} images with MobileNetV2, compared with its encoder's rate"
+    rates = (f"{many['images_per_second'][of]:.0f} images/s" for of in ("encoder", "predict"))
+    return [(name, *rates, f"{many['fraction']:.2f} ×")]
 
 
 def fractions_of_limits(sweep: dict[str, Any]) -> list[Row]:
@@ -70,9 +81,9 @@ def table(shown: list[Row]) -> str:
     now, before = load("encode"), load("encode", WITH_BF16)
     earlier = {name: value for name, *_, value in rows(WITH_BF16)}
     lines = [
-        f"Measured on {now['date']} on {cores(now)} without bf16 instructions (32-bit, {gigaflops(now)}), with a",
-        f"new view in every epoch. The last column was measured with an earlier version, on {before['date']} on",
-        f"{cores(before)} with them (bf16, {gigaflops(before)}).",
+        f"Measured on {now['date']} on {cores(now)} without bf16 instructions (32-bit, {gigaflops(now)}), the sweep",
+        f"and many predictions on {load('sweep')['date']}. The last column was measured with an earlier version, which had a",
+        f"new view in every epoch, on {before['date']} on {cores(before)} with them (bf16, {gigaflops(before)}).",
         "",
         "| ResNet50 | baseline | headstart | ratio | ratio, bf16 |",
         "|---|---|---|---|---|",
