@@ -82,8 +82,8 @@ def table(shown: list[Row]) -> str:
     earlier = {name: value for name, *_, value in rows(WITH_BF16)}
     lines = [
         f"Measured on {now['date']} on {cores(now)} without bf16 instructions (32-bit, {gigaflops(now)}), the sweep",
-        f"and many predictions on {load('sweep')['date']}. The last column was measured with an earlier version, which had a",
-        f"new view in every epoch, on {before['date']} on {cores(before)} with them (bf16, {gigaflops(before)}).",
+        f"and many predictions on {load('sweep')['date']}. The last column was measured with an earlier version, which",
+        f"had a new view in every epoch, on {before['date']} on {cores(before)} with them (bf16, {gigaflops(before)}).",
         "",
         "| ResNet50 | baseline | headstart | ratio | ratio, bf16 |",
         "|---|---|---|---|---|",
