@@ -128,12 +128,11 @@ def test_a_process_that_runs_for_long_sees_new_objects(bucket: Server, moto: str
     assert after[0].parent == before[0].parent
 
 
-def test_files_without_a_version_are_fetched_by_every_run() -> None:
+def test_files_without_a_version_are_fetched_by_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_version", lambda info: "")
     memory = storage._system("memory://photos")
     for content in (b"first", b"other"):
         memory.pipe_file("/photos/a.txt", content)
-        # Of MemoryFileSystem, it is the time.
-        memory.store["/photos/a.txt"].created = None
         assert read_file(local("memory://photos") / "a.txt") == content
 
 
@@ -175,11 +174,10 @@ def test_an_object_that_changes_after_it_was_listed_is_said(bucket: Server, moto
     client = boto3.client("s3", endpoint_url=moto)
     client.put_object(Bucket="bucket", Key="photos/red/red 1+ä.jpg", Body=b"other")
     with pytest.raises(HeadstartError, match=r"red 1\+ä\.jpg has been changed since it was listed: start again"):
-        open_data(settings("s3://bucket/photos"))
+        read_file(root / "red" / "red 1+ä.jpg")
     client.delete_object(Bucket="bucket", Key="photos/red/red 1+ä.jpg")
     with pytest.raises(HeadstartError, match=r"red 1\+ä\.jpg does not exist"):
-        open_data(settings("s3://bucket/photos"))
-    new_process()
+        read_file(root / "red" / "red 1+ä.jpg")
     assert len(samples(open_data(settings("s3://bucket/photos")))) == 3 * PER_CLASS - 1
     assert root == local("s3://bucket/photos")
 
@@ -239,6 +237,17 @@ def test_an_archive_and_a_table_are_downloaded_once(photos: Path, tmp_path: Path
         (web / "larger.zip").write_bytes((web / "images.zip").read_bytes())
         with pytest.raises(HeadstartError, match=r"more than data\.cache_gb=1e-06: increase it"):
             open_data(settings(f"{server.url}/larger.zip", "data.cache_gb=1e-6"))
+
+
+def test_a_table_may_have_urls(bucket: Server, photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "labels.csv"
+    rows = [f"s3://bucket/photos/{path.relative_to(photos)},{path.parent.name}" for path in photos.rglob("*.jpg")]
+    table.write_text("\n".join(["path,label", *rows]))
+    by_table = open_data(settings_of("data=csv", "data.root=s3://bucket/photos", f"data.csv={table}").data)
+    assert {row[1:] for row in samples(by_table)} == {row[1:] for row in samples(open_data(settings(photos)))}
+    table.write_text("path,label\ns3://other/red.jpg,red")
+    with pytest.raises(HeadstartError, match=r"line 2: s3://other/red\.jpg is not in data\.root=s3://bucket/photos"):
+        open_data(settings_of("data=csv", "data.root=s3://bucket/photos", f"data.csv={table}").data)
 
 
 def test_sources_of_predictions(bucket: Server, photos: Path) -> None:

@@ -15,7 +15,7 @@ from headstart.data.layout import SPLIT_OF, open_root
 from headstart.data.splits import SPLITS, Images
 from headstart.data.table import Table, read_table
 from headstart.errors import HeadstartError
-from headstart.text import counted, on_one_line, visible, with_odd_character
+from headstart.text import counted, is_url, named, on_one_line, visible, with_odd_character
 
 GROUP, SPLIT = "group", "split"  # what AUTO looks for
 # Kinds of findings. Those of CONFLICTS cannot be skipped, because nobody knows what is right.
@@ -166,6 +166,7 @@ class _FileFinder:
         """Returns the POSIX path relative to the root for a cell, which may be written as on Windows, or absolute."""
         if not cell.strip():
             return ""
+        given, cell = cell, self._below_url(cell)
         for text in dict.fromkeys((cell, cell.strip(), cell.replace("\\", "/").strip())):
             path = os.path.normpath(text)
             path = self._below_root(path) if os.path.isabs(path) else path
@@ -173,15 +174,20 @@ class _FileFinder:
             if file is not None:
                 self._others += [(cell, file)] if file != path else []
                 return file
-        if path.split("/")[0] == ".." or PureWindowsPath(path).drive:
+        if path.split("/")[0] == ".." or PureWindowsPath(path).drive or is_url(path):
             raise HeadstartError(
-                f"{self._table}, line {line}: {cell} is not in data.root={self._root}, to which paths are relative"
+                f"{self._table}, line {line}: {given} is not in data.root={self._root}, to which paths are relative"
             )
         return path
 
     def exists(self, cell: str) -> bool:
         """Whether there is a file that a cell means, which is not counted."""
+        cell = self._below_url(cell)
         return any(self._find(text) is not None for text in (cell, cell.replace("\\", "/")))
+
+    def _below_url(self, cell: str) -> str:
+        """The path below a remote root that the URL in a cell means."""
+        return cell.strip().removeprefix(f"{named(str(self._root))}/") if is_url(cell.strip()) else cell
 
     def _below_root(self, path: str | Path) -> str:
         return os.path.relpath(os.path.abspath(path), os.path.abspath(self._root))
