@@ -18,7 +18,7 @@ from remote_servers import Answer, Server, before, serving, serving_folder
 from headstart import text
 from headstart.config.data import DataSettings
 from headstart.data import storage
-from headstart.data.folders import read_file
+from headstart.data.folders import list_folder, read_file
 from headstart.data.prepare import PreparedData
 from headstart.data.storage import local
 from headstart.datasets import open_data
@@ -133,7 +133,9 @@ def test_files_without_a_version_are_fetched_by_every_run(monkeypatch: pytest.Mo
     memory = storage._system("memory://photos")
     for content in (b"first", b"other"):
         memory.pipe_file("/photos/a.txt", content)
-        assert read_file(local("memory://photos") / "a.txt") == content
+        root = local("memory://photos")
+        assert [entry.name for entry in list_folder(root)] == ["a.txt"]
+        assert read_file(root / "a.txt") == content
 
 
 @pytest.mark.parametrize("how", [500, 503, "reset", "truncated"])
