@@ -357,6 +357,7 @@ DELETES = {
     "files.py": "checks it; its own temporary file",
     "datasets/generate.py": "a folder with headstart's record",
     "datasets/caltech256.py": "a partial download, whose name begins with .headstart",
+    "data/storage.py": "its own note of which version a copy in the cache is",
     "features/cache.py": "files that it wrote, which have a checksum beside them",
     "features/compiled.py": "folders in the cache, in a folder that only headstart can write",
     "predict/sort.py": "an image that has another name now, as the user wished; incomplete copies; empty folders",
