@@ -119,6 +119,7 @@ def test_report__trained_again_is_said_only_of_one_command(tmp_path: Path) -> No
         (["data.root=a", "+trainer.max_steps=3"], ["data.root=a", "+trainer.max_steps=3", "model.head=auto"]),
         (["ckpt_path=logs/run/checkpoints/last.ckpt"], None),
         (["-m", "model.lr=1,2"], None),
+        (["data.root=a", "model.head=auto"], None),
         (["tests/report"], None),
     ):
         write_json(run.record, {"command": ["train.py", *given]})

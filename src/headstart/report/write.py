@@ -232,10 +232,13 @@ def commands_of(run: RunFolder, source: FeatureSource, analysis: FeatureAnalysis
 
 
 def trained_again(run: RunFolder, change: str) -> str:
-    """Returns the command of a run with one setting changed; "": it was not trained by one command from the start."""
+    """Returns the command of a run with one setting changed.
+
+    "": it was not trained by one command from the start, or has this setting.
+    """
     _, *arguments = read_json(run.record)["command"]
     keys = [key_of(argument) for argument in arguments if "=" in argument]
-    if len(keys) < len(arguments) or {"ckpt_path", "data.fold"} & set(keys):
+    if len(keys) < len(arguments) or {"ckpt_path", "data.fold"} & set(keys) or change in arguments:
         return ""
     others = [a for a in arguments if key_of(a) not in ("task", "hydra.run.dir", key_of(change))]
     return command("train.py", [*others, change])
