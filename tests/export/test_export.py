@@ -70,8 +70,8 @@ numpy.save(sys.argv[3], model(numpy.load(sys.argv[2]))["probabilities"])
 def test_export__is_read_by_openvino(count: int, tiny: list[Path], tmp_path: Path) -> None:
     classifier, pixels = tiny_classifier(), images(count, seed=count)
     np.save(tmp_path / "images.npy", pixels.numpy())
-    command = [sys.executable, "-c", BY_OPENVINO, tiny[0], tmp_path / "images.npy", tmp_path / "out.npy"]
-    subprocess.run(command, check=True, capture_output=True)
+    files = map(str, (tiny[0], tmp_path / "images.npy", tmp_path / "out.npy"))
+    subprocess.run([sys.executable, "-c", BY_OPENVINO, *files], check=True, capture_output=True)
     with torch.no_grad():
         expected = classifier.predict_proba(classifier.embed(pixels))
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), expected, atol=1e-4)
