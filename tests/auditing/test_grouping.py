@@ -102,7 +102,8 @@ def test_near_duplicates__count_as_one_in_heads_and_intervals_without_groups(
         return fits[-1][1]
 
     monkeypatch.setattr(pipeline, "fit", fit)
-    options = (*able, f"model.head={head}", "trainer.max_epochs=2", f"run_dir={tmp_path / 'run'}")
+    own = (f"run_dir={tmp_path / 'run'}", f"features.dir={tmp_path / 'features'}")
+    options = (*able, f"model.head={head}", "trainer.max_epochs=2", *own)
     metrics = pipeline.train(settings_of(*options, "data.near_duplicates=true"))
     ((manifest, fitted),) = fits
 
