@@ -1,6 +1,7 @@
 """data.group=near_duplicates: what the features show to be almost the same image stays in one split."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,9 +103,9 @@ def test_near_duplicates__count_as_one_in_heads_and_intervals_without_groups(
         return fits[-1][1]
 
     monkeypatch.setattr(pipeline, "fit", fit)
-    own = (f"run_dir={tmp_path / 'run'}", f"features.dir={tmp_path / 'features'}")
-    options = (*able, f"model.head={head}", "trainer.max_epochs=2", *own)
-    metrics = pipeline.train(settings_of(*options, "data.near_duplicates=true"))
+    own = (f"features.dir={tmp_path / 'features'}", f"model.head={head}", "data.near_duplicates=true")
+    settings = settings_of(*able, *own, "trainer.max_epochs=2")
+    metrics = pipeline.train(replace(settings, run_dir=str(tmp_path / "run")))
     ((manifest, fitted),) = fits
 
     def is_one_unit(manifest: Manifest, split: str) -> list[bool]:
