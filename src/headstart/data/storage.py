@@ -47,7 +47,7 @@ FOLDER, CONTENTS, KIND, DIGEST = "remote", "contents", "headstart listing", 32
 WAITS = (0.2, 0.5, 1.0, 2.0, 4.0)
 # Ends the name of what says which version a copy is.
 VERSION = ".version"
-# HTTP's, which stay: all of 4xx but a timeout and too many requests.
+# Statuses of 4xx that may pass: a timeout, and too many requests.
 PASSING = (408, 429)
 # Seconds without a byte.
 SILENCE = 30
@@ -328,7 +328,7 @@ def _reason(error: Exception) -> Exception:
 
 
 def _status(error: Exception) -> int:
-    """The status of HTTP that an error of aiohttp, gcsfs or huggingface_hub is about; 0: none."""
+    """Returns the HTTP status that an error of aiohttp, gcsfs or huggingface_hub is about; 0: none."""
     of_google = getattr(error, "code", 0) if type(error).__module__.startswith("gcsfs") else 0
     status = getattr(error, "status", getattr(getattr(error, "response", None), "status_code", of_google))
     return status if isinstance(status, int) else 0
