@@ -17,11 +17,12 @@ from common import save
 from truth import generated, load, settings_of
 
 from headstart.backbones.backbone import load_backbone
+from headstart.data.preprocessing import Array
 from headstart.datasets import open_data
-from headstart.evaluation.label_next import NEVER, SIMILAR, choose_next
-from headstart.evaluation.probes import Array, Labelled, fit_head
+from headstart.evaluation.probes import Labelled, fit_head
 from headstart.features.source import encode_unaugmented
 from headstart.model.closed_form import ClosedForm
+from headstart.reviewing.labelling import NEVER, SIMILAR, choose_next
 
 SEEDS, FIRST, ROUNDS, COUNT = 10, 5, 10, 20
 TESTED = 0.4  # of each class

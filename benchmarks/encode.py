@@ -10,9 +10,8 @@ from pathlib import Path
 
 from common import data_folder, flops_per_image, inspected, matrix_rate, plain_loop, resnet50, save, train_features
 
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import ImageDataset, TrainTransform
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import TrainTransform
 from headstart.features.encoder import Encoder
 from headstart.features.source import SplitFeatures
 

@@ -15,7 +15,8 @@ import torch
 from common import empty_caches, run, save, training
 
 from headstart.config.model import EncoderSettings, ExportSettings
-from headstart.export.model_file import Array, open_model
+from headstart.data.preprocessing import Array
+from headstart.export.model_file import open_model
 from headstart.export.write import export
 from headstart.model.checkpoint import load_classifier
 from headstart.run_folder import RunFolder

@@ -25,12 +25,11 @@ from common import (
 )
 from torch.utils.data import DataLoader
 
-from headstart.data.dataset import ImageDataset, ViewSampler
+from headstart.data.dataset import ImageDataset, TrainTransform, ViewSampler
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import TrainTransform
-from headstart.data.workers import loader_options, worker_count
 from headstart.features.encoder import Encoder
 from headstart.features.source import ENCODING_BATCH
+from headstart.processes import loader_options, worker_count
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
 BATCHES = 50

@@ -12,9 +12,9 @@ import numpy as np
 from common import data_folder, save
 from PIL import Image
 
+from headstart.data.dataset import EvalTransform
 from headstart.data.images import allowed_pixels, read_rgb
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import EvalTransform
 
 COUNT, SIZE, PIXELS, REPEATS = 8, (4032, 3024), 1_000_000, 5
 

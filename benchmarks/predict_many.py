@@ -13,9 +13,8 @@ from encode import view_rate
 from headstart.backbones.backbone import Backbone
 from headstart.backbones.provider import Choice
 from headstart.backbones.torchvision import PROVIDER
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import EvalTransform, ImageDataset
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import EvalTransform
 from headstart.features.encoder import Encoder
 
 COUNT, ARCH, REPEATS = 10_000, "mobilenet_v2", 3

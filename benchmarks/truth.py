@@ -31,17 +31,17 @@ from headstart.backbones.backbone import load_backbone
 from headstart.cli.arguments import for_hydra, register_resolvers
 from headstart.config.train import TrainSettings, check_train
 from headstart.data.prepare import prepare_data
+from headstart.data.preprocessing import Array
 from headstart.datasets.shapes import CLASSES, draw_image
-from headstart.evaluation.label_issues import find_label_issues
-from headstart.evaluation.learning_curve import learning_curve
+from headstart.evaluation.answers import find_label_issues, learning_curve
 from headstart.evaluation.predictions import wilson_interval
-from headstart.evaluation.probes import Array, Labelled, fit_head, predicted, ridge
+from headstart.evaluation.probes import Labelled, fit_head, predicted, ridge
 from headstart.features.source import encode_unaugmented
 from headstart.machine import core_count
 from headstart.model.closed_form import fit_temperature, scale
 from headstart.model.image_classifier import Familiarity, build_head
 from headstart.model.recipe import Recipe, recipe_of
-from headstart.training.head_choice import best_of, cross_validated
+from headstart.training.fit import best_of, cross_validated
 
 ROOT = Path(__file__).parents[1]
 DRAWS, SEEDS = 12, 3

@@ -12,8 +12,8 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 from torchvision.transforms.v2.functional import to_pil_image
 
+from headstart.data.dataset import Preprocessing, TrainTransform
 from headstart.data.images import read_rgb
-from headstart.data.transforms import Preprocessing, TrainTransform
 
 HERE = Path(__file__).parent
 COLUMNS = 5

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from headstart.backbones.bundled import FOLDER
+from headstart.backbones.provider import BUNDLED_FOLDER
 from headstart.errors import HeadstartError
 from headstart.files import read_json, replacing, sha256_of, write_json
 from headstart.model.checkpoint import read_checkpoint
@@ -65,6 +65,6 @@ if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("error: the checkpoint is missing: python scripts/bundle_backbone.py RUN/checkpoints/best.ckpt")
     try:
-        print(bundle(Path(sys.argv[1]), FOLDER))
+        print(bundle(Path(sys.argv[1]), BUNDLED_FOLDER))
     except (HeadstartError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -21,9 +21,9 @@ from headstart.data.folders import MADE
 from headstart.data.scan import scan_folder
 from headstart.errors import HeadstartError
 from headstart.features.store import FeatureStore, Key
-from headstart.files import PREDICTIONS, RUN, claim, is_own, kind_of, mark, mark_if_empty, remove
+from headstart.files import MARKER, PREDICTIONS, RUN, claim, is_own, kind_of, mark, mark_if_empty, remove
 from headstart.predict.sources import find_images
-from headstart.run_folder import MARKER, RunFolder
+from headstart.run_folder import RunFolder
 from headstart.text import as_file_name
 
 # Names that some command writes, in a folder of the user's.
@@ -355,9 +355,9 @@ def test_label_as_a_file_name__is_one_in_the_folder(label: str, tmp_path: Path) 
 # Where something is deleted without `marker.remove`, and why that is none of the user's.
 DELETES = {
     "files.py": "checks it; its own temporary file",
-    "datasets/generate.py": "a folder with headstart's record",
+    "datasets/__init__.py": "a folder with headstart's record",
     "datasets/caltech256.py": "a partial download, whose name begins with .headstart",
-    "data/storage.py": "its own note of which version a copy in the cache is",
+    "storage.py": "its own note of which version a copy in the cache is",
     "features/cache.py": "files that it wrote, which have a checksum beside them",
     "features/compiled.py": "folders in the cache, in a folder that only headstart can write",
     "predict/sort.py": "an image that has another name now, as the user wished; incomplete copies; empty folders",

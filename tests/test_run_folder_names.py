@@ -7,8 +7,9 @@ from conftest import SMALL, Script, draw_classes
 from runs import run_script
 from torch import Tensor
 
+from headstart.files import MARKER
 from headstart.model.classifier import Classifier
-from headstart.run_folder import MARKER, EnsembleFolder, RunFolder, SweepFolder, is_early_file, is_left_over
+from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, is_early_file, is_left_over
 
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 # In a sweep's folder, Hydra's own.

@@ -31,18 +31,18 @@ from headstart.config import options_of
 from headstart.config.checks import nearest
 from headstart.config.overrides import written_as
 from headstart.config.train import check_train, read_record
-from headstart.data.workers import use_one_thread_after_fork
 from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored, usual_numerics
 from headstart.files import ForkSafeLock, read_json
 from headstart.predict.predictor import Predictor, load_predictor
+from headstart.processes import use_one_thread_after_fork
 from headstart.program import OUTPUT, Failed
 from headstart.run_folder import EnsembleFolder, RunFolder, SweepFolder, checkpoint_file, run_folder_of
 
 if TYPE_CHECKING:
     # It needs the extra `review`.
     from headstart.reviewing.demo import DemoServer
-    from headstart.reviewing.server import ReviewServer
+    from headstart.reviewing.local import ReviewServer
 
 # Running a program of the command line inside another one, which is left as it was.
 

@@ -22,12 +22,13 @@ from filelock import FileLock
 from headstart.errors import HeadstartError
 from headstart.log import log
 from headstart.machine import DISK_FULL
-from headstart.run_folder import MARKER
 
 # Which folders headstart made: they carry a marker. Nothing without one is deleted, replaced or taken for its own. A
 # folder that a command writes into is claimed first: it is new, or empty, or one that the same kind of command made
 # before. So fixed names, such as metrics.json or contact_sheets/, never meet the user's files. What carries a marker
 # is never read as the user's images, unless it is named itself.
+
+MARKER = ".headstart-output"
 
 # Kinds of folders, and what a message calls them.
 RUN, SWEEP, ENSEMBLE, REPORT, CACHE = "run", "sweep", "ensemble", "report", "cache"

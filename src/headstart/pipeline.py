@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from headstart.auditing.findings import find_problems, in_order
-from headstart.auditing.grouping import preparation
 from headstart.auditing.report import (
     COMPARED,
     TOO_MANY,
@@ -21,6 +20,7 @@ from headstart.auditing.report import (
     findings_table,
     missing_groups,
     movable_splits,
+    preparation,
     with_near_duplicates,
     write_audit,
 )
@@ -29,17 +29,17 @@ from headstart.config.data import NEAR_DUPLICATES, NO_CORRECTIONS
 from headstart.config.model import AUTO, BUNDLE, RECIPE, TRAINED, EncoderSettings
 from headstart.config.train import EVALUATING, WITHOUT_DATA, TrainSettings
 from headstart.data.corrections import usual_file
+from headstart.data.dataset import EvalTransform, TrainTransform
 from headstart.data.image_info import deep_samples
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import PreparedData, inspect_data
-from headstart.data.preprocessing import other_depth
-from headstart.data.transforms import EvalTransform, TrainTransform
+from headstart.data.preprocessing import Array, other_depth
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.compare import compare
 from headstart.evaluation.predictions import predict_views, write_predictions
 from headstart.features.source import encode_unaugmented
-from headstart.features.store import Array, features_by_content, open_store, stored_features
+from headstart.features.store import features_by_content, open_store, stored_features
 from headstart.files import PREDICTIONS, REPORT, RUN, check, claim
 from headstart.log import command, log, shown
 from headstart.machine import startup_seconds, training_device
@@ -47,7 +47,7 @@ from headstart.model.checkpoint import HELD, check_loadable, load_classifier, re
 from headstart.model.image_classifier import ImageClassifier
 from headstart.model.recipe import Recipe, check_unchanged, warn_about_other_data
 from headstart.processes import first_on_node_first, from_first, rank
-from headstart.report.audit_page import write_audit_page
+from headstart.report.page import write_audit_page
 from headstart.report.write import RunRecord, warn_about_versions, write_report
 from headstart.reviewing.labelling import Labelling, decided_contents, find_unlabelled, rank_unlabelled, write_ranking
 from headstart.reviewing.queue import Review
@@ -60,7 +60,7 @@ from headstart.training.trainer import build_trainer, lightning_errors
 if TYPE_CHECKING:
     # It needs the extra `review`.
     from headstart.reviewing.demo import DemoServer
-    from headstart.reviewing.server import ReviewServer
+    from headstart.reviewing.local import ReviewServer
 
 
 def train(settings: TrainSettings) -> dict[str, float]:
@@ -254,7 +254,7 @@ def review(settings: TrainSettings) -> bool:
 def review_server(settings: TrainSettings) -> "ReviewServer":
     """Returns the server of that page; raises as `review`."""
     with _extra("review"):
-        from headstart.reviewing.server import ReviewServer
+        from headstart.reviewing.local import ReviewServer
     path = Path(str(settings.ckpt_path))
     recipe = Recipe.from_dict(read_checkpoint(path)["hyper_parameters"])
     file, data = _data_to_correct(settings)
@@ -296,7 +296,7 @@ def label(settings: TrainSettings) -> bool:
     if not settings.label.serve:
         return True
     try:
-        from headstart.reviewing.server import ReviewServer
+        from headstart.reviewing.local import ReviewServer
     except ModuleNotFoundError:
         log.info('to label them on a page: pip install "headstart[review]"')
         return True
@@ -392,8 +392,8 @@ def export(settings: TrainSettings) -> bool:
         HeadstartError: it could not be exported, or a file differs from it.
     """
     # They take seconds to import.
-    from headstart.export.bundle import write_bundle
     from headstart.export.write import export as write
+    from headstart.export.write import write_bundle
 
     # In the best trial's own folder, if it is in that of a sweep.
     path = Path(str(settings.ckpt_path)).resolve()

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from headstart.errors import HeadstartError, listed
+from headstart.files import MARKER
+from headstart.storage import local
 from headstart.text import is_url
 
 # Where runs and sweeps are, unless the user chooses another folder.
@@ -15,9 +17,6 @@ LOGS = Path("logs")
 NEWEST = "last"
 # Of checkpoints, and of the record of an ensemble: what ends so is no run's name.
 SUFFIXES = (".ckpt", ".json", ".pt", ".pth")
-
-# In every folder that headstart makes to write into: see headstart.files.
-MARKER = ".headstart-output"
 
 
 class _File:
@@ -122,9 +121,6 @@ def checkpoint_file(path: Path, name: Literal["best", "last"]) -> Path:
         HeadstartError: the folder holds none; or there is no such run, or more than one.
     """
     if is_url(path):
-        # Imported here because most checkpoints are not remote.
-        from headstart.data.storage import local
-
         path = local(path)
     if not isdir(path):
         return path if lexists(path) or path.suffix in SUFFIXES else _checkpoint_named(str(path), name)

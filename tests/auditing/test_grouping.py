@@ -13,8 +13,7 @@ from faulty import photo
 from PIL import Image
 
 from headstart import pipeline
-from headstart.auditing.grouping import preparation
-from headstart.auditing.report import alike_units, find_from_features
+from headstart.auditing.report import alike_units, find_from_features, preparation
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest, Split
 from headstart.data.prepare import PreparedData

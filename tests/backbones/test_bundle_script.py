@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import ROOT, SMALL, Script, draw_classes
 
-from headstart.backbones.bundled import FOLDER
+from headstart.backbones.provider import BUNDLED_FOLDER
 from headstart.files import sha256_of
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.classifier import NETWORK
@@ -65,10 +65,10 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
 
 def test_bundle__of_a_frozen_backbone_is_rejected(trained: Path, program: Callable[..., None]) -> None:
-    before = sorted(FOLDER.iterdir())
+    before = sorted(BUNDLED_FOLDER.iterdir())
     with pytest.raises(SystemExit, match=r"error: .* is not of a run with model\.weights=null finetune=full"):
         program(str(trained / "checkpoints" / "best.ckpt"))
-    assert sorted(FOLDER.iterdir()) == before
+    assert sorted(BUNDLED_FOLDER.iterdir()) == before
 
 
 def test_bundle__without_a_checkpoint_says_how_to_call_it(program: Callable[..., None]) -> None:

@@ -10,9 +10,9 @@ from conftest import settings_of
 from torch import nn
 from torchvision.models import get_model
 
-from headstart.backbones import bundled
+from headstart.backbones import provider
 from headstart.backbones.backbone import Backbone, load_backbone
-from headstart.backbones.bundled import FOLDER, bundled_weights
+from headstart.backbones.provider import BUNDLED_FOLDER, bundled_weights
 from headstart.config.model import BUNDLED
 from headstart.data.preprocessing import Preprocessing
 from headstart.datasets.shapes import PRETRAINING_CLASSES
@@ -57,8 +57,8 @@ def test_backbone__is_torchvisions_network_with_these_weights() -> None:
 
 
 def test_damaged__is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shutil.copytree(FOLDER, tmp_path / "bundled")
-    monkeypatch.setattr(bundled, "FOLDER", tmp_path / "bundled")
+    shutil.copytree(BUNDLED_FOLDER, tmp_path / "bundled")
+    monkeypatch.setattr(provider, "BUNDLED_FOLDER", tmp_path / "bundled")
     content = bytearray((tmp_path / "bundled" / f"{ARCH}.pth").read_bytes())
     content[len(content) // 2] ^= 1
     (tmp_path / "bundled" / f"{ARCH}.pth").write_bytes(content)

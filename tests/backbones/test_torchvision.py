@@ -9,8 +9,7 @@ from torch import nn
 from torchvision.models import regnet
 
 from headstart.backbones.backbone import state_sha256
-from headstart.backbones.bundled import FOLDER
-from headstart.backbones.provider import Choice
+from headstart.backbones.provider import BUNDLED_FOLDER, Choice
 from headstart.backbones.torchvision import architectures, build_classifier, cut, load, preset
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
@@ -132,7 +131,7 @@ def test_load__names_the_weights_whose_preset_is_a_guess(tmp_path: Path) -> None
 
 
 def test_preset__of_the_bundled_weights_is_in_their_record() -> None:
-    record = read_json(FOLDER / "mobilenet_v3_small.json")
+    record = read_json(BUNDLED_FOLDER / "mobilenet_v3_small.json")
     assert preset("mobilenet_v3_small", "bundled").as_dict() == record["preprocessing"]
 
 

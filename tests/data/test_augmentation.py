@@ -13,9 +13,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from headstart.config.model import RECIPE
+from headstart.data.dataset import DRAW_FIRST, Augmentation, TrainTransform, _Random
 from headstart.data.preprocessing import Preprocessing
 from headstart.data.splits import derive_seed
-from headstart.data.transforms import DRAW_FIRST, Augmentation, TrainTransform, _Random
 from headstart.errors import HeadstartError
 
 SIZES = Preprocessing(resize_size=40, image_size=32)

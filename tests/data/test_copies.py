@@ -11,10 +11,8 @@ from faulty import photo
 from PIL import Image
 
 from headstart.config.data import SplitSettings
-from headstart.data import copies
-from headstart.data.copies import find_copies
 from headstart.data.image_info import decode_thumbnail, inspect_images
-from headstart.data.prepare import PreparedData, prepare_data
+from headstart.data.prepare import DIFFERENCE, MOST_COPIES, PreparedData, find_copies, prepare_data
 from headstart.data.scan import Scan, keep_copies_together, scan_folder
 from headstart.data.splits import split_class, split_images, split_off_valid
 from headstart.datasets.shapes import draw_image
@@ -121,12 +119,12 @@ def test_find_copies__what_shows_too_little_only_if_it_is_equal(tmp_path: Path) 
 
 def test_find_copies__a_fixed_camera_takes_no_copies(tmp_path: Path) -> None:
     scene, noise = np.asarray(draw_image("star", "dotted", 0), float), np.random.default_rng(0)
-    for number in range(copies.MOST_COPIES + 1):
+    for number in range(MOST_COPIES + 1):
         pixels = (scene + noise.normal(0, 3, scene.shape)).clip(0, 255).astype(np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
     assert found_in(tmp_path) == {}
     (tmp_path / "9.png").unlink()
-    assert len(found_in(tmp_path)) == copies.MOST_COPIES
+    assert len(found_in(tmp_path)) == MOST_COPIES
 
 
 def test_find_copies__unreadable_files_are_none(tmp_path: Path) -> None:
@@ -148,11 +146,11 @@ def test_find_copies__as_a_plain_comparison_of_all_pairs(tmp_path: Path, monkeyp
     for one, first in pixels.items():
         for other, second in pixels.items():
             contrast = min(np.sqrt(((p - p.mean((0, 1))) ** 2).mean()) for p in (first, second))
-            if one != other and np.sqrt(((first - second) ** 2).mean()) < copies.DIFFERENCE * contrast:
+            if one != other and np.sqrt(((first - second) ** 2).mean()) < DIFFERENCE * contrast:
                 expected.add(one)
     assert expected
-    monkeypatch.setattr(copies, "ROWS", 5)
-    monkeypatch.setattr(copies, "COLUMNS", 3)
+    monkeypatch.setattr("headstart.data.prepare.ROWS", 5)
+    monkeypatch.setattr("headstart.data.prepare.COLUMNS", 3)
     assert {*find_copies(infos)} == expected
 
 

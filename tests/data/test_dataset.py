@@ -5,10 +5,9 @@ import torch
 from conftest import manifest_of
 
 from headstart.config.data import SplitSettings
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import ImageDataset, TrainTransform
 from headstart.data.images import read_rgb
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import TrainTransform
 from headstart.errors import HeadstartError
 
 

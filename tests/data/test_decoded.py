@@ -9,10 +9,9 @@ from torch.utils.data import DataLoader
 
 from headstart.config.data import SplitSettings
 from headstart.data import manifest as module
-from headstart.data.dataset import BYTES_PER_PIXEL, DecodedImages, ImageDataset
+from headstart.data.dataset import BYTES_PER_PIXEL, DecodedImages, ImageDataset, TrainTransform
 from headstart.data.images import read_rgb
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import TrainTransform
 
 SIZE = 10 * 10 * BYTES_PER_PIXEL
 

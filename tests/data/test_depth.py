@@ -12,14 +12,13 @@ from odd_files import deep_png
 from PIL import Image
 
 from headstart.auditing.findings import ODD_DEPTH, Finding, find_problems
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import EvalTransform, ImageDataset
 from headstart.data.images import read_rgb
 from headstart.data.prepare import PreparedData, inspect_data
 from headstart.data.preprocessing import Preprocessing, Samples, other_depth, used_depth
-from headstart.data.transforms import EvalTransform
 from headstart.model.checkpoint import read_checkpoint
 from headstart.model.recipe import Recipe
-from headstart.report.audit_page import write_audit_page
+from headstart.report.page import write_audit_page
 from headstart.run_folder import RunFolder
 
 SIZES = Preprocessing(resize_size=40, image_size=32)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from headstart.data import workers
-from headstart.data.workers import LONGEST_WAIT, loader_options
+from headstart import processes
+from headstart.processes import LONGEST_WAIT, loader_options
 
 CPU = torch.device("cpu")
 BATCH = 32 * 224**2  # pixels
@@ -17,14 +17,14 @@ def count(wanted: int, pixels: int = BATCH) -> int:
 @pytest.fixture
 def room(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Docker's default: 64 MB of shared memory."""
-    monkeypatch.setattr(workers, "_shared_memory_left", lambda: 64_000_000)
-    workers._say_once.cache_clear()
+    monkeypatch.setattr(processes, "_shared_memory_left", lambda: 64_000_000)
+    processes._say_once.cache_clear()
     return monkeypatch
 
 
 def test_workers__as_many_as_wanted_where_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
     for left in (None, 10**10):
-        monkeypatch.setattr(workers, "_shared_memory_left", lambda left=left: left)
+        monkeypatch.setattr(processes, "_shared_memory_left", lambda left=left: left)
         assert count(8) == 8
     assert count(0) == 0
 

@@ -15,15 +15,14 @@ from archived import zip_of
 from conftest import COLOURS, SMALL, Script, draw, settings_of
 from remote_servers import Answer, Server, before, serving, serving_folder
 
-from headstart import text
+from headstart import storage, text
 from headstart.config.data import DataSettings
-from headstart.data import storage
 from headstart.data.folders import list_folder, read_file
 from headstart.data.prepare import PreparedData
-from headstart.data.storage import local
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError
 from headstart.predict.sources import find_images
+from headstart.storage import local
 
 PER_CLASS = 8
 SECRET = "very-secret-key"

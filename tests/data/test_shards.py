@@ -9,10 +9,9 @@ import pytest
 from conftest import COLOURS, draw, drawn, settings_of
 
 from headstart.config.data import DataSettings
-from headstart.data.labels import INCOMPLETE
+from headstart.data.labels import INCOMPLETE, read_shards
 from headstart.data.prepare import prepare_data
 from headstart.data.scan import scan_images
-from headstart.data.shards import read_shards
 from headstart.errors import HeadstartError
 
 NAMES = sorted(COLOURS)

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, v2
 
+from headstart.data.dataset import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 from headstart.data.preprocessing import Preprocessing, squared
 from headstart.data.splits import derive_seed
-from headstart.data.transforms import EvalTransform, EvalViewsTransform, TrainTransform, Transform
 
 SIZES = Preprocessing(resize_size=256, image_size=224)
 

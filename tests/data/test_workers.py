@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import torch
 
-from headstart.data.workers import thread_imap, thread_map, worker_count
 from headstart.machine import core_count
+from headstart.processes import thread_imap, thread_map, worker_count
 
 Map = Callable[[Callable[[int], Any], Iterable[int]], Iterable[Any]]
 both = pytest.mark.parametrize("mapping", [thread_map, thread_imap])

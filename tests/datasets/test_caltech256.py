@@ -15,9 +15,8 @@ from conftest import settings_of
 from PIL import Image
 
 from headstart.config.data import CaltechSettings, SplitSettings
-from headstart.datasets import caltech256
+from headstart.datasets import RECORD, caltech256
 from headstart.datasets.caltech256 import ARCHIVE, make_caltech
-from headstart.datasets.generate import RECORD
 from headstart.errors import HeadstartError
 
 # A forked process starts without importing everything again.

@@ -11,8 +11,7 @@ from PIL import Image
 from headstart.auditing.findings import find_problems
 from headstart.config.data import ShapesSettings
 from headstart.data.prepare import prepare_data
-from headstart.datasets import shapes
-from headstart.datasets.generate import RECORD
+from headstart.datasets import RECORD, shapes
 from headstart.datasets.shapes import CLASSES, SHAPES, TEXTURES, draw_image, make_shapes
 from headstart.errors import HeadstartError
 from headstart.files import DATASET, kind_of, mark

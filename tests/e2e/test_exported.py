@@ -12,7 +12,8 @@ from runs import run_script
 
 import headstart
 from headstart import ExportedPredictor, HeadstartError
-from headstart.run_folder import MARKER, RunFolder
+from headstart.files import MARKER
+from headstart.run_folder import RunFolder
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package)

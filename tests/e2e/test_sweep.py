@@ -25,13 +25,13 @@ from torch import nn
 from torchvision.models import get_model
 
 from headstart.backbones.backbone import load_backbone
-from headstart.cli.errors import sentence_of
 from headstart.config.train import TrainSettings
 from headstart.datasets import open_data
 from headstart.files import SWEEP, exclusively, mark
 from headstart.model import image_classifier
 from headstart.model.image_classifier import build_head
 from headstart.model.recipe import Recipe
+from headstart.program import sentence_of
 from headstart.sweeping import trial
 
 # Each runs whole trainings.

@@ -6,14 +6,15 @@ from clusters import clusters
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 from sklearn.model_selection import cross_val_predict  # type: ignore[import-untyped]
 
+from headstart.data.preprocessing import Array
 from headstart.evaluation import probes
-from headstart.evaluation.label_issues import (
+from headstart.evaluation.answers import (
     LabelIssues,
     confident_classes,
     confident_joint,
     find_label_issues,
 )
-from headstart.evaluation.probes import Array, Labelled
+from headstart.evaluation.probes import Labelled
 
 
 def swapped(data: Labelled, count: int, seed: int) -> tuple[Labelled, Array]:

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from headstart.evaluation.label_next import CANDIDATES, SIMILAR, choose_next, margins_of
-from headstart.evaluation.probes import Array
+from headstart.data.preprocessing import Array
+from headstart.reviewing.labelling import CANDIDATES, SIMILAR, choose_next, margins_of
 
 CLASSES, DIM = 4, 32
 

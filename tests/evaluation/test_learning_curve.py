@@ -5,7 +5,7 @@ import pytest
 from clusters import clusters
 from scipy.stats import binom  # type: ignore[import-untyped]
 
-from headstart.evaluation.learning_curve import LearningCurve, learning_curve
+from headstart.evaluation.answers import LearningCurve, learning_curve
 from headstart.evaluation.probes import Labelled, predicted, ridge
 
 

@@ -10,10 +10,10 @@ from reference_metrics import expected_metrics
 
 from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
+from headstart.data.dataset import EvalTransform
 from headstart.data.images import read_rgb
 from headstart.data.manifest import Manifest
 from headstart.data.prepare import prepare_data
-from headstart.data.transforms import EvalTransform
 from headstart.evaluation.predictions import Predictions, mean_of, predict_split, predict_splits, write_predictions
 from headstart.features.source import FeatureSource
 from headstart.model.classifier import Classifier

@@ -7,8 +7,8 @@ import torch
 from test_predictions import classifier_and_data, settings_for
 from torch import Tensor
 
+from headstart.data.dataset import EvalViewsTransform
 from headstart.data.images import read_rgb
-from headstart.data.transforms import EvalViewsTransform
 from headstart.evaluation.predictions import Averaging, Predictions, predict_split, predict_splits, predict_views
 from headstart.features.encoder import Encoder
 from headstart.features.source import FeatureSource

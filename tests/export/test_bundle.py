@@ -22,7 +22,7 @@ from headstart.backbones.torchvision import build_classifier, check_architecture
 from headstart.config.model import EncoderSettings, FinetuneSettings
 from headstart.data.preprocessing import Preprocessing
 from headstart.errors import HeadstartError
-from headstart.export.bundle import write_bundle
+from headstart.export.write import write_bundle
 from headstart.files import ENSEMBLE, mark
 from headstart.model.checkpoint import load_classifier, read_checkpoint
 from headstart.model.classifier import Classifier

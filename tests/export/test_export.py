@@ -21,11 +21,11 @@ from headstart.export import write
 from headstart.export.model_file import open_model
 from headstart.export.onnx import to_onnx
 from headstart.export.write import Difference, export, trace
-from headstart.files import RUN, mark
+from headstart.files import MARKER, RUN, mark
 from headstart.model.checkpoint import Ensemble
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor
-from headstart.run_folder import MARKER, RunFolder
+from headstart.run_folder import RunFolder
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")

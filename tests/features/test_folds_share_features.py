@@ -11,12 +11,12 @@ from PIL import Image, ImageFile
 
 from headstart.backbones.backbone import load_backbone
 from headstart.config.train import TrainSettings
-from headstart.data.dataset import ImageDataset
+from headstart.data.dataset import EvalTransform, ImageDataset, TrainTransform
 from headstart.data.prepare import prepare_data
-from headstart.data.transforms import EvalTransform, TrainTransform
+from headstart.data.preprocessing import Array
 from headstart.features.encoder import Encoder
 from headstart.features.source import SplitFeatures
-from headstart.features.store import Array, FeatureStore, features_by_content, stored_features
+from headstart.features.store import FeatureStore, features_by_content, stored_features
 
 
 def settings(root: Path, fold: int, *overrides: str) -> TrainSettings:

@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
-from headstart.features.store import Array, FeatureStore, Key
-from headstart.files import sha256_of
+from headstart.features.store import FeatureStore, Key
+from headstart.files import MARKER, sha256_of
 from headstart.log import log_to_console
-from headstart.run_folder import MARKER
 
 KEY = Key("net-train", {"weights": "a", "seed": 0})
 SHAPE = (10, 4)

@@ -6,8 +6,8 @@ import torch
 from clusters import clusters
 from sklearn.linear_model import LogisticRegression  # type: ignore[import-untyped]
 
+from headstart.data.preprocessing import Array
 from headstart.data.splits import unit_folds
-from headstart.evaluation.probes import Array
 from headstart.model import closed_form
 from headstart.model.closed_form import STRENGTHS, Logistic, LogisticFits
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 from clusters import clusters
 
-from headstart.evaluation.probes import Array, Labelled
+from headstart.data.preprocessing import Array
+from headstart.evaluation.probes import Labelled
 from headstart.model import closed_form
 from headstart.model.closed_form import NEIGHBOURS, NearestNeighbours, left_out
 

@@ -10,8 +10,9 @@ from conftest import draw
 from PIL import Image
 from tiny_classifier import CLASSES, SIZES, tiny_classifier
 
-from headstart.data.transforms import EvalTransform
-from headstart.export.model_file import Array, ModelInfo
+from headstart.data.dataset import EvalTransform
+from headstart.data.preprocessing import Array
+from headstart.export.model_file import ModelInfo
 from headstart.predict.predictor import Predictor
 from headstart.predict.run import ExportedPredictor
 

@@ -23,12 +23,12 @@ from hydra import compose, initialize_config_dir
 from headstart.cli.arguments import register_resolvers
 from headstart.config.predict import PredictSettings, check_predict
 from headstart.errors import HeadstartError
+from headstart.files import MARKER
 from headstart.predict import sort
 from headstart.predict.run import predict
 from headstart.predict.sort import class_folders
 from headstart.predict.sources import UNSURE, UNUSUAL, Prediction, find_images
 from headstart.predict.write import write
-from headstart.run_folder import MARKER
 
 CLASSES = ("blue", "green", "red")
 

@@ -20,8 +20,7 @@ from torch.nn.functional import log_softmax
 
 from headstart.config.model import EncoderSettings
 from headstart.data.manifest import Manifest, Split
-from headstart.evaluation.predictions import Predictions, wilson_interval
-from headstart.evaluation.result import Result
+from headstart.evaluation.predictions import Predictions, Result, wilson_interval
 from headstart.files import write_json
 from headstart.model.checkpoint import load_classifier
 from headstart.report.charts import draw_accuracy, draw_confusion, draw_map, draw_reliability

@@ -13,8 +13,7 @@ from sklearn.metrics import (  # type: ignore[import-untyped]
 )
 from torch.nn.functional import log_softmax
 
-from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.result import Result, calibration
+from headstart.evaluation.predictions import Predictions, Result, calibration
 
 CLASSES = ("ant", "bee", "cat", "dog", "eel", "fox")
 

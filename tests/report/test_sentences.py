@@ -11,10 +11,9 @@ from tiny_classifier import tiny_backbone, tiny_classifier
 
 from headstart.config.model import EncoderSettings
 from headstart.data.manifest import Manifest, Split
+from headstart.data.preprocessing import Array
 from headstart.evaluation.answers import FeatureAnalysis, analyze_features
-from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.probes import Array
-from headstart.evaluation.result import Result
+from headstart.evaluation.predictions import Predictions, Result
 from headstart.model.image_classifier import ImageClassifier
 from headstart.report.page import familiarity, probabilities, summarize
 

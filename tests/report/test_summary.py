@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from headstart.evaluation.answers import Comparison, FeatureAnalysis, Head
-from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.result import Result
+from headstart.evaluation.predictions import Predictions, Result
 from headstart.report.page import advice, against_baselines
 
 NOTHING: Any = None

@@ -10,8 +10,8 @@ from local_pages import CHROMIUM, Browser
 
 from headstart.config.data import SplitSettings
 from headstart.data.corrections import FILE, read_corrections
+from headstart.reviewing.local import ReviewServer
 from headstart.reviewing.queue import Review
-from headstart.reviewing.server import ReviewServer
 from headstart.run_folder import RunFolder
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")

@@ -18,10 +18,10 @@ from headstart.config.model import LabelSettings
 from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.corrections import FILE, read_corrections
 from headstart.errors import HeadstartError
-from headstart.files import sha256_of
+from headstart.files import MARKER, sha256_of
 from headstart.pipeline import choose_labels, review_server
-from headstart.reviewing.server import ReviewServer
-from headstart.run_folder import MARKER, RunFolder
+from headstart.reviewing.local import ReviewServer
+from headstart.run_folder import RunFolder
 
 RULE = ("data.split.train=6", "data.split.valid=3")
 HOSTILE = ("a\nb.jpg", "<script>alert(1)<.jpg", "=1+1.jpg", os.fsdecode(b"\xe4.jpg"))

@@ -21,12 +21,12 @@ from local_pages import ask, origin_of
 from headstart.config.data import SplitSettings
 from headstart.config.train import TrainSettings, check_train, read_record
 from headstart.data.corrections import FILE, read_corrections
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
-from headstart.features.store import Array
 from headstart.pipeline import review_server
 from headstart.reviewing import queue
+from headstart.reviewing.local import ReviewServer
 from headstart.reviewing.queue import Review
-from headstart.reviewing.server import ReviewServer
 from headstart.run_folder import RunFolder
 
 RULE = SplitSettings(6, 3)
@@ -309,8 +309,7 @@ def test_program__ends_with_ctrl_c_and_the_next_training_uses_the_decisions(
 
 def test_error__without_the_extra(run: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    for name in ("server", "local"):
-        monkeypatch.delitem(sys.modules, f"headstart.reviewing.{name}")
+    monkeypatch.delitem(sys.modules, "headstart.reviewing.local")
     result = script("train.py", "task=review", f"ckpt_path={run}")
     assert result.status == 1
     assert result.err == 'error: task=review needs uvicorn: pip install "headstart[review]"\n'

@@ -10,9 +10,8 @@ from pytorch_lightning import Trainer
 from torch import Tensor
 
 from headstart.backbones.backbone import load_backbone
-from headstart.data.dataset import IGNORED
+from headstart.data.dataset import IGNORED, EvalTransform
 from headstart.data.images import read_rgb
-from headstart.data.transforms import EvalTransform
 from headstart.errors import HeadstartError
 from headstart.features.compiled import CompilationFailed
 from headstart.features.source import FEW_VIEWS

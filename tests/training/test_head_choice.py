@@ -12,9 +12,9 @@ from clusters import clusters
 from conftest import SMALL, Script
 from tiny_classifier import tiny_classifier
 
-from headstart.evaluation.probes import Array
+from headstart.data.preprocessing import Array
 from headstart.training import fit
-from headstart.training.head_choice import PREFERRED, Candidate, best_of, cross_validated
+from headstart.training.fit import PREFERRED, Candidate, best_of, cross_validated
 
 COUNT = 300
 RECIPE = replace(tiny_classifier().recipe, classes=("a", "b", "c", "d"))

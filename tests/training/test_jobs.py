@@ -13,7 +13,7 @@ from headstart.machine import Place
 from headstart.training import jobs
 
 JOINS = """
-from headstart.cli.errors import ended_by_signals
+from headstart.program import ended_by_signals
 from headstart.training import jobs
 
 jobs.SILENT = 0.3

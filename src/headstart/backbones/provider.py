@@ -1,4 +1,8 @@
-"""Provides what the backbones of torchvision and timm share: their choice, pooling, stages and weights files."""
+"""Provides what the backbones of torchvision and timm share: their choice, pooling, stages and weights files.
+
+One backbone comes with headstart, which trained it from scratch on generated images. In bundled/, a JSON file beside
+its weights, a state_dict in float16 without a classifier, records where they come from.
+"""
 
 import os
 import pickle
@@ -11,9 +15,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from headstart.config.model import BUNDLED
 from headstart.data.preprocessing import Preprocessing
-from headstart.data.storage import local
 from headstart.errors import HeadstartError
+from headstart.files import read_json, sha256_of
+from headstart.storage import local
+
+BUNDLED_FOLDER = Path(__file__).parent / "bundled"
 
 
 @dataclass(frozen=True)
@@ -348,3 +356,19 @@ def fitting_state(module: nn.Module, path: Path, what: str, *, without: str) -> 
             shapes = f"{tuple(value.shape)} instead of {tuple(expected[key].shape)}"
             raise HeadstartError(f"{what}: {key} has shape {shapes}")
     return state
+
+
+def bundled_weights(arch: str) -> tuple[Path, Preprocessing]:
+    """The weights file of `arch`, and the preprocessing it was trained with.
+
+    Raises:
+        HeadstartError: there is none, or it does not match its record.
+    """
+    path = BUNDLED_FOLDER / f"{arch}.pth"
+    if not path.is_file():
+        names = ", ".join(sorted(file.stem for file in BUNDLED_FOLDER.glob("*.pth")))
+        raise HeadstartError(f"model.weights={BUNDLED} is not available for model.arch={arch}, only for: {names}")
+    record = read_json(path.with_suffix(".json"))
+    if sha256_of(path) != record["sha256"]:
+        raise HeadstartError(f"{path} is damaged: install headstart again")
+    return path, Preprocessing(**record["preprocessing"])

@@ -21,12 +21,12 @@ from timm.data import resolve_data_config
 from torch import Tensor, nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from headstart.backbones.bundled import bundled_weights
 from headstart.backbones.provider import (
     Choice,
     Network,
     Provider,
     TokenPooling,
+    bundled_weights,
     cannot_pool,
     file_of,
     group_blocks,

@@ -12,12 +12,12 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from headstart.backbones.bundled import bundled_weights
 from headstart.backbones.provider import (
     Choice,
     Network,
     Provider,
     TokenPooling,
+    bundled_weights,
     cannot_pool,
     file_of,
     find_stages,

@@ -28,7 +28,6 @@ from headstart.cli.arguments import (
     register_resolvers,
     with_plain_paths,
 )
-from headstart.cli.errors import ended_by_signals, errors_in_threads, one_sentence, quiet_when_pipe_is_closed
 from headstart.cli.hints import understood
 from headstart.cli.resume import (
     as_given,
@@ -46,7 +45,17 @@ from headstart.errors import HeadstartError
 from headstart.files import folder_in_cache, usual_cache_folder
 from headstart.log import abandon_output, is_first_process, log_to_console, quoted, show
 from headstart.machine import program_starts
-from headstart.program import OUTPUT, Failed, exit_on_error, is_multirun, mark_if_new
+from headstart.program import (
+    OUTPUT,
+    Failed,
+    ended_by_signals,
+    errors_in_threads,
+    exit_on_error,
+    is_multirun,
+    mark_if_new,
+    one_sentence,
+    quiet_when_pipe_is_closed,
+)
 
 # What Hydra itself may instantiate. A resumed run repeats what it finds in a folder, which may be somebody else's.
 HYDRA_TARGETS = ["headstart.sweeping.callback.SweepCallback", "hydra_plugins.*", "optuna.samplers.*", "logging.*"]

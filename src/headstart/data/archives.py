@@ -12,10 +12,10 @@ import zlib
 from collections.abc import Iterable, Iterator
 from typing import IO, NamedTuple
 
-from headstart.data import storage
-from headstart.data.storage import Listing, Remote
+from headstart import storage
 from headstart.errors import HeadstartError
 from headstart.files import ForkSafeLock
+from headstart.storage import Listing, Remote
 
 ZIP_STARTS = (b"PK\3\4", b"PK\5\6", b"PK\7\x08")
 # How files start that are compressed as a whole, which rules out random access, and archives that Python cannot read.

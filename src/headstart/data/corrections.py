@@ -16,10 +16,10 @@ from headstart.config.data import NO_CORRECTIONS, DataSettings
 from headstart.data.folders import exists
 from headstart.data.image_info import MISSING, ImageInfo
 from headstart.data.scan import Sample, Scan
-from headstart.data.storage import is_remote
 from headstart.errors import HeadstartError, listed
 from headstart.files import write_csv
 from headstart.log import log
+from headstart.storage import is_remote
 from headstart.text import is_url
 
 # The name of the file that is found beside the images.

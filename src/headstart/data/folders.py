@@ -17,11 +17,10 @@ from typing import IO, NamedTuple
 from PIL import Image
 
 from headstart.data.archives import FILES, Entry, Member, Tree, in_archive, is_archive, open_archive
-from headstart.data.storage import AT_ONCE, Remote, is_remote
 from headstart.errors import HeadstartError
-from headstart.files import is_visible
+from headstart.files import MARKER, is_visible
 from headstart.log import tracked
-from headstart.run_folder import MARKER
+from headstart.storage import AT_ONCE, Remote, is_remote
 from headstart.text import counted
 
 # An archive inside another one is a mere file.

@@ -34,6 +34,7 @@ from headstart.data.images import (
 from headstart.data.preprocessing import (
     DEPTHS,
     FAR,
+    Array,
     Samples,
     clipped_share,
     hidden_share,
@@ -41,11 +42,10 @@ from headstart.data.preprocessing import (
     is_wide,
     reading_of,
 )
-from headstart.data.workers import thread_imap
 from headstart.errors import UnreadableImage
 from headstart.files import CACHE, cache_folder, mark_if_empty, write_text
+from headstart.processes import thread_imap
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # Increased when the same content would give another ImageInfo.
 VERSION = 8
 # Pixels are sampled on a grid of this many by this many.

@@ -13,9 +13,9 @@ from PIL import Image
 from headstart.data.folders import left_out_summary, listed
 from headstart.data.image_info import ImageInfo
 from headstart.data.images import read_rgb
-from headstart.data.preprocessing import FULL_DEPTH
+from headstart.data.preprocessing import FULL_DEPTH, Array
 from headstart.data.scan import POOL, Fold, Sample, Scan
-from headstart.data.splits import SPLITS, Array, grouped_folds, units_of
+from headstart.data.splits import SPLITS, grouped_folds, units_of
 from headstart.errors import HeadstartError
 from headstart.errors import listed as bounded
 from headstart.files import write_csv

@@ -14,13 +14,12 @@ from torchvision.datasets import ImageFolder
 from headstart.config.data import NEAR_DUPLICATES, SHARDS, DataSettings, SplitSettings
 from headstart.data.folders import MADE, SECOND_LINK, Folder, exists, listed
 from headstart.data.images import read_rgb
-from headstart.data.labels import Labels, Problem, read_labels
+from headstart.data.labels import Labels, Problem, read_labels, read_shards
 from headstart.data.layout import check_root, find_layout, open_root, root_of
-from headstart.data.shards import read_shards
 from headstart.data.splits import Images, groups_by_path, split_images
 from headstart.errors import HeadstartError
+from headstart.files import MARKER
 from headstart.log import command, log
-from headstart.run_folder import MARKER
 from headstart.text import named
 
 # Extensions by which a message suggests an archive, which is recognized by its content.

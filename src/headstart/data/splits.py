@@ -5,11 +5,11 @@ import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from headstart.config.data import SplitSettings
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
 
 
@@ -185,7 +185,6 @@ def _bounds(count: int, train: float, valid: float) -> tuple[int, int]:
 
 # Folds for cross-validation, and groups of images that stay together.
 
-Array = np.ndarray[Any, np.dtype[Any]]
 FOLDS = 5
 
 

@@ -19,7 +19,7 @@ from urllib.request import Request, urlopen
 from headstart.config.data import CaltechSettings
 from headstart.data.folders import OWN
 from headstart.data.splits import split_class
-from headstart.datasets.generate import create_once
+from headstart.datasets import create_once
 from headstart.errors import HeadstartError
 from headstart.log import Advance, log, progress_bar, tracked
 from headstart.machine import DISK_FULL

@@ -11,10 +11,10 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter
 
 from headstart.config.data import ShapesSettings
 from headstart.data.splits import derive_seed, split_class
-from headstart.data.workers import thread_map
-from headstart.datasets.generate import create_once
+from headstart.datasets import create_once
 from headstart.errors import HeadstartError
 from headstart.log import progress_bar
+from headstart.processes import thread_map
 
 # What generated images show: shapes as outlines, textures as fields over the plane.
 

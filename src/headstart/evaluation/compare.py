@@ -15,11 +15,12 @@ from headstart.backbones.backbone import Backbone, load_backbone
 from headstart.config.model import DEFAULT, arch_and_weights
 from headstart.config.train import TrainSettings
 from headstart.data.manifest import Manifest
+from headstart.data.preprocessing import Array
 from headstart.data.splits import FOLDS, unit_folds
 from headstart.datasets import open_data
 from headstart.errors import HeadstartError, listed
 from headstart.evaluation.predictions import holm, mcnemar, wilson_interval
-from headstart.evaluation.probes import COMPARED, Array, Labelled, cross_validate
+from headstart.evaluation.probes import COMPARED, Labelled, cross_validate
 from headstart.features.encoder import Encoder
 from headstart.features.source import encode_unaugmented
 from headstart.files import RUN, claim, write_csv, write_json

@@ -6,15 +6,14 @@ the data.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional as F
 
+from headstart.data.preprocessing import Array
 from headstart.model.closed_form import CLOSED_FORM_HEADS, ClosedForm, LeastSquares
 
-Array = np.ndarray[Any, np.dtype[Any]]
 PART = 4096  # images whose features and scores are in memory at a time
 # Images that a classifier is fitted to at most; more would take minutes, and much memory.
 MOST_TRAINED = 20_000

@@ -14,7 +14,7 @@ from weakref import WeakSet
 import numpy as np
 from PIL import Image
 
-from headstart.data.preprocessing import Preprocessing, center, network_input
+from headstart.data.preprocessing import Array, Preprocessing, center, network_input
 from headstart.errors import HeadstartError
 from headstart.files import LoadedFile
 from headstart.machine import core_count
@@ -71,7 +71,6 @@ class ModelInfo:
             raise HeadstartError(f"{path} is not a model that headstart exported: its metadata are missing") from None
 
 
-Array = np.ndarray[Any, np.dtype[Any]]
 # The file in a .pt2 archive that holds its ModelInfo.
 PT2_INFO = "headstart.json"
 _opened: "WeakSet[OnnxFile]" = WeakSet()
@@ -171,7 +170,7 @@ class Pt2File:
         _check_installed("torch", path)
         import torch
 
-        from headstart.data.workers import use_one_thread_after_fork
+        from headstart.processes import use_one_thread_after_fork
 
         if accelerator not in ("auto", "cpu"):
             raise HeadstartError(f"accelerator={accelerator} is not available for {path}: .pt2 files run on the CPU")

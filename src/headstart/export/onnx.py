@@ -19,9 +19,9 @@ from onnxruntime.quantization.shape_inference import quant_pre_process  # type: 
 from onnxscript import OpBuilder, build_graph, ir
 from torch.export import ExportedProgram
 
-from headstart.data.preprocessing import Preprocessing
+from headstart.data.preprocessing import Array, Preprocessing
 from headstart.errors import HeadstartError
-from headstart.export.model_file import INPUT, OUTPUTS, Array, ModelInfo
+from headstart.export.model_file import INPUT, OUTPUTS, ModelInfo
 
 LARGEST = 2**31 - 1  # bytes of a protocol buffer, which an ONNX file is
 

@@ -1,4 +1,7 @@
-"""task=export: a classifier as one file for other runtimes, compared with the original before it is kept."""
+"""task=export: a classifier as one file for other runtimes, compared with the original before it is kept.
+
+export.format=bundle is a checkpoint that holds its backbone's weights, so that it predicts without any other file.
+"""
 
 import copy
 import csv
@@ -21,19 +24,17 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from headstart.config.checks import violations
-from headstart.config.model import FORMATS, ExportSettings, is_model_file
+from headstart.config.model import FORMATS, EncoderSettings, ExportSettings, is_model_file
 from headstart.config.train import read_record
+from headstart.data.dataset import EvalTransform
 from headstart.data.images import read_rgb
 from headstart.data.layout import root_of
-from headstart.data.preprocessing import network_input
-from headstart.data.storage import local
-from headstart.data.transforms import EvalTransform
+from headstart.data.preprocessing import Array, network_input
 from headstart.datasets.shapes import TEN_CLASSES, draw_image
 from headstart.errors import HeadstartError, UnreadableImage
 from headstart.export.model_file import (
     INPUT,
     PT2_INFO,
-    Array,
     ModelFile,
     ModelInfo,
     OnnxFile,
@@ -44,10 +45,12 @@ from headstart.export.model_file import (
 )
 from headstart.features.encoder import Encoder
 from headstart.files import is_own, replacing
-from headstart.log import log
+from headstart.log import log, shown
+from headstart.model.checkpoint import HELD, bundle_of, load_ensemble, read_members, save
 from headstart.model.closed_form import NearestNeighbours
 from headstart.model.image_classifier import ImageClassifier
 from headstart.run_folder import RunFolder, run_folder_of
+from headstart.storage import local
 
 
 class ExportedClassifier(nn.Module):
@@ -344,3 +347,32 @@ def _log(path: Path, difference: Difference) -> None:
         *(path, path.stat().st_size / 1e6, difference.images),
         *(difference.probability, difference.familiarity, 100 * difference.agreement, difference.of),
     )
+
+
+def write_bundle(checkpoint: Path, path: Path, moved_to: str | None) -> None:
+    """Writes the bundle of a checkpoint, or of an ensemble with the record `checkpoint`, to `path`.
+
+    It is loaded again, with nothing else at hand, before it gets its name. If `moved_to` is a file, the backbone's
+    weights come from there.
+
+    Raises:
+        HeadstartError: the weights are missing or different, the architecture cannot be built without other files, or
+            `path` is something else than a bundle.
+    """
+    if os.path.lexists(path) and not _is_bundle(path):
+        raise HeadstartError(
+            f"{path} is not a bundle that headstart wrote, so it is not replaced: move it elsewhere, or choose another "
+            "file with export.path=FILE"
+        )
+    with replacing(path) as temporary:
+        save(bundle_of(checkpoint, moved_to), temporary)
+        load_ensemble([temporary], EncoderSettings(precision="32", compile=False), None)
+    size = path.stat().st_size / 1e6
+    log.info("%s: %.1f MB, with the backbone's weights; it predicts without any other file", shown(path), size)
+
+
+def _is_bundle(path: Path) -> bool:
+    try:
+        return all(HELD in member for member in read_members(path))
+    except HeadstartError:
+        return False

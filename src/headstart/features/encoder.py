@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from headstart.backbones.backbone import Backbone, state_sha256
-from headstart.data.workers import thread_imap, thread_map
 from headstart.features.compiled import (
     CompilationFailed,
     CompiledModel,
@@ -27,6 +26,7 @@ from headstart.features.compiled import (
 )
 from headstart.log import log
 from headstart.machine import cpu_name
+from headstart.processes import thread_imap, thread_map
 
 Result = TypeVar("Result")
 # Images per call on a CPU: their activations stay in its caches, and only one shape is compiled.

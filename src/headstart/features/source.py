@@ -21,24 +21,33 @@ from torch.utils.data import DataLoader, Dataset
 from headstart.backbones.backbone import Backbone
 from headstart.config.model import AUTO
 from headstart.config.train import TrainSettings
-from headstart.data.dataset import IGNORED, ImageDataset, ViewSampler
-from headstart.data.images import decoding
-from headstart.data.manifest import Manifest, Split
-from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import (
+from headstart.data.dataset import (
+    IGNORED,
     EvalTransform,
     EvalViewsTransform,
+    ImageDataset,
     PlainFirstTransform,
     TrainTransform,
     Transform,
+    ViewSampler,
 )
-from headstart.data.workers import loader_options
+from headstart.data.images import decoding
+from headstart.data.manifest import Manifest, Split
+from headstart.data.preprocessing import Array, Preprocessing
 from headstart.errors import HeadstartError
 from headstart.features.encoder import Encoder, map_batches
-from headstart.features.store import Array, FeatureStore, Key, open_store
+from headstart.features.store import FeatureStore, Key, open_store
 from headstart.log import progress_bar
 from headstart.machine import training_device
-from headstart.processes import everywhere, first_on_node_first, gather, is_first_on_node, rank, world_size
+from headstart.processes import (
+    everywhere,
+    first_on_node_first,
+    gather,
+    is_first_on_node,
+    loader_options,
+    rank,
+    world_size,
+)
 
 Loader = DataLoader[Any]
 # Images per batch on their way to the encoder, which cuts them to its own chunks.
@@ -57,7 +66,7 @@ class SplitFeatures:
 
     Args:
         split: its name.
-        num_workers: processes that decode, or "auto": see headstart.data.workers.
+        num_workers: processes that decode, or "auto": see headstart.processes.
     """
 
     def __init__(

@@ -19,12 +19,12 @@ from numpy.lib.format import open_memmap
 from headstart.config.model import FeatureSettings
 from headstart.data.images import decoding
 from headstart.data.manifest import Split
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
 from headstart.features import cache
 from headstart.files import CACHE, cache_folder, mark, mark_if_empty, remove, write_json
 from headstart.machine import DISK_FULL
 
-Array = np.ndarray[Any, np.dtype[Any]]
 FORMAT = 2
 
 

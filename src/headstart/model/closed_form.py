@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from headstart.data.preprocessing import Array
 from headstart.data.splits import unit_folds
-from headstart.data.workers import thread_map
+from headstart.processes import thread_map
 
 # Between which the temperature lies, and how far its logarithm is from 0 before any image was seen: the standard
 # deviation of the prior, which allows for about 30 %.
@@ -208,7 +209,6 @@ class NearestNeighbours(nn.Module):
 
 # Ridge regression on one-hot labels.
 
-Array = np.ndarray[Any, np.dtype[Any]]
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 ROWS = 4096  # in double precision at a time
 

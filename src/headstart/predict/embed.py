@@ -5,23 +5,23 @@ from pathlib import Path
 
 import numpy as np
 
-from headstart.auditing.grouping import preparation
+from headstart.auditing.report import preparation
 from headstart.config.predict import EmbedSettings
 from headstart.config.train import TrainSettings, check_train, read_record
+from headstart.data.dataset import EvalTransform
 from headstart.data.images import read_image_file
 from headstart.data.manifest import Manifest
-from headstart.data.storage import local
-from headstart.data.transforms import EvalTransform
-from headstart.data.workers import thread_imap
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
-from headstart.evaluation.probes import Array
 from headstart.features.store import features_by_content, open_store
 from headstart.files import PREDICTIONS, check, claim, replacing, write_csv
 from headstart.log import log
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict.predictor import Predictor, predictor_of
 from headstart.predict.sources import find_images
+from headstart.processes import thread_imap
 from headstart.run_folder import checkpoint_file, run_folder_of
+from headstart.storage import local
 from headstart.text import named
 
 

@@ -9,16 +9,15 @@ import torch
 from headstart.data.folders import is_folder
 from headstart.data.layout import open_root
 from headstart.data.manifest import Manifest, Split
-from headstart.data.storage import local
 from headstart.errors import HeadstartError, listed
-from headstart.evaluation.predictions import Predictions
-from headstart.evaluation.result import Result
+from headstart.evaluation.predictions import Predictions, Result
 from headstart.log import log
 from headstart.model.closed_form import scale
 from headstart.predict.predictor import Predictor
 from headstart.predict.sources import Prediction
 from headstart.report.page import accuracy
 from headstart.report.write import write_result
+from headstart.storage import local
 
 SPLIT = "labelled"  # its name in the report
 

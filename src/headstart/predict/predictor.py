@@ -15,11 +15,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from headstart.config.model import EncoderSettings
 from headstart.config.predict import EmbedSettings, PredictSettings
-from headstart.data.preprocessing import Preprocessing
-from headstart.data.transforms import EvalViewsTransform
-from headstart.data.workers import loader_options, thread_map, use_one_thread_after_fork
+from headstart.data.dataset import EvalViewsTransform
+from headstart.data.preprocessing import Array, Preprocessing
 from headstart.errors import HeadstartError
-from headstart.evaluation.probes import Array
 from headstart.features.encoder import map_batches, usual_numerics
 from headstart.files import ForkSafeLock, LoadedFile
 from headstart.model.checkpoint import Ensemble, checkpoints_of, load_ensemble
@@ -39,6 +37,7 @@ from headstart.predict.sources import (
     rejoin,
     separate,
 )
+from headstart.processes import loader_options, thread_map, use_one_thread_after_fork
 from headstart.run_folder import checkpoint_file
 
 # Tensors of images, stacked, one for each view and preprocessing.
@@ -142,7 +141,7 @@ class Predictor:
             source: what headstart.predict.sources.inputs_of takes.
             topk: the number of classes per prediction.
             views: the number of views per image whose probabilities are averaged; see
-                headstart.data.transforms.EvalViewsTransform.
+                headstart.data.dataset.EvalViewsTransform.
             min_confidence: predictions less probable than this are marked as unsure.
             explain: whether to add what the network saw, and its saliency.
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from headstart.config.model import is_model_file
 from headstart.config.predict import UNDO, PredictSettings
-from headstart.data.storage import local
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
-from headstart.export.model_file import Array, ModelFile, open_model, prepare_image, run_model
+from headstart.export.model_file import ModelFile, open_model, prepare_image, run_model
 from headstart.files import PREDICTIONS, REPORT, check
 from headstart.log import log
 from headstart.machine import core_count
@@ -33,6 +33,7 @@ from headstart.predict.sources import (
     separate,
 )
 from headstart.predict.write import write
+from headstart.storage import local
 
 if TYPE_CHECKING:
     from headstart.predict.predictor import Predictor

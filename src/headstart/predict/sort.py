@@ -21,11 +21,11 @@ from filelock import Timeout
 
 from headstart.config.predict import LINK, MOVE, PredictSettings
 from headstart.data.folders import exists, is_file, is_folder, is_in_archive, open_file, read_file, size_of
-from headstart.data.storage import local
 from headstart.errors import HeadstartError, listed
 from headstart.files import TEMPORARY, exclusively, naming, unused_path, write_csv
 from headstart.log import command, log, shown, tracked
 from headstart.predict.sources import UNUSUAL, Prediction
+from headstart.storage import local
 from headstart.text import as_file_name, as_file_names, counted, on_one_line
 
 DOUBTFUL, UNFAMILIAR = "_unsure", "_unfamiliar"

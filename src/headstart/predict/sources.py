@@ -29,16 +29,15 @@ from headstart.data.folders import (
     walk,
 )
 from headstart.data.images import Note, note_of, read_rgb, rgb_in, upright_rgb
-from headstart.data.preprocessing import Samples, other_depth
-from headstart.data.storage import local
+from headstart.data.preprocessing import Array, Samples, other_depth
 from headstart.errors import HeadstartError, UnreadableImage, listed
 from headstart.log import log
+from headstart.storage import local
 from headstart.text import is_url
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Array = np.ndarray[Any, np.dtype[Any]]
 UNUSUAL, UNSURE = "unusual", "unsure"
 
 

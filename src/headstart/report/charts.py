@@ -8,14 +8,13 @@ from matplotlib.axes import Axes
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 
-from headstart.evaluation.answers import FeatureAnalysis
-from headstart.evaluation.learning_curve import LearningCurve
-from headstart.evaluation.probes import Array
-from headstart.evaluation.result import Result
+from headstart.data.preprocessing import Array
+from headstart.evaluation.answers import FeatureAnalysis, LearningCurve
+from headstart.evaluation.predictions import Result
 from headstart.metrics import METRICS, UNFROZEN, Row
 from headstart.report.style import BLUE, GREEN, GREY, ORANGE, RED, drawing, families, push_apart, short, tidy
 
-MOST_CLASSES = 40  # in a confusion matrix
+MOST_CLASSES = 40  # in a confusion matrix, and in the bars of an audit
 CURVES = ("loss", "acc")
 NAMED = 20  # classes up to which a map has their names
 NUMBERED = 25  # classes up to which the cells of a confusion matrix have numbers

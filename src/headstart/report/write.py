@@ -27,19 +27,17 @@ from headstart.backbones.backbone import BackboneSource
 from headstart.config.model import AUTO
 from headstart.config.overrides import key_of
 from headstart.config.train import TrainSettings, choices, record_of
+from headstart.data.dataset import EvalTransform
 from headstart.data.manifest import Manifest
-from headstart.data.transforms import EvalTransform
-from headstart.data.workers import thread_map
-from headstart.evaluation.answers import FeatureAnalysis, analyze_features
-from headstart.evaluation.label_issues import suspicious
-from headstart.evaluation.predictions import Averaging, Predictions
-from headstart.evaluation.probes import Array
-from headstart.evaluation.result import Result
+from headstart.data.preprocessing import Array
+from headstart.evaluation.answers import FeatureAnalysis, analyze_features, suspicious
+from headstart.evaluation.predictions import Averaging, Predictions, Result
 from headstart.features.source import FeatureSource
 from headstart.files import REPORT, RUN, claim, read_json, remove, write_csv, write_json, write_text
 from headstart.log import command, is_first_process, log, quoted, shown
 from headstart.machine import cpu_name
 from headstart.model.image_classifier import ImageClassifier, overlay, saliency_maps
+from headstart.processes import thread_map
 from headstart.report.charts import (
     draw_accuracy,
     draw_confusion,
@@ -52,7 +50,7 @@ from headstart.report.page import MISTAKES, Page
 from headstart.run_folder import RunFolder
 from headstart.text import on_one_line
 from headstart.training.fit import Fitted
-from headstart.training.trackers import TrackedRuns
+from headstart.training.trainer import TrackedRuns
 
 # The record of a run: what it was made of, where its time went, and what came out.
 

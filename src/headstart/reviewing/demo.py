@@ -16,9 +16,9 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from headstart.config.train import check_train, read_record
 from headstart.data.manifest import Manifest
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import unit_rows
-from headstart.features.store import Array
 from headstart.log import log
 from headstart.model.image_classifier import overlay
 from headstart.predict.embed import stored_of_run

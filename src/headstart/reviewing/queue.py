@@ -22,9 +22,9 @@ from headstart.data.corrections import (
     write_corrections,
 )
 from headstart.data.manifest import Manifest
+from headstart.data.preprocessing import Array
 from headstart.errors import HeadstartError
 from headstart.evaluation.probes import unit_rows
-from headstart.features.store import Array
 from headstart.files import exclusively, read_json
 from headstart.run_folder import RunFolder
 

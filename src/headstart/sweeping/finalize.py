@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from omegaconf import OmegaConf
 
-from headstart.auditing.grouping import preparation
+from headstart.auditing.report import preparation
 from headstart.config.data import FOLD
 from headstart.config.model import EncoderSettings
 from headstart.config.overrides import key_of, parsed_override, shortened

@@ -16,8 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from headstart.auditing.grouping import preparation
-from headstart.auditing.report import AuditReport
+from headstart.auditing.report import AuditReport, preparation
 from headstart.backbones.backbone import Backbone, check_backbone, load_backbone
 from headstart.config.data import NEAR_DUPLICATES, LoadingSettings, PreprocessingSettings
 from headstart.config.model import BackboneSettings

@@ -1,11 +1,11 @@
-"""Lightning's Trainer from the settings, and what its errors mean."""
+"""Lightning's Trainer from the settings, what its errors mean, and its runs in Weights & Biases and MLflow."""
 
 import io
 import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,7 +18,7 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
-from pytorch_lightning.loggers import CSVLogger, Logger
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, WandbLogger
 from pytorch_lightning.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from pytorch_lightning.strategies import DDPStrategy
 
@@ -303,3 +303,51 @@ def _quieten_lightning() -> None:
         ".*treespec, LeafSpec.*",
     ):
         warnings.filterwarnings("ignore", message=text)
+
+
+class TrackedRuns:
+    """The runs that a training opens in trackers, from before it starts until `end`.
+
+    Lightning's WandbLogger leaves its run open and, in the same process, takes any open run for its own: the next
+    training would be logged to it. A run that was open before is the surrounding program's, and stays open.
+    """
+
+    def __init__(self) -> None:
+        self._before = _open_wandb_run()
+        self.loggers: Sequence[Logger] = ()
+
+    def add_outcome(self, metrics: Mapping[str, float], page: Path) -> None:
+        """Gives each tracker the final metrics of the training, which are those of its best epoch, and its page."""
+        for logger in self.loggers:
+            if isinstance(logger, WandbLogger):
+                _to_wandb(logger.experiment, metrics, page)
+            elif isinstance(logger, MLFlowLogger):
+                _to_mlflow(logger, metrics, page)
+
+    def end(self, *, failed: bool) -> None:
+        """Ends the run that Lightning has opened in Weights & Biases; it ends that of MLflow itself."""
+        run = _open_wandb_run()
+        if run is not None and run is not self._before:
+            run.finish(exit_code=int(failed))
+
+
+def _to_wandb(run: Any, metrics: Mapping[str, float], page: Path) -> None:
+    # It was imported by the logger, and takes seconds.
+    import wandb
+
+    if page.is_file():
+        run.log({"report": wandb.Html(str(page), inject=False)})
+    # The summary, by which runs are compared, would have the last epoch's.
+    run.summary.update(dict(metrics))
+
+
+def _to_mlflow(logger: MLFlowLogger, metrics: Mapping[str, float], page: Path) -> None:
+    # Of each metric, runs are compared by the latest value.
+    for name, value in metrics.items():
+        logger.experiment.log_metric(logger.run_id, name, value, step=int(metrics.get("epochs", 0)))
+    if page.is_file():
+        logger.experiment.log_artifact(logger.run_id, str(page), "report")
+
+
+def _open_wandb_run() -> Any:
+    return getattr(sys.modules.get("wandb"), "run", None)
