@@ -1,5 +1,6 @@
 """Images in object storage are the same as local ones: real clients, servers on 127.0.0.1, and faults in between."""
 
+import functools
 import hashlib
 import json
 import os
@@ -24,7 +25,7 @@ from headstart.errors import HeadstartError
 from headstart.predict.sources import find_images
 from headstart.storage import local
 
-PER_CLASS = 8
+PER_CLASS = 4
 SECRET = "very-secret-key"
 s3 = pytest.importorskip("s3fs")
 
@@ -52,11 +53,29 @@ def moto() -> Iterator[str]:
     server.stop()
 
 
-@pytest.fixture
-def bucket(moto: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """s3://bucket/photos holds what the folder `photos` does."""
+@pytest.fixture(scope="module")
+def client(moto: str) -> Any:
     import boto3  # type: ignore[import-untyped]
 
+    return boto3.client(
+        "s3", endpoint_url=moto, aws_access_key_id="id", aws_secret_access_key=SECRET, region_name="us-east-1"
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def descriptions_read_once() -> Iterator[None]:
+    """botocore reads 20 MB of JSON for each of its sessions."""
+    from botocore.loaders import JSONFileLoader  # type: ignore[import-untyped]
+
+    read = functools.cache(JSONFileLoader().load_file)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(JSONFileLoader, "load_file", lambda loader, path: read(path))
+        yield
+
+
+@pytest.fixture
+def bucket(moto: str, client: Any, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """s3://bucket/photos holds what the folder `photos` does."""
     with before(moto) as server:
         for name, value in {
             "AWS_ENDPOINT_URL": server.url,
@@ -65,7 +84,6 @@ def bucket(moto: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator
             "AWS_DEFAULT_REGION": "us-east-1",
         }.items():
             monkeypatch.setenv(name, value)
-        client = boto3.client("s3", endpoint_url=moto)
         client.create_bucket(Bucket="bucket")
         for path in photos.rglob("*.*"):
             client.put_object(Bucket="bucket", Key=f"photos/{path.relative_to(photos)}", Body=path.read_bytes())
@@ -150,8 +168,8 @@ def test_what_passes_is_tried_again(how: int | str, bucket: Server, photos: Path
 def test_what_stays_is_one_sentence_and_the_next_run_goes_on(
     how: int | str, says: str, bucket: Server, tmp_path: Path
 ) -> None:
-    bucket.fail_first(10**6, how, part="red%207")
-    with pytest.raises(HeadstartError, match=rf"s3://bucket/photos/red/red 7\+ä\.jpg {says}") as caught:
+    bucket.fail_first(10**6, how, part="red%203")
+    with pytest.raises(HeadstartError, match=rf"s3://bucket/photos/red/red 3\+ä\.jpg {says}") as caught:
         open_data(settings("s3://bucket/photos", "data.on_unreadable=skip"))
     assert SECRET not in str(caught.value)
     assert not [*tmp_path.glob("cache/**/*.tmp")]
@@ -277,7 +295,7 @@ def test_a_run_on_remote_images_records_their_url_and_no_secret(
     # Another process of another user, with a cache of its own.
     new_process()
     shutil.rmtree(tmp_path / "cache")
-    again = script("train.py", f"ckpt_path={run}", "trainer.max_epochs=4", f"hydra.run.dir={tmp_path / 'again'}")
+    again = script("train.py", f"ckpt_path={run}", "report=none", f"hydra.run.dir={tmp_path / 'again'}")
     assert again.status == 0, again.err
     with serving_folder(tmp_path / "web") as server:
         new_process()
