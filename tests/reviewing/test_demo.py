@@ -4,6 +4,7 @@ import base64
 import http.client
 import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -18,7 +19,8 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 import torch
-from conftest import Script, draw, draw_classes, manifest_of
+from conftest import ROOT, Script, draw, draw_classes, manifest_of
+from fork_server import ForkServer
 from local_pages import CHROMIUM, Browser, ask, origin_of
 from odd_files import deep_png, exif, jpegs, saved, with_exif
 from PIL import Image
@@ -294,16 +296,15 @@ def test_demo__of_a_run_finds_the_image_itself(trained: Path, tmp_path: Path, me
 
 
 @pytest.mark.slow
-def test_program__says_where_it_is_and_ends_with_ctrl_c(trained: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "headstart", "demo", str(trained), "--no-browser"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
+def test_program__says_where_it_is_and_ends_with_ctrl_c(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
+    command = [str(ROOT / "tests" / "headstart_command.py"), "demo", str(trained), "--no-browser"]
+    process = forks.start(*command, folder=tmp_path, environment=os.environ | {"PYTHONUNBUFFERED": "1"})
     line = next(line for line in process.stdout if line.startswith("demo: "))
     curl = ["curl", "--silent", "--data-binary", f"@{trained.parent / 'images' / 'red' / '0.jpg'}"]
     answer = subprocess.run([*curl, f"{line.split()[1]}predict"], capture_output=True, check=True)
     assert len(json.loads(answer.stdout)["predictions"]) == 3
     process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=60) == 0
+    assert process.wait() == 0
     assert not list(tmp_path.iterdir())
 
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import ROOT, SMALL, Script, draw_classes, manifest_of
+from fork_server import ForkServer
 from local_pages import ask, origin_of
 
 from headstart.config.data import SplitSettings
@@ -233,21 +233,19 @@ def run(script: Script, flat: Path, tmp_path: Path) -> Path:
 class Program:
     """`headstart review`, as a user starts it."""
 
-    def __init__(self, run: Path) -> None:
-        command = [sys.executable, "-m", "headstart", "review", str(run), "--no-browser"]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT / "src"), "PYTHONUNBUFFERED": "1"}
-        self.process = subprocess.Popen(command, cwd=run.parent, env=environment, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        lines = iter(self.process.stdout.readline, "")
-        line = next(line for line in lines if line.startswith("review: "))
+    def __init__(self, forks: ForkServer, run: Path) -> None:
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        command = [str(ROOT / "tests" / "headstart_command.py"), "review", str(run), "--no-browser"]
+        self.process = forks.start(*command, folder=run.parent, environment=environment)
+        line = next(line for line in self.process.stdout if line.startswith("review: "))
         self.address = line.split()[1]
         # Nothing waits for a full pipe.
-        threading.Thread(target=lambda: list(lines), daemon=True).start()
+        threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
 
 @pytest.mark.slow
-def test_program__killed_at_any_moment_has_lost_and_doubled_nothing(run: Path, flat: Path) -> None:
-    program = Program(run)
+def test_program__killed_at_any_moment_has_lost_and_doubled_nothing(forks: ForkServer, run: Path, flat: Path) -> None:
+    program = Program(forks, run)
     answered: set[int] = set()
     asked: list[int] = []
 
@@ -260,11 +258,11 @@ def test_program__killed_at_any_moment_has_lost_and_doubled_nothing(run: Path, f
                     answered.add(number % 36)
             except OSError:
                 return
-            if number == 150:
+            if number == 80:
                 program.process.send_signal(signal.SIGKILL)
 
     clicks()
-    assert program.process.wait(timeout=60) == -signal.SIGKILL
+    assert program.process.wait() == -signal.SIGKILL
     rows = read_corrections(flat / FILE)
     assert len({c.sha256 for c in rows}) == len(rows) == len(answered) == 36
     # What is left beside the file is no image, and no correction.
@@ -289,15 +287,15 @@ def settings_of_run(run: Path, file: Path) -> TrainSettings:
 
 @pytest.mark.slow
 def test_program__ends_with_ctrl_c_and_the_next_training_uses_the_decisions(
-    run: Path, flat: Path, script: Script, tmp_path: Path
+    forks: ForkServer, run: Path, flat: Path, script: Script, tmp_path: Path
 ) -> None:
-    program = Program(run)
+    program = Program(forks, run)
     state = ask(program.address)[1].decode()
     assert '["blue", "green", "red"]' in state
     body = {"index": 0, "action": "relabel", "label": "red"}
     assert ask(f"{program.address}decisions", body, Origin=program.address.rsplit("/", 2)[0])[0] == 200
     program.process.send_signal(signal.SIGINT)
-    assert program.process.wait(timeout=60) == 0
+    assert program.process.wait() == 0
     again = tmp_path / "again"
     options = (f"data.root={flat}", *SMALL, "data.split.train=6", "data.split.valid=3")
     result = script("train.py", *options, f"hydra.run.dir={again}")
