@@ -300,7 +300,7 @@ def test_train__with_corrections(
     train: Callable[..., dict[str, Any]], flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = f"features.dir={tmp_path / 'features'}"
-    train("before", store)
+    train("before", store, "report=none")
     test = [
         line.split(",")[0] for line in (tmp_path / "before" / "split.csv").read_text().splitlines() if ",test" in line
     ]
@@ -315,7 +315,7 @@ def test_train__with_corrections(
         patch.setattr("headstart.features.encoder.Encoder.encode_chunk", fail)
         patch.setattr("headstart.report.write.explain_mistakes", lambda *_: {})
         after = train("after", store)
-    without = train("without", "features.cache=false")
+    without = train("without", "features.cache=false", "report=none")
     assert {k: v for k, v in after.items() if k != "out"} == pytest.approx(
         {k: v for k, v in without.items() if k != "out"}, rel=1e-3
     )
