@@ -7,12 +7,14 @@ import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import COLOURS, SMALL, Script, draw, draw_classes
 from local_pages import ask, origin_of
+from runs import run_script
 
 from headstart.config.model import LabelSettings
 from headstart.config.train import TrainSettings, check_train, read_record
@@ -34,12 +36,23 @@ def draw_pool(folder: Path, count: int = 4) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run on the images in flat/, and images without labels in pool/; `base.copy` is kept as it is."""
+    base = tmp_path_factory.mktemp("labelling") / "base"
+    draw_classes(base / "flat", 12)
+    draw_pool(base / "pool")
+    train(partial(run_script, base), base, "run")
+    shutil.copytree(base, base.with_suffix(".copy"))
+    return base
+
+
 @pytest.fixture
-def run(tmp_path: Path, script: Script) -> Path:
-    """The folder of a run on images in tmp_path / "flat", with images without labels in tmp_path / "pool"."""
-    draw_classes(tmp_path / "flat", 12)
-    draw_pool(tmp_path / "pool")
-    return train(script, tmp_path, "run")
+def run(base: Path) -> Path:
+    """The folder of the run, with nothing in `base` that an earlier test has changed."""
+    shutil.rmtree(base)
+    shutil.copytree(base.with_suffix(".copy"), base)
+    return base / "run"
 
 
 def train(script: Script, folder: Path, name: str, *overrides: str) -> Path:
@@ -221,14 +234,14 @@ def test_names__are_hostile_texts(run: Path) -> None:
     assert written == {labelling.paths[item.index] for item in labelling.items}
 
 
-def test_label__images_in_an_archive_and_far_from_the_corrections(run: Path, tmp_path: Path) -> None:
-    far = tmp_path / "far" / "away"
+def test_label__images_in_an_archive_and_far_from_the_corrections(run: Path) -> None:
+    far = run.parent / "far" / "away"
     archive = Path(shutil.make_archive(str(far / "pool"), "zip", run.parent / "pool"))
     labelling = choose_labels(settings_of_run(run, str(archive), 2))
     labelling.decide(labelling.items[0].index, "add", "red")
     (row,) = read_corrections(run.parent / "flat" / FILE)
     assert row.path == f"../far/away/pool.zip/{labelling.paths[labelling.items[0].index]}"
-    file = tmp_path / "a" / "b" / "mine.csv"
+    file = run.parent / "a" / "b" / "mine.csv"
     file.parent.mkdir(parents=True)
     settings = settings_of_run(run, str(archive), 2)
     elsewhere = replace(settings, data=replace(settings.data, corrections=str(file)))
@@ -277,8 +290,7 @@ def test_error__all_are_labelled(run: Path) -> None:
 
 def test_without_the_extra__the_files_are_written(run: Path, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "uvicorn", None)
-    for module in ("server", "local"):
-        monkeypatch.delitem(sys.modules, f"headstart.reviewing.{module}", raising=False)
+    monkeypatch.delitem(sys.modules, "headstart.reviewing.local", raising=False)
     result = script("train.py", "task=label", f"ckpt_path={run}", f"source={run.parent / 'pool'}")
     assert result.status == 0, result.err
     assert 'to label them on a page: pip install "headstart[review]"' in result.out
