@@ -122,7 +122,7 @@ def test_wrapped__a_command_can_be_pasted(width: int) -> None:
 
 
 # A third of the quickstart's images, in fewer views.
-FEWER = ("data.per_class=25", "data.split.train=15", "data.split.valid=5", "features.views=4")
+FEWER = ("data.per_class=10", "data.split.train=5", "data.split.valid=3", "features.views=2")
 
 
 @pytest.mark.slow
