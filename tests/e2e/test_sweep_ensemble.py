@@ -16,11 +16,11 @@ from runs import run_script
 
 import headstart
 from headstart.api import Leaderboard
-from headstart.backbones.backbone import Backbone
 from headstart.errors import HeadstartError
 from headstart.features.encoder import Encoder
 from headstart.predict.predictor import Predictor
 from headstart.run_folder import EnsembleFolder, SweepFolder
+from headstart.sweeping.finalize import finalize
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -155,79 +155,82 @@ def test_images__are_encoded_once_for_members_with_one_backbone(swept: Swept, mo
 
 def test_moved__predicts_all_that_predict_py_can(swept: Swept, script: Script, tmp_path: Path) -> None:
     moved = shutil.copytree(swept.sweep.ensemble, tmp_path / "elsewhere" / "pets")
+    images = tmp_path / "images"
+    for path in sorted(swept.images.glob("*/[01].jpg")):
+        (images / path.parent.name).mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, images / path.parent.name)
     options = ("annotate=true", "explain=true", "labelled=true", "min_confidence=0.99", "accelerator=cpu")
-    result = script("predict.py", f"ckpt_path={moved}", f"source={swept.images}", "output=out", *options)
+    result = script("predict.py", f"ckpt_path={moved}", f"source={images}", "output=out", *options)
     assert result.status == 0, result.err
     assert "ensemble of 3 classifiers; familiarity and explanations are those of the best one" in result.out
     rows = rows_of(Path("out/predictions.csv"))
-    found = probabilities(load(moved), swept.images)
+    found = probabilities(load(moved), images)
     assert all(float(row["prob_1"]) == pytest.approx(max(found[Path(row["path"])]), abs=1e-5) for row in rows)
     # Familiarity is that of the best member.
-    best = load(swept.sweep.best).predict(swept.images)
+    best = load(swept.sweep.best).predict(images)
     assert [float(row["familiar"]) for row in rows] == pytest.approx([p.familiarity for p in best], abs=1e-4)
-    assert len(list(Path("out/explained").rglob("*.jpg"))) == 36
+    assert len(list(Path("out/explained").rglob("*.jpg"))) == 6
     assert Path("out/contact_sheets/1.jpg").is_file()
     report = json.loads(Path("out/report/report.json").read_text())
     assert report["temperature"] == 1
     # Dividing by a temperature of 1 only rounds.
     for name in ("log_loss", "ece"):
         assert report["calibrated"][name] == pytest.approx(report["uncalibrated"][name])
-    np.testing.assert_array_equal(load(moved).embed(swept.images), load(swept.sweep.best).embed(swept.images))
+    np.testing.assert_array_equal(load(moved).embed(images), load(swept.sweep.best).embed(images))
 
 
-def test_rerun__does_nothing_again_but_with_another_number(
-    swept: Swept, script: Script, copied: EnsembleFolder
-) -> None:
+def finished_again(sweep: Path, ensemble: int) -> None:
+    """Does what the command does after the last trial."""
+    assert finalize(SweepFolder(sweep), "valid/loss", {}, is_complete=True, ensemble=ensemble)
+
+
+def test_rerun__does_nothing_again(swept: Swept, script: Script, copied: EnsembleFolder) -> None:
     before = changes(copied.path)
     assert script("train.py", *swept.base, *GRID, "sweep.ensemble=3").status == 0
     assert changes(copied.path) == before
-    result = script("train.py", *swept.base, *GRID, "sweep.ensemble=2")
-    assert "the ensemble of 2 trials" in result.out
-    assert sorted(path.name for path in copied.checkpoints.iterdir()) == ["1.ckpt", "2.ckpt"]
-    result = script("train.py", *swept.base, *GRID, "sweep.ensemble=9")
-    assert "the ensemble of 4 trials" in result.out
-    assert len(list(copied.checkpoints.iterdir())) == 4
 
 
-def test_rerun__without_an_ensemble_shows_none(swept: Swept, script: Script, copied: EnsembleFolder) -> None:
-    result = script("train.py", *swept.base, *GRID)
-    assert result.status == 0
-    assert "ensemble" not in result.out
+def test_rerun__with_another_number(copied: EnsembleFolder, messages: list[str]) -> None:
+    for asked, used in ((2, 2), (9, 4)):
+        finished_again(copied.path.parent, asked)
+        assert any(f"the ensemble of {used} trials" in text for text in messages)
+        assert {path.name for path in copied.checkpoints.iterdir()} == {f"{place}.ckpt" for place in range(1, used + 1)}
+    # Without one, that of before is not shown.
+    messages.clear()
+    finished_again(copied.path.parent, 0)
+    assert messages
+    assert "ensemble" not in "".join(messages)
     assert len(rows_of(Path("sweep/leaderboard.csv"))) == 4
     with pytest.raises(HeadstartError, match=r"has no ensemble: sweep\.ensemble=5 makes one"):
         Leaderboard(Path("sweep")).ensemble  # noqa: B018
 
 
-@pytest.mark.parametrize("lost", ["ensemble.json", "checkpoints/2.ckpt"])
-def test_rerun__completes_a_half_written_ensemble(
-    swept: Swept, script: Script, copied: EnsembleFolder, lost: str
-) -> None:
+def test_rerun__completes_a_half_written_ensemble(swept: Swept, copied: EnsembleFolder) -> None:
     before = json.loads(copied.record.read_text())
-    (copied.path / lost).unlink()
-    (copied.checkpoints / "1.ckpt").write_bytes(b"")
-    with pytest.raises(HeadstartError):
-        load(copied.path)
-    assert script("train.py", *swept.base, *GRID, "sweep.ensemble=3").status == 0
-    assert json.loads(copied.record.read_text()) == before
-    assert probabilities(load(copied.path), swept.images) == probabilities(load(swept.sweep.ensemble), swept.images)
+    whole = probabilities(load(swept.sweep.ensemble), swept.images)
+    for lost in ("ensemble.json", "checkpoints/2.ckpt"):
+        (copied.path / lost).unlink()
+        (copied.checkpoints / "1.ckpt").write_bytes(b"")
+        with pytest.raises(HeadstartError):
+            load(copied.path)
+        finished_again(copied.path.parent, 3)
+        assert json.loads(copied.record.read_text()) == before
+        assert probabilities(load(copied.path), swept.images) == whole
 
 
 def test_other_backbones_and_sizes__work_too(swept: Swept, script: Script) -> None:
-    # Of half of the trials, the backbone is trained too, in the second epoch.
-    values = ("model.arch=timm/test_resnet,squeezenet1_1", "data.image_size=32,24", "finetune.rest=null,1")
+    # The backbones are trained too, in the second epoch.
+    values = ("model.arch=timm/test_resnet,squeezenet1_1", "data.image_size=32,24")
     base = [of for of in swept.base if not of.startswith(("data.image_size", "model.arch", "model.weights"))]
-    more = ("model.weights=null", "model.lr=0.01", "hydra.sweep.dir=sweep", "sweep.ensemble=8")
+    more = ("model.weights=null", "model.lr=0.01", "finetune.rest=1", "hydra.sweep.dir=sweep", "sweep.ensemble=4")
     result = script("train.py", *base, "-m", *values, *more)
     assert result.status == 0, result.err
     rows = rows_of(Path("sweep/leaderboard.csv"))[:-1]
-    assert len(rows) == 8
+    assert len(rows) == 4
     ensemble, trials = load(Path("sweep/ensemble")), [load(Path("sweep") / row["folder"]) for row in rows]
     for views in (1, 3):
-        assert_is_mean(ensemble, trials, swept.images, views)
-    members = list(ensemble.ensemble)
-    of_frozen: list[Backbone] = [m.backbone for m in members if m.recipe.finetune.first_epoch is None]
-    assert len({id(member.backbone) for member in members}) == 8
-    assert len(of_frozen) == 4
+        assert_is_mean(ensemble, trials, swept.images / "red", views)
+    assert len({id(member.backbone) for member in ensemble.ensemble}) == 4
     found = {row["path"]: row["prediction"] for row in rows_of(Path("sweep/ensemble/valid_predictions.csv"))}
     own = ensemble.predict(swept.images, topk=1)
     labels = {str(p.path.relative_to(swept.images)): p.label for p in own}
@@ -235,7 +238,8 @@ def test_other_backbones_and_sizes__work_too(swept: Swept, script: Script) -> No
 
 
 def test_other_data__a_warning_says_why_there_is_none(swept: Swept, script: Script) -> None:
-    result = script("train.py", *swept.base, "-m", "data.seed=0,1", *RANDOM, "sweep.ensemble=2")
+    sweep = ("-m", "data.seed=0,1", *RANDOM, "sweep.ensemble=2", "trainer.max_epochs=1")
+    result = script("train.py", *swept.base, *sweep)
     assert result.status == 0, result.err
     assert result.err.count("warning: ") == 1
     assert "there is no ensemble, because the trials were trained on different images" in result.err
@@ -244,9 +248,11 @@ def test_other_data__a_warning_says_why_there_is_none(swept: Swept, script: Scri
     assert json.loads(Path("sweep/leaderboard.json").read_text())["ensemble"] is None
 
 
-def test_single_trial__is_no_ensemble(swept: Swept, script: Script) -> None:
-    result = script("train.py", *swept.base, "-m", "model.lr=0.01,-1", "sweep.ensemble=2")
-    assert "there is no ensemble, because fewer than two trials were completed" in result.err
+def test_single_trial__is_no_ensemble(swept: Swept, copied: EnsembleFolder, messages: list[str]) -> None:
+    for row in rows_of(swept.sweep.leaderboard)[1:4]:
+        shutil.rmtree(Path("sweep", row["folder"]))
+    finished_again(Path("sweep"), 2)
+    assert any("there is no ensemble, because fewer than two trials were completed" in text for text in messages)
 
 
 @pytest.mark.parametrize(
