@@ -2,12 +2,13 @@
 
 import csv
 import os
-import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from archived import tar_of, zip_of
 from conftest import SMALL, Result, Script, draw_classes
+from runs import run_script
 
 from headstart.files import read_json
 
@@ -34,102 +35,103 @@ def assert_same(run: Path, other: Path) -> None:
     assert records[0]["data_fingerprint"] == records[1]["data_fingerprint"]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", ["zip", "tar"])
-def test_train__is_the_same_as_on_the_folder(script: Script, flat: Path, tmp_path: Path, kind: str) -> None:
+@dataclass(frozen=True)
+class OfFolder:
+    """A run on a folder of images, to be compared with those on archives of it."""
+
+    images: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def of_folder(tmp_path_factory: pytest.TempPathFactory) -> OfFolder:
+    home = tmp_path_factory.mktemp("of folder")
+    images = draw_classes(home / "flat", 12)
+    (images / "notes.txt").write_text("notes")
+    done = run_script(home, "train.py", *SMALL, f"data.root={images}", *RULE, "hydra.run.dir=run")
+    assert done.status == 0, done.err
+    return OfFolder(images, home / "run")
+
+
+def test_train__is_the_same_as_on_the_folder(script: Script, of_folder: OfFolder, tmp_path: Path) -> None:
     place = tmp_path / "archives"
     place.mkdir()
-    (flat / "notes.txt").write_text("notes")
-    archive = (zip_of if kind == "zip" else tar_of)(flat, place / f"images.{kind}", top="zoo")
+    archive = zip_of(of_folder.images, place / "images.zip", top="zoo")
     before = (archive.read_bytes(), os.stat(archive).st_mtime_ns)
     cache = Path(os.environ["XDG_CACHE_HOME"]) / "headstart" / "features"
-    trained_on(script, flat, tmp_path / "of folder", *RULE)
     stored = sorted(cache.iterdir())
-    result = trained_on(script, archive, tmp_path / "of archive", *RULE)
+    run = tmp_path / "of archive"
+    result = trained_on(script, archive, run, *RULE)
     assert f"{archive}/zoo: 3 classes, 18 train, 9 valid, 9 test images; 1 other file left out (.txt ×1)" in result.out
-    assert_same(tmp_path / "of folder", tmp_path / "of archive")
+    assert_same(of_folder.run, run)
     assert sorted(cache.iterdir()) == stored, "encoded once"
-    if kind == "zip":
-        # The other tasks read images through the same objects.
-        reported = script("train.py", "task=report", f"ckpt_path={tmp_path / 'of archive'}")
-        assert reported.status == 0, reported.err
-        assert "<img" in (tmp_path / "of archive" / "report" / "index.html").read_text(encoding="utf-8")
-    else:
-        tested = script("train.py", "task=test", f"ckpt_path={tmp_path / 'of archive'}")
-        assert tested.status == 0, tested.err
-        audited = script("train.py", "task=audit", *SMALL, f"data.root={archive}", *RULE)
-        assert "notes.txt" in audited.out
-    shutil.rmtree(flat)
-    found = script(
-        "predict.py",
-        f"ckpt_path={tmp_path / 'of archive'}",
-        f"source={archive}",
-        "labelled=true",
-        f"output={tmp_path / 'out'}",
-        "annotate=true",
-    )
-    assert found.status == 0, found.err
-    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 36
-    assert rows[0]["path"] == f"{archive}/zoo/blue/0.jpg"
-    assert (tmp_path / "out" / "annotated" / "blue" / "0.jpg").is_file()
-    one = script("predict.py", f"ckpt_path={tmp_path / 'of archive'}", f"source={rows[0]['path']}")
-    assert one.out.split() == [rows[0]["path"], *one.out.split()[1:]]
-
+    # The other tasks read images through the same objects.
+    reported = script("train.py", "task=report", f"ckpt_path={run}")
+    assert reported.status == 0, reported.err
+    assert "<img" in (run / "report" / "index.html").read_text(encoding="utf-8")
+    assert_predicts(script, run, archive, tmp_path / "out")
     assert (archive.read_bytes(), os.stat(archive).st_mtime_ns) == before
     assert list(place.iterdir()) == [archive]
 
 
-@pytest.mark.slow
+def test_train__on_a_tar_with_folds_of_groups(script: Script, of_folder: OfFolder, tmp_path: Path) -> None:
+    archive = tar_of(of_folder.images, tmp_path / "images.tar", top="zoo")
+    before = (archive.read_bytes(), os.stat(archive).st_mtime_ns)
+    overrides = (r"data.group=(\w+/\d)", "data.folds=2", "data.fold=1", "trainer.max_epochs=1")
+    run = tmp_path / "of archive"
+    trained_on(script, of_folder.images, tmp_path / "of folder", *overrides)
+    trained_on(script, archive, run, *overrides)
+    assert_same(tmp_path / "of folder", run)
+    tested = script("train.py", "task=test", f"ckpt_path={run}")
+    assert tested.status == 0, tested.err
+    audited = script("train.py", "task=audit", *SMALL, f"data.root={archive}", *RULE)
+    assert "notes.txt" in audited.out
+    assert_predicts(script, run, archive, tmp_path / "out")
+    assert (archive.read_bytes(), os.stat(archive).st_mtime_ns) == before
+
+
+def assert_predicts(script: Script, run: Path, archive: Path, out: Path) -> None:
+    """A run predicts an archive, and one image in it."""
+    options = ("labelled=true", f"output={out}", "annotate=true")
+    found = script("predict.py", f"ckpt_path={run}", f"source={archive}", *options)
+    assert found.status == 0, found.err
+    with (out / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 36
+    assert rows[0]["path"] == f"{archive}/zoo/blue/0.jpg"
+    assert (out / "annotated" / "blue" / "0.jpg").is_file()
+    one = script("predict.py", f"ckpt_path={run}", f"source={rows[0]['path']}")
+    assert one.out.split() == [rows[0]["path"], *one.out.split()[1:]]
+
+
 def test_train__on_splits_by_workers_with_fine_tuning(script: Script, split_folders: Path, tmp_path: Path) -> None:
-    overrides = ("finetune=full", "model.arch=timm/test_resnet", "data.num_workers=2", "trainer.max_epochs=1")
+    overrides = ("finetune=full", "model.arch=timm/test_resnet", "trainer.max_epochs=1")
     archive = zip_of(split_folders, tmp_path / "IMAGES.ZIP")
     trained_on(script, split_folders, tmp_path / "of folder", *overrides)
-    trained_on(script, archive, tmp_path / "of archive", *overrides)
+    trained_on(script, archive, tmp_path / "of archive", *overrides, "data.num_workers=2")
     assert_same(tmp_path / "of folder", tmp_path / "of archive")
 
 
-@pytest.mark.slow
-def test_sweep__over_folds_with_groups(script: Script, flat: Path, tmp_path: Path) -> None:
-    archive = tar_of(flat, tmp_path / "images.tar", top="zoo")
-    overrides = (r"data.group=(\w+/\d)", "data.folds=2", "-m", "data.fold=range(2)", "trainer.max_epochs=1")
-    tables = []
-    for root in (flat, archive):
-        sweep = tmp_path / f"sweep of {root.name}"
-        result = script("train.py", *SMALL, f"data.root={root}", *overrides, f"hydra.sweep.dir={sweep}")
-        assert result.status == 0, result.err
-        tables.append((sweep / "out_of_fold.csv").read_text())
-    assert tables[0] == tables[1]
-
-
-@pytest.mark.slow
-def test_csv__of_images_in_an_archive(script: Script, flat: Path, tmp_path: Path) -> None:
-    archive = zip_of(flat, tmp_path / "images.zip", top="zoo")
-    trained_on(script, archive, tmp_path / "first", *RULE)
+def test_csv__of_images_in_an_archive(script: Script, flat: Path, of_folder: OfFolder, tmp_path: Path) -> None:
+    archive = zip_of(of_folder.images, tmp_path / "images.zip", top="zoo")
     options = (*[o for o in SMALL if o != "data=folder"], "data=csv", "data.columns.label=class")
     again = script(
         "train.py",
         *options,
-        f"data.csv={tmp_path / 'first' / 'split.csv'}",
+        f"data.csv={of_folder.run / 'split.csv'}",
         f"data.root={archive}",
         f"hydra.run.dir={tmp_path / 'again'}",
     )
     assert again.status == 0, again.err
-    assert_same(tmp_path / "first", tmp_path / "again")
+    assert_same(of_folder.run, tmp_path / "again")
 
     # A table in the archive, whose paths are those in the archive.
     rows = [f"zoo/{path.relative_to(flat)},{path.parent.name}" for path in sorted(flat.rglob("*.jpg"))]
     (flat / "labels.csv").write_text("\n".join(["path,class", *rows]))
     archive = zip_of(flat, tmp_path / "images.zip", top="zoo")
-    result = script(
-        "train.py",
-        *options,
-        f"data.csv={archive}/zoo/labels.csv",
-        f"data.root={archive}",
-        f"hydra.run.dir={tmp_path / 'inside'}",
-    )
-    assert result.status == 0, result.err
+    table = f"data.csv={archive}/zoo/labels.csv"
+    inside = script("train.py", "task=audit", *options, table, f"data.root={archive}")
+    assert inside.status == 0, inside.err
 
 
 def damaged(archive: Path) -> str:

@@ -163,39 +163,35 @@ def test_task__near_duplicates_of_one_class_and_of_none(
 
 
 def test_near_duplicates__found_from_the_features_of_an_earlier_run(
-    script: Script, tmp_path: Path, weights: tuple[str, ...]
+    script: Script, tmp_path: Path, weights: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = clean(tmp_path / "images")
     _, paths = near_duplicate(root)
     store = f"features.dir={tmp_path / 'features'}"
-    arguments = (f"data.root={root}", *SMALL, *weights, store)
-    before = script("train.py", "task=audit", *arguments, f"hydra.run.dir={tmp_path / 'before'}")
-    assert "near duplicates: not compared (training does it; or set data.near_duplicates=true)" in before.out
+    arguments = (f"data.root={root}", *SMALL, *weights, store, "trainer.max_epochs=1")
+
+    def audited(folder: str) -> str:
+        return script("train.py", "task=audit", *arguments, f"hydra.run.dir={tmp_path / folder}").out
+
+    assert "near duplicates: not compared (training does it; or set data.near_duplicates=true)" in audited("before")
+    # Very many images are compared only on request.
+    with monkeypatch.context() as patch:
+        patch.setattr("headstart.auditing.report.MOST_IMAGES", 3)
+        trained = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'many'}")
+        assert (trained.status, trained.err) == (0, "")
+        assert report(tmp_path / "many")["near_duplicates"].startswith("not compared (more than")
+        assert "near duplicates: not compared (more than" in audited("many again")
+        asked = script("train.py", *arguments, "data.near_duplicates=true", f"hydra.run.dir={tmp_path / 'asked'}")
+        assert "warning: near duplicates across splits" in asked.err
     trained = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
     warning = f"warning: near duplicates across splits: {paths[0]} and {paths[1]}: similarity 0.9"
     assert warning in trained.err
     files = set((tmp_path / "features").rglob("*.npy"))
-    after = script("train.py", "task=audit", *arguments, f"hydra.run.dir={tmp_path / 'after'}")
-    assert "near duplicates: compared" in after.out
+    assert "near duplicates: compared" in audited("after")
     assert set((tmp_path / "features").rglob("*.npy")) == files
     for folder in ("run", "after"):
         (finding,) = report(tmp_path / folder)["findings"]
         assert (finding["kind"], finding["paths"]) == ("near duplicates across splits", list(paths))
-
-
-def test_near_duplicates__of_very_many_images_only_on_request(
-    script: Script, tmp_path: Path, weights: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("headstart.auditing.report.MOST_IMAGES", 3)
-    root = clean(tmp_path / "images")
-    near_duplicate(root)
-    arguments = (f"data.root={root}", *SMALL, *weights, f"features.dir={tmp_path / 'features'}")
-    trained = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
-    assert (trained.status, trained.err) == (0, "")
-    assert report(tmp_path / "run")["near_duplicates"].startswith("not compared (more than")
-    assert "near duplicates: not compared (more than" in script("train.py", "task=audit", *arguments).out
-    asked = script("train.py", *arguments, "data.near_duplicates=true", f"hydra.run.dir={tmp_path / 'asked'}")
-    assert "warning: near duplicates across splits" in asked.err
 
 
 def test_near_duplicates__error_with_random_weights(script: Script, tmp_path: Path) -> None:
@@ -205,21 +201,13 @@ def test_near_duplicates__error_with_random_weights(script: Script, tmp_path: Pa
     assert result.err.startswith("error: data.near_duplicates=true needs")
 
 
-def test_training__clean_data_take_one_line(script: Script, tmp_path: Path) -> None:
-    root = clean(tmp_path / "images")
-    result = script("train.py", f"data.root={root}", *SMALL)
-    assert (result.status, result.err) == (0, "")
-    assert result.out.splitlines()[0] == f"{root}: 3 classes, 36 train, 12 valid, 12 test images"
-    assert report(Path.cwd())["clean"] is True
-
-
 def read_split(run: str) -> list[dict[str, str]]:
     with Path(run, "split.csv").open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
 def test_training__flat_folder_without_any_option(script: Script, flat: Path) -> None:
-    result = script("train.py", f"data.root={flat}", *SMALL, "hydra.run.dir=run")
+    result = script("train.py", f"data.root={flat}", *SMALL, "hydra.run.dir=run", "trainer.max_epochs=1")
     assert (result.status, result.err) == (0, "")
     assert result.out.splitlines()[0] == f"{flat}: 3 classes, 24 train, 6 valid, 6 test images"
     rows = read_split("run")
@@ -272,13 +260,19 @@ def test_training__odd_metadata_are_read_as_the_audit_says(script: Script, tmp_p
     assert (predicted.status, "error" in predicted.out) == (0, False)
 
 
-def test_training__a_link_to_its_own_folder_changes_nothing(script: Script, tmp_path: Path) -> None:
+def test_training__clean_data_take_one_line_and_a_link_to_its_own_folder_changes_nothing(
+    script: Script, tmp_path: Path
+) -> None:
     root = clean(tmp_path / "images")
     curves = []
     for run in ("before", "after"):
-        assert script("train.py", f"data.root={root}", *SMALL, f"hydra.run.dir={run}").status == 0
+        result = script("train.py", f"data.root={root}", *SMALL, f"hydra.run.dir={run}")
+        assert (result.status, result.err) == (0, "")
         curves.append(Path(run, "history.csv").read_text())
-        (root / "train" / "ant" / run).symlink_to(root / "train" / "ant", target_is_directory=True)
+        if run == "before":
+            assert result.out.splitlines()[0] == f"{root}: 3 classes, 36 train, 12 valid, 12 test images"
+            assert report(Path(run))["clean"] is True
+            (root / "train" / "ant" / "again").symlink_to(root / "train" / "ant", target_is_directory=True)
     assert curves[0] == curves[1]
     assert Path("before", "split.csv").read_text() == Path("after", "split.csv").read_text()
 
@@ -336,30 +330,24 @@ def test_names__not_utf_8(script: Script, tmp_path: Path) -> None:
     assert Path("again", "test_predictions.csv").read_bytes() == predictions
 
 
-def test_balance__warns_about_imbalance_only_if_nothing_is_done(script: Script, tmp_path: Path) -> None:
+def test_balance__warns_about_imbalance_if_nothing_is_done_and_resumes_exactly(script: Script, tmp_path: Path) -> None:
     root = clean(tmp_path / "images")
     class_imbalance(root)
-    arguments = (f"data.root={root}", *SMALL, "trainer.max_epochs=1")
+    arguments = (f"data.root={root}", *SMALL)
     losses = {}
     for balance in ("none", "loss", "sampler"):
-        run = tmp_path / balance
-        result = script("train.py", *arguments, f"data.balance={balance}", f"hydra.run.dir={run}")
+        whole, part, resumed = (tmp_path / f"{balance}-{name}" for name in ("whole", "part", "resumed"))
+        command = (*arguments, f"data.balance={balance}")
+        result = script("train.py", *command, f"hydra.run.dir={part}", "trainer.max_epochs=1")
         assert result.status == 0
         assert ("warning: class imbalance: 'hen' has 4.2 ×" in result.err) == (balance == "none")
-        losses[balance] = [row["train/loss"] for row in csv.DictReader((run / "history.csv").open())]
+        losses[balance] = [row["train/loss"] for row in csv.DictReader((part / "history.csv").open())]
+        if balance == "none":
+            continue
+        script("train.py", *command, f"hydra.run.dir={whole}", "trainer.max_epochs=2")
+        last = part / "checkpoints" / "last.ckpt"
+        failed = script("train.py", f"ckpt_path={last}", "data.balance=none", f"hydra.run.dir={tmp_path / 'other'}")
+        assert f"data.balance=none cannot be set for a resumed run, whose checkpoint has {balance}: " in failed.err
+        script("train.py", f"ckpt_path={last}", "trainer.max_epochs=2", f"hydra.run.dir={resumed}")
+        assert (whole / "history.csv").read_text() == (resumed / "history.csv").read_text()
     assert len({tuple(curve) for curve in losses.values()}) == 3
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("balance", ["loss", "sampler"])
-def test_balance__resumed_run_equals_an_uninterrupted_one(script: Script, tmp_path: Path, balance: str) -> None:
-    root = clean(tmp_path / "images")
-    class_imbalance(root)
-    arguments = (f"data.root={root}", *SMALL, f"data.balance={balance}")
-    script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'whole'}")
-    script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'part'}", "trainer.max_epochs=1")
-    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    failed = script("train.py", f"ckpt_path={last}", "data.balance=none", f"hydra.run.dir={tmp_path / 'other'}")
-    assert f"data.balance=none cannot be set for a resumed run, whose checkpoint has {balance}: " in failed.err
-    script("train.py", f"ckpt_path={last}", "trainer.max_epochs=3", f"hydra.run.dir={tmp_path / 'resumed'}")
-    assert (tmp_path / "whole" / "history.csv").read_text() == (tmp_path / "resumed" / "history.csv").read_text()
