@@ -128,9 +128,3 @@ def test_hint__can_be_pasted(forks: ForkServer, trained: Path, tmp_path: Path) -
     again = bash(f"python {ROOT / 'predict.py'} {said.removeprefix('read as: ')}", tmp_path, forks)
     assert again.stdout.splitlines() == rows
     assert len(rows) == 12
-
-
-def test_trial__prints_no_command(script: Script, flat: Path) -> None:
-    done = script("train.py", "-m", f"data.root={flat}", *SMALL, *RULE, "trainer.max_epochs=1", "model.lr=0.1,0.01")
-    assert done.status == 0, done.err
-    assert "to predict" not in done.out

@@ -134,7 +134,8 @@ def test_task_test_and_report__average_as_the_run_did(viewed: Trained, script: S
 
 
 def test_sweep__averages_for_the_test_of_the_best_trial_only(viewed: Trained, script: Script) -> None:
-    result = script("train.py", *viewed.base, "report=none", "-m", "model.lr=0.003,0.0001", "hydra.sweep.dir=sweep")
+    sweep = ("report=none", "trainer.max_epochs=1", "-m", "model.lr=0.003,0.0001", "hydra.sweep.dir=sweep")
+    result = script("train.py", *viewed.base, *sweep)
     assert result.status == 0, result.err
     best = Path("sweep/best/trial.json").resolve().parent
     assert "views" not in json.loads((best / "metrics.json").read_text())

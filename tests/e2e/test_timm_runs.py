@@ -11,16 +11,16 @@ from headstart.model.checkpoint import read_checkpoint
 
 timm = pytest.importorskip("timm")
 SETTINGS = (*(word for word in SMALL if not word.startswith("model.")), "data.split.train=6", "data.split.valid=3")
-VIT = ("model.arch=timm/vit_tiny_patch16_224", "model.weights=null", "model.pooling=cls+avg")
+VIT = ("model.arch=timm/test_vit", "model.weights=null", "model.pooling=cls+avg")
 
 
 @pytest.mark.slow
 def test_vision_transformer__trained_explained_resumed_and_predicted(script: Script, flat: Path) -> None:
-    result = script("train.py", f"data.root={flat}", *SETTINGS, *VIT, "trainer.max_epochs=2", "hydra.run.dir=run")
+    result = script("train.py", f"data.root={flat}", *SETTINGS, *VIT, "trainer.max_epochs=1", "hydra.run.dir=run")
     assert result.status == 0, result.err
     recipe = read_checkpoint(Path("run/checkpoints/best.ckpt"))["hyper_parameters"]
     assert recipe["backbone"] | {"sha256": ""} == {
-        "arch": "timm/vit_tiny_patch16_224",
+        "arch": "timm/test_vit",
         "weights": None,
         "seed": 0,
         "sha256": "",
@@ -29,19 +29,16 @@ def test_vision_transformer__trained_explained_resumed_and_predicted(script: Scr
         "library": f"timm {timm.__version__}",
     }
     assert recipe["preprocessing"]["mean"] == [0.5, 0.5, 0.5]
-    whole = script("train.py", f"data.root={flat}", *SETTINGS, *VIT, "trainer.max_epochs=3", "hydra.run.dir=whole")
-    resumed = script("train.py", "ckpt_path=run", "trainer.max_epochs=3", "hydra.run.dir=resumed")
+    whole = script("train.py", f"data.root={flat}", *SETTINGS, *VIT, "trainer.max_epochs=2", "hydra.run.dir=whole")
+    resumed = script("train.py", "ckpt_path=run", "trainer.max_epochs=2", "hydra.run.dir=resumed")
     assert (whole.status, resumed.status) == (0, 0), resumed.err
     assert Path("resumed/history.csv").read_text() == Path("whole/history.csv").read_text()
-    predicted = script(
-        "predict.py",
-        "ckpt_path=run",
-        f"source={flat}",
-        "output=out",
-        "explain=true",
-        "labelled=true",
-        "accelerator=cpu",
-    )
+    # Explanations take as long as all else.
+    for path in flat.glob("*/?.jpg"):
+        if path.stem not in "01":
+            path.unlink()
+    options = ("output=out", "explain=true", "labelled=true", "accelerator=cpu")
+    predicted = script("predict.py", "ckpt_path=run", f"source={flat}", *options)
     assert predicted.status == 0, predicted.err
     rows = list(csv.DictReader(Path("out/predictions.csv").read_text().splitlines()))
     assert len(rows) == len([path for path in flat.rglob("*") if path.is_file()])
@@ -52,12 +49,12 @@ def test_residual_network__fine_tuned_stage_by_stage(script: Script, flat: Path,
     torch.manual_seed(1)
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "own.pth")
     weights = ("model.arch=timm/resnet18", f"model.weights={tmp_path / 'own.pth'}")
-    gradual = ("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.1]", "trainer.max_epochs=3")
+    gradual = ("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.1]", "trainer.max_epochs=2")
     result = script("train.py", f"data.root={flat}", *SETTINGS, *weights, *gradual, "hydra.run.dir=run")
     assert result.status == 0, result.err
     assert "own.pth: using the preprocessing of timm's resnet18" in result.out
     rows = list(csv.DictReader(Path("run/history.csv").read_text().splitlines()))
-    assert [row["unfrozen_stages"] for row in rows] == ["0", "1", "1"]
+    assert [row["unfrozen_stages"] for row in rows] == ["0", "1"]
     state = read_checkpoint(Path("run/checkpoints/last.ckpt"))["state_dict"]
     trained = {name.split(".")[3] for name in state if name.startswith("encoder.backbone.network.")}
     assert trained == {"layer4"}
@@ -69,13 +66,3 @@ def test_residual_network__fine_tuned_stage_by_stage(script: Script, flat: Path,
         "predict.py", "ckpt_path=run", f"source={flat}", f"model.weights={tmp_path / 'moved.pth'}", "accelerator=cpu"
     )
     assert found.status == 0, found.err
-
-
-@pytest.mark.slow
-def test_sweep__over_backbones_of_two_libraries(script: Script, flat: Path) -> None:
-    archs = "model.arch=squeezenet1_1,timm/resnet18"
-    arguments = (f"data.root={flat}", *SETTINGS, "model.weights=null", "trainer.max_epochs=1")
-    result = script("train.py", "-m", *arguments, archs, "hydra.sweep.dir=sweep")
-    assert result.status == 0, result.err
-    rows = list(csv.DictReader(Path("sweep/leaderboard.csv").read_text().splitlines()))
-    assert {row["model.arch"] for row in rows} == {"squeezenet1_1", "timm/resnet18"}
