@@ -1,10 +1,10 @@
 """A trial's result is that of a run of its own, whichever trials the process ran before: for every key there is."""
 
-import copy
 import json
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from headstart.data.images import allowed_pixels
 from headstart.errors import HeadstartError
 from headstart.features.encoder import torch_settings_restored
 from headstart.run_folder import RunFolder
+from headstart.sweeping import trial
 from headstart.sweeping.trial import forget_shared, run_trial
 from headstart.sweeping.trial_record import read_trial
 
@@ -31,16 +32,18 @@ BASE = (
     *("data=folder", "data.root=ROOT", "data.split.train=5", "data.split.valid=3", "data.batch_size=4"),
     *("data.image_size=32", "data.resize_size=40", "data.num_workers=0", "data.on_unreadable=skip", "augment=light"),
     *("model.arch=timm/test_vit", "model.weights=null", "model.lr=0.01", "model.hidden_dim=16"),
-    *("trainer=cpu", "trainer.max_epochs=2", "features.compile=false", "features.dir=FEATURES", "report=none"),
+    *("trainer=cpu", "trainer.max_epochs=2", "features.compile=false", "features.precision=32", "report=none"),
+    "features.dir=FEATURES",
 )
-CSV = "data=csv data.csv=ROOT/a.csv data.columns.split=null data.split.train=0.5 data.split.valid=0.3"
-SHAPES = "data=shapes data.root=ROOT/../shapes data.per_class=12 data.split.train=5 data.split.valid=3"
+CSV = "data=csv data.csv=ROOT/a.csv data.columns.split=null data.group=null data.split.train=0.5 data.split.valid=0.3"
+SHAPES = "data=shapes data.root=ROOT/../shapes data.per_class=4 data.split.train=2 data.split.valid=1"
 TUNED = "finetune=full model.arch=timm/test_resnet"
+STAGE = f"{TUNED} finetune.rest=null finetune.epochs=[1] finetune.lr_factors=[1]"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two values of a key: `other`, and what the key is with `given`.
+    """Two values of a key: `other`, and what the key is with `given` and the others of its group before it.
 
     Results differ, unless it has `no_effect`; None: they may.
     """
@@ -63,16 +66,17 @@ def same(other: str, given: str = "") -> Pair:
 PAIRS: dict[str, Pair] = {
     "data.batch_size": Pair("5"),
     "data.num_workers": same("1"),
-    "data.balance": Pair("loss", "data.root=ROOT/../uneven data.split.train=0.6 data.split.valid=0.2"),
     "data.near_duplicates": same("false"),
     "data.memory_gb": same("0"),
+    "data.corrections": Pair("ROOT/../corrections.csv"),
     "data.resize_size": Pair("36"),
     "data.image_size": Pair("16"),
     "data.interpolation": Pair("nearest"),
     "data.mean": Pair("[0.1,0.2,0.3]"),
     "data.std": Pair("[0.1,0.2,0.3]"),
     "data.resize_mode": Pair("squash"),
-    "data.root": Pair("ROOT/../uneven"),
+    "data.root": Pair("ROOT/../uneven", "data.split.train=0.6 data.split.valid=0.2"),
+    "data.balance": Pair("loss", "data.split.train=0.6 data.split.valid=0.2"),
     "data.cache_gb": same("1"),
     "data.layout": same("classes"),
     "data.split.train": Pair("4"),
@@ -83,23 +87,22 @@ PAIRS: dict[str, Pair] = {
     "data.on_leak": same("drop"),
     "data.depth": Pair("8"),
     "data.max_pixels": Pair("1000"),
+    "data.group": Pair("auto", CSV),
     "data.csv": Pair("ROOT/b.csv", CSV),
     "data.encoding": same("cp1252", CSV),
     "data.missing": same("[nothing]", CSV),
     "data.exclude": Pair("['0.*']"),
-    "data.corrections": Pair("ROOT/../corrections.csv"),
     "data.columns.path": Pair("path2", CSV),
     "data.columns.label": Pair("label2", CSV),
     "data.columns.split": Pair("split", CSV),
-    "data.group": Pair("auto", f"{CSV} data.group=null"),
     "data.folds": Pair("2", "data.folds=3 data.fold=0"),
     "data.fold": Pair("1", "data.folds=3 data.fold=0"),
     "data.classes": Pair("pretraining", SHAPES),
-    "data.per_class": Pair("11", SHAPES),
+    "data.per_class": Pair("3", SHAPES),
     "data.drawing_seed": Pair("1", SHAPES),
-    "model.arch": Pair("shufflenet_v2_x0_5"),
     "model.weights": Pair("ROOT/../weights.pt"),
     "model.pooling": Pair("cls+avg"),
+    "model.arch": Pair("shufflenet_v2_x0_5"),
     "model.hidden_dim": Pair("8"),
     "model.dropout": Pair("0.1"),
     "model.lr": Pair("0.02"),
@@ -109,12 +112,12 @@ PAIRS: dict[str, Pair] = {
     "model.warmup": Pair("0.5"),
     "model.head": Pair("linear"),
     "finetune.batch_norm": Pair("false", TUNED),
-    "finetune.epochs": Pair("[0]", f"{TUNED} finetune.rest=null finetune.epochs=[1] finetune.lr_factors=[1]"),
-    "finetune.lr_factors": Pair("[0.5]", f"{TUNED} finetune.rest=null finetune.epochs=[0] finetune.lr_factors=[1]"),
-    "finetune.rest": Pair("0", f"{TUNED} finetune.rest=1"),
+    "finetune.epochs": Pair("[0]", STAGE),
+    "finetune.lr_factors": Pair("[0.5]", STAGE),
+    "finetune.rest": Pair("1", TUNED),
     "finetune.mixup": Pair("0.5", TUNED),
     "finetune.cutmix": Pair("0.5", TUNED),
-    "features.precision": Pair("bf16", "features.precision=32"),
+    "features.precision": Pair("bf16"),
     "features.cache": Pair("false", no_effect=None),  # rounded differently, in batches of another size
     "features.views": Pair("1"),
     "features.dir": same("FEATURES/other"),
@@ -135,26 +138,27 @@ PAIRS: dict[str, Pair] = {
     "logger.tensorboard.save_dir": same("ROOT/../events"),
     "logger.tensorboard.version": same("1"),
     "trainer.accelerator": same("auto"),
-    "trainer.accumulate_grad_batches": Pair("2"),
     "trainer.benchmark": same("true"),
-    "trainer.check_val_every_n_epoch": Pair("2", "trainer.max_epochs=3"),
     "trainer.detect_anomaly": same("true"),
     "trainer.deterministic": same("true"),
     "trainer.enable_model_summary": same("true"),
     "trainer.enable_progress_bar": same("false"),
-    "trainer.gradient_clip_algorithm": Pair("value", "++trainer.gradient_clip_val=0.01"),
     "trainer.gradient_clip_val": Pair("0.01"),
-    "trainer.limit_train_batches": Pair("2"),
+    "trainer.gradient_clip_algorithm": Pair("value"),
     "trainer.limit_val_batches": Pair("1"),
     "trainer.log_every_n_steps": same("1"),
-    "trainer.max_epochs": Pair("1"),
-    "trainer.max_steps": Pair("3"),
+    "trainer.max_steps": Pair("5"),
     "trainer.min_epochs": same("1"),
     "trainer.min_steps": same("1"),
     "trainer.num_sanity_val_steps": same("1"),
-    "trainer.overfit_batches": Pair("1"),
     "trainer.precision": Pair("bf16-mixed"),
     "trainer.val_check_interval": same("1.0"),
+    # From here on, after those that would have no effect with fewer steps.
+    "trainer.accumulate_grad_batches": Pair("2"),
+    "trainer.limit_train_batches": Pair("2"),
+    "trainer.overfit_batches": Pair("1"),
+    "trainer.max_epochs": Pair("3"),
+    "trainer.check_val_every_n_epoch": Pair("2"),
 }
 # Why no trial of a test can have two values of these.
 NOT_SWEPT = {
@@ -192,9 +196,10 @@ def leaves(values: Any, prefix: str = "") -> Iterator[str]:
 
 def test_every_key_is_swept_or_has_a_reason_not_to_be() -> None:
     keys = set(known_keys(TrainSettings))
-    for group in GROUPS:
-        for file in (ROOT / "conf" / group).glob("*.yaml"):
-            keys |= set(leaves(OmegaConf.to_container(composed(f"{group}={file.stem}"), resolve=False)))
+    # To compose them takes longer than anything else here: a file of each group at a time.
+    files = ([f"{group}={file.stem}" for file in (ROOT / "conf" / group).glob("*.yaml")] for group in GROUPS)
+    for chosen in zip_longest(*files):
+        keys |= set(leaves(OmegaConf.to_container(composed(*filter(None, chosen)), resolve=False)))
     assert keys - {"hydra"} == PAIRS.keys() | NOT_SWEPT.keys()
     assert not PAIRS.keys() & NOT_SWEPT.keys()
 
@@ -234,14 +239,6 @@ class Runner:
     def __init__(self, root: Path, folder: Path) -> None:
         self._root, self._folder, self._count = root, folder, 0
         self._alone: dict[tuple[str, ...], Any] = {}
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
-        self._latest: tuple[tuple[str, ...], Any] | None = None
-
-    def latest_trial(self, *overrides: str) -> dict[str, float] | str:
-        """What the latest trial achieved, if it was this one; otherwise as `trial`."""
-        if self._latest is not None and self._latest[0] == overrides:
-            return self._latest[1]
-        return self.trial(*overrides)
 
     def trial(self, *overrides: str) -> dict[str, float] | str:
         """What a trial that comes after the earlier ones achieves; or why it failed."""
@@ -253,10 +250,9 @@ class Runner:
         with open_dict(config):
             del config["hydra"]
         run_trial(config)
-        trial = read_trial(run)
-        assert trial is not None
-        self._latest = overrides, trial.reason or without_seconds(trial.metrics)
-        return self._latest[1]
+        found = read_trial(run)
+        assert found is not None
+        return found.reason or without_seconds(found.metrics)
 
     def alone(self, *overrides: str) -> dict[str, float] | str:
         """The same settings in a run of their own, without anything that other runs have stored."""
@@ -280,11 +276,8 @@ class Runner:
         return RunFolder(path)
 
     def _config(self, run: RunFolder, features: str, overrides: tuple[str, ...]) -> DictConfig:
-        # To compose them takes as long as to train with them.
-        if overrides not in self._composed:
-            texts = [text.replace("ROOT", str(self._root)) for text in (*BASE, *overrides)]
-            self._composed[overrides] = composed(*texts, "run_dir=RUN", hydra=True)
-        config = copy.deepcopy(self._composed[overrides])
+        texts = [text.replace("ROOT", str(self._root)) for text in (*BASE, *overrides)]
+        config = composed(*texts, "run_dir=RUN", hydra=True)
         config.run_dir = str(run.path)
         config.features.dir = config.features.dir.replace("FEATURES", str(self._folder / features))
         return config
@@ -296,10 +289,11 @@ def without_seconds(metrics: dict[str, float]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def runner(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runner]:
-
-    folder = tmp_path_factory.mktemp("every_key_runs")
     forget_shared()
-    yield Runner(root, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # It takes as long as an epoch.
+        patch.setattr(trial, "collect_garbage", lambda: None)
+        yield Runner(root, tmp_path_factory.mktemp("every_key_runs"))
     forget_shared()
     HydraConfig.instance().cfg = None
 
@@ -307,6 +301,8 @@ def runner(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run
 # Keys that change a result, by their group; the others are told apart by nothing, and tried together.
 CHANGING = {key: pair for key, pair in PAIRS.items() if pair.no_effect is not True}
 HARMLESS = {key: pair for key, pair in PAIRS.items() if pair.no_effect is True}
+# What data and features, which trials share, depend on; of the other keys, only all at once need a run of their own.
+SHARED = ("data.", "model.arch", "model.weights", "model.pooling", "features.", "seed", "augment.")
 
 
 def override_of(key: str) -> str:
@@ -316,14 +312,22 @@ def override_of(key: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("group", dict.fromkeys(key.partition(".")[0] for key in CHANGING))
 def test_sweep_over_each_key__trials_equal_runs_of_their_own(runner: Runner, group: str) -> None:
-    for key, pair in ((key, pair) for key, pair in CHANGING.items() if key.partition(".")[0] == group):
-        first = tuple(pair.given.split())
-        second = (*first, override_of(key))
-        # The latest trial of the key before is mostly the first of this one.
-        found = [runner.latest_trial(*first), runner.trial(*second), runner.trial(*first)]
-        alone, other = runner.alone(*first), runner.alone(*second)
-        assert found == [alone, other, alone], key
-        assert pair.no_effect is None or alone != other, key
+    """Each trial has one key changed since the trial before, so that no other change can hide a stale result."""
+    keys = [key for key in CHANGING if key.partition(".")[0] == group]
+    for given in dict.fromkeys(CHANGING[key].given for key in keys):
+        first = now = tuple(given.split())
+        before = runner.trial(*first)
+        for key in (key for key in keys if CHANGING[key].given == given):
+            after = runner.trial(*now, override_of(key))
+            assert CHANGING[key].no_effect is None or after != before, key
+            if key.startswith(SHARED) or isinstance(after, str):
+                assert after == runner.alone(*now, override_of(key)), key
+            if isinstance(after, str):
+                assert runner.trial(*now) == before, key
+            else:
+                now, before = (*now, override_of(key)), after
+        assert before == runner.alone(*now), now
+        assert runner.trial(*first) == runner.alone(*first), given
 
 
 @pytest.mark.slow
