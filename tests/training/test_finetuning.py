@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SMALL, Script, draw_classes
+from conftest import SMALL, Script, draw_classes, settings_of
 from pytorch_lightning import Trainer
 from runs import run_script
 
@@ -52,73 +52,65 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """The folder of a run with some options, which is made once, on the images in its parent's "images"."""
-    base = tmp_path_factory.mktemp("uninterrupted")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The folder of a run with some options, which is made once, beside the "images" and "features" of all of them."""
+    base = tmp_path_factory.mktemp("finished")
     images = draw_classes(base / "images", 12)
 
     @functools.cache
     def run(options: tuple[str, ...]) -> Path:
         folder = base / f"run-{run.cache_info().currsize}"
-        result = run_script(base, "train.py", f"data.root={images}", *SMALL, *RULE, *options, f"hydra.run.dir={folder}")
+        arguments = (f"data.root={images}", f"features.dir={base / 'features'}", *SMALL, *RULE, *options)
+        result = run_script(base, "train.py", *arguments, "callbacks.early_stopping=null", f"hydra.run.dir={folder}")
         assert result.status == 0, result.err
         return folder
 
     return run
 
 
+# Of 18 images: BatchNorm cannot be trained with the last one; the schedule must count the same steps.
+ONE_IMAGE_LEFT = ("data.batch_size=17", "model.schedule=cosine", "trainer.max_epochs=3")
+FULL_RUN, GRADUAL_RUN = (*ONE_IMAGE_LEFT, "finetune=full"), (*ONE_IMAGE_LEFT, *GRADUAL)
 EMA = ("callbacks=ema",)
 MIXED = ("finetune.mixup=0.2", "finetune.cutmix=1.0", "model.label_smoothing=0.1")
 
 
-# Interrupted before a stage is unfrozen, when the first is, and after the second.
 @pytest.mark.parametrize(
-    ("done", "more"),
+    ("options", "epochs"),
     [
-        pytest.param(1, (), id="1"),
-        pytest.param(2, (), id="2"),
-        pytest.param(3, (), id="3"),
-        pytest.param(1, EMA, id="1-ema"),
-        pytest.param(2, (*EMA, *MIXED), id="2-ema-mixed"),
+        # Interrupted before a stage is unfrozen, when the first is, and after the second.
+        pytest.param((*GRADUAL, *EMA, *MIXED), (1, 2, 3), id="gradual-ema-mixed"),
+        pytest.param(("finetune=full",), (1,), id="full"),
     ],
 )
-def test_gradual__resumed_ends_like_an_uninterrupted_run(
+def test_interrupted_and_resumed__ends_like_an_uninterrupted_run(
     script: Script,
-    uninterrupted: Run,
+    finished: Run,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    more: tuple[str, ...],
-    done: int,
+    options: tuple[str, ...],
+    epochs: tuple[int, ...],
 ) -> None:
-    def interrupt(callback: History, trainer: Trainer, module: Classifier) -> None:
-        if trainer.current_epoch == done:
-            raise KeyboardInterrupt
+    options = (*options, "model.arch=timm/test_resnet", f"trainer.max_epochs={epochs[-1] + 1}")
+    whole = finished(options)
+    latest = (f"data.root={whole.parent / 'images'}", *SMALL, *RULE, *options, "callbacks.early_stopping=null")
+    for epoch in epochs:
 
-    options = (*GRADUAL, *more, "model.arch=timm/test_resnet", "trainer.max_epochs=4", "callbacks.early_stopping=null")
-    whole = uninterrupted(options)
-    with monkeypatch.context() as patch:
-        patch.setattr(History, "on_train_epoch_start", interrupt)
-        part = (f"data.root={whole.parent / 'images'}", *SMALL, *RULE, *options, f"hydra.run.dir={tmp_path / 'part'}")
-        assert script("train.py", *part).status != 0
-    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    result = script("train.py", f"ckpt_path={last}", f"hydra.run.dir={tmp_path / 'resumed'}")
+        def interrupt(callback: History, trainer: Trainer, module: Classifier, epoch: int = epoch) -> None:
+            if trainer.current_epoch == epoch:
+                raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(History, "on_train_epoch_start", interrupt)
+            assert script("train.py", *latest, f"hydra.run.dir={tmp_path / str(epoch)}").status != 0
+        latest = (f"ckpt_path={tmp_path / str(epoch) / 'checkpoints' / 'last.ckpt'}",)
+    result = script("train.py", *latest, f"hydra.run.dir={tmp_path / 'resumed'}")
     assert result.status == 0, result.err
     assert_same_run(whole, tmp_path / "resumed")
 
 
-@pytest.mark.slow
-def test_full__resumed_ends_like_an_uninterrupted_run(script: Script, flat: Path, tmp_path: Path) -> None:
-    train(script, flat, tmp_path / "whole", "finetune=full", "trainer.max_epochs=2")
-    train(script, flat, tmp_path / "part", "finetune=full", "trainer.max_epochs=1")
-    last = tmp_path / "part" / "checkpoints" / "last.ckpt"
-    result = script("train.py", f"ckpt_path={last}", "trainer.max_epochs=2", f"hydra.run.dir={tmp_path / 'resumed'}")
-    assert result.status == 0, result.err
-    assert_same_run(tmp_path / "whole", tmp_path / "resumed")
-
-
-@pytest.mark.slow
 def test_gradual__with_the_cache_as_without(script: Script, flat: Path, tmp_path: Path) -> None:
-    exact = (*GRADUAL, "features.precision=32", "trainer.max_epochs=3")
+    exact = (*GRADUAL, "features.precision=32", "trainer.max_epochs=3", "model.arch=timm/test_resnet")
     cached = train(script, flat, tmp_path / "cached", *exact, f"features.dir={tmp_path / 'features'}")
     without = train(script, flat, tmp_path / "without", *exact, "features.cache=false")
     for ours, theirs in zip(cached, without, strict=True):
@@ -127,76 +119,59 @@ def test_gradual__with_the_cache_as_without(script: Script, flat: Path, tmp_path
     assert len(list((tmp_path / "features").rglob("view-*.npy"))) == 2
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("finetune", [("finetune=full",), GRADUAL], ids=["full", "gradual"])
-def test_last_batch__of_a_single_image_is_left_out(
-    script: Script, flat: Path, tmp_path: Path, finetune: tuple[str, ...]
-) -> None:
-    # Of 18 images. BatchNorm cannot be trained with one; the schedule must count the same steps.
-    options = ("data.batch_size=17", "model.schedule=cosine", *finetune)
-    rows = train(script, flat, tmp_path / "run", *options)
-    assert len(rows) == 3
-    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+@pytest.mark.parametrize("options", [FULL_RUN, GRADUAL_RUN], ids=["full", "gradual"])
+def test_last_batch__of_a_single_image_is_left_out(finished: Run, options: tuple[str, ...]) -> None:
+    run = finished(options)
+    assert metrics_of(run)["epochs"] == 3
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
     assert checkpoint["lr_schedulers"][0]["_last_lr"][0] == pytest.approx(0, abs=1e-9)
 
 
-@pytest.mark.slow
 def test_early_stopping__waits_until_the_last_stage_is_unfrozen(script: Script, flat: Path, tmp_path: Path) -> None:
     # No improvement is large enough to count.
     still = ("callbacks.early_stopping.min_delta=1", "callbacks.early_stopping.patience=2", "trainer.max_epochs=9")
-    arguments = (f"data.root={flat}", *SMALL, *RULE, *GRADUAL, *still, "finetune.epochs=[1,4]")
-    result = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
+    arguments = (f"data.root={flat}", *SMALL, *RULE, *GRADUAL, *still, "finetune.epochs=[1,3]")
+    result = script("train.py", *arguments, "model.arch=timm/test_resnet", f"hydra.run.dir={tmp_path / 'run'}")
     assert result.status == 0, result.err
-    # The last stage is unfrozen in epoch 4; epochs 4 and 5 bring no improvement.
-    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 6
+    # The last stage is unfrozen in epoch 3; epochs 3 and 4 bring no improvement.
+    assert len((tmp_path / "run" / "history.csv").read_text().splitlines()) == 1 + 5
 
 
-@pytest.mark.slow
-def test_max_epochs__before_the_last_stage_is_unfrozen_is_a_warning(script: Script, flat: Path, tmp_path: Path) -> None:
-    arguments = (f"data.root={flat}", *SMALL, *RULE, *GRADUAL, "trainer.max_epochs=2")
-    result = script("train.py", *arguments, f"hydra.run.dir={tmp_path / 'run'}")
-    assert result.status == 0
-    assert "warning: trainer.max_epochs=2 ends before every stage in finetune is unfrozen" in result.err
+def test_max_epochs__before_the_last_stage_is_unfrozen_is_a_warning(messages: list[str]) -> None:
+    settings_of("data.root=x", *SMALL, *RULE, *GRADUAL, "trainer.max_epochs=2")
+    assert any("trainer.max_epochs=2 ends before every stage in finetune is unfrozen" in text for text in messages)
 
 
-@pytest.mark.slow
-def test_gradual__checkpoints_contain_what_was_trained(script: Script, flat: Path, tmp_path: Path) -> None:
-    train(script, flat, tmp_path / "run", *GRADUAL, "trainer.max_epochs=3")
-    train(script, flat, tmp_path / "frozen", "trainer.max_epochs=1")
+def test_gradual__checkpoints_contain_what_was_trained(finished: Run, trained: Path) -> None:
     for name in ("last", "best"):
-        state = weights(tmp_path / "run" / "checkpoints" / f"{name}.ckpt")
+        state = weights(finished(GRADUAL_RUN) / "checkpoints" / f"{name}.ckpt")
         held = {key.removeprefix(NETWORK).partition(".")[0] for key in state if key.startswith(NETWORK)}
         # Images this small leave single pixels after stage3, so that all from there on is one stage.
         assert held == {"conv5", "stage4", "stage3", "stage2"}
-    assert not [key for key in weights(tmp_path / "frozen/checkpoints/last.ckpt") if key.startswith(NETWORK)]
+    assert not [key for key in weights(trained / "checkpoints" / "last.ckpt") if key.startswith(NETWORK)]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [GRADUAL, ("finetune=full",)])
+@pytest.mark.parametrize("options", [FULL_RUN, GRADUAL_RUN], ids=["full", "gradual"])
 def test_checkpoint__tested_again_gives_the_same_metrics_and_predicts(
-    script: Script, flat: Path, tmp_path: Path, how: tuple[str, ...]
+    script: Script, finished: Run, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    store = f"features.dir={tmp_path / 'features'}"
     # The untrained backbone's features of the same images must not be taken for those of the trained one.
-    train(script, flat, tmp_path / "frozen", store, "trainer.max_epochs=1")
-    run = tmp_path / "run"
-    train(script, flat, run, *how, store, "trainer.max_epochs=3")
-    best = run / "checkpoints" / "best.ckpt"
+    finished(("trainer.max_epochs=1",))
+    run = finished(options)
+    best, store = run / "checkpoints" / "best.ckpt", f"features.dir={run.parent / 'features'}"
     again = script("train.py", "task=test", f"ckpt_path={best}", store, f"hydra.run.dir={tmp_path / 'again'}")
     assert again.status == 0, again.err
     expected = metrics_of(run)
     for name, value in metrics_of(tmp_path / "again").items():
         assert value == pytest.approx(expected[name], rel=1e-2, abs=1e-3)
-    out = tmp_path / "out"
-    predicted = script("predict.py", f"ckpt_path={best}", f"source={flat}", f"output={out}", "features.compile=false")
+    source = f"source={run.parent / 'images' / 'red'}"
+    predicted = script("predict.py", f"ckpt_path={best}", source, f"output={tmp_path / 'out'}", "features.compile=false")
     assert predicted.status == 0, predicted.err
 
 
-@pytest.mark.slow
-def test_lr__of_each_stage_from_the_first_step(script: Script, flat: Path, tmp_path: Path) -> None:
-    train(script, flat, tmp_path / "run", *GRADUAL, "model.schedule=cosine", "trainer.max_epochs=3")
-    state = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)
+def test_lr__of_each_stage_from_the_first_step(finished: Run) -> None:
+    state = torch.load(finished(GRADUAL_RUN) / "checkpoints" / "last.ckpt", weights_only=True)
     groups = state["optimizer_states"][0]["param_groups"]
     assert [group["initial_lr"] for group in groups] == pytest.approx([0.01, 0.005, 0.001])
     assert groups[0]["lr"] == pytest.approx(0.0, abs=1e-6)

@@ -123,7 +123,7 @@ def covering(pairs: set[frozenset[str]]) -> Iterator[tuple[str, ...]]:
 
 
 # Options of one training: to train with each pair alone would take minutes.
-TOGETHER = 6
+TOGETHER = 12
 PAIRS = {frozenset(pair) for pair in combinations(OPTIONS, 2) if not keys(pair[0]) & keys(pair[1])}
 REFUSED = {pair for pair in PAIRS if is_refused(pair)}
 GROUPS = list(covering(PAIRS - REFUSED))
