@@ -166,7 +166,9 @@ def test_checkpoint__tested_again_gives_the_same_metrics_and_predicts(
     for name, value in metrics_of(tmp_path / "again").items():
         assert value == pytest.approx(expected[name], rel=1e-2, abs=1e-3)
     source = f"source={run.parent / 'images' / 'red'}"
-    predicted = script("predict.py", f"ckpt_path={best}", source, f"output={tmp_path / 'out'}", "features.compile=false")
+    predicted = script(
+        "predict.py", f"ckpt_path={best}", source, f"output={tmp_path / 'out'}", "features.compile=false"
+    )
     assert predicted.status == 0, predicted.err
 
 

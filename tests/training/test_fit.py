@@ -67,51 +67,36 @@ def head_in(run: Path, name: str) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize(
-    "rule",
-    [
-        pytest.param(WITHOUT_TEST, id="without test split"),
-        pytest.param(RULE, id="with test split", marks=pytest.mark.slow),
-    ],
-)
-def test_fit__returns_the_weights_of_the_best_epoch(train: Train, tmp_path: Path, rule: tuple[str, ...]) -> None:
-    run = tmp_path / "run"
-    fitted = train(run, *rule, *EARLY_BEST)
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert ("test/acc" in metrics) == (rule == RULE)
-    assert fitted.best_epoch == metrics["best_epoch"] < 4
-    assert head_in(run, "best.ckpt") != head_in(run, "last.ckpt")
-    assert head_of(fitted.classifier.state_dict()) == head_in(run, "best.ckpt")
-
-
-@pytest.mark.parametrize(
     "choices",
     [
         pytest.param(WITHOUT_TEST, id="without test split"),
-        pytest.param(RULE, id="with test split", marks=pytest.mark.slow),
-        pytest.param((*RULE, "callbacks=ema"), id="ema", marks=pytest.mark.slow),
-        pytest.param((*WITHOUT_TEST, "finetune=full"), id="full", marks=pytest.mark.slow),
+        pytest.param((*RULE, "callbacks=ema", "finetune=full"), id="with test split, ema and full"),
     ],
 )
-def test_fit__without_checkpoints_returns_the_same(
+@pytest.mark.slow
+def test_fit__returns_the_weights_of_the_best_epoch_with_checkpoints_or_without(
     train: Train, tmp_path: Path, temporary: Path, choices: tuple[str, ...]
 ) -> None:
     choices = (*EARLY_BEST, *choices)
     kept = train(tmp_path / "kept", *choices)
+    metrics = json.loads((tmp_path / "kept" / "metrics.json").read_text())
+    assert ("test/acc" in metrics) == (choices[-1] not in WITHOUT_TEST)
+    assert kept.best_epoch == metrics["best_epoch"] < 4
+    assert head_in(tmp_path / "kept", "best.ckpt") != head_in(tmp_path / "kept", "last.ckpt")
+    assert head_of(kept.classifier.state_dict()) == head_in(tmp_path / "kept", "best.ckpt")
     fitted = train(tmp_path / "run", *choices, "callbacks.checkpoint=null")
     assert fitted.best_epoch == kept.best_epoch
-    assert head_of(fitted.classifier.state_dict()) == head_in(tmp_path / "kept", "best.ckpt")
     assert state_sha256(fitted.classifier) == state_sha256(kept.classifier)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    found, expected = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("run", "kept"))
-    assert found | {"seconds": 0} == expected | {"seconds": 0}
+    found = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert found | {"seconds": 0} == metrics | {"seconds": 0}
     assert not list(temporary.iterdir())
 
 
 @pytest.mark.parametrize(
     "choices",
     [
-        pytest.param((), id="frozen"),
-        pytest.param(("callbacks=ema",), id="ema"),
+        pytest.param(("callbacks=ema",), id="frozen and ema"),
         pytest.param(("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.5]"), id="gradual"),
         pytest.param(("callbacks=ema", "finetune=full"), id="ema and full"),
         pytest.param(("callbacks.checkpoint=null", "data.balance=sampler"), id="in memory"),
@@ -121,7 +106,7 @@ def test_fit__without_checkpoints_returns_the_same(
 def test_fit__temperature_and_threshold_are_those_of_the_weights(
     train: Train, tmp_path: Path, choices: tuple[str, ...]
 ) -> None:
-    fitted = train(tmp_path / "run", *WITHOUT_TEST, *EARLY_BEST, *choices)
+    fitted = train(tmp_path / "run", *WITHOUT_TEST, *EARLY_BEST, "trainer.max_epochs=3", *choices)
     predictions = predict_split(fitted.classifier, fitted.source.eval_loader("valid"))
     assert fitted.classifier.temperature == pytest.approx(
         fit_temperature(predictions.log_probs, predictions.labels), rel=1e-2
