@@ -2,10 +2,8 @@ import errno
 import json
 import multiprocessing
 import os
+import resource
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -202,27 +200,27 @@ def test_killed_while_computing__the_next_process_starts_over_and_cleans_up(tmp_
     assert sorted(path.name for path in folder.iterdir()) == [MARKER, "key.json", "view-0000.npy", "view-0000.sha256"]
 
 
-def test_full_disk__is_one_sentence_and_leaves_no_partial_file(tmp_path: Path) -> None:
+def in_process(function: Callable[[Path], None], folder: Path) -> None:
+    """Runs a function in a process of its own, which must not fail."""
+    process = multiprocessing.get_context("fork").Process(target=function, args=(folder,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+
+
+def fill_the_disk(folder: Path) -> None:
     # A limit on the size of files fails a write as a full disk does, and works for every user.
-    program = """
-        import resource, signal, sys
-        from pathlib import Path
-        import numpy as np
-        from headstart.errors import HeadstartError
-        from headstart.features.store import FeatureStore, Key
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-        try:
-            FeatureStore(Path(sys.argv[1])).get_or_compute(
-                Key("a", {}), 0, shape=(1000, 100), dtype="float16", rows=lambda: iter([np.ones((1000, 100))])
-            )
-        except HeadstartError as error:
-            print(error)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert done.stdout.startswith(f"features.dir={tmp_path} cannot be written (the disk is full)")
-    assert "features.cache=false" in done.stdout
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+    shape = (1000, 100)
+    with pytest.raises(HeadstartError) as error:
+        FeatureStore(folder).get_or_compute(KEY, 0, shape=shape, dtype="float16", rows=lambda: iter([np.ones(shape)]))
+    assert str(error.value).startswith(f"features.dir={folder} cannot be written (the disk is full)")
+    assert "features.cache=false" in str(error.value)
+
+
+def test_full_disk__is_one_sentence_and_leaves_no_partial_file(tmp_path: Path) -> None:
+    in_process(fill_the_disk, tmp_path)
     assert not list(tmp_path.glob("*/*view*"))
 
 
@@ -297,35 +295,28 @@ def test_max_gb__smaller_than_one_view_is_an_error(tmp_path: Path) -> None:
     assert {path.name for path in file_of(tmp_path).parent.iterdir()} == {MARKER, "key.json"}
 
 
-@pytest.mark.slow
+def anonymous() -> float:
+    """MB of this process's memory: pages of the mapped file count as its too, but the kernel can drop them."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
+
+
+def compute_few_and_many_rows(folder: Path) -> None:
+    peaks = []
+    for view, count in enumerate((5, 30)):
+        found: list[float] = []
+
+        def rows(count: int = count, found: list[float] = found) -> Iterator[Array]:
+            block = np.ones((1000, 1000), np.float32)
+            for _ in range(count):
+                yield block
+                found.append(anonymous())
+
+        FeatureStore(folder).get_or_compute(KEY, view, shape=(count * 1000, 1000), dtype="float16", rows=rows)
+        peaks.append(max(found))
+    assert peaks[1] - peaks[0] < 20, "MB more for a file of 60 MB than for one of 10 MB"
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory__does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
-    # Anonymous memory: pages of the mapped file count as the process's too, but the kernel can drop them.
-    program = """
-        import resource, sys
-        from pathlib import Path
-        import numpy as np
-        from headstart.features.store import FeatureStore, Key
-
-        def anonymous():
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return sum(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) / 1024
-
-        peak = 0.0
-        def compute(view, count):
-            def rows():
-                global peak
-                block = np.ones((1000, 1000), np.float32)
-                for _ in range(count):
-                    yield block
-                    peak = max(peak, anonymous())
-            store = FeatureStore(Path(sys.argv[1]))
-            store.get_or_compute(Key("a", {}), view, shape=(count * 1000, 1000), dtype="float16", rows=rows)
-        compute(0, 5)
-        before = peak
-        compute(1, 30)
-        print(peak - before)
-    """
-    command = [sys.executable, "-c", textwrap.dedent(program), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 20, "MB more for a file of 60 MB than for one of 10 MB"
+    in_process(compute_few_and_many_rows, tmp_path)

@@ -3,10 +3,13 @@
 import csv
 import json
 import re
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import SMALL, Script
+from conftest import SMALL, Script, draw_classes
+from runs import run_script
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -17,12 +20,43 @@ RULE = ("data.split.train=6", "data.split.valid=3", "model.lr=0.01", "trainer.ma
 def train(script: Script, root: Path, run: Path, *overrides: str) -> tuple[list[dict[str, float]], str]:
     result = script("train.py", f"data.root={root}", *SMALL, *RULE, f"hydra.run.dir={run}", *overrides)
     assert result.status == 0, result.err
+    return rows_of(run), result.err
+
+
+def rows_of(run: Path) -> list[dict[str, float]]:
     rows = list(csv.DictReader((run / "history.csv").open()))
-    return [{name: float(value) for name, value in row.items()} for row in rows], result.err
+    return [{name: float(value) for name, value in row.items()} for row in rows]
 
 
-@pytest.mark.parametrize("more", [(), ("data.num_workers=2", "data.batch_size=5", "features.views=3")])
-def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]) -> None:
+@dataclass(frozen=True)
+class Cold:
+    """A run that has stored its features in `features`."""
+
+    folder: Path
+    out: str
+
+    @property
+    def features(self) -> Path:
+        return self.folder / "features"
+
+    @property
+    def rows(self) -> list[dict[str, float]]:
+        return rows_of(self.folder / "run")
+
+
+@pytest.fixture(scope="module")
+def cold(tmp_path_factory: pytest.TempPathFactory) -> Cold:
+    """A run on the images of the fixture `flat`."""
+    folder = tmp_path_factory.mktemp("cold")
+    images, store = draw_classes(folder / "images", 12), f"features.dir={folder / 'features'}"
+    options = (*SMALL, *RULE, store, f"hydra.run.dir={folder / 'run'}")
+    result = run_script(folder, "train.py", f"data.root={images}", *options)
+    assert result.status == 0, result.err
+    return Cold(folder, result.out)
+
+
+def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path: Path) -> None:
+    more = ("data.num_workers=2", "data.batch_size=5", "features.views=3")
     exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}", *more)
     cold, _ = train(script, flat, tmp_path / "cold", *exact)
     warm, _ = train(script, flat, tmp_path / "warm", *exact)
@@ -47,22 +81,20 @@ def test_cache__resumed_with_it_as_an_uninterrupted_run_without(script: Script, 
         assert ours == pytest.approx(theirs, rel=1e-4)
 
 
-def test_cache__a_damaged_file_changes_nothing(script: Script, flat: Path, tmp_path: Path) -> None:
-    folder = f"features.dir={tmp_path / 'features'}"
-    cold, _ = train(script, flat, tmp_path / "cold", folder)
+def test_cache__a_damaged_file_changes_nothing(script: Script, flat: Path, tmp_path: Path, cold: Cold) -> None:
+    folder = f"features.dir={shutil.copytree(cold.features, tmp_path / 'features')}"
     (file,) = (tmp_path / "features").glob("*train*/view-0001.npy")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 4
     file.write_bytes(bytes(content))
     again, err = train(script, flat, tmp_path / "again", folder)
-    assert again == cold
+    assert again == cold.rows
     assert f"warning: {file} is damaged; its features are computed again" in err
 
 
 @pytest.mark.slow
-def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp_path: Path) -> None:
-    folder = f"features.dir={tmp_path / 'features'}"
-    train(script, flat, tmp_path / "before", folder)
+def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp_path: Path, cold: Cold) -> None:
+    folder = f"features.dir={shutil.copytree(cold.features, tmp_path / 'features')}"
     (flat / "red" / "0.jpg").write_bytes((flat / "blue" / "0.jpg").read_bytes())
     changed, _ = train(script, flat, tmp_path / "changed", folder)
     fresh, _ = train(script, flat, tmp_path / "fresh", f"features.dir={tmp_path / 'new'}")
@@ -81,9 +113,8 @@ def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Pa
     assert len(after) == len(files) + 2
 
 
-def test_run__says_where_the_time_went(script: Script, flat: Path) -> None:
-    result = script("train.py", f"data.root={flat}", *SMALL, *RULE)
-    lines = [line for line in result.out.splitlines() if line.startswith("epoch ")]
+def test_run__says_where_the_time_went(cold: Cold) -> None:
+    lines = [line for line in cold.out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 4
     assert all(re.search(r"  \d+\.\d s$", line) and len(line) <= 80 for line in lines)
-    assert re.search(r"time spent: encoding [\d.]+ s, waiting for batches [\d.]+ s, training [\d.]+ s", result.out)
+    assert re.search(r"time spent: encoding [\d.]+ s, waiting for batches [\d.]+ s, training [\d.]+ s", cold.out)

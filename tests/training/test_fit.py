@@ -152,10 +152,11 @@ def test_interrupted_without_checkpoints__leaves_no_temporary_folder(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", ["true", "false"])
-def test_fit__leaves_no_worker_processes(train: Train, tmp_path: Path, cache: str) -> None:
+def test_fit__leaves_no_worker_processes(train: Train, tmp_path: Path) -> None:
     # Left to the garbage collector, each loader's would hold it up for five seconds: in a sweep, after every trial.
-    options = ("data.num_workers=2", f"features.cache={cache}", f"features.dir={tmp_path / 'features'}")
+    # They read images to encode them, and later to train with them.
+    gradual = ("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.5]", "trainer.max_epochs=2")
+    options = ("data.num_workers=2", f"features.dir={tmp_path / 'features'}", *gradual)
     fitted = train(tmp_path / "run", *RULE, *options)
     assert multiprocessing.active_children() == []
     assert fitted.history, "what was trained is still there"

@@ -31,10 +31,9 @@ def test_wandb__each_trial_and_each_training_is_a_run_of_its_own(
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     options = (f"data.root={flat}", *TINY, "logger=wandb", "trainer.max_epochs=1")
-    for name in ("first", "second"):
-        assert script("train.py", *options, f"hydra.run.dir={tmp_path / name}").status == 0
-        assert wandb_runs(tmp_path / name) == 1
-        assert wandb.run is None
+    assert script("train.py", *options, f"hydra.run.dir={tmp_path / 'first'}").status == 0
+    assert wandb_runs(tmp_path / "first") == 1
+    assert wandb.run is None
     sweep = ("-m", "model.lr=0.01,0.001", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert script("train.py", *options, *sweep).status == 0
     assert wandb_runs(tmp_path / "sweep") == 2
