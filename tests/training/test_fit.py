@@ -26,6 +26,7 @@ RULE = ("data.split.train=6", "data.split.valid=3")
 WITHOUT_TEST = ("data.split.train=5", "data.split.valid=7")
 # With so large a learning rate the validation loss soon gets worse.
 EARLY_BEST = ("model.lr=0.1", "trainer.max_epochs=4", "callbacks.early_stopping=null")
+EMA_AND_FULL = ("callbacks=ema", "finetune=full", "model.arch=timm/test_resnet")
 Train = Callable[..., Fitted]
 
 
@@ -70,7 +71,9 @@ def head_in(run: Path, name: str) -> dict[str, list[Any]]:
     "choices",
     [
         pytest.param(WITHOUT_TEST, id="without test split"),
-        pytest.param((*RULE, "callbacks=ema", "finetune=full"), id="with test split, ema and full"),
+        pytest.param(
+            (*RULE, "callbacks=ema", "finetune=full", "model.arch=squeezenet1_1"), id="with test split, ema and full"
+        ),
     ],
 )
 @pytest.mark.slow
@@ -98,7 +101,7 @@ def test_fit__returns_the_weights_of_the_best_epoch_with_checkpoints_or_without(
     [
         pytest.param(("callbacks=ema",), id="frozen and ema"),
         pytest.param(("finetune=gradual", "finetune.epochs=[1]", "finetune.lr_factors=[0.5]"), id="gradual"),
-        pytest.param(("callbacks=ema", "finetune=full"), id="ema and full"),
+        pytest.param(EMA_AND_FULL, id="ema and full"),
         pytest.param(("callbacks.checkpoint=null", "data.balance=sampler"), id="in memory"),
     ],
 )
