@@ -139,10 +139,10 @@ def metrics_of(run: Path) -> dict[str, Any]:
 
 @HEADS
 def test_resume__a_finished_run_ends_with_the_same_figures(base: Path, kept: Kept, tmp_path: Path, head: str) -> None:
-    last = f"ckpt_path={base / head / 'run' / 'checkpoints' / 'last.ckpt'}"
+    first, last = kept(head), f"ckpt_path={base / head / 'run' / 'checkpoints' / 'last.ckpt'}"
     again = fitted(base / "images", tmp_path / "again", f"model.head={head}", last)
-    assert again.metrics() == kept(head).metrics()
-    assert again.history == kept(head).history
+    assert again.metrics() == first.metrics()
+    assert again.history == first.history
 
 
 @pytest.mark.slow
