@@ -1,10 +1,12 @@
-"""Files of a tiny classifier give what the classifier gives, in either runtime and at any batch size."""
+"""Files give what their classifiers give, in either runtime, at any batch size and for networks of every family."""
 
 import copy
+import functools
 import importlib.util
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_classifier import CLASSES, SIZES, images, padded, squashed, tiny_classifier
+import torchvision
+from conftest import settings_of
+from tiny_classifier import CLASSES, SIZES, fitted, images, padded, squashed, tiny_classifier
+from torch import nn
+from torchvision.models import ConvNeXt, EfficientNet, ResNet, VisionTransformer
+from torchvision.models.convnext import CNBlockConfig
+from torchvision.models.efficientnet import MBConvConfig
+from torchvision.models.resnet import Bottleneck
 
 import headstart.export.onnx
+from headstart.backbones.backbone import load_backbone
 from headstart.config.model import EncoderSettings, ExportSettings
 from headstart.errors import HeadstartError
 from headstart.export import write
@@ -30,6 +40,7 @@ from headstart.run_folder import RunFolder
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 pytest.importorskip("onnxruntime")
+timm_layers = pytest.importorskip("timm.layers")
 # To export takes seconds.
 pytestmark = pytest.mark.slow
 
@@ -39,10 +50,25 @@ def exported(classifier: ImageClassifier, folder: Path, **settings: Any) -> list
     return export(classifier, RunFolder(folder), ExportSettings(**(defaults | settings)))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def conversions_listed_once() -> Iterator[None]:
+    """PyTorch takes a second to list the operators that it can convert, which it does for each export."""
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        yield
+
+
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The same classifier in both formats."""
-    return exported(tiny_classifier(), tmp_path_factory.mktemp("tiny"), format="all")
+    return exported(averaging(), tmp_path_factory.mktemp("tiny"), format="all")
+
+
+def averaging() -> ImageClassifier:
+    """A tiny classifier whose head is an MLP and ridge regression."""
+    return tiny_classifier("mean")
 
 
 def assert_same(path: Path, classifier: ImageClassifier) -> None:
@@ -68,7 +94,7 @@ numpy.save(sys.argv[3], model(numpy.load(sys.argv[2]))["probabilities"])
 @pytest.mark.skipif(importlib.util.find_spec("openvino") is None, reason="OpenVINO is not installed")
 @pytest.mark.parametrize("count", [1, 3])
 def test_export__is_read_by_openvino(count: int, tiny: list[Path], tmp_path: Path) -> None:
-    classifier, pixels = tiny_classifier(), images(count, seed=count)
+    classifier, pixels = averaging(), images(count, seed=count)
     np.save(tmp_path / "images.npy", pixels.numpy())
     files = map(str, (tiny[0], tmp_path / "images.npy", tmp_path / "out.npy"))
     subprocess.run([sys.executable, "-c", BY_OPENVINO, *files], check=True, capture_output=True)
@@ -81,19 +107,71 @@ def test_export__gives_the_same_at_any_batch_size(tiny: list[Path]) -> None:
     assert [path.name for path in tiny] == ["model.onnx", "model.pt2"]
     assert sorted(tiny[0].parent.iterdir()) == tiny
     for path in tiny:
-        assert_same(path, tiny_classifier())
+        assert_same(path, averaging())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("head", ["linear", "ridge", "knn", "logistic", "mean"])
-def test_export__every_head(head: str, tmp_path: Path) -> None:
-    classifier = tiny_classifier(head)
+class Sum(nn.Module):
+    """The sums of the scores of several heads."""
+
+    def __init__(self, *heads: str) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([tiny_classifier(head).head[0] for head in heads])
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return torch.stack([head(features) for head in self.heads]).sum(0)
+
+
+# Besides those of the tiny classifier. Neighbours are exported in a way of their own.
+@pytest.mark.parametrize("heads", ["knn", "linear logistic"])
+def test_export__every_head(heads: str, tmp_path: Path) -> None:
+    first, *others = heads.split()
+    classifier = tiny_classifier(first)
+    if others:
+        classifier.head[0] = Sum(first, *others)
     for path in exported(classifier, tmp_path, format="all"):
         assert_same(path, classifier)
 
 
+class Families(nn.Module):
+    """Torchvision's networks with a block or two of each kind, because an export takes time for each block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        residual = ResNet(Bottleneck, [1, 1, 1, 1])
+        residual.layer3, residual.layer4, residual.fc = nn.Identity(), nn.Identity(), nn.Linear(512, 8)  # type: ignore[assignment]
+        transformer = VisionTransformer(64, 16, num_layers=1, num_heads=3, hidden_dim=192, mlp_dim=384, num_classes=8)
+        # At first, it is 0.
+        nn.init.normal_(transformer.heads.head.weight)  # type: ignore[arg-type]
+        efficient = EfficientNet([MBConvConfig(6, 5, 2, 32, 24, 1)], 0.2, num_classes=8)
+        convolutional = ConvNeXt([CNBlockConfig(96, 192, 1), CNBlockConfig(192, None, 1)], 0.0, 1.0, num_classes=8)
+        # As networks of timm that come from TensorFlow.
+        padded = timm_layers.create_conv2d(3, 8, 3, stride=2, padding="same")
+        same = nn.Sequential(padded, nn.Hardswish(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        self.networks = nn.ModuleList([residual, transformer, efficient, convolutional, same])
+        # It is cut off, as of every network.
+        self.fc = nn.Linear(40, 1000)
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        # Of one size, so that none of them hides another.
+        features = [nn.functional.layer_norm(network(batch), (8,)) for network in self.networks]
+        scores: torch.Tensor = self.fc(torch.cat(features, 1))
+        return scores
+
+
+def test_export__networks_of_every_family(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: Families())
+    sizes = ("data.image_size=64", "data.resize_size=64")
+    settings = settings_of("data=folder", "data.root=x", "model.arch=resnet18", "model.weights=null", *sizes)
+    classifier = fitted(load_backbone(settings.model, settings.data, seed=0))
+    for path in exported(classifier, tmp_path, format="all"):
+        compared = open_model(path).info.compared
+        assert compared is not None
+        assert compared["images"] == 10
+        assert compared["probability"] <= 1e-4
+
+
 def test_export__says_what_it_is(tiny: list[Path]) -> None:
-    classifier = tiny_classifier()
+    classifier = averaging()
     for path in tiny:
         info = open_model(path).info
         assert (info.classes, info.preprocessing) == (CLASSES, SIZES)
@@ -133,7 +211,6 @@ def test_export__of_a_classifier_that_runs_in_bf16_is_in_float32(tmp_path: Path)
     assert_same(path, classifier)
 
 
-@pytest.mark.slow
 def test_float16__rounds_the_backbone_and_says_how_much(tmp_path: Path, messages: list[str]) -> None:
     (path,) = exported(tiny_classifier(), tmp_path, precision="float16")
     info = open_model(path).info
@@ -151,20 +228,13 @@ def test_int8__needs_training_images(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_any_size__resizes_as_pillow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Networks for images of one size differ in what is put before them only.
-    networks: dict[int, Any] = {}
-
-    def trace_once(classifier: ImageClassifier, *, half: bool) -> int:
-        size = classifier.recipe.preprocessing.image_size
-        if size not in networks:
-            networks[size] = to_onnx(trace(classifier, half=half))
-        return size
-
-    monkeypatch.setattr(write, "trace", trace_once)
-    monkeypatch.setattr(headstart.export.onnx, "to_onnx", lambda size: copy.deepcopy(networks[size]))
-    every = (SIZES, squashed(), padded(), replace(SIZES, interpolation="nearest", image_size=17))
+    # They differ in what is put before the network only.
+    network = to_onnx(trace(tiny_classifier(), half=False))
+    monkeypatch.setattr(write, "trace", lambda classifier, half: None)
+    monkeypatch.setattr(headstart.export.onnx, "to_onnx", lambda program: copy.deepcopy(network))
+    # The first crops an odd number of pixels.
+    every = (replace(SIZES, resize_size=25), squashed(), padded(), replace(SIZES, interpolation="nearest"))
     for number, sizes in enumerate(every):
         (path,) = exported(tiny_classifier(sizes=sizes), tmp_path / str(number), input="any")
         info = open_model(path).info
@@ -177,6 +247,8 @@ def test_difference__is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     earlier = tmp_path / "model.pt2"
     earlier.write_text("an earlier one")
     mark(tmp_path, RUN)
+    program = trace(tiny_classifier(), half=False)
+    monkeypatch.setattr(write, "trace", lambda classifier, half: program)
     for far in (Difference(1, "x", 2e-4, 0.0, 1.0), Difference(1, "x", 0.0, float("nan"), 1.0)):
         monkeypatch.setattr(write, "measure_difference", lambda *_, far=far: far)
         with pytest.raises(HeadstartError, match=r"model.pt2 was not written, because it differs from the checkpoint"):
