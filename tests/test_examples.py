@@ -34,26 +34,32 @@ def example(trained_to_export: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 # Images so small that it takes seconds, and weights that need no download.
-SMALLER = '"model.weights=null", "data.resize_size=40", "data.image_size=32", "data.num_workers=0", '
+SMALLER = (
+    *("model.weights=null", "data.resize_size=40", "data.image_size=32"),
+    *("data.num_workers=0", "features.compile=false"),
+)
 
 
-FEW_SHAPES = '"data.per_class=25", "data.split.train=15", "data.split.valid=5", "features.views=4", "report=none", '
+FEW_SHAPES = (
+    '"data.per_class=14", "data.split.train=8", "data.split.valid=3", "features.views=2", '
+    '"features.compile=false", "report=none", '
+)
 
 
-def run_blocks(page: Path, **replacements: str) -> dict[str, object]:
-    """Runs a page's Python, and returns its names."""
+def run_blocks(page: Path, *options: str, **replacements: str) -> dict[str, object]:
+    """Runs a page's Python with these options, and returns its names."""
     code = textwrap.dedent("".join(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)))
     for old, new in replacements.items():
         code = code.replace(old, new)
     for function in ("headstart.train(", "headstart.sweep("):
-        code = code.replace(function, function + SMALLER)
+        code = code.replace(function, f"{function}{str((*SMALLER, *options))[1:-1]}, ")
     names: dict[str, object] = {}
     exec(compile(code, page.name, "exec"), names)
     return names
 
 
 def test_documentation__its_python_runs() -> None:
-    names = run_blocks(ROOT / "docs" / "python.md")
+    names = run_blocks(ROOT / "docs" / "python.md", "report=none")
     assert names["features"].shape == (36, 512)  # type: ignore[attr-defined]
     assert len(names["board"].rows) == 2  # type: ignore[attr-defined]
 

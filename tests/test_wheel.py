@@ -50,10 +50,8 @@ def headstart(
     installed: Path, folder: Path, *arguments: str, forks: ForkServer | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Runs the installed command in `folder`."""
-    environment, command = (
-        os.environ | {"PYTHONPATH": str(installed)},
-        [str(installed / "bin" / "headstart"), *arguments],
-    )
+    environment = os.environ | {"PYTHONPATH": str(installed)}
+    command = [str(installed / "bin" / "headstart"), *arguments]
     if forks:
         return forks.run(*command, folder=folder, environment=environment)
     command = [sys.executable, *command]
@@ -72,7 +70,7 @@ def test_archives__hold_what_is_needed(built: Path) -> None:
 
 
 def test_command__trains_predicts_and_embeds(installed: Path, forks: ForkServer, tmp_path: Path) -> None:
-    few = ("data.per_class=30", "data.split.train=5", "data.split.valid=5", "trainer.max_epochs=1", "report=none")
+    few = ("data.per_class=12", "data.split.train=5", "data.split.valid=5", "trainer.max_epochs=1", "report=none")
     done = headstart(installed, tmp_path, "train", "experiment=quickstart", *few, forks=forks)
     assert done.returncode == 0, done.stderr
     (best,) = tmp_path.glob("logs/*/*/checkpoints/best.ckpt")
@@ -81,11 +79,11 @@ def test_command__trains_predicts_and_embeds(installed: Path, forks: ForkServer,
     arguments = (f"ckpt_path={best}", f"source={images}", "output=out")
     done = headstart(installed, tmp_path, "predict", *arguments, forks=forks)
     assert done.returncode == 0, done.stderr
-    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 21
+    assert len((tmp_path / "out" / "predictions.csv").read_text().splitlines()) == 3
     arguments = (f"ckpt_path={best}", "source=data/shapes/test", "output=out")
     done = headstart(installed, tmp_path, "embed", *arguments, forks=forks)
     assert done.returncode == 0, done.stderr
-    assert "200 images, 1024 features each (200 images from the feature cache)" in done.stdout
+    assert "20 images, 1024 features each (20 images from the feature cache)" in done.stdout
 
 
 def test_command__says_what_it_reads_arguments_as(installed: Path, forks: ForkServer, tmp_path: Path) -> None:

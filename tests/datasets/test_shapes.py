@@ -90,7 +90,8 @@ def test_generated__completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest
             raise OSError(28, "No space left on device")
         return draw_image(shape, texture, seed)
 
-    data = settings(tmp_path / "deep" / "shapes")
+    few = ("data.per_class=3", "data.split.train=1", "data.split.valid=1")
+    data = settings(tmp_path / "deep" / "shapes", *few)
     with monkeypatch.context() as patch:
         patch.setattr(shapes, "draw_image", fails)
         with pytest.raises(OSError, match="No space"):

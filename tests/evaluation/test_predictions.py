@@ -47,7 +47,7 @@ def plain_forward(classifier: Classifier, manifest: Manifest) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("choice", ["features.cache=true", "features.cache=false", "finetune=full"])
-@pytest.mark.parametrize("batch_size", [1, 3, pytest.param(4, marks=pytest.mark.slow), 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_predict_split__each_sample_once_and_in_order(flat: Path, tmp_path: Path, batch_size: int, choice: str) -> None:
     settings = settings_for(flat, tmp_path, choice)
     settings = replace(settings, data=replace(settings.data, batch_size=batch_size))

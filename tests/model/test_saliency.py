@@ -1,12 +1,15 @@
 """What speaks for a class, against the plain computation and on images with the object in one corner."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+import torchvision
 from conftest import SMALL, settings_of
 from test_classifier import classifier_of
+from torchvision.models import VisionTransformer
 
 from headstart.backbones.backbone import load_backbone
 from headstart.model.classifier import Classifier
@@ -51,7 +54,11 @@ def test_saliency__changes_neither_the_network_nor_its_hooks() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["vit_b_16", "swin_t", "densenet121", "squeezenet1_1", "convnext_tiny", "alexnet"])
-def test_saliency__of_every_kind_of_network(arch: str) -> None:
+def test_saliency__of_every_kind_of_network(arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if arch == "vit_b_16":
+        # With fewer and narrower layers, it is built in a moment.
+        small = partial(VisionTransformer, 224, 16, num_layers=2, num_heads=3, hidden_dim=192, mlp_dim=384)
+        monkeypatch.setattr(torchvision.models, "get_model", lambda name, weights: small())
     settings = settings_of(
         "data.root=x", *SMALL, "logger=none", f"model.arch={arch}", "data.image_size=null", "data.resize_size=null"
     )

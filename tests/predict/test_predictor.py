@@ -17,10 +17,12 @@ import pytest
 import torch
 from conftest import draw
 from PIL import Image
+from tiny_classifier import tiny_classifier
 
 from headstart.config.model import EncoderSettings
 from headstart.data.images import read_rgb
 from headstart.errors import HeadstartError
+from headstart.export.write import export_to
 from headstart.model.checkpoint import load_classifier
 from headstart.model.image_classifier import ImageClassifier
 from headstart.predict import sources
@@ -248,11 +250,9 @@ def test_forked__from_a_gpu_is_an_error(predictor: Predictor, images: list[Path]
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ending", ["onnx", "pt2"])
-def test_exported_model__forked_and_copied(
-    trained_to_export: Path, images: list[Path], tmp_path: Path, ending: str
-) -> None:
+def test_exported_model__forked_and_copied(images: list[Path], tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"model.{ending}"
-    load_predictor(trained_to_export, accelerator="cpu").export(path)
+    export_to(path, tiny_classifier(), None, precision="float32", input="model")
     predictor = load(path, accelerator="cpu")
     expected = labels(predictor, images)
     assert labels(again(predictor), images) == labels(copy.deepcopy(predictor), images) == expected
