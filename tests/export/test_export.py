@@ -138,10 +138,10 @@ class Families(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         residual = ResNet(Bottleneck, [1, 1, 1, 1])
-        residual.layer3, residual.layer4, residual.fc = nn.Identity(), nn.Identity(), nn.Linear(512, 8)  # type: ignore[assignment]
+        residual.layer3, residual.layer4, residual.fc = nn.Identity(), nn.Identity(), nn.Linear(512, 8)
         transformer = VisionTransformer(64, 16, num_layers=1, num_heads=3, hidden_dim=192, mlp_dim=384, num_classes=8)
         # At first, it is 0.
-        nn.init.normal_(transformer.heads.head.weight)  # type: ignore[arg-type]
+        nn.init.normal_(transformer.heads.head.weight)
         efficient = EfficientNet([MBConvConfig(6, 5, 2, 32, 24, 1)], 0.2, num_classes=8)
         convolutional = ConvNeXt([CNBlockConfig(96, 192, 1), CNBlockConfig(192, None, 1)], 0.0, 1.0, num_classes=8)
         # As networks of timm that come from TensorFlow.
