@@ -107,6 +107,13 @@ def test_interrupted_and_resumed__ends_like_an_uninterrupted_run(
     result = script("train.py", *latest, f"hydra.run.dir={tmp_path / 'resumed'}")
     assert result.status == 0, result.err
     assert_same_run(whole, tmp_path / "resumed")
+    # By these the run says what fine-tuning has changed: the best before it and the best after.
+    losses, expected = (
+        torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["Unfreezing"]["losses"]
+        for run in (tmp_path / "resumed", whole)
+    )
+    assert losses.keys() == expected.keys()
+    assert all(torch.equal(losses[phase], expected[phase]) for phase in losses)
 
 
 def test_gradual__with_the_cache_as_without(script: Script, flat: Path, tmp_path: Path) -> None:
