@@ -13,7 +13,7 @@ from headstart.program import ended_by_signals
 
 
 class Interrupted:
-    """What a thread waits for, and during whose release a signal arrives."""
+    """Stands for the lock that a thread waits for; a signal arrives while it is released."""
 
     def __init__(self, lock: threading.Lock, number: signal.Signals) -> None:
         self._lock, self._number = lock, number

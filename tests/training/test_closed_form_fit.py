@@ -49,7 +49,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def kept(base: Path) -> Kept:
-    """What a run with a head returned, which is made once, in `base` / HEAD / "run"."""
+    """Returns what a run with a head returned; each is made once, in `base` / HEAD / "run"."""
     return functools.cache(lambda head: fitted(base / "images", base / head / "run", f"model.head={head}"))
 
 

@@ -86,7 +86,7 @@ def _exists(root: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _record(root: Path) -> dict[str, Any]:
-    """What the folder was created with; empty if it was not created by headstart, or the record is damaged."""
+    """Returns what the folder was created with; {} if headstart did not create it, or the record is damaged."""
     try:
         record = read_json(root / RECORD)
     except (OSError, ValueError):

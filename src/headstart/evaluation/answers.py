@@ -1,4 +1,4 @@
-"""What stored features say beside the trained head: baselines, label issues, and whether more images would help.
+"""Answers from stored features, beside the trained head: baselines, label issues, and whether more images would help.
 
 Labels that are probably wrong are found by confident learning on probabilities by cross-validation (Northcutt, Jiang
 and Chuang 2021, "Confident Learning: Estimating Uncertainty in Dataset Labels"). cleanlab is its authors'
