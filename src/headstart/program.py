@@ -180,11 +180,11 @@ def ended_by_signals() -> Iterator[None]:
 
 
 class _Interrupt(KeyboardInterrupt):
-    """KeyboardInterrupt, of which it can be told whether it still exists."""
+    """KeyboardInterrupt that supports weak references, which show whether it was swallowed."""
 
 
 class _Exit(SystemExit):
-    """SystemExit, likewise."""
+    """SystemExit that supports weak references."""
 
 
 class _Ending:
@@ -209,7 +209,7 @@ class _Ending:
         try:
             raise error
         finally:
-            # Its traceback has this frame: it would refer to itself, and last.
+            # Its traceback refers to this frame: together they would be a reference cycle, which stays alive.
             del error
 
     def _hands_over(self, frame: FrameType | None) -> bool:
@@ -222,7 +222,7 @@ class _Ending:
             return False
         self._attempts += 1
         before, self._place = self._place, (id(frames[0]), frames[0].f_lasti)
-        # What waits stays where it is; but a lock that is taken back will soon be free.
+        # A thread that waits stays at one instruction. Reacquiring a lock is no waiting: it will soon be free.
         return before != self._place or frames[0].f_code.co_name == "_acquire_restore"
 
     def _again(self, number: int, seconds: float, error: "weakref.ref[BaseException] | None" = None) -> None:

@@ -15,6 +15,7 @@ from headstart.storage import local
 
 # Records what a folder was created with.
 RECORD = f"{OWN}.json"
+# What version 0.1 wrote there, for its folders are reused: key and value stay as they are in those files.
 OLD_NAMES = {"drawn pictures": "generated shapes"}
 
 
@@ -93,7 +94,6 @@ def _record(root: Path) -> dict[str, Any]:
         return {}
     if not isinstance(record, dict):
         return {}
-    # Version 0.1's names.
     old = record.get("pictures")
     return {"images": OLD_NAMES.get(str(old), old)} | record
 
