@@ -15,9 +15,9 @@ DATA = (*SMALL, "data.root=nowhere")
 
 
 def test_checkpoint__of_a_run_folder(trained: Path) -> None:
-    checked = check_without_data(settings_of(*DATA, f"ckpt_path={trained}"))
+    checked, _ = check_without_data(settings_of(*DATA, f"ckpt_path={trained}"))
     assert checked.ckpt_path == str(trained / "checkpoints" / "last.ckpt")
-    checked = check_without_data(settings_of(*DATA, f"ckpt_path={trained}", "task=test"))
+    checked, _ = check_without_data(settings_of(*DATA, f"ckpt_path={trained}", "task=test"))
     assert checked.ckpt_path == str(trained / "checkpoints" / "best.ckpt")
 
 

@@ -109,20 +109,23 @@ def train(settings: TrainSettings) -> dict[str, float]:
     return record.metrics
 
 
-def check_without_data(settings: TrainSettings) -> TrainSettings:
+def check_without_data(settings: TrainSettings) -> tuple[TrainSettings, int]:
     """Checks what can be checked before data are downloaded, generated or scanned.
 
     Returns:
-        The settings, with the checkpoint's file where `ckpt_path` is the folder of a run.
+        The settings, with the checkpoint's file where `ckpt_path` is the folder of a run; and how many processes the
+        task needs, on all machines together.
 
     Raises:
         HeadstartError: the checkpoint, the architecture or the weights could not be used, or Lightning rejected a
             setting of the trainer, a callback or a logger.
     """
-    evaluates = settings.task in EVALUATING
+    evaluates, processes = settings.task in EVALUATING, 1
     if settings.task not in ("audit", "review", "label", *WITHOUT_DATA):
         with lightning_errors(settings):
-            build_trainer(settings)
+            trainer = build_trainer(settings)
+        if settings.task == "train":
+            processes = trainer.num_devices * trainer.num_nodes
     if settings.ckpt_path is not None:
         path = checkpoint_file(Path(settings.ckpt_path), "best" if evaluates else "last")
         settings = replace(settings, ckpt_path=str(path))
@@ -136,7 +139,7 @@ def check_without_data(settings: TrainSettings) -> TrainSettings:
         check_backbone(settings.model, settings.data)
     if settings.task == "train":
         _try_augmentation(settings)
-    return settings
+    return settings, processes
 
 
 def _try_augmentation(settings: TrainSettings) -> None:

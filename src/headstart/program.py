@@ -4,7 +4,6 @@ It ends by a signal, a closed pipe, or an error of the user's, the machine's or 
 """
 
 import multiprocessing
-import os
 import queue
 import re
 import signal
@@ -228,9 +227,12 @@ class _Ending:
     def _again(self, number: int, seconds: float, error: "weakref.ref[BaseException] | None" = None) -> None:
         """Sends the signal once more, unless its exception is on its way."""
 
+        main = threading.get_ident()
+
         def send() -> None:
             if not self.has_begun and (error is None or error() is None):
-                os.kill(os.getpid(), number)
+                # Only the main thread handles signals, and it may be asleep.
+                signal.pthread_kill(main, number)
 
         timer = threading.Timer(seconds, send)
         timer.daemon = True

@@ -14,8 +14,9 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 
 from headstart.config.lightning import ARGUMENTS, RESERVED, VALUES
 from headstart.errors import HeadstartError
+from headstart.pipeline import check_without_data
 from headstart.training.callbacks.history import Clock
-from headstart.training.trainer import build_trainer, lightning_errors, process_count
+from headstart.training.trainer import build_trainer, lightning_errors
 
 # Each runs whole trainings.
 pytestmark = pytest.mark.slow
@@ -288,4 +289,5 @@ def test_slurm_allocation__one_process_that_starts_others(monkeypatch: pytest.Mo
     for name, value in {"SLURM_NTASKS": "1", "SLURM_NTASKS_PER_NODE": "1", "SLURM_JOB_NAME": "train"}.items():
         monkeypatch.setenv(name, value)
     two = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    assert process_count(settings_of(*SMALL, "data.root=x", *two)) == 2
+    _, processes = check_without_data(settings_of(*SMALL, "data.root=x", *two))
+    assert processes == 2

@@ -99,10 +99,8 @@ def _train(config: DictConfig) -> float | None:
             from headstart.data.images import allowed_pixels
             from headstart.pipeline import TASKS, check_without_data
             from headstart.training.jobs import several_processes
-            from headstart.training.trainer import process_count
 
-        settings = check_without_data(settings)
-        count = process_count(settings) if settings.task == "train" else 1
+        settings, count = check_without_data(settings)
         # The command line of further processes of the same run.
         arguments = [*sys.argv[1:], f"hydra.run.dir={literal(str(folder))}", "hydra.output_subdir=null"]
         with several_processes(count, arguments), allowed_pixels(settings.data.max_pixels):

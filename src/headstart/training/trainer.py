@@ -178,17 +178,6 @@ def build_trainer(settings: TrainSettings, callbacks: Sequence[Callback] = ()) -
     return trainer
 
 
-def process_count(settings: TrainSettings) -> int:
-    """Returns the number of processes that the settings ask for, on all machines together.
-
-    Raises:
-        HeadstartError: as `build_trainer`.
-    """
-    with lightning_errors(settings):
-        trainer = build_trainer(settings)
-    return trainer.num_devices * trainer.num_nodes
-
-
 def _recording(settings: TrainSettings, callbacks: Sequence[Callback], run: RunFolder) -> list[Callback]:
     """Returns the callbacks that record each epoch of any run."""
     trains_backbone = settings.finetune.first_epoch is not None
