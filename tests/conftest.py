@@ -9,6 +9,7 @@ import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
 
 # Before NumPy and PyTorch are imported, as headstart's programs set them: threads that wait for each other would spin.
@@ -205,7 +206,7 @@ def composes_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         compose_once(patch)
         # Each Trainer looks through all installed packages for callbacks.
-        patch.setattr(registry, "entry_points", functools.cache(registry.entry_points))
+        patch.setattr(registry, "entry_points", functools.cache(entry_points))
         yield
 
 
