@@ -50,6 +50,8 @@ SMALL = (
     "features.compile=false",
     "report=none",
 )
+# The fixtures that run train.py or predict.py, or have run them.
+PROGRAMS = {"script", "forks", "trained", "trained_to_export"}
 COLOURS = {"blue": (40, 60, 200), "green": (30, 160, 60), "red": (200, 50, 40)}
 
 
@@ -179,6 +181,14 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained_to_export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `trained`, with a backbone of so few layers that an export takes a third of the time."""
     return train_in(tmp_path_factory.mktemp("to_export"), "model.arch=squeezenet1_1")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that run a program as slow."""
+    for item in items:
+        if not PROGRAMS.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker("slow")
 
 
 @pytest.hookimpl(optionalhook=True)
