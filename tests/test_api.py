@@ -123,6 +123,7 @@ def test_sweep__has_a_row_for_each_trial(flat: Path) -> None:
     assert board.best.checkpoint.is_file()
 
 
+@pytest.mark.slow
 def test_audit__returns_the_findings(flat: Path) -> None:
     assert {finding.severity for finding in headstart.audit(flat, *SMALL[1:], *RULE)} == {"warning"}
     (flat / "red" / "broken.jpg").write_bytes(b"")
@@ -130,6 +131,7 @@ def test_audit__returns_the_findings(flat: Path) -> None:
     assert (finding.kind, finding.paths, finding.severity) == ("empty file", ("red/broken.jpg",), "error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "keywords", "says"),
     [
@@ -152,6 +154,7 @@ def test_errors__are_those_of_the_command_line(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_hydra_of_the_surrounding_program__goes_on(flat: Path, tmp_path: Path) -> None:
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / "config.yaml").write_text("a: 1\n")
@@ -177,6 +180,7 @@ def test_interrupted__as_any_python_code(flat: Path, monkeypatch: pytest.MonkeyP
         signal.signal(signal.SIGINT, handler)
 
 
+@pytest.mark.slow
 def test_error__leaves_the_surrounding_programs_processes_alone(flat: Path) -> None:
     other = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(60,))
     other.start()

@@ -62,6 +62,7 @@ def with_classes(classes: tuple[str, ...]) -> ImageClassifier:
     return classifier
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("classes", "words"),
     [
@@ -77,6 +78,7 @@ def test_resume__with_other_classes(classes: tuple[str, ...], words: tuple[str, 
     assert_short(caught.value, *words)
 
 
+@pytest.mark.slow
 def test_task_test__on_other_classes(tmp_path: Path) -> None:
     data = data_of(scan_of(tmp_path / "images", [*one_image("train"), *rows("train")]))
     with pytest.raises(HeadstartError) as caught:
@@ -90,6 +92,7 @@ def test_labelled__folders_that_are_no_classes(tmp_path: Path) -> None:
     assert_short(caught.value, "another class 0000", "class number 0000")
 
 
+@pytest.mark.slow
 def test_split__without_most_classes(tmp_path: Path) -> None:
     for split, verb in (("valid", "lacks"), ("train", "has")):
         few = [*one_image(split), f"{split}/few.jpg,{CLASSES[1]},{split}"]
@@ -99,6 +102,7 @@ def test_split__without_most_classes(tmp_path: Path) -> None:
         assert_short(caught.value, f"{verb} the classes", "class number 0002", "and 2993 more")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides", [(), ("data.split.train=2", "data.split.valid=1", "data.group=null"), ("data.group=group",)]
 )
@@ -110,6 +114,7 @@ def test_split__of_classes_that_are_too_small(tmp_path: Path, overrides: tuple[s
     assert_short(caught.value, "class number 0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("header", "table"),
     [
@@ -125,6 +130,7 @@ def test_csv__with_a_mistake(tmp_path: Path, header: str, table: list[str]) -> N
     assert_short(caught.value, "labels.csv")
 
 
+@pytest.mark.slow
 def test_csv__with_one_image_in_every_class(tmp_path: Path) -> None:
     labels = [f"0.jpg,{name},train" for name in CLASSES]
     scan = scan_of(tmp_path / "images", [*rows("train"), *labels])
@@ -132,6 +138,7 @@ def test_csv__with_one_image_in_every_class(tmp_path: Path) -> None:
     assert len(problem.says) < LONGEST
 
 
+@pytest.mark.slow
 def test_audit__of_copies_in_every_class(tmp_path: Path) -> None:
     data = data_of(scan_of(tmp_path / "images", [*one_image("train"), *rows("train"), *rows("valid", OTHERS)]), "same")
     table = findings_table(find_problems(data))
@@ -142,6 +149,7 @@ def test_audit__of_copies_in_every_class(tmp_path: Path) -> None:
     assert len(data.manifest.describe()) < LONGEST
 
 
+@pytest.mark.slow
 def test_folders__that_may_be_read_in_two_ways(tmp_path: Path) -> None:
     for part in ("left", "right"):
         for name in CLASSES[:300]:

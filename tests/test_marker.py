@@ -106,6 +106,7 @@ def test_embed__leaves_the_users_files_as_they_are(forks: ForkServer, trained: P
     assert "is not empty, and headstart did not make it" in done.stderr
 
 
+@pytest.mark.slow
 def test_python__leaves_the_users_files_as_they_are(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = content_of(mine)
     for call in (
@@ -366,6 +367,7 @@ DELETES = {
 }
 
 
+@pytest.mark.slow
 def test_source__deletes_by_the_marker() -> None:
     source = ROOT / "src" / "headstart"
     found = {path.relative_to(source).as_posix() for path in source.rglob("*.py") if any(_deletions(path))}

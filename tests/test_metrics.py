@@ -42,6 +42,7 @@ def test_macro_f1__leaves_out_classes_that_neither_occur_nor_are_predicted() -> 
     assert found == pytest.approx(float(MulticlassF1Score(3, average="macro")(log_probs, labels)))
 
 
+@pytest.mark.slow
 def test_compute_metrics__of_perfect_predictions_of_many_classes() -> None:
     labels = torch.arange(257).repeat(3)
     found = compute_metrics(torch.eye(257)[labels].mul(100).log_softmax(1), labels, "valid")

@@ -57,6 +57,7 @@ def test_checkpoint__of_other_versions(trained: Path, tmp_path: Path, messages: 
         check_without_data(settings)
 
 
+@pytest.mark.slow
 def test_checkpoint__that_is_none(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "foreign.ckpt")
     for path, sentence in (

@@ -44,6 +44,7 @@ def test_lightning__the_average_has_its_model_once_there_is_one() -> None:
     assert average._fitted() == []
 
 
+@pytest.mark.slow
 def test_timm__loads_weights_by_the_models_own_load_state_dict() -> None:
     timm = pytest.importorskip("timm")
     from headstart.backbones.timm import _loaded

@@ -6,10 +6,26 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from headstart.program import ended_by_signals
+
+
+@pytest.fixture(autouse=True)
+def not_ignored() -> Iterator[None]:
+    """Sets Python's handlers. A script's background jobs ignore Ctrl-C, and nohup SIGHUP; headstart leaves it so."""
+    ours: dict[signal.Signals, Any] = {
+        signal.SIGINT: signal.default_int_handler,
+        signal.SIGTERM: signal.SIG_DFL,
+        signal.SIGHUP: signal.SIG_DFL,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in ours.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 class Interrupted:
@@ -23,6 +39,7 @@ class Interrupted:
         signal.raise_signal(self._number)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit), (signal.SIGHUP, SystemExit)]
 )
@@ -63,6 +80,7 @@ class Destroyed:
         signal.raise_signal(signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_ended_by_signals__even_if_one_comes_in_a_destructor(monkeypatch: pytest.MonkeyPatch) -> None:
     # pytest's would keep the exception, as if it was on its way.
     monkeypatch.setattr(sys, "unraisablehook", lambda lost: None)

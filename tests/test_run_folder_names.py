@@ -51,6 +51,7 @@ def test_finished_run__every_file_is_known(trained: Path) -> None:
     assert names >= {"run.json", "config.yaml", "audit.json", "history.csv", "metrics.json", "test_predictions.csv"}
 
 
+@pytest.mark.slow
 def test_finished_trial__every_file_is_known_and_would_be_removed(sweep: SweepFolder) -> None:
     completed, failed = RunFolder(RunFolder(sweep.best).trial.resolve().parent), sweep.trial(FAILED)
     for run in (completed, failed):

@@ -43,6 +43,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("width", "env"),
     [(80, {}), (120, {}), (40, {}), (80, {"NO_COLOR": "1"}), (80, {"TERM": "dumb"}), (80, {"COLUMNS": "abc"})],
@@ -59,11 +60,13 @@ def test_bar__leaves_only_the_messages(work: str, width: int, env: dict[str, str
     assert screen.raw.count("\n") == len(SEEN)
 
 
+@pytest.mark.slow
 def test_bar__in_a_terminal_that_is_made_narrower(work: str) -> None:
     screen = in_terminal([work], columns=100, narrowed_to=70)
     assert screen.lines == SEEN
 
 
+@pytest.mark.slow
 def test_bar__not_where_stderr_is_no_terminal(work: str) -> None:
     code = f"import subprocess, sys; subprocess.run([sys.executable, {work!r}], stderr=subprocess.DEVNULL)"
     screen = in_terminal(["-c", code])
@@ -71,6 +74,7 @@ def test_bar__not_where_stderr_is_no_terminal(work: str) -> None:
     assert "encoding" not in screen.raw
 
 
+@pytest.mark.slow
 def test_bar__beside_one_of_lightnings(tmp_path: Path) -> None:
     script = tmp_path / "rich_bar.py"
     script.write_text(

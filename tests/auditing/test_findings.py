@@ -46,12 +46,14 @@ def test_clean__no_findings(tmp_path: Path) -> None:
     assert problems(clean(tmp_path)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", BY_CONTENT, ids=lambda fault: fault.__name__)
 def test_fault__is_found_and_nothing_else(tmp_path: Path, fault: Fault) -> None:
     kind, paths = fault(clean(tmp_path))
     assert [(finding.kind, finding.paths) for finding in problems(tmp_path)] == [(kind, paths)]
 
 
+@pytest.mark.slow
 def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> None:
     clean(tmp_path)
     expected = [fault(tmp_path) for fault in BY_CONTENT]
@@ -64,6 +66,7 @@ def test_faults__are_found_together_in_the_order_of_severity(tmp_path: Path) -> 
     assert order == sorted(order)
 
 
+@pytest.mark.slow
 def test_every_kind_of_finding_has_a_fault(tmp_path: Path) -> None:
     clean(tmp_path)
     found = {fault(tmp_path)[0] for fault in FAULTS}
@@ -77,6 +80,7 @@ def test_severity__errors_come_first() -> None:
     assert Finding("small class", ()).severity == "warning"
 
 
+@pytest.mark.slow
 def test_says__reasons_and_figures(tmp_path: Path) -> None:
     clean(tmp_path)
     for fault in BY_CONTENT:

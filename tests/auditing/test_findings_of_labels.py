@@ -40,6 +40,7 @@ def error_of(root: Path, rows: list[str], *overrides: str) -> str:
     return str(caught.value).replace(str(root), "DIR")
 
 
+@pytest.mark.slow
 def test_clean__no_findings_and_the_same_splits_as_by_folders(tmp_path: Path) -> None:
     data = inspect(tmp_path, rows_of(tmp_path))
     assert find_problems(data) == []
@@ -57,6 +58,7 @@ def test_split_by_rule__is_the_same_as_by_folders(tmp_path: Path) -> None:
     assert data.manifest.fingerprint == by_folder.manifest.fingerprint
 
 
+@pytest.mark.slow
 def test_missing_file(tmp_path: Path) -> None:
     rows = [*rows_of(tmp_path), "gone.jpg,ant,test"]
     expected = [Finding("missing file", ("gone.jpg",), "No such file or directory")]
@@ -89,6 +91,7 @@ def test_encoding_and_paths__are_said_by_training(tmp_path: Path) -> None:
     assert called.endswith("1 path is that of a file called otherwise ('test/ant/00': test/ant/00.jpg)")
 
 
+@pytest.mark.slow
 def test_incomplete_rows(tmp_path: Path) -> None:
     rows = [*rows_of(tmp_path), "unknown.jpg,,test", ",ant,test"]
     assert find_problems(inspect(tmp_path, rows)) == [
@@ -171,6 +174,7 @@ def test_groups__by_a_regular_expression(tmp_path: Path) -> None:
     assert sum(finding.kind == "image without a group" for finding in found) == 40
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["nan", "NaN", "NA", "N/A", "<NA>", "#N/A", "null", "None", "-", "?", "unknown"])
 def test_missing_value__a_class_of_such_a_name_is_named_with_the_setting(tmp_path: Path, name: str) -> None:
     rows = [row.replace(",cat,", f",{name},") for row in rows_of(tmp_path)]
@@ -183,6 +187,7 @@ def test_missing_value__a_class_of_such_a_name_is_named_with_the_setting(tmp_pat
     assert MISSING_VALUE not in {finding.kind for finding in find_problems(data)}
 
 
+@pytest.mark.slow
 def test_missing_value__training_warns(tmp_path: Path, messages: list[str]) -> None:
     rows = [row.replace(",cat,", ",nan,") for row in rows_of(tmp_path)]
     own = settings_of("data=csv", f"data.csv={tmp_path / 'labels.csv'}", f"data.root={tmp_path}", "report=none")
@@ -192,6 +197,7 @@ def test_missing_value__training_warns(tmp_path: Path, messages: list[str]) -> N
     assert f"possible missing value: 'nan' has 20 images: {setting} leaves them out" in messages
 
 
+@pytest.mark.slow
 def test_missing_value__a_group_of_such_a_name(tmp_path: Path) -> None:
     rows = [f"{row},{'nan' if number < 12 else f'p{number}'}" for number, row in enumerate(rows_of(tmp_path))]
     found = find_problems(inspect(tmp_path, rows, header="path,label,split,group"))
@@ -222,6 +228,7 @@ def near(root: Path, *overrides: str, pairs: int) -> list[Finding]:
     return missing_groups(data.manifest, find_from_features(splits, features))
 
 
+@pytest.mark.slow
 def test_missing_groups__suggested_by_near_duplicates_across_splits(tmp_path: Path) -> None:
     clean(tmp_path)
     says = "4 of the 24 images outside train look almost like one in another split"

@@ -69,6 +69,7 @@ def stored(able: tuple[str, ...]) -> set[Path]:
     return {*Path(able[-1].partition("=")[2]).rglob("*.npy")}
 
 
+@pytest.mark.slow
 def test_near_duplicates__are_in_one_split_for_every_seed_and_encoded_once(able: tuple[str, ...]) -> None:
     alone = [splits for seed in range(5) for splits in splits_of_pairs(opened(settings_of(*able, f"seed={seed}")))]
     assert any(len(splits) == 2 for splits in alone)
@@ -85,6 +86,7 @@ def test_near_duplicates__are_in_one_split_for_every_seed_and_encoded_once(able:
     assert stored(able) == {file}
 
 
+@pytest.mark.slow
 def test_near_duplicates__depend_on_each_other(able: tuple[str, ...]) -> None:
     manifest = opened(settings_of(*able, GROUP)).manifest
     units = {
@@ -123,6 +125,7 @@ def test_near_duplicates__count_as_one_in_heads_and_intervals_without_groups(
     assert all(is_one_unit(fitted.source.manifest, "train"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [("data.folds=4", "data.fold=2"), ("data.split.train=11", "data.split.valid=4")])
 def test_near_duplicates__in_folds_and_by_count(able: tuple[str, ...], rule: tuple[str, ...]) -> None:
     data = opened(settings_of(*able, GROUP, *rule))
@@ -130,6 +133,7 @@ def test_near_duplicates__in_folds_and_by_count(able: tuple[str, ...], rule: tup
     assert len(stored(able)) == 1
 
 
+@pytest.mark.slow
 def test_near_duplicates__whatever_is_stored(able: tuple[str, ...], tmp_path: Path) -> None:
     first = opened(settings_of(*able, GROUP)).manifest
     again = opened(settings_of(*able, GROUP, f"features.dir={tmp_path}")).manifest
@@ -172,6 +176,7 @@ def test_alike_units__leave_nothing_to_find_across_splits() -> None:
     assert {finding.kind for finding in found if finding.kind != "outlier"} == {"near duplicates within a split"}
 
 
+@pytest.mark.slow
 def test_large_group__is_said_and_leaves_no_split_empty(
     able: tuple[str, ...], tmp_path: Path, messages: list[str]
 ) -> None:

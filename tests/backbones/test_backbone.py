@@ -75,6 +75,7 @@ def test_source__identifies_the_weights_and_the_cut(backbone: Backbone) -> None:
     }
 
 
+@pytest.mark.slow
 def test_check_input__image_size_that_the_network_does_not_accept() -> None:
     with pytest.raises(HeadstartError, match=r"data\.image_size=32 does not suit model\.arch=a network: Wrong image"):
         backbone_with_arch("vit_b_32").check_input()
@@ -95,6 +96,7 @@ def test_parameters_of__each_is_in_one_stage_even_outside_of_any_block(resnet: B
         assert sorted(found) == sorted(id(p) for p in backbone.network.parameters())
 
 
+@pytest.mark.slow
 def test_unfreeze__from_the_top_while_the_rest_stays_in_eval_mode(resnet: Backbone) -> None:
     resnet.unfreeze(2, batch_norm=True)
     resnet.train()
@@ -111,6 +113,7 @@ def test_unfreeze__from_the_top_while_the_rest_stays_in_eval_mode(resnet: Backbo
     assert trained == {"layer4"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_norm", [True, False])
 @pytest.mark.parametrize("count", [1, 5])
 def test_unfreeze__a_step_changes_only_what_is_unfrozen(resnet: Backbone, count: int, batch_norm: bool) -> None:

@@ -17,6 +17,7 @@ def settings_of(*overrides: str) -> TrainSettings:
         return check_train(compose("train", ["data=folder", "data.root=images", "run_dir=run", *overrides]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", options_of("model"))
 def test_names__exist_with_their_pooling_and_size(name: str) -> None:
     settings = settings_of(f"model={name}")
@@ -29,6 +30,7 @@ def test_names__exist_with_their_pooling_and_size(name: str) -> None:
     assert re.search(r"[0-9]+ M parameters", says)
 
 
+@pytest.mark.slow
 def test_names__set_the_image_size_unless_the_user_does() -> None:
     for overrides, size in ((), 224), (("data.image_size=448",), 448):
         settings = settings_of("model=dinov2_small", *overrides)

@@ -38,6 +38,7 @@ def test_record__describes_the_file() -> None:
     assert {value.dtype for value in torch.load(path, weights_only=True).values()} == {torch.float16}
 
 
+@pytest.mark.slow
 def test_backbone__is_torchvisions_network_with_these_weights() -> None:
     backbone = load()
     assert backbone.source.weights == BUNDLED

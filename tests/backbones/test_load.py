@@ -35,6 +35,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_file__is_loaded_and_its_classification_layer_ignored(file: Path) -> None:
     backbone = load(str(file))
     expected = build_classifier(ARCH, seed=7).state_dict()
@@ -44,6 +45,7 @@ def test_file__is_loaded_and_its_classification_layer_ignored(file: Path) -> Non
     assert backbone.source.arch == ARCH
 
 
+@pytest.mark.slow
 def test_file__without_a_classification_layer_or_with_one_of_another_width(file: Path) -> None:
     state = torch.load(file, weights_only=True)
     state["fc.weight"], state["fc.bias"] = torch.zeros(3, 1024), torch.zeros(3)
@@ -53,6 +55,7 @@ def test_file__without_a_classification_layer_or_with_one_of_another_width(file:
     assert load(str(file)).source.sha256 == wide.source.sha256
 
 
+@pytest.mark.slow
 def test_file__without_batch_norm_counters(file: Path) -> None:
     # As written before PyTorch 0.4.1.
     state = torch.load(file, weights_only=True)
@@ -67,6 +70,7 @@ def test_file__of_another_architecture_is_an_error(file: Path) -> None:
     assert "unexpected tensors, such as conv1.0.weight" in message
 
 
+@pytest.mark.slow
 def test_file__of_a_wider_sibling_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "wide.pth"
     torch.save(build_classifier("shufflenet_v2_x1_0", seed=0).state_dict(), path)
@@ -75,6 +79,7 @@ def test_file__of_a_wider_sibling_is_an_error(tmp_path: Path) -> None:
     assert "has shape" in message
 
 
+@pytest.mark.slow
 def test_file__missing_or_misnamed_is_an_error(tmp_path: Path) -> None:
     for name in (str(tmp_path / "none.pth"), "none.pth"):
         assert f"the weights file {name} does not exist: give another one with model.weights=FILE" in error_for(name)
@@ -89,6 +94,7 @@ def test_file__not_a_state_dict_is_an_error(tmp_path: Path) -> None:
     assert f"{path} is not a state_dict" in error_for(str(path))
 
 
+@pytest.mark.slow
 def test_file__of_a_network_that_normalizes_by_itself(tmp_path: Path) -> None:
     path = tmp_path / "googlenet.pth"
     torch.save(build_classifier("googlenet", seed=1).state_dict(), path)
@@ -115,6 +121,7 @@ def test_preprocessing__is_that_of_the_weights() -> None:
     assert preprocessing("experiment=quickstart") == Preprocessing(112, 96)
 
 
+@pytest.mark.slow
 def test_preprocessing__each_setting_overrides_that_of_the_weights() -> None:
     swin = ("model.arch=swin_t",)
     assert preprocessing(*swin) == Preprocessing(232, 224, "bicubic")
@@ -139,6 +146,7 @@ def test_preprocessing__a_crop_larger_than_the_image_is_an_error() -> None:
         preprocessing("data.resize_size=100")
 
 
+@pytest.mark.slow
 def test_load__logs_whose_preprocessing_a_weights_file_gets(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log_to_console()
 
@@ -156,6 +164,7 @@ def test_load__logs_whose_preprocessing_a_weights_file_gets(file: Path, capsys: 
     assert load_with("model.weights=null") == ""
 
 
+@pytest.mark.slow
 def test_load__has_the_same_preprocessing(file: Path) -> None:
     settings = settings_of("data=folder", "data.root=x", f"model.arch={ARCH}", f"model.weights={file}")
     backbone = load_backbone(settings.model, settings.data, seed=0)
@@ -164,6 +173,7 @@ def test_load__has_the_same_preprocessing(file: Path) -> None:
     assert load_backbone(settings.model, settings.data, seed=0).preprocessing == Preprocessing(40, 32)
 
 
+@pytest.mark.slow
 def test_restore__weights_missing_moved_or_changed(file: Path, tmp_path: Path) -> None:
     backbone = load(str(file))
     source, sizes = backbone.source, backbone.preprocessing

@@ -33,6 +33,7 @@ def forbid_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(provider, "_download", lambda *arguments: pytest.fail("a download"))
 
 
+@pytest.mark.slow
 def test_restore__a_file_that_is_given_wins_over_a_name(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forbid_download(monkeypatch)
     named = replace(backbone_of(weights).source, weights="IMAGENET1K_V1")
@@ -41,6 +42,7 @@ def test_restore__a_file_that_is_given_wins_over_a_name(weights: Path, monkeypat
     assert restored.source.weights == str(weights)
 
 
+@pytest.mark.slow
 def test_restore__a_file_that_is_given_must_have_the_same_weights(weights: Path, tmp_path: Path) -> None:
     named = replace(backbone_of(weights).source, weights="IMAGENET1K_V1")
     torch.save(build_classifier(ARCH, seed=6).state_dict(), tmp_path / "other.pth")

@@ -73,6 +73,7 @@ def assert_holds(found: Network, state: dict[str, Any]) -> None:
         assert torch.equal(tensor, state[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_family__is_checked_without_memory_and_has_a_preset(family: str) -> None:
     found = provider.preset(f"timm/{family}", None)
@@ -80,6 +81,7 @@ def test_family__is_checked_without_memory_and_has_a_preset(family: str) -> None
     provider.check(Choice(f"timm/{family}", None, "default", found.image_size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "poolformer_s12"])
 def test_family__stages_cover_its_parameters(family: str) -> None:
     with torch.device("meta"):
@@ -96,6 +98,7 @@ def test_family__stages_cover_its_parameters(family: str) -> None:
     )
 
 
+@pytest.mark.slow
 def test_stages__of_a_family_without_groups_are_by_size() -> None:
     assert len(backbone("timm/poolformer_s12").stages) == 4
 
@@ -110,12 +113,14 @@ def test_embedding_dim__is_that_of_the_features(family: str, width: int) -> None
     assert found.embedding_dim == width
 
 
+@pytest.mark.slow
 def test_random_weights__depend_on_the_seed_alone() -> None:
     first, again, other = (provider.load(Choice(RESNET, None), seed) for seed in (0, 0, 1))
     assert_holds(first, again.module.state_dict())
     assert not torch.equal(weights(first)["conv1.weight"], weights(other)["conv1.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", [None, "state_dict", "model"])
 def test_weights_file__has_every_tensor_and_the_architectures_preset(
     wrap: str | None, state: dict[str, Any], tmp_path: Path
@@ -130,6 +135,7 @@ def test_weights_file__has_every_tensor_and_the_architectures_preset(
     assert found.guess == "timm's resnet18"
 
 
+@pytest.mark.slow
 def test_safetensors__are_read_too(state: dict[str, Any], tmp_path: Path) -> None:
     save_file(state, tmp_path / "mine.safetensors")
     choice = Choice(RESNET, str(tmp_path / "mine.safetensors"))
@@ -140,6 +146,7 @@ def test_safetensors__are_read_too(state: dict[str, Any], tmp_path: Path) -> Non
         provider.check(choice)
 
 
+@pytest.mark.slow
 def test_local_dir__has_its_own_configuration(state: dict[str, Any], tmp_path: Path) -> None:
     normalization = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.5]}
     own = {"input_size": [3, 96, 96], "crop_pct": 0.75, "interpolation": "bilinear", "classifier": "fc"}
@@ -158,6 +165,7 @@ def test_local_dir__has_its_own_configuration(state: dict[str, Any], tmp_path: P
         provider.check(choice)
 
 
+@pytest.mark.slow
 def test_other_format__goes_through_the_models_own_conversion(tmp_path: Path) -> None:
     """Here: position embeddings for another image size."""
     torch.manual_seed(3)
@@ -168,6 +176,7 @@ def test_other_format__goes_through_the_models_own_conversion(tmp_path: Path) ->
     assert torch.equal(weights(found)["blocks.0.attn.qkv.weight"], larger["blocks.0.attn.qkv.weight"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("do", [provider.check, lambda choice: provider.load(choice, 0)])
 @pytest.mark.parametrize(
     ("change", "says"),
@@ -228,6 +237,7 @@ def test_preset__belongs_to_the_weights(arch: str, weights: str | None, wanted: 
     assert found == wanted if isinstance(wanted, Preprocessing) else found.resize_mode == wanted
 
 
+@pytest.mark.slow
 def test_pooling__of_tokens(images: torch.Tensor) -> None:
     own, cls, avg, both = (backbone(VIT, None, kind).network for kind in ("default", "cls", "avg", "cls+avg"))
     model: Any = own
@@ -239,6 +249,7 @@ def test_pooling__of_tokens(images: torch.Tensor) -> None:
         assert torch.equal(both(images), torch.cat([cls(images), avg(images)], 1))
 
 
+@pytest.mark.slow
 def test_pooling__that_the_model_has_itself(images: torch.Tensor) -> None:
     arch = "timm/eva02_tiny_patch14_224"
     own, average = (backbone(arch, None, kind, 56).network for kind in ("default", "avg"))
@@ -279,6 +290,7 @@ def test_stages__of_a_residual_network_are_its_layers() -> None:
     assert backbone(RESNET).stages == [["conv1", "bn1"], ["layer1"], ["layer2"], ["layer3"], ["layer4"]]
 
 
+@pytest.mark.slow
 def test_stages__of_a_vision_transformer_are_equal_parts() -> None:
     wanted = [f"blocks.{block}" for block in range(12)]
     for pooling, prefix in (("default", ""), ("cls+avg", "model.")):

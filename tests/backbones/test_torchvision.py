@@ -42,6 +42,7 @@ def smallest_of_each_family() -> list[str]:
     return [min(archs, key=lambda arch: next(iter(weights(arch))).meta["num_params"]) for archs in families.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_cut__a_network_of_each_family(regnet_on_meta: None) -> None:
     archs = smallest_of_each_family()
@@ -132,6 +133,7 @@ def test_preset__of_a_resnet50_file_is_the_recipes() -> None:
     assert preset("resnet50", "mine.pth") == Preprocessing(256, 224)
 
 
+@pytest.mark.slow
 def test_load__names_the_weights_whose_preset_is_a_guess(tmp_path: Path) -> None:
     torch.save(build_classifier("mobilenet_v2", seed=0).state_dict(), tmp_path / "mine.pth")
     network = load(Choice("mobilenet_v2", str(tmp_path / "mine.pth")), 0)

@@ -84,6 +84,7 @@ def test_other_caches__below_ours_without_home_and_name(monkeypatch: pytest.Monk
         assert Path(os.environ[name]).is_dir()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("before", "after"), [(None, "1"), ("3", "3")])
 def test_program__lets_numpy_compute_on_one_core(before: str | None, after: str) -> None:
     program = (

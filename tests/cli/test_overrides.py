@@ -50,6 +50,7 @@ def test_paths__any_name_is_read_as_it_is_written(folder: Path, name: str, exist
         assert value_of(argument) == name
 
 
+@pytest.mark.slow
 def test_paths__random_ones() -> None:
     draw = random.Random(0)
     for _ in range(2000):

@@ -171,6 +171,7 @@ def recorded(folder: Path, settings: TrainSettings) -> RunFolder:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("root", "found"), [("/images", "/images"), ("/r/images", "r/images")])
 def test_read_record__data_moves_with_the_run_only_from_a_common_folder(tmp_path: Path, root: str, found: str) -> None:
     """What happens to be as many folders above the run as the data was is something else."""
@@ -204,6 +205,7 @@ def options() -> Iterator[tuple[str, ...]]:
         yield (f"experiment={name}",)
 
 
+@pytest.mark.slow
 def test_record__every_option_of_conf_is_read_back(tmp_path: Path) -> None:
     for chosen in options():
         table = ["data.csv=/x/labels.csv"] if "data=csv" in chosen else []
@@ -234,6 +236,7 @@ ODD = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("overrides", ODD)
 def test_record__odd_values_are_read_back(tmp_path: Path, overrides: str) -> None:
     assert_read_back(tmp_path, "data=csv", "data.root=/x", "data.csv=/x", *re.split(r" (?=[+\w.]+=)", overrides))
@@ -242,6 +245,7 @@ def test_record__odd_values_are_read_back(tmp_path: Path, overrides: str) -> Non
 TEXTS = [*HARD, "null", "~", "on", "1_000", "0x1F", "12:30:45", "1e-3", ".inf", "a: b", "- a", "é"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first", range(0, len(TEXTS), 3))
 def test_record__any_text_is_read_back(tmp_path: Path, first: int) -> None:
     texts = TEXTS[first : first + 3]
@@ -251,11 +255,13 @@ def test_record__any_text_is_read_back(tmp_path: Path, first: int) -> None:
     assert_read_back(tmp_path, "data=csv", *(f"{key}={literal(value)}" for key, value in written.items()))
 
 
+@pytest.mark.slow
 def test_record__classes_of_a_dataset_and_their_names(tmp_path: Path) -> None:
     assert_read_back(tmp_path, "data=caltech256", "data.root=/x", "data.categories=['a,b',' c','1','null','it\\'s']")
     assert_read_back(tmp_path, "data=shapes", "data.root=/x", "data.classes=pretraining", "data.per_class=3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "anew", "expected"),
     [
@@ -289,6 +295,7 @@ def test_record__what_is_given_anew_wins(
     assert {key: OmegaConf.select(found, key.replace(".1.", "[1].")) for key in expected} == expected
 
 
+@pytest.mark.slow
 def test_record__options_of_another_folder_are_not_needed_again(tmp_path: Path) -> None:
     own = tmp_path / "own conf" / "model"
     own.mkdir(parents=True)
@@ -299,6 +306,7 @@ def test_record__options_of_another_folder_are_not_needed_again(tmp_path: Path) 
     assert resumed(run, "--config-dir", str(own.parent), "model=mine").model.hidden_dim == 99
 
 
+@pytest.mark.slow
 def test_record__relative_paths_are_those_of_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("project/images", "elsewhere/images"):
         (tmp_path / name).mkdir(parents=True)
@@ -313,6 +321,7 @@ def test_record__relative_paths_are_those_of_the_first_run(tmp_path: Path, monke
     assert resumed(run, "data.root=images").data.root == "images"
 
 
+@pytest.mark.slow
 def test_record__a_project_that_was_moved_with_its_runs(tmp_path: Path, messages: list[str]) -> None:
     (tmp_path / "project" / "images").mkdir(parents=True)
     settings = settings_of("data=folder", f"data.root={tmp_path / 'project' / 'images'}")

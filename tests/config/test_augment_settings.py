@@ -34,6 +34,7 @@ def test_entry__that_is_no_transform_is_rejected(override: str, sentence: str) -
         settings_of(*ROOT, override)
 
 
+@pytest.mark.slow
 def test_preflight__tries_the_transforms_before_the_data_are_read() -> None:
     with pytest.raises(HeadstartError, match=r"augment.transforms must give uint8 \(3, 32, 32\)"):
         check_without_data(

@@ -9,6 +9,7 @@ from headstart.errors import HeadstartError
 DATA = (*SMALL, "data.root=x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["ridge", "knn", "logistic", "mean"])
 @pytest.mark.parametrize(
     ("override", "sentence"),

@@ -106,6 +106,7 @@ def test_traceback__with_hydra_full_error(script: Script, monkeypatch: pytest.Mo
         runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["model.lrr=1"], ["lr"], ["name=x"]])
 def test_heavy_imports__not_for_help_and_config_errors(arguments: list[str], tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

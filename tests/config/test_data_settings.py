@@ -10,12 +10,14 @@ CSV = ("data=csv", "data.root=DIR", "data.csv=labels.csv")
 FOLDER = ("data=folder", "data.root=DIR")
 
 
+@pytest.mark.slow
 def test_csv__defaults() -> None:
     data = settings_of(*CSV).data
     assert (data.csv, data.group, data.columns) == ("labels.csv", "auto", ColumnSettings("path", "label", "auto"))
     assert settings_of(*CSV, "data.columns.split=null").data.columns.split is None
 
 
+@pytest.mark.slow
 def test_texts__may_have_any_characters() -> None:
     assert settings_of(*FOLDER, r"data.group=^(p\d{1,2}),[^/]*$").data.group == r"^(p\d{1,2}),[^/]*$"
     assert settings_of(*CSV, "data.columns.label=Class (main), new").data.columns.label == "Class (main), new"

@@ -13,6 +13,7 @@ def test_literal_text__is_read_as_the_same_text(text: str) -> None:
     assert plain_text(written) == text
 
 
+@pytest.mark.slow
 def test_literal_text__random_texts() -> None:
     draw = random.Random(0)
     parts = ["\\", "$", "{", "}", "${x}", "a", "${"]

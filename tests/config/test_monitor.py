@@ -14,6 +14,7 @@ LIGHTNING = "pytorch_lightning.callbacks"
 OWN = (f"+callbacks.own._target_={LIGHTNING}.ModelCheckpoint", "callbacks.own.monitor=valid/acc")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["ModelCheckpoint", "model_checkpoint.ModelCheckpoint", "EarlyStopping"])
 def test_mode__follows_from_the_metric_for_lightnings_own_callbacks(target: str) -> None:
     for monitor, mode in (("valid/acc", "max"), ("train/f1", "max"), ("valid/loss", "min")):

@@ -90,6 +90,7 @@ def test_find_copies__saved_again(tmp_path: Path, name: str) -> None:
     assert sorted(found_in(tmp_path)) == ["2.jpg", name]
 
 
+@pytest.mark.slow
 def test_find_copies__not_of_different_images(shapes: Path) -> None:
     assert found_in(shapes) == {}
 
@@ -154,6 +155,7 @@ def test_find_copies__as_a_plain_comparison_of_all_pairs(tmp_path: Path, monkeyp
     assert {*find_copies(infos)} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(20))
 def test_split__copies_are_in_one_split(with_copies: Path, seed: int) -> None:
     data = prepare(with_copies, f"data.seed={seed}")
@@ -165,6 +167,7 @@ def test_split__copies_are_in_one_split(with_copies: Path, seed: int) -> None:
     assert data.manifest.notes == ("copies are kept in one split: 36 files of 18 images",)
 
 
+@pytest.mark.slow
 def test_split__of_each_class_about_its_share_of_the_copies(with_copies: Path) -> None:
     of_splits = [splits for seed in range(20) for splits in splits_of_sets(prepare(with_copies, f"data.seed={seed}"))]
     shares = {split: sum(split in splits for splits in of_splits) / len(of_splits) for split in ("train", "test")}
@@ -172,6 +175,7 @@ def test_split__of_each_class_about_its_share_of_the_copies(with_copies: Path) -
     assert 0.08 < shares["test"] < 0.22
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rule", [("data.split.train=14", "data.split.valid=6"), ("data.folds=4", "data.fold=1")])
 def test_split__by_name_and_by_fold(with_copies: Path, rule: tuple[str, ...]) -> None:
     data = prepare(with_copies, *rule)
@@ -181,6 +185,7 @@ def test_split__by_name_and_by_fold(with_copies: Path, rule: tuple[str, ...]) ->
         assert {"star/00.jpg", "star/zz-same.jpg", "star/06.jpg"} <= {*data.manifest.splits["train"].paths}
 
 
+@pytest.mark.slow
 def test_split__valid_of_train(with_copies: Path, tmp_path: Path) -> None:
     root = tmp_path / "given"
     shutil.copytree(with_copies, root / "train")
@@ -191,6 +196,7 @@ def test_split__valid_of_train(with_copies: Path, tmp_path: Path) -> None:
     assert all(len(splits) == 1 for splits in in_drawn)
 
 
+@pytest.mark.slow
 def test_split__groups_and_copies(with_copies: Path) -> None:
     data = prepare(with_copies, r"data.group=/(\d\d)\.jpg")
     assert all(len(splits) == 1 for splits in splits_of_sets(data))
@@ -198,6 +204,7 @@ def test_split__groups_and_copies(with_copies: Path) -> None:
     assert len(splits) == 20
 
 
+@pytest.mark.slow
 def test_split__given_ones_stay_as_they_are(shapes: Path, tmp_path: Path) -> None:
     for split in ("train", "valid", "test"):
         shutil.copytree(shapes, tmp_path / split)
@@ -209,6 +216,7 @@ def test_split__given_ones_stay_as_they_are(shapes: Path, tmp_path: Path) -> Non
     assert (units["train"] == units["test"]).all()
 
 
+@pytest.mark.slow
 def test_split__the_same_image_in_two_classes(with_copies: Path) -> None:
     with Image.open(with_copies / "star" / "07.jpg") as image:
         image.save(with_copies / "moon" / "zz-07.png")
@@ -233,6 +241,7 @@ def test_split__without_copies_as_by_names_alone(shapes: Path) -> None:
             assert sorted(of_split.paths) == sorted(path for parts in drawn.values() for path in parts[split])
 
 
+@pytest.mark.slow
 def test_split__does_not_depend_on_what_is_cached(
     with_copies: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

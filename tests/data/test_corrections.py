@@ -52,6 +52,7 @@ def classes_of(manifest: Manifest) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_corrections__relabel_and_leave_out(flat: Path) -> None:
     before = classes_of(manifest_of(flat))
     rows = [
@@ -68,6 +69,7 @@ def test_corrections__relabel_and_leave_out(flat: Path) -> None:
     assert corrected.fingerprint != manifest_of(flat, "data.corrections=none").fingerprint
 
 
+@pytest.mark.slow
 def test_corrections__belong_to_the_content(flat: Path, tmp_path: Path) -> None:
     file = write(
         tmp_path / "c.csv", [row(flat, "red/0.jpg", "relabel", "blue"), row(flat, "red/1.jpg", "relabel", "blue")]
@@ -78,11 +80,13 @@ def test_corrections__belong_to_the_content(flat: Path, tmp_path: Path) -> None:
     assert {classes[path] for path in ("green/moved.jpg", "red/1.jpg", "green/copy.jpg")} == {"blue"}
 
 
+@pytest.mark.slow
 def test_corrections__without_a_hash_belong_to_the_path(flat: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "c.csv", [("blue", "red/0.jpg", "relabel")], ("label", "path", "action"))
     assert classes_of(manifest_of(flat, f"data.corrections={file}"))["red/0.jpg"] == "blue"
 
 
+@pytest.mark.slow
 def test_corrections__that_fit_no_image_are_counted_and_named(flat: Path, tmp_path: Path) -> None:
     rows = [
         row(flat, "red/0.jpg", "relabel", "blue"),
@@ -104,6 +108,7 @@ def test_corrections__that_fit_no_image_are_counted_and_named(flat: Path, tmp_pa
     assert [classes[f"red/{number}.jpg"] for number in (0, 2, 3)] == ["red", "red", "blue"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -141,6 +146,7 @@ def added(file: Path, *names: tuple[str, str]) -> Path:
     return write(file, [(name, sha256_of(file.parent / name), "add", label) for name, label in names])
 
 
+@pytest.mark.slow
 def test_add__is_in_train_alone_by_relative_and_absolute_paths(flat: Path, tmp_path: Path) -> None:
     before = manifest_of(flat)
     first, second = (new_image(tmp_path / "pool" / f"{number}.jpg", number) for number in (1, 2))
@@ -204,12 +210,14 @@ def test_add__then_relabelled_and_left_out(flat: Path, tmp_path: Path) -> None:
     assert manifest.classes[train.uncorrected[train.paths.index("../pool/1.jpg")]] == "blue"
 
 
+@pytest.mark.slow
 def test_left_out__of_what_might_have_been_added_is_not_missed(flat: Path, tmp_path: Path) -> None:
     new_image(tmp_path / "pool" / "1.jpg", 1)
     write(flat / FILE, [("../pool/1.jpg", sha256_of(tmp_path / "pool" / "1.jpg"), "leave_out", "")])
     assert manifest_of(flat).notes[-1] == f"{flat / FILE}: labels corrected: 0; images left out: 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fold", [0, 1, 2])
 def test_add__is_in_train_of_every_fold(flat: Path, tmp_path: Path, fold: int) -> None:
     folds = ("data.folds=3", f"data.fold={fold}")
@@ -257,6 +265,7 @@ def test_add__to_and_from_an_archive(flat: Path, tmp_path: Path) -> None:
 HOSTILE = ("line\nbreak.jpg", "<script>alert(1)</script>.jpg".replace("/", "_"), "-rf.jpg", "=1+1.jpg", 'a"b,c;.jpg')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*HOSTILE, os.fsdecode(b"latin-\xe4.jpg"), " space .jpg"])
 def test_add__any_name(flat: Path, tmp_path: Path, name: str) -> None:
     place = new_image(tmp_path / "pool" / name, 1)
@@ -266,12 +275,14 @@ def test_add__any_name(flat: Path, tmp_path: Path, name: str) -> None:
     assert classes_of(manifest_of(flat))[f"../pool/{name}"] == "red"
 
 
+@pytest.mark.slow
 def test_beside_the_images__a_file_of_the_users_own_is_not_used(flat: Path, caplog: pytest.LogCaptureFixture) -> None:
     (flat / FILE).write_text("invoice;amount\n1;2\n")
     assert set(classes_of(manifest_of(flat)).values()) == {"blue", "green", "red"}
     assert f"{flat / FILE} is not used: it has no column" in caplog.text
 
 
+@pytest.mark.slow
 def test_folds__are_of_corrected_labels_and_share_the_features(flat: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "c.csv", [row(flat, "red/0.jpg", "relabel", "blue"), row(flat, "red/1.jpg", "leave_out")])
     found = [manifest_of(flat, f"data.corrections={name}", "data.folds=3", "data.fold=1") for name in ("none", file)]

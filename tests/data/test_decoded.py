@@ -57,6 +57,7 @@ def test_dataset__same_images_decoded_once(flat: Path, monkeypatch: pytest.Monke
     assert len(read) == len(split)
 
 
+@pytest.mark.slow
 def test_workers__each_has_its_share(flat: Path) -> None:
     split = manifest_of(flat, SplitSettings(train=6, valid=3)).splits["train"]
 

@@ -40,6 +40,7 @@ def data_of(root: Path, *overrides: str) -> PreparedData:
     return inspect_data(settings.data, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
 def test_auto__is_what_the_files_hold(tmp_path: Path, bits: int) -> None:
     data = data_of(draw_deep(tmp_path / "images", bits))
@@ -80,6 +81,7 @@ def test_hot_pixel__of_one_file_does_not_decide_for_all(tmp_path: Path) -> None:
     assert "of another bit depth than the others: light/3.png (see task=audit)" in data.manifest.notes
 
 
+@pytest.mark.slow
 def test_hot_pixel__in_every_file(tmp_path: Path) -> None:
     root = draw_deep(tmp_path / "images", 12)
     for path in root.rglob("*.png"):
@@ -89,6 +91,7 @@ def test_hot_pixel__in_every_file(tmp_path: Path) -> None:
     assert len(odd(data)) == 24
 
 
+@pytest.mark.slow
 def test_a_brighter_pixel__of_the_same_camera_counts(tmp_path: Path) -> None:
     """Few pixels of a night sky use the bits that all others leave unused."""
     root = draw_deep(tmp_path / "images", 10)
@@ -126,6 +129,7 @@ def test_audit__sees_the_pixels_that_training_sees(tmp_path: Path) -> None:
     assert data.infos["light/0.png"].brightest < 16
 
 
+@pytest.mark.slow
 def test_test_split__of_another_depth_has_no_say(tmp_path: Path) -> None:
     root = tmp_path / "images"
     draw_deep(root / "train", 12)
@@ -173,6 +177,7 @@ def test_other_depth__of_new_images(bits: list[int], depth: int, differs: str | 
     assert found is None if differs is None else str(found).startswith(differs)
 
 
+@pytest.mark.slow
 def test_depth__of_the_users_choice(tmp_path: Path) -> None:
     root = draw_deep(tmp_path / "images", 12)
     data = data_of(root, "data.depth=8")
@@ -233,6 +238,7 @@ def test_run__records_the_depth_and_predicts_with_it(tmp_path: Path, script: Scr
         assert np.percentile(np.asarray(image.convert("L")), 90) > 100, "thumbnails in TensorBoard"
 
 
+@pytest.mark.slow
 def test_audit_page__shows_images_as_they_are_read(tmp_path: Path) -> None:
     data = data_of(draw_deep(tmp_path / "images", 12))
     write_audit_page(RunFolder(tmp_path / "run"), data, [Finding("blurry", ("light/0.png",), "")], "compared")

@@ -45,6 +45,7 @@ def test_folds__of_given_splits_leave_test_alone(split_folders: Path) -> None:
     assert data.manifest.notes == ("valid split: fold 1 of 4 of train and valid, drawn with seed 0",)
 
 
+@pytest.mark.slow
 def test_folds__copies_are_in_one_fold(flat: Path) -> None:
     for number in range(3):
         shutil.copyfile(flat / "red" / "0.jpg", flat / "red" / f"copy{number}.jpg")
@@ -53,6 +54,7 @@ def test_folds__copies_are_in_one_fold(flat: Path) -> None:
         assert not set(splits["train"].contents) & set(splits["valid"].contents)
 
 
+@pytest.mark.slow
 def test_folds__groups_are_in_one_fold(flat: Path) -> None:
     seen = set()
     for fold in range(4):
@@ -66,6 +68,7 @@ def test_folds__groups_are_in_one_fold(flat: Path) -> None:
     assert len(seen) == 10
 
 
+@pytest.mark.slow
 def test_pool__is_the_same_for_all_folds(flat: Path) -> None:
     found = [prepare(flat, fold).manifest.splits for fold in range(4)]
     pools = [pool for splits in found for name in ("train", "valid") for pool in splits[name].stored]
@@ -87,6 +90,7 @@ def test_pool__keeps_images_that_are_dropped(split_folders: Path) -> None:
     assert len(dropped.splits["train"]) + len(dropped.splits["valid"]) == 35
 
 
+@pytest.mark.slow
 def test_error__class_with_fewer_images_than_folds(flat: Path) -> None:
     for path in sorted((flat / "red").iterdir())[4:]:
         path.unlink()

@@ -109,6 +109,7 @@ def test_error__counts(tmp_path: Path) -> None:
         scan_folder(series(tmp_path), SplitSettings(6, 3), seed=0, group="(.*)-")
 
 
+@pytest.mark.slow
 def test_error__too_few_groups(tmp_path: Path) -> None:
     settings = settings_of(
         "data=folder", f"data.root={draw_classes(tmp_path, 12)}", "data.group=^(green|red)|[12]"

@@ -116,6 +116,7 @@ def fetched(server: Server) -> int:
     return sum(count for path, count in server.requests.items() if path.endswith(".jpg"))
 
 
+@pytest.mark.slow
 def test_remote_images_are_those_of_the_folder(bucket: Server, photos: Path) -> None:
     remote, here = open_data(settings("s3://bucket/photos")), open_data(settings(photos))
     assert samples(remote) == samples(here)
@@ -125,6 +126,7 @@ def test_remote_images_are_those_of_the_folder(bucket: Server, photos: Path) -> 
     assert sum("list-type" in path or path == "/bucket" for path in bucket.requests) <= 2
 
 
+@pytest.mark.slow
 def test_a_second_process_fetches_nothing_but_the_list(bucket: Server) -> None:
     before = samples(open_data(settings("s3://bucket/photos")))
     new_process()
@@ -134,6 +136,7 @@ def test_a_second_process_fetches_nothing_but_the_list(bucket: Server) -> None:
     assert fetched(bucket) == 0
 
 
+@pytest.mark.slow
 def test_a_process_that_runs_for_long_sees_new_objects(bucket: Server, moto: str, photos: Path) -> None:
     import boto3
 
@@ -155,6 +158,7 @@ def test_files_without_a_version_are_fetched_by_every_run(monkeypatch: pytest.Mo
         assert read_file(root / "a.txt") == content
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [500, 503, "reset", "truncated"])
 def test_what_passes_is_tried_again(how: int | str, bucket: Server, photos: Path) -> None:
     bucket.fail_first(2, how)
@@ -162,6 +166,7 @@ def test_what_passes_is_tried_again(how: int | str, bucket: Server, photos: Path
     assert fetched(bucket) > 3 * PER_CLASS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "says"), [(500, "cannot be reached"), ("reset", "cannot be reached"), (403, "may not be read")]
 )
@@ -180,12 +185,14 @@ def test_what_stays_is_one_sentence_and_the_next_run_goes_on(
     assert 1 <= fetched(bucket) < 3 * PER_CLASS
 
 
+@pytest.mark.slow
 def test_a_right_that_is_missing_is_said(bucket: Server) -> None:
     bucket.fault = lambda path: 403
     with pytest.raises(HeadstartError, match="s3://bucket/photos may not be read: give s3fs credentials that may"):
         open_data(settings("s3://bucket/photos"))
 
 
+@pytest.mark.slow
 def test_an_object_that_changes_after_it_was_listed_is_said(bucket: Server, moto: str) -> None:
     import boto3
 
@@ -201,6 +208,7 @@ def test_an_object_that_changes_after_it_was_listed_is_said(bucket: Server, moto
     assert root == local("s3://bucket/photos")
 
 
+@pytest.mark.slow
 def test_changed_contents_are_fetched_again(bucket: Server, moto: str, photos: Path) -> None:
     import boto3
 
@@ -214,6 +222,7 @@ def test_changed_contents_are_fetched_again(bucket: Server, moto: str, photos: P
     assert fetched(bucket) == 1
 
 
+@pytest.mark.slow
 def test_damaged_contents_in_the_cache_are_fetched_again(bucket: Server, photos: Path, tmp_path: Path) -> None:
     open_data(settings("s3://bucket/photos"))
     kept = sorted(tmp_path.glob("cache/remote/contents/*/*"))
@@ -226,6 +235,7 @@ def test_damaged_contents_in_the_cache_are_fetched_again(bucket: Server, photos:
     assert fetched(bucket) == 2
 
 
+@pytest.mark.slow
 def test_the_cache_is_bounded(bucket: Server, photos: Path, tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in photos.rglob("*.jpg"))
     bound = size / 2
@@ -235,6 +245,7 @@ def test_the_cache_is_bounded(bucket: Server, photos: Path, tmp_path: Path) -> N
     assert samples(remote) == samples(open_data(settings(photos)))
 
 
+@pytest.mark.slow
 def test_an_archive_and_a_table_are_downloaded_once(photos: Path, tmp_path: Path) -> None:
     web = tmp_path / "web"
     web.mkdir()
@@ -258,6 +269,7 @@ def test_an_archive_and_a_table_are_downloaded_once(photos: Path, tmp_path: Path
             open_data(settings(f"{server.url}/larger.zip", "data.cache_gb=1e-6"))
 
 
+@pytest.mark.slow
 def test_a_table_may_have_urls(bucket: Server, photos: Path, tmp_path: Path) -> None:
     table = tmp_path / "labels.csv"
     rows = [f"s3://bucket/photos/{path.relative_to(photos)},{path.parent.name}" for path in photos.rglob("*.jpg")]
@@ -269,6 +281,7 @@ def test_a_table_may_have_urls(bucket: Server, photos: Path, tmp_path: Path) -> 
         open_data(settings_of("data=csv", "data.root=s3://bucket/photos", f"data.csv={table}").data)
 
 
+@pytest.mark.slow
 def test_sources_of_predictions(bucket: Server, photos: Path) -> None:
     images = find_images("s3://bucket/photos")
     assert [text.named(str(path)) for path in images] == [
@@ -310,6 +323,7 @@ def test_a_run_on_remote_images_records_their_url_and_no_secret(
         assert b"/cache/remote" not in content, path
 
 
+@pytest.mark.slow
 def test_googles_storage(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gcsfs")
     files = {f"photos/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.jpg")}
@@ -333,6 +347,7 @@ def test_googles_storage(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert samples(open_data(settings("gs://bucket/photos"))) == samples(open_data(settings(photos)))
 
 
+@pytest.mark.slow
 def test_hugging_faces_datasets(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     constants = pytest.importorskip("huggingface_hub.constants")
     files = {f"photos/{path.relative_to(photos)}": path.read_bytes() for path in photos.rglob("*.jpg")}

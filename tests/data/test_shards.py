@@ -45,6 +45,7 @@ def settings(root: Path, *overrides: str) -> DataSettings:
     return settings_of("data=webdataset", f"data.root={root}", *overrides).data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["cls", "json"])
 def test_shards_have_the_images_and_classes_of_class_folders(label: str, tmp_path: Path) -> None:
     for number in range(4):

@@ -80,6 +80,7 @@ def test_eval_views__have_a_spec_of_their_own() -> None:
     assert other.spec != specs[2]
 
 
+@pytest.mark.slow
 def test_train__same_in_threads(image: Image.Image) -> None:
     transform = TrainTransform(SIZES, seed=0)
     alone = [transform(image, 0, index) for index in range(40)]

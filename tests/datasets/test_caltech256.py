@@ -233,6 +233,7 @@ def create(settings: CaltechSettings, after_extract: Callable[[int], object]) ->
         make_caltech(settings, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [1, 20, 27])
 def test_killed__leaves_no_folder_and_starts_again(settings: CaltechSettings, last: int) -> None:
     reached = FORK.Event()
@@ -253,6 +254,7 @@ def test_killed__leaves_no_folder_and_starts_again(settings: CaltechSettings, la
     assert {path.name for path in Path(settings.root).parent.iterdir()} == {"caltech"}
 
 
+@pytest.mark.slow
 def test_in_parallel__one_process_creates_the_folder_and_the_other_waits(settings: CaltechSettings) -> None:
     extracted = FORK.Value("i", 0)
 

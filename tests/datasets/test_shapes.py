@@ -57,6 +57,7 @@ def test_pretraining_classes__have_none_of_the_ten_classes_shapes() -> None:
     assert not ten & others
 
 
+@pytest.mark.slow
 def test_generated__the_audit_finds_nothing(generated: Path) -> None:
     data = prepare_data(settings(generated), seed=0)
     assert data.manifest.counts == {"train": 400, "valid": 100, "test": 200}
@@ -70,6 +71,7 @@ def test_generated__once(generated: Path) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in generated.rglob("*")}
 
 
+@pytest.mark.slow
 def test_generated__same_images_for_every_split(generated: Path, tmp_path: Path) -> None:
     data = settings(tmp_path / "a", "data.per_class=6", "data.split.train=3", "data.split.valid=2")
     make_shapes(data, seed=0)
@@ -99,6 +101,7 @@ def test_generated__completely_or_not_at_all(tmp_path: Path, monkeypatch: pytest
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mine", [True, False])
 def test_generated__removes_what_a_killed_process_left_and_nothing_else(mine: bool, tmp_path: Path) -> None:
     left = tmp_path / ".headstart-shapes.unfinished"
@@ -118,6 +121,7 @@ def test_generated__removes_what_a_killed_process_left_and_nothing_else(mine: bo
         assert kind_of(tmp_path / "shapes") is None
 
 
+@pytest.mark.slow
 def test_existing_folder__of_version_0_1(generated: Path, tmp_path: Path) -> None:
     shutil.copytree(generated, tmp_path / "shapes")
     record = json.loads((generated / RECORD).read_text())
@@ -128,6 +132,7 @@ def test_existing_folder__of_version_0_1(generated: Path, tmp_path: Path) -> Non
         make_shapes(settings(tmp_path / "shapes", "data.per_class=80"), seed=0)
 
 
+@pytest.mark.slow
 def test_existing_folder__error_if_it_holds_something_else(generated: Path, tmp_path: Path) -> None:
     with pytest.raises(HeadstartError, match="was created with per_class 70, not 80"):
         make_shapes(settings(generated, "data.per_class=80"), seed=0)
@@ -145,6 +150,7 @@ def test_per_class__error_if_too_small_for_the_splits(tmp_path: Path) -> None:
     assert not (tmp_path / "few").exists()
 
 
+@pytest.mark.slow
 def test_colour__does_not_tell_the_class(generated: Path) -> None:
     train, test = (_histograms(generated / split) for split in ("train", "test"))
     distances = np.abs(test[0][:, None] - train[0][None]).sum(axis=2)

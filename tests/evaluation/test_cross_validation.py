@@ -9,6 +9,7 @@ from headstart.data.splits import FOLDS, grouped_folds, stratified_folds, unit_f
 from headstart.evaluation.probes import COMPARED, Labelled, cross_validate
 
 
+@pytest.mark.slow
 def test_cross_validate__random_labels_are_at_chance() -> None:
     # If an image, or a copy of it, were among those its classifier is trained on, its own label would be found.
     generator = np.random.default_rng(0)

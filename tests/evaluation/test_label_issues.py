@@ -30,6 +30,7 @@ def issues_of(data: Labelled, units: Array | None = None) -> LabelIssues:
     return find_label_issues([data[:50], data[50:]], np.arange(len(data)) if units is None else units, seed=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_issues__swapped_labels_are_listed_and_first(seed: int) -> None:
     data = clusters(400, 20, spread=0.8)
@@ -45,6 +46,7 @@ def test_issues__swapped_labels_are_listed_and_first(seed: int) -> None:
     assert found.low <= 20 <= found.high + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "most"), [(0.8, 0), (1.2, 8)])
 def test_issues__of_clean_labels_are_few(spread: float, most: int) -> None:
     found = issues_of(clusters(400, 20, spread=spread))
@@ -52,6 +54,7 @@ def test_issues__of_clean_labels_are_few(spread: float, most: int) -> None:
     assert found.low <= most
 
 
+@pytest.mark.slow
 def test_issues__an_image_has_no_say_about_itself_nor_has_a_copy() -> None:
     # Random labels: if an image were among those that judge it, its own label would be believed.
     generator = np.random.default_rng(0)
@@ -88,6 +91,7 @@ def test_issues__beyond_the_images_that_are_fitted_to(monkeypatch: pytest.Monkey
     assert found.count <= 26
 
 
+@pytest.mark.slow
 def test_confident_learning__is_cleanlabs() -> None:
     cleanlab = pytest.importorskip("cleanlab")
     noisy, _ = swapped(clusters(600, 20, spread=1.5), 40, 3)

@@ -28,6 +28,7 @@ def test_curve__rises_to_all_images_and_forecasts_more() -> None:
     assert low <= value <= high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("spread", "count", "scored"), [(2.0, 80, 200), (1.2, 160, 100), (3.0, 240, 150)])
 def test_forecast__holds_what_twice_the_images_reach(spread: float, count: int, scored: int) -> None:
     situations, inside = 60, 0

@@ -46,6 +46,7 @@ def plain_forward(classifier: Classifier, manifest: Manifest) -> torch.Tensor:
     return torch.cat([classifier.head(classifier.backbone(image[None])) for image in images])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("choice", ["features.cache=true", "features.cache=false", "finetune=full"])
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_predict_split__each_sample_once_and_in_order(flat: Path, tmp_path: Path, batch_size: int, choice: str) -> None:
@@ -65,6 +66,7 @@ def test_predict_split__each_sample_once_and_in_order(flat: Path, tmp_path: Path
     assert differences.min() > 1e-4, "so that another order would have been noticed"
 
 
+@pytest.mark.slow
 def test_predict_split__with_stored_features_without_encoding_again(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +78,7 @@ def test_predict_split__with_stored_features_without_encoding_again(
     assert torch.allclose(first.log_probs, again.log_probs, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_split__of_a_backbone_that_was_unfrozen_later_uses_no_stored_features(
     flat: Path, tmp_path: Path
 ) -> None:
@@ -138,6 +141,7 @@ def test_write__one_row_per_sample(tmp_path: Path) -> None:
         ]
 
 
+@pytest.mark.slow
 def test_predictions__of_each_split_are_written_and_have_its_metrics(flat: Path, tmp_path: Path) -> None:
     classifier, source = classifier_and_data(settings_for(flat, tmp_path))
     predictions, run = predict_splits(classifier, source, ("valid", "test")), RunFolder(tmp_path)

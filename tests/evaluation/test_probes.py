@@ -56,6 +56,7 @@ def test_majority_class__is_the_most_frequent() -> None:
     assert majority_class(train)(np.zeros((2, 1))).argmax(1).tolist() == [1, 1]
 
 
+@pytest.mark.slow
 def test_baselines__are_what_model_head_trains() -> None:
     train, valid, test = (clusters(60, 8, seed=seed) for seed in (0, 1, 2))
     found = fit_baselines(train, valid.features, test.features)
@@ -68,6 +69,7 @@ def test_baselines__are_what_model_head_trains() -> None:
             assert of.tolist() == head(torch.from_numpy(features)).argmax(1).tolist()
 
 
+@pytest.mark.slow
 def test_baselines__are_the_same_in_parts_of_stored_features(monkeypatch: pytest.MonkeyPatch) -> None:
     train, valid, test = (clusters(60, 8, seed=seed) for seed in (0, 1, 2))
     stored = [of.features.astype(np.float16) for of in (valid, test)]

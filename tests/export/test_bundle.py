@@ -268,6 +268,7 @@ def assert_same(found: Backbone, expected: Backbone) -> None:
     np.testing.assert_array_equal(found(image).numpy(), expected(image).numpy())
 
 
+@pytest.mark.slow
 def test_backbone__of_googlenet_normalizes_as_its_weights_expect(tmp_path: Path) -> None:
     """Its files come from another library."""
     path = tmp_path / "googlenet.pth"
@@ -286,6 +287,7 @@ def loaded(arch: str, weights: str | None) -> Backbone:
     return Backbone(network, Preprocessing(64, 64), arch, "default", 0, provider.find_stages)
 
 
+@pytest.mark.slow
 def test_backbone__of_timm_needs_no_file(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     path = tmp_path / "vit.pth"
@@ -296,6 +298,7 @@ def test_backbone__of_timm_needs_no_file(tmp_path: Path) -> None:
     assert_same(restored(backbone), backbone)
 
 
+@pytest.mark.slow
 def test_error__an_architecture_that_is_a_file_itself(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     folder = tmp_path / "model"

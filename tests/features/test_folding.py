@@ -51,6 +51,7 @@ def norms(network: nn.Module) -> int:
     return sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
 
 
+@pytest.mark.slow
 @torch.no_grad()
 @pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v2", "densenet121", "efficientnet_b0", "swin_t"])
 def test_folded__computes_the_same(arch: str) -> None:

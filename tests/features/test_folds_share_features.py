@@ -57,6 +57,7 @@ def folds(flat: Path, tmp_path: Path) -> Folds:
     return Folds(flat, tmp_path / "store")
 
 
+@pytest.mark.slow
 def test_another_fold__encodes_nothing(folds: Folds, monkeypatch: pytest.MonkeyPatch) -> None:
     first: Array = folds.features(0, "train", augmented=True).encode_view(1)
     folds.features(0, "valid", augmented=False).encode_view(0)
@@ -71,6 +72,7 @@ def test_another_fold__encodes_nothing(folds: Folds, monkeypatch: pytest.MonkeyP
     assert len(folds.stored) == 2
 
 
+@pytest.mark.slow
 def test_features__are_those_of_the_images_without_a_store(folds: Folds) -> None:
     for fold, split, augmented in ((1, "train", True), (2, "valid", False)):
         features = folds.features(fold, split, augmented=augmented)
@@ -83,6 +85,7 @@ def test_features__are_those_of_the_images_without_a_store(folds: Folds) -> None
         torch.testing.assert_close(torch.from_numpy(features.encode_view(3)), expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_stored_features__of_the_splits_of_a_fold(folds: Folds) -> None:
     splits = prepare_data(settings(folds.root, 0).data, seed=0).manifest.splits
     expected = folds.features(0, "valid", augmented=False)

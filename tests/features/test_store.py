@@ -172,6 +172,7 @@ def compute_slowly(folder: Path, log: Path) -> None:
     assert np.array_equal(found, features())
 
 
+@pytest.mark.slow
 def test_several_processes__one_computes_and_the_others_wait(tmp_path: Path) -> None:
     log = tmp_path / "log"
     context = multiprocessing.get_context("fork")
@@ -184,6 +185,7 @@ def test_several_processes__one_computes_and_the_others_wait(tmp_path: Path) -> 
     assert log.read_text() == "computed\n"
 
 
+@pytest.mark.slow
 def test_killed_while_computing__the_next_process_starts_over_and_cleans_up(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     process = context.Process(target=compute_slowly, args=(tmp_path / "store", tmp_path / "log"))
@@ -317,6 +319,7 @@ def compute_few_and_many_rows(folder: Path) -> None:
     assert peaks[1] - peaks[0] < 20, "MB more for a file of 60 MB than for one of 10 MB"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
 def test_memory__does_not_grow_with_the_number_of_rows(tmp_path: Path) -> None:
     in_process(compute_few_and_many_rows, tmp_path)

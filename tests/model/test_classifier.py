@@ -56,6 +56,7 @@ def classifier_of(backbone: Backbone | None = None, **changes: Any) -> Classifie
     return Classifier(backbone, Recipe(**values | changes), EncoderSettings(precision="32", compile=False))
 
 
+@pytest.mark.slow
 def test_forward__images_or_their_features() -> None:
     classifier = classifier_of().eval()
     log_probs = classifier(IMAGES)
@@ -243,6 +244,7 @@ def test_training_loss__padding_does_not_count(smoothing: float) -> None:
     )
 
 
+@pytest.mark.slow
 def test_training_loss__with_smoothing_and_rare_classes_is_lowest_for_the_true_class() -> None:
     # One image in fifty is of the third class. PyTorch's own weighting of the smoothing prefers it for all images.
     weights, logits = torch.tensor([0.68, 0.68, 17.0]), torch.zeros(3, requires_grad=True)

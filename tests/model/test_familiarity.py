@@ -29,6 +29,7 @@ def test_score__is_the_cosine_to_the_nearest_class_mean() -> None:
     assert float(found.threshold) == pytest.approx(np.quantile(wanted, 0.05, method="weibull"), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_threshold__has_the_share_of_new_images_below_it_that_it_promises() -> None:
     generator = torch.Generator().manual_seed(0)
     for count in (19, 40, 150):

@@ -26,6 +26,7 @@ def ready(kind: str, **changes: Any) -> ImageClassifier:
     return classifier
 
 
+@pytest.mark.slow
 @KINDS
 def test_head__gives_log_probabilities_and_maps(kind: str) -> None:
     classifier = ready(kind)
@@ -36,6 +37,7 @@ def test_head__gives_log_probabilities_and_maps(kind: str) -> None:
     assert maps.amax() == pytest.approx(1)
 
 
+@pytest.mark.slow
 @KINDS
 def test_head__restores_from_its_state(kind: str) -> None:
     classifier = ready(kind)

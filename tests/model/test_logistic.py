@@ -32,6 +32,7 @@ def test_fit__is_scikit_learns(count: int, width: int) -> None:
     assert head.setting == f"penalty {float(head.penalty):g}"
 
 
+@pytest.mark.slow
 @SHAPES
 def test_fit__returns_the_scores_by_other_folds_with_the_lowest_log_loss(count: int, width: int) -> None:
     train, head = clusters(count, width, spread=2.0), Logistic(width, 4)
@@ -49,6 +50,7 @@ def test_fit__returns_the_scores_by_other_folds_with_the_lowest_log_loss(count: 
     assert losses[min(losses, key=lambda p: abs(p - float(head.penalty)))] <= min(losses.values()) + 1e-3
 
 
+@pytest.mark.slow
 def test_fit__a_copy_has_no_say() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(60, 100)).astype(np.float32), generator.integers(0, 3, 60)

@@ -39,6 +39,7 @@ def test_fit_temperature__of_few_images_stays_near_1() -> None:
     assert fit_temperature(log_probs[:5], labels[:5]) > fit_temperature(log_probs, labels)
 
 
+@pytest.mark.slow
 def test_fit_temperature__harms_calibrated_probabilities_less_than_the_lowest_log_loss_does() -> None:
     new, of_new = sample(20000, 1.0)
     changes = []

@@ -27,6 +27,7 @@ def prediction(names: tuple[str, ...]) -> Prediction:
     return Prediction(Path("a.jpg"), names, tuple(1 / (rank + 2) for rank in range(len(names))))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", [SHORT, LONG, MANY, WORDY])
 @pytest.mark.parametrize("size", [(16, 16), (240, 240), (300, 200), (640, 480), (3000, 60), (60, 3000), (1, 500)])
 def test_annotation__hides_at_most_a_fifth(names: tuple[str, ...], size: tuple[int, int]) -> None:
@@ -62,6 +63,7 @@ def test_annotation__all_lines_are_there() -> None:
     assert np.count_nonzero(np.diff(rows.astype(int)) == 1) == len(MANY)
 
 
+@pytest.mark.slow
 def test_annotation__of_an_image_that_is_too_long_for_a_jpeg(tmp_path: Path) -> None:
     image = annotate(Image.new("RGB", (70_000, 300)), prediction(SHORT))
     assert image.width <= 65_500

@@ -354,6 +354,7 @@ def test_killed__then_undone(photos: Path, monkeypatch: pytest.MonkeyPatch, mess
     assert moment > 15
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["copy", "link", "move"])
 def test_killed__at_a_random_moment(photos: Path, mode: str, messages: list[str]) -> None:
     before, chosen = content_of(photos), random.Random(mode)

@@ -50,6 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "run"
 
 
+@pytest.mark.slow
 def test_report__says_what_the_metrics_say(run: Path) -> None:
     numbers = json.loads((run / "report" / "report.json").read_text())
     metrics = json.loads((run / "metrics.json").read_text())
@@ -171,6 +172,7 @@ def result_of(classes: tuple[str, ...]) -> Result:
     return Result("test", classes, Predictions(tuple(map(str, range(600))), labels, log_softmax(logits, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", NAMES)
 def test_charts__of_any_number_of_classes(classes: int, tmp_path: Path) -> None:
     result = result_of(NAMES[classes])

@@ -67,6 +67,7 @@ SITUATIONS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("classes", "has_test", "useful", "head"), SITUATIONS)
 def test_sentences__contradict_nothing(classes: int, has_test: bool, useful: float, head: str) -> None:
     result, analysis = analyzed(classes, has_test=has_test, useful=useful, head=head)

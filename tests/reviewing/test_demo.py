@@ -240,6 +240,7 @@ def of_patient(patient: Patient) -> Iterator[DemoServer]:
     server.close()
 
 
+@pytest.mark.slow
 def test_time__one_that_takes_too_long_is_answered_and_the_page_does_not_wait(
     patient: Patient, of_patient: DemoServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -255,6 +256,7 @@ def test_time__one_that_takes_too_long_is_answered_and_the_page_does_not_wait(
     assert patient.begun == 2, "the one that waited for its turn was never begun"
 
 
+@pytest.mark.slow
 def test_several_at_once__each_gets_its_own_answer(patient: Patient, of_patient: DemoServer) -> None:
     patient.goes_on.set()
     names = [f"class {number}" for number in range(24)]

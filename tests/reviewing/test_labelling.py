@@ -184,6 +184,7 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_label__again_before_the_next_training_offers_others(run: Path) -> None:
     pool = run.parent / "pool"
     labelling = choose_labels(settings_of_run(run, str(pool), 3))
@@ -194,6 +195,7 @@ def test_label__again_before_the_next_training_offers_others(run: Path) -> None:
     assert not {again.paths[item.index] for item in again.items} & set(first[:2])
 
 
+@pytest.mark.slow
 def test_review__of_added_images_keeps_them_added(run: Path) -> None:
     pool, file = run.parent / "pool", run.parent / "flat" / FILE
     labelling = choose_labels(settings_of_run(run, str(pool), 2))
@@ -216,6 +218,7 @@ def test_review__of_added_images_keeps_them_added(run: Path) -> None:
     assert sorted(row.action for row in read_corrections(file)) == ["add", "add"]
 
 
+@pytest.mark.slow
 def test_names__are_hostile_texts(run: Path) -> None:
     pool = run.parent / "names"
     for number, name in enumerate(HOSTILE):
@@ -234,6 +237,7 @@ def test_names__are_hostile_texts(run: Path) -> None:
     assert written == {labelling.paths[item.index] for item in labelling.items}
 
 
+@pytest.mark.slow
 def test_label__images_in_an_archive_and_far_from_the_corrections(run: Path) -> None:
     far = run.parent / "far" / "away"
     archive = Path(shutil.make_archive(str(far / "pool"), "zip", run.parent / "pool"))
@@ -280,6 +284,7 @@ def test_error__is_one_sentence(run: Path, script: Script, arguments: tuple[str,
     assert not RunFolder(run).label_next.exists()
 
 
+@pytest.mark.slow
 def test_error__all_are_labelled(run: Path) -> None:
     settings = settings_of_run(run, str(run.parent / "pool" / "0_0.jpg"))
     labelling = choose_labels(settings)

@@ -212,6 +212,7 @@ def test_full_disk__says_so_and_changes_nothing(
     assert review.state()["items"][1]["decision"] is None
 
 
+@pytest.mark.slow
 def test_two_tabs_and_two_reviews__lose_nothing(review: Review, flat: Path, tmp_path: Path) -> None:
     servers = [ReviewServer(of).serve_in_thread() for of in (review, review_of(flat, tmp_path / "run"))]
     with ThreadPoolExecutor(8) as pool:

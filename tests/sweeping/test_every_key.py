@@ -194,6 +194,7 @@ def leaves(values: Any, prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}"
 
 
+@pytest.mark.slow
 def test_every_key_is_swept_or_has_a_reason_not_to_be() -> None:
     keys = set(known_keys(TrainSettings))
     # To compose them takes longer than anything else here: a file of each group at a time.

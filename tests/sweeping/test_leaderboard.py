@@ -169,6 +169,7 @@ def test_description__columns_are_aligned_and_long_names_are_neither_wrapped_nor
         assert cells == [f"{number + 1}", *one.values.values(), f"{1 - loss:.4f}", f"{loss:.4f}", "2", "1.5"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["valid/loss", "valid/acc"])
 def test_plot__numbers_names_and_a_single_value(tmp_path: Path, objective: str) -> None:
     some: list[dict[str, Any]] = [

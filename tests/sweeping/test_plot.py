@@ -65,6 +65,7 @@ def test_title__has_objective_direction_and_the_best(objective: str) -> None:
     assert text.splitlines()[1].endswith("with model.lr=0.01")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("keys", [1, 5])
 def test_plot__any_number_of_keys(tmp_path: Path, keys: int) -> None:
     trials = [trial(n, **{f"model__key{key}": 10.0 ** (n + key) for key in range(keys)}) for n in range(3)]

@@ -46,6 +46,7 @@ def prepare_alone(settings: TrainSettings) -> tuple[str, Any, Any]:
     return prepare_data(settings.data, settings.seed).manifest.fingerprint, backbone.source, backbone.preprocessing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "data", "backbones"),
     [
@@ -78,6 +79,7 @@ def test_backbone__new_for_each_trial_that_trains_it(flat: Path, calls: Counter[
     assert trial.shared_backbone(frozen) is kept
 
 
+@pytest.mark.slow
 def test_forget_shared__next_sweep_sees_changed_images(flat: Path, calls: Counter[str]) -> None:
     before = prepare(settings(flat))
     draw_classes(flat, 1, first_seed=77)

@@ -59,6 +59,7 @@ def layer_of(found: Fitted) -> ClosedForm:
     return layer
 
 
+@pytest.mark.slow
 @HEADS
 def test_fit__is_to_the_unaugmented_features_and_encodes_nothing_twice(base: Path, kept: Kept, head: str) -> None:
     found = kept(head)
@@ -114,6 +115,7 @@ def test_fit__is_the_same_whatever_the_trainer_does(base: Path, kept: Kept, tmp_
         torch.testing.assert_close(other(features), expected, rtol=1e-4, atol=1e-4, msg=" ".join(more))
 
 
+@pytest.mark.slow
 def test_mean__is_of_the_mlp_and_the_ridge_of_their_own_runs(base: Path, kept: Kept) -> None:
     mean, mlp, ridge = map(kept, ("mean", "mlp", "ridge"))
     losses = [[row["train/loss"] for row in run.history] for run in (mean, mlp)]
@@ -137,6 +139,7 @@ def metrics_of(run: Path) -> dict[str, Any]:
     return metrics | {"seconds": 0}
 
 
+@pytest.mark.slow
 @HEADS
 def test_resume__a_finished_run_ends_with_the_same_figures(base: Path, kept: Kept, tmp_path: Path, head: str) -> None:
     first, last = kept(head), f"ckpt_path={base / head / 'run' / 'checkpoints' / 'last.ckpt'}"

@@ -68,6 +68,7 @@ def counted_forwards(data: ImageDataModule) -> Iterator[list[int]]:
     hook.remove()
 
 
+@pytest.mark.slow
 def test_batches__same_with_and_without_workers(flat: Path) -> None:
     plain, parallel = (epoch_of(module(flat, "data.batch_size=4", f"data.num_workers={n}"), 2) for n in (0, 2))
     assert len(plain) == len(parallel) == 5
@@ -77,6 +78,7 @@ def test_batches__same_with_and_without_workers(flat: Path) -> None:
     assert plain[0][0].dtype == torch.uint8
 
 
+@pytest.mark.slow
 def test_batches__same_images_for_every_batch_size(flat: Path) -> None:
     small, large = (joined(epoch_of(module(flat, f"data.batch_size={n}"), 1)) for n in (4, 7))
     assert torch.equal(small[0], large[0])
@@ -93,6 +95,7 @@ def test_views__differ_between_epochs_of_train_but_not_of_valid(flat: Path) -> N
     assert torch.equal(joined(list(data.val_dataloader()))[0], valid)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 @pytest.mark.parametrize("cache", [True, False])
 def test_test_loader__each_sample_once_in_order(flat: Path, tmp_path: Path, batch_size: int, cache: bool) -> None:
@@ -109,6 +112,7 @@ def test_test_loader__each_sample_once_in_order(flat: Path, tmp_path: Path, batc
         assert torch.equal(x, images)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [True, False])
 def test_loaders__share_of_the_second_of_two_processes(
     flat: Path, tmp_path: Path, cache: bool, monkeypatch: pytest.MonkeyPatch
@@ -123,6 +127,7 @@ def test_loaders__share_of_the_second_of_two_processes(
         assert joined(list(loader))[1].tolist() == [*data.source.manifest.splits[split].labels[1::2], IGNORED]
 
 
+@pytest.mark.slow
 def test_features__are_encoded_when_the_loader_is_created(flat: Path, tmp_path: Path) -> None:
     data = module(flat, store=tmp_path)
     with counted_forwards(data) as sizes:
@@ -138,6 +143,7 @@ def test_features__are_encoded_when_the_loader_is_created(flat: Path, tmp_path: 
         assert not x.requires_grad
 
 
+@pytest.mark.slow
 def test_features__each_view_is_encoded_once(flat: Path, tmp_path: Path) -> None:
     data = module(flat, store=tmp_path)
     with counted_forwards(data) as sizes:
@@ -153,6 +159,7 @@ def test_features__each_view_is_encoded_once(flat: Path, tmp_path: Path) -> None
         assert sizes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features__are_those_of_the_epochs_images(flat: Path, tmp_path: Path, workers: int) -> None:
     options = "features.views=null", f"data.num_workers={workers}"
@@ -165,6 +172,7 @@ def test_features__are_those_of_the_epochs_images(flat: Path, tmp_path: Path, wo
     assert views == ["view-0000.npy", "view-0003.npy"], "no view is encoded that was not asked for"
 
 
+@pytest.mark.slow
 def test_features__a_limited_number_of_views_repeats(flat: Path, tmp_path: Path) -> None:
     data = module(flat, "features.views=2", store=tmp_path)
     epochs = [joined(epoch_of(data, epoch))[0] for epoch in range(4)]
@@ -175,6 +183,7 @@ def test_features__a_limited_number_of_views_repeats(flat: Path, tmp_path: Path)
     assert sums[0] != pytest.approx(sums[1])
 
 
+@pytest.mark.slow
 def test_auto__few_views_take_turns_and_the_first_is_not_augmented(flat: Path, tmp_path: Path) -> None:
     images, data = module(flat), module(flat, store=tmp_path)
     epochs = [joined(epoch_of(data, epoch))[0] for epoch in range(6)]
@@ -191,6 +200,7 @@ def test_auto__few_views_take_turns_and_the_first_is_not_augmented(flat: Path, t
     assert len(list(tmp_path.glob("*train*/view-*.npy"))) == FEW_VIEWS
 
 
+@pytest.mark.slow
 def test_auto__every_epoch_has_a_view_of_its_own_once_the_backbone_is_trained(flat: Path) -> None:
     data = module(flat, "finetune=gradual", "finetune.epochs=[6,7]")
     assert [data.source.view_of(epoch) for epoch in range(9)] == [0, 1, 0, 1, 0, 1, 6, 7, 8]
@@ -199,6 +209,7 @@ def test_auto__every_epoch_has_a_view_of_its_own_once_the_backbone_is_trained(fl
     assert {view for view, _ in data.train_dataloader().sampler} == {8}
 
 
+@pytest.mark.slow
 def test_features__only_as_long_as_the_backbone_is_frozen(flat: Path, tmp_path: Path) -> None:
     data = module(flat, "finetune=gradual", "finetune.epochs=[2,3]", store=tmp_path)
     for epoch, dtype in ((0, torch.float32), (1, torch.float32), (2, torch.uint8)):
@@ -207,6 +218,7 @@ def test_features__only_as_long_as_the_backbone_is_frozen(flat: Path, tmp_path: 
         assert joined(list(data.source.eval_loader("test")))[0].dtype == torch.uint8
 
 
+@pytest.mark.slow
 def test_unaugmented__every_split_in_order(flat: Path, tmp_path: Path) -> None:
     data = module(flat, store=tmp_path)
     transform, found = EvalTransform(data.source._encoder.backbone.preprocessing), data.source.unaugmented()
@@ -226,6 +238,7 @@ def keys(data: ImageDataModule) -> dict[str, str]:
     return {name: features.pools[0].key(1).folder for name, features in data.source._features.items()}
 
 
+@pytest.mark.slow
 def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_path: Path) -> None:
     before = keys(module(flat, store=tmp_path))
     assert len(set(before.values())) == 3
@@ -243,6 +256,7 @@ def test_key__changes_with_everything_the_features_depend_on(flat: Path, tmp_pat
     assert not set(keys(module(flat, "seed=1", store=tmp_path)).values()) & set(before.values())
 
 
+@pytest.mark.slow
 def test_key__changes_for_the_split_of_a_changed_image(flat: Path, tmp_path: Path) -> None:
     before = keys(module(flat, store=tmp_path))
     image = flat / "red" / "0.jpg"
@@ -253,6 +267,7 @@ def test_key__changes_for_the_split_of_a_changed_image(flat: Path, tmp_path: Pat
     assert [name for name in before if before[name] != after[name]] == ["train"]
 
 
+@pytest.mark.slow
 def test_compilation__that_fails_leaves_features_usable(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,6 +281,7 @@ def test_compilation__that_fails_leaves_features_usable(
         assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("epochs", "views", "count"),
     [(1, "null", 20), (1000, "null", 20), (-1, "auto", FEW_VIEWS), (1, "auto", FEW_VIEWS), (1000, "3", 3)],
@@ -292,6 +308,7 @@ def test_compilation__decided_by_the_data_and_not_by_the_length_of_a_run(
     assert keys(again) == keys(module(flat, *settings[2:], store=tmp_path)), "served whether compiled or not"
 
 
+@pytest.mark.slow
 def test_unreadable__one_sentence_from_a_worker(flat: Path) -> None:
     data = module(flat, "data.num_workers=1")
     broken = flat / "red" / "0.jpg"
@@ -303,6 +320,7 @@ def test_unreadable__one_sentence_from_a_worker(flat: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_augment__none_has_one_view_that_is_encoded_once(flat: Path, tmp_path: Path) -> None:
     data = module(flat, "augment=none", store=tmp_path)
     with counted_forwards(data) as sizes:
@@ -314,6 +332,7 @@ def test_augment__none_has_one_view_that_is_encoded_once(flat: Path, tmp_path: P
     assert epochs[0] == sorted(torch.from_numpy(unaugmented.copy()).tolist())
 
 
+@pytest.mark.slow
 def test_augment__own_transforms_make_the_views_of_images_and_features(flat: Path) -> None:
     flips = "augment.transforms=[{_target_: torchvision.transforms.v2.RandomCrop, size: image_size}]"
     images = [joined(epoch_of(module(flat, flips, "data.num_workers=0"), epoch))[0] for epoch in (0, 1)]

@@ -184,6 +184,7 @@ def test_fit__leaves_the_frozen_backbone_bit_identical(
     assert head_in(tmp_path / "run", "best.ckpt") != head_in(tmp_path / "untrained", "best.ckpt")
 
 
+@pytest.mark.slow
 def test_trial__writes_its_best_checkpoint_once_and_keeps_no_last(
     flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

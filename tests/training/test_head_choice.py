@@ -66,6 +66,7 @@ def test_cross_validated__every_head_predicts_what_it_was_not_fitted_to() -> Non
         assert of.accuracy < 0.4, of.kind
 
 
+@pytest.mark.slow
 def test_cross_validated__copies_say_nothing_about_each_other() -> None:
     generator = np.random.default_rng(0)
     features, labels = generator.normal(size=(60, 100)).astype(np.float32), generator.integers(0, 4, 60)
@@ -75,6 +76,7 @@ def test_cross_validated__copies_say_nothing_about_each_other() -> None:
         assert of.accuracy < 0.5, of.kind
 
 
+@pytest.mark.slow
 def test_cross_validated__is_the_same_whatever_was_drawn_before() -> None:
     data = clusters(40, 5, spread=2.0)
     inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)
@@ -95,6 +97,7 @@ def test_cross_validated__without_a_limit_of_epochs_ends_where_the_losses_do_not
     assert all(np.isfinite(of.log_loss) for of in found)
 
 
+@pytest.mark.slow
 def test_cross_validated__a_head_whose_losses_are_nan_is_not_chosen() -> None:
     data = clusters(40, 5, spread=0.5)
     inputs = torch.from_numpy(data.features), torch.from_numpy(data.labels), np.arange(40)

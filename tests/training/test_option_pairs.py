@@ -139,12 +139,14 @@ def test_options__are_as_good_together_as_each_alone(images: Path, tmp_path: Pat
     assert trained(images, tmp_path, *group).metrics()["valid/acc"] > 0.95
 
 
+@pytest.mark.slow
 def test_options__that_contradict_each_other(images: Path, tmp_path: Path) -> None:
     for pair in REFUSED:
         with pytest.raises(HeadstartError, match=r"model.head=(ridge|knn|mean)"):
             trained(images, tmp_path, *pair)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("epochs", "noise"), [(1, 0.2), (2, 0.05)])
 def test_ema__on_few_steps_is_as_good_as_without(images: Path, tmp_path: Path, epochs: int, noise: float) -> None:
     # With a constant decay of 0.99, the average of eleven steps per epoch is still made of the initial weights.
@@ -162,6 +164,7 @@ def test_ema__looks_back_over_a_tenth_of_the_steps_so_far_at_most(steps: int, de
     assert found.tolist() == pytest.approx([decay, 5.0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "option",
     ["model.head=mlp", "model.head=ridge", "model.head=knn", "model.head=mean", "trainer.limit_val_batches=1"],

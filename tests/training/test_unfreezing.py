@@ -65,6 +65,7 @@ def test_names__of_whole_and_partial_containers() -> None:
     assert _named(three, ["features.1", "features.2", "fc"]) == "features.1–2, fc"
 
 
+@pytest.mark.slow
 def test_curves__mark_the_epochs(tmp_path: Path) -> None:
     rows = [row(1, 0.5, 0), row(2, 0.4, 1), row(3, 0.3, 2)]
     draw_curves(rows, 3, tmp_path / "tuned.png")
@@ -75,6 +76,7 @@ def test_curves__mark_the_epochs(tmp_path: Path) -> None:
     assert green not in [colour for _, colour in plain.getcolors(1 << 24) or []]
 
 
+@pytest.mark.slow
 def test_curves__look_the_same_whatever_matplotlib_was_told(tmp_path: Path) -> None:
     """Such as by a matplotlibrc: LaTeX need not be installed, and the sizes are the figure's own."""
     rows = [row(1, 0.5, 0), row(2, 0.4, 1)]
