@@ -25,7 +25,7 @@ def compose_once(patch: pytest.MonkeyPatch) -> None:
     """Lets Hydra's slow steps, in this process, remember what they returned."""
     read = FileConfigSource.load_config
     choose, merge = defaults_list._create_defaults_list, ConfigLoaderImpl._compose_config_from_defaults_list
-    # Pickled, which is copied several times as fast as the objects.
+    # Pickled: loading that is several times as fast as a deep copy.
     loaded: dict[str, bytes] = {}
     chosen: dict[str, bytes] = {}
     merged: dict[str, bytes] = {}

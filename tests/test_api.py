@@ -60,7 +60,6 @@ def test_hydra__is_kept_from_configuring_logging_wherever_it_does() -> None:
     assert configuring == {place.__name__ for place in headstart.api.CONFIGURING}
 
 
-@pytest.mark.slow
 def test_train__is_what_the_command_line_does(script: Script, flat: Path) -> None:
     result = script("train.py", f"data.root={flat}", *SMALL, *RULE, "hydra.run.dir=by_script")
     assert result.status == 0, result.err

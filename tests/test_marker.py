@@ -70,7 +70,6 @@ COMMANDS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS.values(), ids=COMMANDS)
 def test_command__leaves_the_users_files_as_they_are(
     command: tuple[str, ...],
@@ -97,7 +96,6 @@ def test_command__leaves_the_users_files_as_they_are(
         assert {path.name for path in tmp_path.iterdir()} <= {"mine", "link", "work"}
 
 
-@pytest.mark.slow
 def test_embed__leaves_the_users_files_as_they_are(forks: ForkServer, trained: Path, mine: Path) -> None:
     before = content_of(mine)
     arguments = (f"ckpt_path={trained}", f"source={trained.parent / 'images'}", f"output={mine}")
@@ -119,7 +117,6 @@ def test_python__leaves_the_users_files_as_they_are(mine: Path, monkeypatch: pyt
     assert content_of(mine) == before
 
 
-@pytest.mark.slow
 def test_export__replaces_models_of_its_own_only(trained: Path, tmp_path: Path, forks: ForkServer) -> None:
     # A checkpoint that has been copied elsewhere, beside models of another program.
     shutil.copy(RunFolder(trained).best, tmp_path / "best.ckpt")

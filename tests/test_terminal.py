@@ -129,7 +129,6 @@ def test_wrapped__a_command_can_be_pasted(width: int) -> None:
 FEWER = ("data.per_class=10", "data.split.train=5", "data.split.valid=3", "features.views=2")
 
 
-@pytest.mark.slow
 def test_quickstart__in_a_terminal(forks: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HEADSTART_CACHE", str(tmp_path / "cache"))
@@ -155,7 +154,6 @@ def test_help__is_a_page(script: Script, trained: Path) -> None:
         assert any("--cfg job" in line for line in lines)
 
 
-@pytest.mark.slow
 def test_predict__more_than_a_screenful_is_summarized(trained: Path, forks: ForkServer, tmp_path: Path) -> None:
     images = draw_classes(tmp_path / "images", 12)
     (images / "red" / "broken.jpg").write_bytes(b"no image")

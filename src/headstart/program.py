@@ -226,7 +226,6 @@ class _Ending:
 
     def _again(self, number: int, seconds: float, error: "weakref.ref[BaseException] | None" = None) -> None:
         """Sends the signal once more, unless its exception is on its way."""
-
         main = threading.get_ident()
 
         def send() -> None:

@@ -195,7 +195,6 @@ def test_large_group__is_said_and_leaves_no_split_empty(
     assert len({s.split for s in data.scan.samples if s.class_name == "bee" and s.path < "bee/12"}) == 1
 
 
-@pytest.mark.slow
 def test_run__is_told_the_setting_and_then_has_nothing_to_warn_of(
     able: tuple[str, ...], script: Script, tmp_path: Path
 ) -> None:

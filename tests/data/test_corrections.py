@@ -306,7 +306,6 @@ def train(script: Script, flat: Path, tmp_path: Path) -> Callable[..., dict[str,
     return run
 
 
-@pytest.mark.slow
 def test_train__with_corrections(
     train: Callable[..., dict[str, Any]], flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

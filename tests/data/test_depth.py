@@ -206,7 +206,6 @@ def test_dataset__reads_as_its_transform_says(tmp_path: Path) -> None:
     assert image.max() > 150
 
 
-@pytest.mark.slow
 def test_run__records_the_depth_and_predicts_with_it(tmp_path: Path, script: Script) -> None:
     root, plain = draw_deep(tmp_path / "images", 12), draw_deep(tmp_path / "plain", 8)
     for path in plain.rglob("*.png"):

@@ -295,7 +295,6 @@ def test_sources_of_predictions(bucket: Server, photos: Path) -> None:
         find_images("s3://bucket/nothing")
 
 
-@pytest.mark.slow
 def test_a_run_on_remote_images_records_their_url_and_no_secret(
     bucket: Server, trained: Path, script: Script, tmp_path: Path
 ) -> None:

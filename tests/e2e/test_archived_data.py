@@ -12,8 +12,6 @@ from runs import run_script
 
 from headstart.files import read_json
 
-pytestmark = pytest.mark.slow
-
 RULE = ("data.split.train=6", "data.split.valid=3")
 
 

@@ -11,9 +11,6 @@ from conftest import SMALL, Script, draw
 
 from headstart.data.image_info import inspect_images
 
-# Each runs a training.
-pytestmark = pytest.mark.slow
-
 RULE = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 
 

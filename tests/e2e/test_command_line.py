@@ -115,7 +115,6 @@ def test_closed_pipe_and_version__end_in_silence(script_name: str) -> None:
     assert "headstart" in run(f"{python} --version").stdout
 
 
-@pytest.mark.slow
 def test_no_home__a_prediction_works(trained: Path, tmp_path: Path) -> None:
     best, image = trained / "checkpoints" / "best.ckpt", trained.parent / "images" / "red" / "0.jpg"
     command = f"{sys.executable} {ROOT / 'predict.py'} ckpt_path={best} source={image}"

@@ -10,9 +10,6 @@ from conftest import ARCH, SMALL, Script
 
 from headstart.backbones.torchvision import build_classifier
 
-# Each compares backbones.
-pytestmark = pytest.mark.slow
-
 COMPARE = (*(word for word in SMALL if not word.startswith(("model.", "trainer.max"))), "task=compare")
 RULE = ("data.split.train=6", "data.split.valid=3")
 

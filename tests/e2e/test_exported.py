@@ -40,7 +40,6 @@ def rows_of(folder: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-@pytest.mark.slow
 def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
     script: Script, trained_to_export: Path, models: dict[str, Path]
 ) -> None:
@@ -66,7 +65,6 @@ def test_predict__gives_the_table_and_the_files_of_the_checkpoint(
             assert row == wanted
 
 
-@pytest.mark.slow
 def test_predict__with_onnx_imports_nothing_of_pytorch(
     trained_to_export: Path, models: dict[str, Path], tmp_path: Path
 ) -> None:
@@ -85,7 +83,6 @@ runpy.run_path(sys.argv[0], run_name="__main__")
     assert len(list((tmp_path / "out").glob("*/*/*.jpg"))) == 36
 
 
-@pytest.mark.slow
 def test_python__load_predicts_with_a_file(trained_to_export: Path, models: dict[str, Path]) -> None:
     red = trained_to_export.parent / "images" / "red"
     expected = headstart.load(trained_to_export, accelerator="cpu", precision="32", compile=False).predict(red, topk=1)
@@ -100,7 +97,6 @@ def test_python__load_predicts_with_a_file(trained_to_export: Path, models: dict
         headstart.load(models["onnx"], precision="32")
 
 
-@pytest.mark.slow
 def test_python__predictor_exports(trained_to_export: Path, tmp_path: Path) -> None:
     predictor = headstart.load(trained_to_export, accelerator="cpu")
     predictor.export(tmp_path / "red.pt2")
@@ -114,7 +110,6 @@ def test_python__predictor_exports(trained_to_export: Path, tmp_path: Path) -> N
             predictor.export(path, **options)
 
 
-@pytest.mark.slow
 def test_int8_and_any_size__of_the_runs_own_images(script: Script, trained_to_export: Path, tmp_path: Path) -> None:
     run = shutil.copytree(trained_to_export, tmp_path / "run")
     for options, name in (
@@ -128,7 +123,6 @@ def test_int8_and_any_size__of_the_runs_own_images(script: Script, trained_to_ex
         assert len(found.out.splitlines()) == 12
 
 
-@pytest.mark.slow
 def test_lone_checkpoint__is_exported_beside_it(script: Script, trained_to_export: Path, tmp_path: Path) -> None:
     lone = shutil.copy(trained_to_export / "checkpoints" / "best.ckpt", tmp_path / "lone.ckpt")
     result = script("train.py", "task=export", f"ckpt_path={lone}", "export.format=pt2")

@@ -5,11 +5,8 @@ import os
 import subprocess
 from pathlib import Path
 
-import pytest
 from conftest import ROOT, SMALL, draw_classes
 from fork_server import ForkServer
-
-pytestmark = pytest.mark.slow
 
 
 def bash(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

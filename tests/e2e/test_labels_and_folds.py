@@ -4,12 +4,9 @@ import csv
 from collections import Counter
 from pathlib import Path
 
-import pytest
 from conftest import SMALL, Script
 
 from headstart.files import read_json
-
-pytestmark = pytest.mark.slow
 
 OF_CSV = tuple("data=csv" if override == "data=folder" else override for override in SMALL)
 
@@ -24,7 +21,6 @@ def labels(root: Path, *, encoding: str = "cp1252") -> Path:
     return table
 
 
-@pytest.mark.slow
 def test_csv__trains_tests_and_resumes_as_a_folder_does(script: Script, flat: Path, tmp_path: Path) -> None:
     columns = ("data.columns.path=Datei", "data.columns.label=Käfer", "data.group=Tier")
     given = (f"data.csv={labels(flat)}", f"data.root={flat}", *columns)
@@ -62,7 +58,6 @@ def test_csv__audit_names_what_is_wrong(script: Script, flat: Path) -> None:
         assert kind in result.out
 
 
-@pytest.mark.slow
 def test_folds__of_a_sweep_have_a_mean_and_all_predictions(script: Script, flat: Path, tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     cache = tmp_path / "features"

@@ -15,8 +15,6 @@ from test_predict import rows_of
 from headstart.model.checkpoint import read_checkpoint
 from headstart.predict import overlays
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def best(trained: Path) -> str:

@@ -93,7 +93,6 @@ def test_quickstart__learns_quickly_and_predicts(home: Path, environment: dict[s
     assert correct / len(rows) == pytest.approx(accuracy)
 
 
-@pytest.mark.slow
 def test_random_backbone__learns_nothing(forks: ForkServer, home: Path, environment: dict[str, str]) -> None:
     options = ("model.weights=null", "trainer.max_epochs=5", "features.views=1", "report=none", "hydra.run.dir=random")
     command = (str(ROOT / "train.py"), "experiment=quickstart", *FEWER, *options)

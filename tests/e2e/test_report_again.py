@@ -4,11 +4,9 @@ import re
 import shutil
 from pathlib import Path
 
-import pytest
 from conftest import Script
 
 
-@pytest.mark.slow
 def test_report__is_the_same_again_and_changes_nothing_else(script: Script, trained: Path, tmp_path: Path) -> None:
     run = tmp_path / "copy of run"
     shutil.copytree(trained, run)

@@ -18,8 +18,6 @@ from fork_server import ForkServer, Process
 from headstart.machine import VARIABLES
 from headstart.run_folder import RunFolder
 
-pytestmark = pytest.mark.slow
-
 # 15 training and 9 validation images: in the last batch one process has fewer than the other, or none.
 SETTINGS = (
     *(*SMALL, "data.split.train=5", "data.split.valid=3", "trainer=cpu", "features.precision=32", "report=none"),

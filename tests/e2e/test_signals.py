@@ -35,7 +35,6 @@ def wait_for_epochs(process: Process, count: int) -> None:
     pytest.fail(process.stderr.read())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGTERM, {143}), (signal.SIGINT, {130}), (signal.SIGKILL, {-9})]
 )
@@ -66,7 +65,6 @@ def test_stopped__a_usable_checkpoint_and_an_exact_resume(
     assert resumed | {"seconds": 0} == whole | {"seconds": 0}
 
 
-@pytest.mark.slow
 def test_stopped__in_the_first_epoch(forks: ForkServer, flat: Path, tmp_path: Path) -> None:
     # With batches of one image and a large backbone, the first epoch takes long enough.
     process = start(forks, flat, tmp_path / "run", "data.batch_size=1", "model.arch=resnet50", "data.image_size=40")

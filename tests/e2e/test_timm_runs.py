@@ -14,7 +14,6 @@ SETTINGS = (*(word for word in SMALL if not word.startswith("model.")), "data.sp
 VIT = ("model.arch=timm/test_vit", "model.weights=null", "model.pooling=cls+avg")
 
 
-@pytest.mark.slow
 def test_vision_transformer__trained_explained_resumed_and_predicted(script: Script, flat: Path) -> None:
     result = script("train.py", f"data.root={flat}", *SETTINGS, *VIT, "trainer.max_epochs=1", "hydra.run.dir=run")
     assert result.status == 0, result.err
@@ -44,7 +43,6 @@ def test_vision_transformer__trained_explained_resumed_and_predicted(script: Scr
     assert len(rows) == len([path for path in flat.rglob("*") if path.is_file()])
 
 
-@pytest.mark.slow
 def test_residual_network__fine_tuned_stage_by_stage(script: Script, flat: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     torch.save(timm.create_model("resnet18").state_dict(), tmp_path / "own.pth")

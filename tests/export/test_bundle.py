@@ -81,7 +81,6 @@ def answers(path: Path, images: Path) -> list[Any]:
     ]
 
 
-@pytest.mark.slow
 def test_bundle__predicts_the_same_on_a_machine_that_has_nothing_else(
     run: RunFolder, trained: Path, script: Script, tmp_path: Path
 ) -> None:
@@ -238,7 +237,6 @@ def test_error__options_of_other_formats(run: RunFolder, script: Script, option:
     assert sentence in result.err
 
 
-@pytest.mark.slow
 def test_bundle__is_a_checkpoint_in_its_runs_folder(run: RunFolder, script: Script, tmp_path: Path) -> None:
     write_bundle(run.best, run.bundle, None)
     (tmp_path / "weights.pth").unlink()

@@ -193,7 +193,6 @@ def labels_with_workers(predictor: Predictor, images: list[Path]) -> list[str | 
     return labels(predictor, images, num_workers=2)
 
 
-@pytest.mark.slow
 def test_spawned(predictor: Predictor, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["__main__"], "__file__", __file__, raising=False)
     with multiprocessing.get_context("spawn").Pool(1) as pool:

@@ -93,7 +93,6 @@ def test_threads__may_share_a_predictor(predictor: Predictor, paths: list[Path])
         assert probabilities == pytest.approx(alone[index % 5], abs=1e-6)
 
 
-@pytest.mark.slow
 def test_load__needs_neither_lightning_nor_hydra(trained: Path, paths: list[Path]) -> None:
     code = f"""
 import sys, headstart

@@ -156,7 +156,6 @@ def test_report__changes_nothing(run: Path, script: Script, tmp_path: Path) -> N
     assert (tmp_path / "none" / "history.csv").read_bytes() == (run / "history.csv").read_bytes()
 
 
-@pytest.mark.slow
 def test_report__without_stored_features(run: Path, script: Script, tmp_path: Path) -> None:
     more = ("report=full", "features.cache=false", f"hydra.run.dir={tmp_path / 'run'}")
     result = script("train.py", f"data.root={run.parent / 'images'}", *RULE, *SMALL, *more)

@@ -279,7 +279,6 @@ def test_upload_that_breaks_off__is_forgotten(server: DemoServer, capfd: pytest.
 # As a user starts it.
 
 
-@pytest.mark.slow
 def test_demo__of_a_run_finds_the_image_itself(trained: Path, tmp_path: Path, messages: list[str]) -> None:
     served = headstart.demo(trained, accelerator="cpu", compile=False)
     split = (trained / "split.csv").read_text().splitlines()
@@ -297,7 +296,6 @@ def test_demo__of_a_run_finds_the_image_itself(trained: Path, tmp_path: Path, me
     assert messages[-1] == "without the nearest training images: the checkpoint is not in the folder of its run"
 
 
-@pytest.mark.slow
 def test_program__says_where_it_is_and_ends_with_ctrl_c(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
     command = [str(ROOT / "tests" / "headstart_command.py"), "demo", str(trained), "--no-browser"]
     process = forks.start(*command, folder=tmp_path, environment=os.environ | {"PYTHONUNBUFFERED": "1"})

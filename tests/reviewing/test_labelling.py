@@ -255,7 +255,6 @@ def test_label__images_in_an_archive_and_far_from_the_corrections(run: Path) -> 
 
 
 @pytest.mark.parametrize("options", [("features.cache=false",), ("finetune=full", "features.cache=false")])
-@pytest.mark.slow
 def test_label__without_stored_features(tmp_path: Path, script: Script, options: tuple[str, ...]) -> None:
     draw_classes(tmp_path / "flat", 12)
     draw_pool(tmp_path / "pool")

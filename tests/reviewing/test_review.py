@@ -244,7 +244,6 @@ class Program:
         threading.Thread(target=self.process.stdout.read, daemon=True).start()
 
 
-@pytest.mark.slow
 def test_program__killed_at_any_moment_has_lost_and_doubled_nothing(forks: ForkServer, run: Path, flat: Path) -> None:
     program = Program(forks, run)
     answered: set[int] = set()
@@ -286,7 +285,6 @@ def settings_of_run(run: Path, file: Path) -> TrainSettings:
     return replace(settings, ckpt_path=str(RunFolder(run).best), data=replace(settings.data, corrections=str(file)))
 
 
-@pytest.mark.slow
 def test_program__ends_with_ctrl_c_and_the_next_training_uses_the_decisions(
     forks: ForkServer, run: Path, flat: Path, script: Script, tmp_path: Path
 ) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from headstart.sweeping.trial import collect_garbage, forget_shared
+from headstart.sweeping.trial import collect_garbage
 
 
 class Node:
@@ -19,7 +19,6 @@ class Node:
 @pytest.fixture(autouse=True)
 def only_ours() -> Iterator[None]:
     """Nothing is collected but by the functions under test."""
-    forget_shared()
     gc.unfreeze()
     gc.disable()
     yield

@@ -70,7 +70,6 @@ def test_cache__same_loss_curve_as_without(script: Script, flat: Path, tmp_path:
     assert both[0] == pytest.approx(both[1], rel=1e-4)
 
 
-@pytest.mark.slow
 def test_cache__resumed_with_it_as_an_uninterrupted_run_without(script: Script, flat: Path, tmp_path: Path) -> None:
     exact = ("features.precision=32", f"features.dir={tmp_path / 'features'}")
     train(script, flat, tmp_path / "part", *exact, "trainer.max_epochs=2")
@@ -92,7 +91,6 @@ def test_cache__a_damaged_file_changes_nothing(script: Script, flat: Path, tmp_p
     assert f"warning: {file} is damaged; its features are computed again" in err
 
 
-@pytest.mark.slow
 def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp_path: Path, cold: Cold) -> None:
     folder = f"features.dir={shutil.copytree(cold.features, tmp_path / 'features')}"
     (flat / "red" / "0.jpg").write_bytes((flat / "blue" / "0.jpg").read_bytes())
@@ -101,7 +99,6 @@ def test_cache__a_changed_image_is_encoded_again(script: Script, flat: Path, tmp
     assert changed == fresh
 
 
-@pytest.mark.slow
 def test_cache__a_longer_run_adds_views(script: Script, flat: Path, tmp_path: Path) -> None:
     folder = f"features.dir={tmp_path / 'features'}"
     every_epoch = (folder, "features.views=null")

@@ -9,9 +9,6 @@ import pytest
 import torch
 from conftest import SMALL, Script
 
-# Each runs whole trainings.
-pytestmark = pytest.mark.slow
-
 RULE = ("data.split.train=6", "data.split.valid=3")
 
 
@@ -41,7 +38,6 @@ def assert_same_run(first: Path, second: Path) -> None:
         assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
 
 
-@pytest.mark.slow
 def test_second_run__is_the_same_with_the_same_seed(script: Script, trained: Path, tmp_path: Path) -> None:
     images, folder = trained.parent / "images", f"features.dir={tmp_path / 'features'}"
     train(script, images, tmp_path / "again", folder)
@@ -79,7 +75,6 @@ def test_resume__of_a_run_killed_after_its_last_epoch_says_that_nothing_is_train
     )
 
 
-@pytest.mark.slow
 def test_resume__of_a_run_killed_after_it_stopped_early_by_threshold(
     script: Script, flat: Path, tmp_path: Path
 ) -> None:
@@ -91,7 +86,6 @@ def test_resume__of_a_run_killed_after_it_stopped_early_by_threshold(
     assert_same_run(tmp_path / "whole", tmp_path / "resumed")
 
 
-@pytest.mark.slow
 def test_resume__with_more_patience_trains_on(script: Script, flat: Path, tmp_path: Path) -> None:
     more = ("trainer.max_epochs=8",)
     impatient = ("callbacks.early_stopping.monitor=train/acc", "callbacks.early_stopping.patience=1")
@@ -117,7 +111,6 @@ CHANGED = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("more", CHANGED.values(), ids=CHANGED)
 def test_resume__with_a_smaller_learning_rate(
     script: Script, flat: Path, tmp_path: Path, more: tuple[str, ...]
@@ -144,7 +137,6 @@ def test_resume__with_a_smaller_learning_rate(
     assert "  lr: 0.001\n" in (tmp_path / "resumed" / "config.yaml").read_text()
 
 
-@pytest.mark.slow
 def test_validation__not_in_every_epoch(script: Script, flat: Path, tmp_path: Path) -> None:
     train(script, flat, tmp_path / "run", "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4")
     with (tmp_path / "run" / "history.csv").open() as file:
@@ -184,7 +176,6 @@ def test_resume__warns_that_the_data_have_changed(script: Script, trained: Path,
     assert "warning: the checkpoint was trained on other data: these have changed" in result.err
 
 
-@pytest.mark.slow
 def test_early_stopping__by_patience(script: Script, flat: Path, tmp_path: Path) -> None:
     train(script, flat, tmp_path / "run", "model.lr=3", "callbacks.early_stopping.patience=1", "trainer.max_epochs=50")
     with (tmp_path / "run" / "history.csv").open() as file:

@@ -148,7 +148,6 @@ def test_resume__a_finished_run_ends_with_the_same_figures(base: Path, kept: Kep
     assert again.history == first.history
 
 
-@pytest.mark.slow
 def test_resume__a_run_that_was_interrupted_before_the_fit_or_is_finished(
     script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,7 +171,6 @@ def test_resume__a_run_that_was_interrupted_before_the_fit_or_is_finished(
         assert (again / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
 
 
-@pytest.mark.slow
 def test_resume__of_a_mean_does_not_fit_its_ridge_again(
     script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

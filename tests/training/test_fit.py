@@ -76,7 +76,6 @@ def head_in(run: Path, name: str) -> dict[str, list[Any]]:
         ),
     ],
 )
-@pytest.mark.slow
 def test_fit__returns_the_weights_of_the_best_epoch_with_checkpoints_or_without(
     train: Train, tmp_path: Path, temporary: Path, choices: tuple[str, ...]
 ) -> None:
@@ -105,7 +104,6 @@ def test_fit__returns_the_weights_of_the_best_epoch_with_checkpoints_or_without(
         pytest.param(("callbacks.checkpoint=null", "data.balance=sampler"), id="in memory"),
     ],
 )
-@pytest.mark.slow
 def test_fit__temperature_and_threshold_are_those_of_the_weights(
     train: Train, tmp_path: Path, choices: tuple[str, ...]
 ) -> None:
@@ -154,7 +152,6 @@ def test_interrupted_without_checkpoints__leaves_no_temporary_folder(
     assert not list(temporary.iterdir())
 
 
-@pytest.mark.slow
 def test_fit__leaves_no_worker_processes(train: Train, tmp_path: Path) -> None:
     # Left to the garbage collector, each loader's would hold it up for five seconds: in a sweep, after every trial.
     # They read images to encode them, and later to train with them.
@@ -165,7 +162,6 @@ def test_fit__leaves_no_worker_processes(train: Train, tmp_path: Path) -> None:
     assert fitted.history, "what was trained is still there"
 
 
-@pytest.mark.slow
 def test_fit__leaves_the_frozen_backbone_bit_identical(
     train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -111,7 +111,6 @@ def test_cross_validated__a_head_whose_losses_are_nan_is_not_chosen() -> None:
     assert best_of([worse, lucky, replace(best, kind="knn")], np.arange(40)).kind == "knn"
 
 
-@pytest.mark.slow
 def test_resumed__keeps_the_head_that_was_chosen(
     script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -108,7 +108,6 @@ def test_table__has_every_argument() -> None:
     assert (set(VALUES) | set(ARGUMENTS)) - arguments == set()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("overrides", runs(), ids=lambda overrides: overrides[0])
 def test_argument__works(script: Script, flat: Path, tmp_path: Path, overrides: list[str]) -> None:
     run = tmp_path / "run"
@@ -174,7 +173,6 @@ UNUSABLE = {
 SINGLE = ("RichProgressBar", "TQDMProgressBar", "WeightAveraging")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("names", [[name for name in CALLBACKS if name not in SINGLE], *([name] for name in SINGLE)])
 def test_callback__works(script: Script, flat: Path, tmp_path: Path, names: list[str]) -> None:
     run, overrides = tmp_path / "run", list[str]()

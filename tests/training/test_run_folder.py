@@ -18,9 +18,6 @@ from headstart.metrics import Row
 from headstart.report import write
 from headstart.report.charts import draw_curves
 
-# Each runs whole trainings.
-pytestmark = pytest.mark.slow
-
 
 def test_files(trained: Path) -> None:
     names = {p.relative_to(trained).as_posix() for p in trained.rglob("*") if p.is_file()}
@@ -133,7 +130,6 @@ def test_run_folder__that_holds_a_run_is_not_overwritten(script: Script, flat: P
 TINY = ("data.split.train=6", "data.split.valid=3", "trainer.max_epochs=1")
 
 
-@pytest.mark.slow
 def test_failed_start__never_deletes_older_files(forks: ForkServer, trained: Path, tmp_path: Path) -> None:
     shutil.copytree(trained / "checkpoints", tmp_path / "kept" / "checkpoints")
     time.sleep(0.1)
@@ -142,7 +138,6 @@ def test_failed_start__never_deletes_older_files(forks: ForkServer, trained: Pat
     assert (tmp_path / "kept" / "checkpoints" / "last.ckpt").exists()
 
 
-@pytest.mark.slow
 def test_sweep__its_trials_never_see_the_test_split(script: Script, flat: Path, tmp_path: Path) -> None:
     sweep = ("-m", "model.lr=0.01,0.001", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     result = script("train.py", f"data.root={flat}", *SMALL, *TINY, *sweep)
@@ -153,7 +148,6 @@ def test_sweep__its_trials_never_see_the_test_split(script: Script, flat: Path, 
         assert not any(name.startswith("test/") for name in metrics)
 
 
-@pytest.mark.slow
 def test_home__is_expanded_from_a_tilde(
     script: Script, flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,7 +198,6 @@ def test_trainer__accepts_any_argument_and_a_fast_dev_run_keeps_nothing(
     assert not (run / "checkpoints").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cache", ["true", "false"])
 def test_trainer__overfit_batches(script: Script, flat: Path, cache: str) -> None:
     settings = ("trainer.overfit_batches=1", f"features.cache={cache}")

@@ -62,7 +62,6 @@ def test_wandb__gets_the_best_epochs_metrics_and_the_report(
     assert logged.read_bytes() == (tmp_path / "run" / "report" / "index.html").read_bytes()
 
 
-@pytest.mark.slow
 def test_mlflow__one_run_per_training_and_trial(script: Script, flat: Path, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow")
     options = (f"data.root={flat}", *TINY, "logger=mlflow")

@@ -108,8 +108,8 @@ def collect_garbage() -> None:
     sweep: to search it would take longer than a few epochs.
     """
     gc.collect()
-    # Python could tell whether there is something frozen, but only by counting all of it.
-    _shared("frozen", None, gc.freeze)
+    if not gc.get_freeze_count():
+        gc.freeze()
 
 
 def _train(run: RunFolder, settings: TrainSettings, values: dict[str, str]) -> dict[str, float]:
